@@ -1,0 +1,185 @@
+"""From a config to data sets, model, optimizer and callbacks.
+
+The only module that knows the config and all other parts; those take plain arguments.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fcos_tf import data
+from fcos_tf.config import AUTO, Config
+from fcos_tf.models.fcos import FCOS
+from fcos_tf.training import callbacks, optimizers, schedules
+
+
+def load_train_data(config: Config, *, start_step: int = 0) -> tf.data.Dataset:
+    """The endless stream of training batches from the batch of `start_step` on."""
+    return data.load(
+        config.dataset,
+        split=config.train_split,
+        training=True,
+        repeat=True,
+        start_step=start_step,
+        seed=config.seed,
+        # None: flip, unless the data set does not stand it.
+        horizontal_flip=None if config.horizontal_flip and not config.overfit else False,
+        **_data_options(config, config.class_names),
+    )
+
+
+def load_val_data(config: Config, class_names: Sequence[str] | None = None) -> tf.data.Dataset:
+    """The batches to evaluate on: the validation split, or the images that `overfit` trains on.
+
+    Args:
+        config: The options.
+        class_names: The classes of the model, where they are known and the config has none.
+    """
+    return data.load(
+        config.dataset,
+        split=config.train_split if config.overfit else config.val_split,
+        training=False,
+        seed=config.seed,
+        **_data_options(config, config.class_names or class_names),
+    )
+
+
+def count_steps(config: Config, num_images: int) -> int:
+    """The length of a run in updates, from `steps` or `epochs`.
+
+    Raises:
+        ValueError: If neither is given.
+    """
+    if config.steps:
+        return config.steps
+    if not config.epochs:
+        raise ValueError("--steps or --epochs: expected one of them above 0, got neither")
+    return max(1, math.ceil(config.epochs * num_images / config.batch_size))
+
+
+def make_model(config: Config, class_names: Sequence[str]) -> FCOS:
+    """The detector for these classes, not compiled.
+
+    Raises:
+        ValueError: If `num_classes` is set and there are not that many.
+    """
+    if config.num_classes and config.num_classes != len(class_names):
+        raise ValueError(
+            f"--num_classes: expected 0 or {len(class_names)}, the number of classes of "
+            f"--dataset={config.dataset} ({', '.join(class_names)}), got {config.num_classes}"
+        )
+    return FCOS(
+        len(class_names),
+        class_names=tuple(class_names),
+        backbone=config.backbone,
+        backbone_weights=config.backbone_weights or None,
+        backbone_norm=_unless_auto(config.backbone_norm),
+        frozen_stages=None if config.frozen_stages < 0 else config.frozen_stages,
+        stride_in_3x3={AUTO: None, "true": True, "false": False}[config.stride_in_3x3],
+        channel_order=_unless_auto(config.channel_order),
+        fpn_channels=config.fpn_channels,
+        head_convs=config.head_convs,
+        centerness_on=config.centerness_on,
+        quality=config.quality,
+        box_loss=config.box_loss,
+        center_sampling_radius=config.center_sampling_radius or None,
+        score_threshold=config.score_threshold,
+        nms_threshold=config.nms_threshold,
+        topk_per_level=config.topk_per_level,
+        max_detections=config.max_detections,
+        dtype=config.precision,
+    )
+
+
+def make_optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:
+    """SGD with the config's schedule over `total_steps` updates."""
+    warmup = {"warmup_steps": config.warmup_steps, "warmup_factor": config.warmup_factor}
+    if config.schedule == "step":
+        decay_steps = config.decay_steps or _default_decay_steps(total_steps)
+        rate = schedules.WarmupStepDecay(
+            config.learning_rate,
+            decay_steps=decay_steps,
+            decay_factor=config.decay_factor,
+            **warmup,
+        )
+    elif config.schedule == "cosine":
+        if total_steps <= config.warmup_steps:
+            raise ValueError(
+                f"--warmup_steps: expected fewer than the {total_steps} steps of the run with "
+                f"--schedule=cosine, got {config.warmup_steps}"
+            )
+        rate = schedules.WarmupCosine(config.learning_rate, total_steps=total_steps, **warmup)
+    else:
+        rate = schedules.WarmupConstant(config.learning_rate, **warmup)
+    return optimizers.SGD(
+        rate,
+        momentum=float(config.momentum),
+        weight_decay=config.weight_decay,
+        global_clipnorm=config.clip_norm or None,
+    )
+
+
+def compile_model(config: Config, model: keras.Model, total_steps: int) -> None:
+    """Gives the model its optimizer and the choice of XLA."""
+    # XLA is slower than the plain graph on a CPU, and compiles anew for every image size.
+    pays = bool(tf.config.list_physical_devices("GPU")) and "," not in config.image_size
+    jit = {"true": True, "false": False, AUTO: pays}[config.jit_compile]
+    model.compile(optimizer=make_optimizer(config, total_steps), jit_compile=jit)
+
+
+def make_callbacks(
+    config: Config, val_data: Iterable, writers: Iterable, *, first_step: int = 0
+) -> list[keras.callbacks.Callback]:
+    """The callbacks of a run, in the order in which they have to act.
+
+    Args:
+        config: The options.
+        val_data: What to evaluate on.
+        writers: Where numbers go, see `training.metric_writers`.
+        first_step: Updates done before the run goes on.
+    """
+    return [
+        # First: the time that the others take at the end of an epoch is not the training's.
+        callbacks.TrainingLog(
+            writers,
+            every=config.log_every,
+            batch_size=config.batch_size,
+            first_step=first_step,
+        ),
+        callbacks.DetectionMetrics(val_data),
+        callbacks.EvaluationLog(writers, first_step=first_step),
+        # Last: when a checkpoint stands, the lines up to its step have been written.
+        callbacks.Checkpoint(
+            config.model_dir,
+            every=config.checkpoint_every,
+            keep=config.keep_checkpoints,
+            first_step=first_step,
+        ),
+    ]
+
+
+def count_eval_period(config: Config, num_images: int) -> int:
+    """Steps between two evaluations."""
+    return config.eval_every or math.ceil(num_images / config.batch_size)
+
+
+def _data_options(config: Config, class_names: Sequence[str] | None) -> dict[str, Any]:
+    return {
+        "batch_size": config.batch_size,
+        "data_dir": config.data_dir or None,
+        "image_size": config.image_size,
+        "limit": config.overfit or None,
+        "class_names": tuple(class_names) if class_names else None,
+    }
+
+
+def _default_decay_steps(total_steps: int) -> tuple[int, ...]:
+    """60k and 80k of 90k steps, as in the recipe, for a run of any length."""
+    return tuple(sorted({max(1, total_steps * 2 // 3), max(1, total_steps * 8 // 9)}))
+
+
+def _unless_auto(value: str) -> str | None:
+    return None if value == AUTO else value

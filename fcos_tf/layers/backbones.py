@@ -1,0 +1,168 @@
+"""Backbones by name, the weights they start from, and the settings that fit those weights."""
+
+import dataclasses
+from pathlib import Path
+
+import keras
+
+from fcos_tf.layers.resnet import resnet
+
+BACKBONES = {f"resnet{depth}": depth for depth in (18, 34, 50, 101)}
+
+
+@dataclasses.dataclass(frozen=True)
+class BackbonePreset:
+    """What has to fit together: weights, preprocessing, stride placement, what learns.
+
+    `mean` and `std` are in 0-255 and in `channel_order`.
+    """
+
+    channel_order: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    stride_in_3x3: bool
+    norm: str
+    frozen_stages: int
+
+
+# Nothing pretrained: torchvision's conventions, everything learns.
+RANDOM = BackbonePreset(
+    channel_order="rgb",
+    mean=(123.675, 116.28, 103.53),
+    std=(58.395, 57.12, 57.375),
+    stride_in_3x3=True,
+    norm="batch",
+    frozen_stages=0,
+)
+# keras.applications: "caffe" preprocessing; frozen as in the FCOS recipes.
+IMAGENET = BackbonePreset(
+    channel_order="bgr",
+    mean=(103.939, 116.779, 123.68),
+    std=(1.0, 1.0, 1.0),
+    stride_in_3x3=False,
+    norm="frozen",
+    frozen_stages=2,
+)
+
+
+def resolve_preset(weights: str | None, **overrides) -> BackbonePreset:
+    """The settings that fit some weights, with those that are given taking precedence.
+
+    Args:
+        weights: None, "imagenet", or a weights file (whose preprocessing nobody can know: RGB
+            and the ImageNet mean and deviation unless overridden).
+        **overrides: fields of `BackbonePreset`; None leaves the preset's value.
+    """
+    preset = IMAGENET if weights == "imagenet" else RANDOM
+    if weights not in (None, "imagenet"):
+        preset = dataclasses.replace(
+            RANDOM, norm=IMAGENET.norm, frozen_stages=IMAGENET.frozen_stages
+        )
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return dataclasses.replace(preset, **given)
+
+
+def build_backbone(
+    name: str,
+    *,
+    weights: str | None = None,
+    stride_in_3x3: bool = True,
+    norm: str = "batch",
+    frozen_stages: int = 0,
+    dtype=None,
+) -> keras.Model:
+    """Builds a backbone and loads its weights.
+
+    Args:
+        name: "resnet18", "resnet34", "resnet50" or "resnet101".
+        weights: None (random), "imagenet", or a `.weights.h5` / `.keras` file of this backbone.
+        stride_in_3x3: see `layers.resnet.resnet`.
+        norm: likewise.
+        frozen_stages: likewise.
+        dtype: dtype policy of the layers; None: the global one.
+
+    Returns:
+        A model from [B, H, W, 3] normalised images to a dict `c2`..`c5`.
+
+    Raises:
+        ValueError: for an unknown name, or weights that do not exist for it.
+        FileNotFoundError: if the weights file is missing.
+        OSError: if the weights cannot be downloaded.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}; got {name!r}")
+    depth = BACKBONES[name]
+    if weights == "imagenet":
+        if depth not in (50, 101):
+            raise ValueError(
+                f"backbone_weights='imagenet' exist for resnet50 and resnet101; got {name!r}"
+            )
+        if stride_in_3x3:
+            raise ValueError(
+                "backbone_weights='imagenet' were trained with stride_in_3x3=False; got True"
+            )
+    elif weights is not None and not Path(weights).is_file():
+        raise FileNotFoundError(
+            f"backbone_weights: no file {str(weights)!r}; expected 'imagenet' or a weights file"
+        )
+
+    global_policy = keras.config.dtype_policy()
+    try:
+        if dtype is not None:
+            keras.config.set_dtype_policy(dtype)
+        backbone = resnet(
+            depth, stride_in_3x3=stride_in_3x3, norm=norm, frozen_stages=frozen_stages, name=name
+        )
+    finally:
+        keras.config.set_dtype_policy(global_policy)
+
+    if weights == "imagenet":
+        copy_keras_applications(_download(depth), backbone)
+    elif weights is not None:
+        backbone.load_weights(weights)
+    return backbone
+
+
+def _download(depth: int) -> keras.Model:
+    build = {50: keras.applications.ResNet50, 101: keras.applications.ResNet101}[depth]
+    try:
+        return build(weights="imagenet", include_top=False)
+    except Exception as error:  # keras raises a bare Exception when a download fails
+        folder = Path.home() / ".keras" / "models"
+        raise OSError(
+            f"cannot download the ImageNet weights of ResNet-{depth} ({error}); put "
+            f"resnet{depth}_weights_tf_dim_ordering_tf_kernels_notop.h5 into {folder}, "
+            "or leave --backbone_weights empty"
+        ) from error
+
+
+def copy_keras_applications(source: keras.Model, target: keras.Model) -> None:
+    """Copies the weights of a `keras.applications` ResNet-50 or 101 into ours.
+
+    There, convolutions have biases and batch norm has epsilon 1.001e-5. A bias before batch norm
+    is the same as a smaller mean, and the larger epsilon the same as a larger variance.
+
+    Args:
+        source: a `keras.applications` model.
+        target: a model of `layers.resnet.resnet` with the same depth.
+    """
+    for layer in target.layers:
+        if not layer.name.endswith("_conv"):
+            continue
+        prefix = _keras_applications_name(layer.name.removesuffix("_conv"))
+        kernel, bias = source.get_layer(f"{prefix}_conv").get_weights()
+        theirs = source.get_layer(f"{prefix}_bn")
+        gamma, beta, mean, variance = theirs.get_weights()
+        ours = target.get_layer(layer.name.removesuffix("_conv") + "_norm")
+        layer.set_weights([kernel])
+        ours.set_weights([gamma, beta, mean - bias, variance + theirs.epsilon - ours.epsilon])
+
+
+def _keras_applications_name(name: str) -> str:
+    """`stage1_block2_3` to `conv2_block2_3`; the stem is `conv1`, a shortcut number 0."""
+    if name == "stem":
+        return "conv1"
+    stage, block, part = name.split("_")
+    part = "0" if part == "shortcut" else part
+    return f"conv{int(stage.removeprefix('stage')) + 1}_{block}_{part}"
+

@@ -1,0 +1,152 @@
+"""The FCOS head: two towers, shared by all levels, and three outputs (FCOS, figure 2)."""
+
+import math
+
+import keras
+from keras import ops
+
+from fcos_tf.layers.blocks import EPSILON, Scale
+
+CENTERNESS_BRANCHES = ("box", "class")
+PRIOR_PROBABILITY = 0.01
+
+
+@keras.saving.register_keras_serializable(package="fcos_tf")
+class FCOSHead(keras.layers.Layer):
+    """Class logits, distances and centerness for every point of every level.
+
+    Each tower is `num_convs` times 3x3 convolution, group normalisation, ReLU. The distances are
+    relu(scale * x) with one learnable scale for each level. At the start every class has
+    probability near 0.01, so that the many background points do not swamp the first steps (Lin et
+    al., Focal Loss, section 4.1).
+
+    Args:
+        num_classes: C.
+        channels: of the pyramid and of the towers; a multiple of `groups`.
+        num_levels: L.
+        num_convs: depth of a tower.
+        centerness_on: "box" (the improved form) or "class": the tower that carries centerness.
+        groups: of the group normalisation.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        channels: int = 256,
+        num_levels: int = 5,
+        num_convs: int = 4,
+        centerness_on: str = "box",
+        groups: int = 32,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if centerness_on not in CENTERNESS_BRANCHES:
+            raise ValueError(
+                f"centerness_on must be one of {', '.join(CENTERNESS_BRANCHES)}; "
+                f"got {centerness_on!r}"
+            )
+        if channels % groups:
+            raise ValueError(f"channels must be a multiple of {groups} groups; got {channels}")
+        self.num_classes = num_classes
+        self.channels = channels
+        self.num_convs = num_convs
+        self.centerness_on = centerness_on
+        self.groups = groups
+        self.class_tower = self._tower("class")
+        self.box_tower = self._tower("box")
+        prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
+        self.class_logits = self._output(num_classes, "class_logits", prior)
+        self.ltrb = self._output(4, "ltrb")
+        self.centerness = self._output(1, "centerness")
+        self.scales = [
+            Scale(name=f"scale_{level}", dtype="float32") for level in range(num_levels)
+        ]
+
+    def _conv(self, filters, name, dtype, **kwargs):
+        initializer = keras.initializers.RandomNormal(stddev=0.01)
+        return keras.layers.Conv2D(
+            filters,
+            3,
+            padding="same",
+            kernel_initializer=initializer,
+            name=name,
+            dtype=dtype,
+            **kwargs,
+        )
+
+    def _tower(self, name):
+        layers = []
+        for k in range(self.num_convs):
+            layers.append(self._conv(self.channels, f"{name}_conv_{k}", self.dtype_policy))
+            layers.append(
+                keras.layers.GroupNormalization(
+                    self.groups, epsilon=EPSILON, name=f"{name}_norm_{k}", dtype=self.dtype_policy
+                )
+            )
+        return layers
+
+    def _output(self, filters, name, bias=0.0):
+        # float32 under mixed precision too: bfloat16 has 8 bits, 4 pixels on a box of 700.
+        return self._conv(
+            filters, name, "float32", bias_initializer=keras.initializers.Constant(bias)
+        )
+
+    def build(self, input_shape):
+        """Builds both towers and the outputs."""
+        shape = (None, None, None, self.channels)
+        for layer in self.class_tower + self.box_tower:
+            layer.build(shape)
+        for layer in (self.class_logits, self.ltrb, self.centerness):
+            layer.build(shape)
+        for scale in self.scales:
+            scale.build(shape)
+
+    def call(self, features):
+        """Predicts for a list of levels.
+
+        Args:
+            features: L maps [B, Hl, Wl, channels], finest first.
+
+        Returns:
+            dict of float32: `class_logits` [B, N, C], `ltrb` [B, N, 4] >= 0 in strides,
+            `centerness_logits` [B, N]. The points are in the order of `ops.pyramid_points`.
+        """
+        levels = [self._level(x, scale) for x, scale in zip(features, self.scales, strict=True)]
+        class_logits, ltrb, centerness = (
+            ops.concatenate(parts, axis=1) for parts in zip(*levels, strict=True)
+        )
+        return {
+            "class_logits": class_logits,
+            "ltrb": ltrb,
+            "centerness_logits": ops.squeeze(centerness, axis=-1),
+        }
+
+    def _level(self, x, scale):
+        class_features = _run(self.class_tower, x)
+        box_features = _run(self.box_tower, x)
+        ltrb = ops.relu(scale(self.ltrb(box_features)))
+        on_box = self.centerness_on == "box"
+        centerness = self.centerness(box_features if on_box else class_features)
+        return tuple(
+            ops.reshape(y, (ops.shape(y)[0], -1, y.shape[-1]))  # [B, Hl * Wl, ...]
+            for y in (self.class_logits(class_features), ltrb, centerness)
+        )
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "channels": self.channels,
+            "num_levels": len(self.scales),
+            "num_convs": self.num_convs,
+            "centerness_on": self.centerness_on,
+            "groups": self.groups,
+        }
+
+
+def _run(tower, x):
+    for conv, norm in zip(tower[::2], tower[1::2], strict=True):
+        x = ops.relu(norm(conv(x)))
+    return x

@@ -1,0 +1,1 @@
+"""Detectors: wiring, targets, losses and decoding."""

@@ -1,0 +1,135 @@
+"""Which point learns which box (FCOS, sections 3.1 and 3.2).
+
+A point learns a box when it lies inside it (near its centre, under centre sampling) and the
+largest of its four distances to the box's sides is in the size range of the point's level. Among
+several boxes the one with the smallest area wins.
+
+Shape shorthand: B images, N points over all levels, M padded boxes, C classes.
+"""
+
+from collections.abc import Sequence
+
+from keras import ops
+
+from fcos_tf.ops.boxes import box_area
+from fcos_tf.ops.points import centerness, encode_ltrb
+
+INFINITY = 1e8
+SIZE_RANGES = ((0, 64), (64, 128), (128, 256), (256, 512), (512, INFINITY))
+
+
+def expand_size_ranges(size_ranges: Sequence[tuple[float, float]], grids):
+    """The size range of each point's level.
+
+    Args:
+        size_ranges: L pairs (smallest, largest) in pixels, both inclusive.
+        grids: L pairs (rows, columns), as `ops.points.grid_sizes` gives.
+
+    Returns:
+        [N, 2] float32, pixels.
+    """
+    levels = [
+        ops.broadcast_to(ops.convert_to_tensor([limits], dtype="float32"), (rows * columns, 2))
+        for limits, (rows, columns) in zip(size_ranges, grids, strict=True)
+    ]
+    return ops.concatenate(levels, axis=0)
+
+
+def match_points(
+    points, point_strides, size_ranges, boxes, labels, *, center_sampling_radius: float | None
+):
+    """The ground-truth box that each point learns.
+
+    Args:
+        points: [N, 2] float32, (x, y) pixels.
+        point_strides: [N] float32, pixels.
+        size_ranges: [N, 2] float32, pixels; both limits belong to the range, as in the official
+            code, so that a distance on a limit is learnt on both levels.
+        boxes: [B, M, 4] float32, xyxy pixels; padding 0.
+        labels: [B, M] int32; padding -1.
+        center_sampling_radius: half the side, in strides, of the square around a box's centre in
+            which points may learn it; the square is clipped to the box. None or 0: anywhere
+            inside the box. Points exactly on a border are outside.
+
+    Returns:
+        [B, N] int32, index into the M boxes, -1 for background. Of boxes with equal area the
+        first wins.
+    """
+    # One more padding box, so that the minimum below exists when M is 0.
+    boxes = ops.pad(boxes, [[0, 0], [0, 1], [0, 0]])  # [B, M + 1, 4]
+    valid = ops.pad(labels, [[0, 0], [0, 1]], constant_values=-1) >= 0  # [B, M + 1]
+
+    x, y = points[None, :, None, 0], points[None, :, None, 1]  # [1, N, 1]
+    x1, y1, x2, y2 = (boxes[:, None, :, k] for k in range(4))  # [B, 1, M + 1]
+    # Differences to the sides themselves, not to centre and half width: exact on borders.
+    # Few [B, N, M] arrays live at a time: 1000 boxes on 22,300 points are 89 MB each.
+    largest = ops.maximum(ops.maximum(x - x1, x2 - x), ops.maximum(y - y1, y2 - y))
+    candidate = (size_ranges[None, :, None, 0] <= largest) & (
+        largest <= size_ranges[None, :, None, 1]
+    )
+    if center_sampling_radius:
+        reach = center_sampling_radius * point_strides[None, :, None]
+        center_x, center_y = (x1 + x2) / 2, (y1 + y2) / 2
+        x1, x2 = ops.maximum(x1, center_x - reach), ops.minimum(x2, center_x + reach)
+        y1, y2 = ops.maximum(y1, center_y - reach), ops.minimum(y2, center_y + reach)
+    candidate = candidate & (x > x1) & (x < x2) & (y > y1) & (y < y2)
+    candidate = candidate & valid[:, None, :]  # [B, N, M + 1]
+
+    area = ops.where(candidate, box_area(boxes)[:, None, :], float("inf"))
+    matched = ops.cast(ops.argmin(area, axis=-1), "int32")  # [B, N]
+    return ops.where(ops.any(candidate, axis=-1), matched, -1)
+
+
+def fcos_targets(
+    points,
+    point_strides,
+    size_ranges,
+    boxes,
+    labels,
+    *,
+    num_classes: int,
+    center_sampling_radius: float | None = 1.5,
+) -> dict:
+    """Everything that the points learn from the boxes of a batch.
+
+    Args:
+        points: [N, 2] float32, (x, y) pixels.
+        point_strides: [N] float32, pixels.
+        size_ranges: [N, 2] float32, pixels.
+        boxes: [B, M, 4] float32, xyxy pixels; padding 0.
+        labels: [B, M] int32, 0..C-1; padding -1.
+        num_classes: C.
+        center_sampling_radius: see `match_points`.
+
+    Returns:
+        dict: `matched_gt_index` [B, N] int32, -1 = background; `positive_mask` [B, N] bool;
+        `class_targets` [B, N, C] float32 one-hot, a zero row is background; `ltrb_targets`
+        [B, N, 4] float32 in strides and `centerness_targets` [B, N] float32, both 0 for
+        background.
+    """
+    boxes = ops.cast(boxes, "float32")
+    labels = ops.cast(labels, "int32")
+    matched = match_points(
+        points,
+        point_strides,
+        size_ranges,
+        boxes,
+        labels,
+        center_sampling_radius=center_sampling_radius,
+    )
+    positive = matched >= 0
+    # A padding entry at the end answers for background: no gather out of range when M is 0.
+    boxes = ops.pad(boxes, [[0, 0], [0, 1], [0, 0]])
+    labels = ops.pad(labels, [[0, 0], [0, 1]], constant_values=-1)
+    index = ops.where(positive, matched, ops.shape(labels)[1] - 1)
+    matched_boxes = ops.take_along_axis(boxes, index[..., None], axis=1)  # [B, N, 4]
+    matched_labels = ops.take_along_axis(labels, index, axis=1)  # [B, N]
+    ltrb = encode_ltrb(points, point_strides, matched_boxes)
+    ltrb = ops.where(positive[..., None], ltrb, 0.0)
+    return {
+        "matched_gt_index": matched,
+        "positive_mask": positive,
+        "class_targets": ops.one_hot(matched_labels, num_classes, dtype="float32"),
+        "ltrb_targets": ltrb,
+        "centerness_targets": centerness(ltrb),
+    }

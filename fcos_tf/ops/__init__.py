@@ -1,0 +1,1 @@
+"""Pure functions on tensors: boxes, points, losses, non-maximum suppression."""

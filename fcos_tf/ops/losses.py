@@ -1,0 +1,122 @@
+"""Losses, one value for each element: summing and normalising is the models' job.
+
+Everything is computed in float32, whatever comes in.
+"""
+
+from keras import ops
+
+from fcos_tf.ops.boxes import EPSILON
+
+
+def sigmoid_focal_loss(logits, targets, *, alpha: float = 0.25, gamma: float = 2.0):
+    """Focal loss on independent sigmoids (Lin et al., Focal Loss, equation 5).
+
+        -alpha_t (1 - p_t)^gamma log(p_t)
+
+    Args:
+        logits: [...] float.
+        targets: [...] float, exactly 1 (the element is of the class) or 0.
+        alpha: weight of the ones; the zeros have 1 - alpha.
+        gamma: how fast well-classified elements fade.
+
+    Returns:
+        [...] float32, unreduced.
+    """
+    targets = ops.cast(targets, "float32")
+    # With z = -x for a one and x for a zero: 1 - p_t = sigmoid(z) and -log(p_t) = softplus(z),
+    # which neither overflows nor loses digits for logits of any size.
+    z = (1 - 2 * targets) * ops.cast(logits, "float32")
+    alpha_t = (1 - alpha) + (2 * alpha - 1) * targets
+    return alpha_t * ops.sigmoid(z) ** gamma * ops.softplus(z)
+
+
+def binary_cross_entropy(logits, targets):
+    """Binary cross-entropy on logits; `targets` may be any number in [0, 1].
+
+    Args:
+        logits: [...] float.
+        targets: [...] float.
+
+    Returns:
+        [...] float32, unreduced. For a target t its least value is the entropy of t, not 0.
+    """
+    logits = ops.cast(logits, "float32")
+    return ops.softplus(logits) - logits * ops.cast(targets, "float32")
+
+
+def ltrb_iou(ltrb, ltrb_targets):
+    """IoU of two boxes that are given from the same point.
+
+    Args:
+        ltrb: [..., 4] float >= 0, distances to the sides, in any one unit.
+        ltrb_targets: [..., 4] float >= 0, likewise.
+
+    Returns:
+        [...] float32 in [0, 1].
+    """
+    intersection, union, _ = _overlap(ltrb, ltrb_targets)
+    return intersection / ops.maximum(union, EPSILON)
+
+
+def iou_loss(ltrb, ltrb_targets, *, smoothing: float = 0.0):
+    """-ln IoU (UnitBox; FCOS, equation 2) on distances from a common point.
+
+    Args:
+        ltrb: [..., 4] float >= 0, predicted distances.
+        ltrb_targets: [..., 4] float >= 0.
+        smoothing: added to intersection and union. The official FCOS code uses 1 on distances
+            in strides; 0 is the plain definition.
+
+    Returns:
+        [...] float32, unreduced, finite also for boxes that do not overlap.
+    """
+    intersection, union, _ = _overlap(ltrb, ltrb_targets)
+    iou = (intersection + smoothing) / ops.maximum(union + smoothing, EPSILON)
+    return -ops.log(ops.maximum(iou, EPSILON))
+
+
+def giou_loss(ltrb, ltrb_targets, *, smoothing: float = 0.0):
+    """1 - GIoU (Rezatofighi et al., Generalized IoU) on distances from a common point.
+
+        GIoU = IoU - (hull - union) / hull
+
+    Args:
+        ltrb: [..., 4] float >= 0, predicted distances.
+        ltrb_targets: [..., 4] float >= 0.
+        smoothing: added to intersection and union inside the IoU, as in `iou_loss`.
+
+    Returns:
+        [...] float32 in [0, 2], unreduced.
+    """
+    intersection, union, hull = _overlap(ltrb, ltrb_targets)
+    iou = (intersection + smoothing) / ops.maximum(union + smoothing, EPSILON)
+    return 1 - iou + (hull - union) / ops.maximum(hull, EPSILON)
+
+
+def l1_loss(ltrb, ltrb_targets):
+    """Sum over the four sides of the absolute difference.
+
+    Args:
+        ltrb: [..., 4] float.
+        ltrb_targets: [..., 4] float.
+
+    Returns:
+        [...] float32, unreduced.
+    """
+    difference = ops.cast(ltrb, "float32") - ops.cast(ltrb_targets, "float32")
+    return ops.sum(ops.abs(difference), axis=-1)
+
+
+def _overlap(ltrb, ltrb_targets):
+    """Intersection, union and area of the smallest enclosing box, each [...] float32."""
+    a = ops.cast(ltrb, "float32")
+    b = ops.cast(ltrb_targets, "float32")
+    # The boxes share a point, so the overlap along an axis is a sum of two smaller distances.
+    smaller, larger = ops.minimum(a, b), ops.maximum(a, b)
+    intersection = _area(smaller)
+    union = _area(a) + _area(b) - intersection
+    return intersection, union, _area(larger)
+
+
+def _area(ltrb):
+    return (ltrb[..., 0] + ltrb[..., 2]) * (ltrb[..., 1] + ltrb[..., 3])

@@ -1,0 +1,104 @@
+"""Points of a feature pyramid, and boxes as distances from them (FCOS, section 3.1).
+
+Shape shorthand: B images, N points over all levels, L levels.
+
+    points       [N, 2] (x, y) in pixels of the image
+    ltrb         [..., N, 4] distances from a point to the left, top, right and bottom side of a
+                 box, in units of the point's stride
+"""
+
+from collections.abc import Sequence
+
+from keras import ops
+
+from fcos_tf.ops.boxes import EPSILON
+
+
+def grid_sizes(height, width, strides: Sequence[int]) -> list:
+    """Height and width of each feature map: the image's, divided by the stride, rounded up.
+
+    That is what a chain of stride-2 convolutions with padding 1 gives, for even and odd sizes.
+
+    Args:
+        height: image height in pixels, a Python int or a scalar int tensor.
+        width: image width in pixels, likewise.
+        strides: L strides in pixels.
+
+    Returns:
+        L pairs (rows, columns), of the kind that came in.
+    """
+    return [(-(-height // stride), -(-width // stride)) for stride in strides]
+
+
+def pyramid_points(grids, strides: Sequence[int]):
+    """The point of every cell of every level, row by row, level after level.
+
+    The cell in column i and row j of a level of stride s stands for the image point
+    (i * s + s // 2, j * s + s // 2), as in section 3.1 of the paper.
+
+    Args:
+        grids: L pairs (rows, columns), see `grid_sizes`.
+        strides: L strides in pixels.
+
+    Returns:
+        points: [N, 2] float32, (x, y) in pixels.
+        point_strides: [N] float32, the stride of each point's level.
+    """
+    points, point_strides = [], []
+    for (rows, columns), stride in zip(grids, strides, strict=True):
+        x = ops.arange(columns, dtype="float32") * stride + stride // 2
+        y = ops.arange(rows, dtype="float32") * stride + stride // 2
+        grid_x, grid_y = ops.meshgrid(x, y)  # [rows, columns]
+        level = ops.stack([ops.reshape(grid_x, [-1]), ops.reshape(grid_y, [-1])], axis=-1)
+        points.append(level)
+        point_strides.append(ops.full_like(level[:, 0], stride))
+    return ops.concatenate(points, axis=0), ops.concatenate(point_strides, axis=0)
+
+
+def encode_ltrb(points, point_strides, boxes):
+    """Distances from points to the sides of boxes, in strides; the inverse of `decode_ltrb`.
+
+    Args:
+        points: [N, 2] float, pixels.
+        point_strides: [N] float, pixels.
+        boxes: [..., N, 4] float, xyxy pixels, one box for each point.
+
+    Returns:
+        [..., N, 4] float. Negative where the point lies outside its box.
+    """
+    distances = ops.concatenate([points - boxes[..., :2], boxes[..., 2:] - points], axis=-1)
+    return distances / point_strides[:, None]
+
+
+def decode_ltrb(points, point_strides, ltrb):
+    """Boxes from distances in strides.
+
+    Args:
+        points: [..., N, 2] float, pixels.
+        point_strides: [..., N] float, pixels.
+        ltrb: [..., N, 4] float, in strides.
+
+    Returns:
+        [..., N, 4] float, xyxy pixels.
+    """
+    distances = ltrb * point_strides[..., None]
+    return ops.concatenate(
+        [points - distances[..., :2], points + distances[..., 2:]], axis=-1
+    )
+
+
+def centerness(ltrb):
+    """How central a point lies in its box: 1 in the middle, 0 on a side (equation 3).
+
+        sqrt( min(l, r) / max(l, r) * min(t, b) / max(t, b) )
+
+    Args:
+        ltrb: [..., 4] float, distances in any one unit.
+
+    Returns:
+        [...] float in [0, 1]; 0, and never NaN, for points outside their box.
+    """
+    left, top, right, bottom = (ops.maximum(ltrb[..., k], 0) for k in range(4))
+    horizontal = ops.minimum(left, right) / ops.maximum(ops.maximum(left, right), EPSILON)
+    vertical = ops.minimum(top, bottom) / ops.maximum(ops.maximum(top, bottom), EPSILON)
+    return ops.sqrt(horizontal * vertical)

@@ -1,0 +1,213 @@
+"""Keras callbacks of a training run: checkpoints, numbers over the steps, detection metrics.
+
+Keras hands each batch's logs to `on_train_batch_end` as Python floats, which makes the host wait
+for the device at every step. The callbacks here therefore act between steps, at the beginning of
+the next one, and read values from the device only at the steps where something is written.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import keras
+
+from fcos_tf import evaluation
+from fcos_tf.training import checkpoints
+
+VALIDATION_PREFIX = "val_"
+
+
+class StepCallback(keras.callbacks.Callback):
+    """A callback that counts updates over all epochs and `fit` calls.
+
+    Args:
+        first_step: Updates done before the (first) `fit`; above 0 in a resumed run.
+    """
+
+    def __init__(self, first_step: int = 0):
+        super().__init__()
+        self.step = first_step
+        self._epoch_start = first_step
+        self._batch = None
+
+    def on_step_end(self, step: int, logs: Mapping[str, float] | None) -> None:
+        """Called after each update, in the training thread; for subclasses.
+
+        Args:
+            step: Updates done.
+            logs: The epoch's logs if this was its last step, else None.
+        """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts counting the epoch's steps."""
+        self._epoch_start = self.step
+        self._batch = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Reports the step before this one."""
+        if self._batch is not None:
+            self._finish(self._epoch_start + batch, None)
+        self._batch = batch
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Reports the epoch's last step."""
+        if self._batch is not None:
+            done = self._batch + getattr(self.model, "steps_per_execution", 1)
+            self._finish(self._epoch_start + done, logs or {})
+        self._batch = None
+
+    def _finish(self, step: int, logs: Mapping[str, float] | None) -> None:
+        self.step = step
+        self.on_step_end(step, logs)
+
+
+class Checkpoint(StepCallback):
+    """Saves the model and its optimizer every `every` steps and at the end of training.
+
+    Args:
+        model_dir: The run's folder; files go to `checkpoints/` in it.
+        every: Steps between two checkpoints, >= 1.
+        keep: How many of the newest stay.
+        first_step: Updates done before the first `fit`.
+
+    Example:
+        >>> model.fit(train, epochs=2, callbacks=[Checkpoint("runs/a", every=500)])
+    """
+
+    def __init__(self, model_dir: str | Path, *, every: int, keep: int = 3, first_step: int = 0):
+        super().__init__(first_step)
+        if every < 1:
+            raise ValueError(f"every: expected a number of steps >= 1, got {every}")
+        self.model_dir = Path(model_dir)
+        self.every = every
+        self.keep = keep
+        self._saved_step = first_step
+
+    def on_step_end(self, step, logs):
+        """Saves where the step number is a multiple of `every`."""
+        if step % self.every == 0:
+            self._save(step)
+
+    def on_train_end(self, logs=None):
+        """Saves the last step."""
+        self._save(self.step)
+
+    def _save(self, step: int) -> None:
+        if step != self._saved_step:
+            checkpoints.save(self.model, self.model_dir, step, keep=self.keep)
+            self._saved_step = step
+
+
+class TrainingLog(StepCallback):
+    """Hands losses, learning rate and speed to writers every `every` steps.
+
+    A record holds the means of the model's metrics over the steps since the record before it (or
+    since the epoch began), `learning_rate` (of the next update) and `images_per_second`. Stand
+    before callbacks that work long at the end of an epoch, so that their time is not counted.
+
+    Args:
+        writers: Objects with `write(step, kind, values)`, see metric_writers.py.
+        every: Steps between two records, >= 1.
+        batch_size: Images per step over all devices.
+        first_step: Updates done before the first `fit`.
+    """
+
+    def __init__(self, writers: Iterable, *, every: int, batch_size: int, first_step: int = 0):
+        super().__init__(first_step)
+        if every < 1:
+            raise ValueError(f"every: expected a number of steps >= 1, got {every}")
+        self.writers = list(writers)
+        self.every = every
+        self.batch_size = batch_size
+        self._restart_clock()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the clock."""
+        super().on_epoch_begin(epoch, logs)
+        self._restart_clock()
+
+    def on_step_end(self, step, logs):
+        """Writes a record where the step number is a multiple of `every`."""
+        if step % self.every:
+            return
+        if logs is None:
+            values = self.model.get_metrics_result()
+            self.model.reset_metrics()
+        else:  # Keras has read the metrics already, and resets them when the next epoch begins.
+            values = {k: v for k, v in logs.items() if not k.startswith(VALIDATION_PREFIX)}
+        values = {name: float(value) for name, value in values.items()}  # waits for the device
+        seconds = time.perf_counter() - self._clock
+        values["learning_rate"] = float(self.model.optimizer.learning_rate)
+        values["images_per_second"] = (step - self._clock_step) * self.batch_size / seconds
+        for writer in self.writers:
+            writer.write(step, "train", values)
+        self._restart_clock()
+
+    def _restart_clock(self) -> None:
+        self._clock = time.perf_counter()
+        self._clock_step = self.step
+
+
+class EvaluationLog(StepCallback):
+    """Hands what an epoch's logs hold under `val_...` to writers, without that prefix.
+
+    Stand after the callback that evaluates.
+
+    Args:
+        writers: Objects with `write(step, kind, values)`, see metric_writers.py.
+        first_step: Updates done before the first `fit`.
+    """
+
+    def __init__(self, writers: Iterable, *, first_step: int = 0):
+        super().__init__(first_step)
+        self.writers = list(writers)
+
+    def on_step_end(self, step, logs):
+        """Writes the evaluation at the end of an epoch that had one."""
+        values = {
+            name.removeprefix(VALIDATION_PREFIX): float(value)
+            for name, value in (logs or {}).items()
+            if name.startswith(VALIDATION_PREFIX)
+        }
+        if values:
+            for writer in self.writers:
+                writer.write(step, "val", values)
+
+
+class DetectionMetrics(keras.callbacks.Callback):
+    """Evaluates detections at the end of epochs and puts `val_AP`, `val_AP50` ... into the logs.
+
+    Callbacks that come after it, and `fit`'s history, find the numbers there.
+
+    Args:
+        dataset: Finite batches of `(images, targets)`, as `fcos_tf.data.load` gives them.
+        metrics: Names of metrics, see `fcos_tf.evaluation.evaluate`.
+        every: Epochs between two evaluations, >= 1. The last epoch is always evaluated.
+
+    Example:
+        >>> model.fit(train, epochs=2, callbacks=[DetectionMetrics(val)])
+    """
+
+    def __init__(self, dataset: Iterable, *, metrics: Sequence[str] = ("coco",), every: int = 1):
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"every: expected a number of epochs >= 1, got {every}")
+        self.dataset = dataset
+        self.metrics = tuple(metrics)
+        self.every = every
+        self._detect = None
+
+    def set_model(self, model):
+        """Keeps the model and makes the function that detects, traced once for all epochs."""
+        if self._detect is None or model is not self.model:
+            self._detect = evaluation.compile_detect(model)
+        super().set_model(model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Evaluates where it is due."""
+        last = epoch + 1 == self.params.get("epochs")
+        if (epoch + 1) % self.every and not last:
+            return
+        scores = evaluation.evaluate(self.model, self.dataset, self.metrics, detect=self._detect)
+        if logs is not None:
+            logs.update({f"{VALIDATION_PREFIX}{name}": score for name, score in scores.items()})

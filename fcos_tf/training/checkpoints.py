@@ -1,0 +1,179 @@
+"""Checkpoints: one complete `.keras` file each, written so that a kill leaves no half file.
+
+    MODEL_DIR/checkpoints/step_00001000.keras
+
+holds the model's config and weights and the optimizer's state after 1000 updates. A file appears
+under its final name only when it is whole and on disk; what a damaged disk does to it later is
+found by the checksums that the zip format keeps.
+"""
+
+import os
+import re
+import warnings
+import zipfile
+from pathlib import Path
+
+import keras
+
+FOLDER = "checkpoints"
+_NAME = re.compile(r"step_(\d{8,})\.keras")
+_TEMPORARY_PREFIX = ".writing_"
+
+
+def save(model: keras.Model, model_dir: str | Path, step: int, *, keep: int = 3) -> Path:
+    """Writes the checkpoint of `step` and removes all but the newest `keep`.
+
+    Args:
+        model: A built, compiled model.
+        model_dir: The run's folder; made if it is not there.
+        step: Number of updates done, >= 0.
+        keep: How many checkpoints stay, >= 1.
+
+    Returns:
+        The path of the new file.
+
+    Raises:
+        ValueError: If `keep` is below 1 or `step` below 0.
+    """
+    if keep < 1:
+        raise ValueError(f"keep: expected a whole number >= 1, got {keep}")
+    if step < 0:
+        raise ValueError(f"step: expected a whole number >= 0, got {step}")
+    folder = Path(model_dir) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{step:08d}.keras"
+    write_model(model, path)
+    for old in _all_newest_first(model_dir)[keep:]:
+        # A later step can only come from an abandoned branch of the run; it is not "old".
+        if step_of(old) < step:
+            old.unlink(missing_ok=True)
+    for leftover in folder.glob(f"{_TEMPORARY_PREFIX}*"):
+        leftover.unlink(missing_ok=True)
+    return path
+
+
+def write_model(model: keras.Model, path: str | Path) -> None:
+    """Saves a whole model to a `.keras` file: temporary name, fsync, rename.
+
+    Args:
+        model: A built model.
+        path: Where the file is to be; an existing one is replaced at once or not at all.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{_TEMPORARY_PREFIX}{os.getpid()}_{path.name}")
+    try:
+        model.save(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _fsync_folder(path.parent)
+
+
+def latest(model_dir: str | Path) -> Path | None:
+    """The newest whole checkpoint of a run.
+
+    A damaged file (cut short, flipped bits) is named in a warning and passed over.
+
+    Args:
+        model_dir: The run's folder, which need not exist.
+
+    Returns:
+        Its path, or None if there is no whole checkpoint.
+    """
+    for path in _all_newest_first(model_dir):
+        damage = find_damage(path)
+        if damage is None:
+            return path
+        warnings.warn(
+            f"checkpoint {path} is damaged ({damage}); using the one before it", stacklevel=2
+        )
+    return None
+
+
+def find_damage(path: str | Path) -> str | None:
+    """Says what is wrong with a `.keras` file, or None if every checksum in it is right."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad_member = archive.testzip()
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        return f"not a whole zip file: {error}"
+    if bad_member is not None:
+        return f"wrong checksum of {bad_member}"
+    if "config.json" not in names:
+        return "no config.json in it"
+    return None
+
+
+def restore(model: keras.Model, path: str | Path) -> int:
+    """Loads weights, metric state and optimizer state into a compiled model.
+
+    Args:
+        model: A built, compiled model of the same architecture and optimizer as the saved one.
+        path: A file that `save` wrote.
+
+    Returns:
+        The number of updates done when it was written.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, or fits neither the model nor the optimizer.
+    """
+    path = Path(path)
+    step = step_of(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    damage = find_damage(path)
+    if damage is not None:
+        raise ValueError(f"checkpoint {path} is damaged ({damage})")
+    if not model.optimizer.built:
+        # Only a built optimizer has the variables (momentum ...) that the file is to fill.
+        model.optimizer.build(model.trainable_variables)
+    with warnings.catch_warnings():
+        # Keras only warns, and goes on with fresh momentum, when the optimizer does not fit.
+        warnings.filterwarnings("error", message="Skipping variable loading for optimizer")
+        try:
+            model.load_weights(path)
+        except (UserWarning, ValueError, KeyError) as error:
+            raise ValueError(
+                f"checkpoint {path} does not fit this model and optimizer; give the flags it was "
+                f"trained with, or another --model_dir ({_first_lines(error)})"
+            ) from error
+    return step
+
+
+def step_of(path: str | Path) -> int:
+    """The number of updates that a checkpoint's file name states.
+
+    Raises:
+        ValueError: If the name is not of the form step_00001000.keras.
+    """
+    match = _NAME.fullmatch(Path(path).name)
+    if match is None:
+        raise ValueError(f"expected a checkpoint named like step_00001000.keras, got {path}")
+    return int(match.group(1))
+
+
+def _all_newest_first(model_dir: str | Path) -> list[Path]:
+    folder = Path(model_dir) / FOLDER
+    paths = [path for path in folder.glob("step_*.keras") if _NAME.fullmatch(path.name)]
+    return sorted(paths, key=step_of, reverse=True)
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Makes a rename inside `folder` survive a power cut (POSIX only)."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _first_lines(error: Exception, length: int = 300) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= length else text[: length - 3] + "..."

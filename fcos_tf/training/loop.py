@@ -1,0 +1,115 @@
+"""Training in steps through Keras' `fit`, from any step on.
+
+Steps are the clock of a run; Keras counts epochs. One Keras epoch is here the stretch between two
+evaluations, `period` steps, whatever the data set's size. Epoch e covers the steps e * period + 1
+to (e + 1) * period, so a run that is resumed in the middle of one begins with a shorter epoch,
+and the last may be shorter too:
+
+    total 250, period 100, resumed at 130:   130 -(70 steps)-> 200 -(50 steps)-> 250
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import keras
+
+
+class Stretch(NamedTuple):
+    """Equally long epochs in a row, one `fit` call.
+
+    Attributes:
+        first_step: Updates done before it.
+        first_epoch: Index of its first epoch, from 0.
+        epochs: How many epochs, >= 1.
+        steps_per_epoch: Updates in each.
+    """
+
+    first_step: int
+    first_epoch: int
+    epochs: int
+    steps_per_epoch: int
+
+
+def stretches(start_step: int, total_steps: int, period: int) -> Iterator[Stretch]:
+    """Divides the steps that are left into at most three `fit` calls.
+
+    Args:
+        start_step: Updates done already, >= 0.
+        total_steps: Updates at the end of the run.
+        period: Steps of a whole epoch, >= 1.
+
+    Yields:
+        Stretches in order; none if the run is at its end.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    if start_step < 0 or period < 1:
+        raise ValueError(f"expected start_step >= 0 and period >= 1, got {start_step} and {period}")
+    step = start_step
+    while step < total_steps:
+        epoch, done = divmod(step, period)
+        whole = (total_steps - step) // period
+        if done or not whole:
+            epochs, length = 1, min(period - done, total_steps - step)
+        else:
+            epochs, length = whole, period
+        yield Stretch(step, epoch, epochs, length)
+        step += epochs * length
+
+
+def fit(
+    model: keras.Model,
+    make_dataset: Callable[[int], Any],
+    *,
+    total_steps: int,
+    period: int,
+    start_step: int = 0,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    progress_bar: bool = False,
+) -> dict[str, float]:
+    """Trains up to `total_steps` updates.
+
+    Args:
+        model: A compiled model.
+        make_dataset: Step -> endless data set of batches that begins with the batch of that step.
+        total_steps: Updates at the end of the run.
+        period: Steps between two ends of an epoch, where callbacks evaluate; >= 1.
+        start_step: Updates done already; the weights and the optimizer must be those of it.
+        callbacks: Keras callbacks; `StepCallback`s must have `first_step=start_step`.
+        progress_bar: Whether Keras shows its progress bar.
+
+    Returns:
+        The logs of the last epoch; empty if there was nothing left to do.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+    callbacks = list(callbacks)
+    num_epochs = -(-total_steps // period)
+    if progress_bar:
+        callbacks.append(_ProgressBar(num_epochs))
+    logs: dict[str, float] = {}
+    for stretch in stretches(start_step, total_steps, period):
+        history = model.fit(
+            make_dataset(stretch.first_step),
+            initial_epoch=stretch.first_epoch,
+            epochs=stretch.first_epoch + stretch.epochs,
+            steps_per_epoch=stretch.steps_per_epoch,
+            callbacks=callbacks,
+            verbose=1 if progress_bar else 0,
+        )
+        logs = {name: values[-1] for name, values in history.history.items()}
+    return logs
+
+
+class _ProgressBar(keras.callbacks.ProgbarLogger):
+    """Keras' bar, which counts epochs over the whole run and not over one `fit` call."""
+
+    def __init__(self, num_epochs: int):
+        super().__init__()
+        self._num_epochs = num_epochs
+
+    def set_params(self, params):
+        """Takes over all but the number of epochs."""
+        super().set_params({**params, "epochs": self._num_epochs})

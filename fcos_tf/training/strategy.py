@@ -1,0 +1,31 @@
+"""From a name to the `tf.distribute` strategy that a model is built and trained under."""
+
+import tensorflow as tf
+
+STRATEGIES = ("auto", "one_device", "mirrored")
+
+
+def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
+    """Makes the strategy; build and compile the model inside its `scope()`.
+
+    Args:
+        name: "one_device": the default strategy, which places a model on one GPU or on the CPU;
+            "mirrored": every visible GPU holds a copy and takes its share of each batch;
+            "auto": mirrored where there are several GPUs, else one device.
+
+    Returns:
+        The strategy. Its `num_replicas_in_sync` is the number of devices that share a batch.
+
+    Raises:
+        ValueError: For another name.
+
+    Example:
+        >>> with make_strategy("one_device").scope():
+        ...     model = keras.Sequential([keras.layers.Dense(1)])
+    """
+    if name not in STRATEGIES:
+        raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {name!r}")
+    several = len(tf.config.list_physical_devices("GPU")) > 1
+    if name == "mirrored" or (name == "auto" and several):
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()

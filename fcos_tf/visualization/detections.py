@@ -1,0 +1,277 @@
+"""Boxes, labels and scores drawn on an image."""
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from fcos_tf.visualization.text import font_for
+
+# Hand-picked so that neighbours differ in hue as well as in lightness and all of them stand out
+# from photos; labels beyond the list go round the hue circle by the golden angle.
+_PALETTE = (
+    (230, 57, 70),
+    (29, 145, 255),
+    (255, 209, 0),
+    (0, 168, 107),
+    (255, 122, 0),
+    (160, 84, 255),
+    (0, 210, 230),
+    (255, 92, 190),
+    (150, 220, 0),
+    (150, 90, 40),
+)
+_GOLDEN_RATIO = 0.6180339887498949
+
+Tag = tuple[int, int, int, int]  # left, top, right, bottom of a label in pixels
+
+
+def class_colour(label: int) -> tuple[int, int, int]:
+    """Returns the RGB colour (0-255) of a class; the same in every picture."""
+    label = int(label)
+    if 0 <= label < len(_PALETTE):
+        return _PALETTE[label]
+    lightness = (0.5, 0.68, 0.4)[label % 3]
+    red, green, blue = colorsys.hls_to_rgb((label * _GOLDEN_RATIO) % 1.0, lightness, 0.9)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def draw_detections(
+    image: Any,
+    detections: Mapping[str, Any],
+    class_names: Sequence[str] | None = None,
+    *,
+    score_threshold: float = 0.3,
+    line_width: int | None = None,
+    text_size: int | None = None,
+) -> np.ndarray:
+    """Draws what a detector found in one image.
+
+    Args:
+        image: [H, W, 3] RGB, or [H, W] grey; uint8, or float 0-255.
+        detections: `boxes` [D, 4] xyxy in pixels of `image`, `scores` [D], `labels` [D], where
+            a negative label is padding; or the same with a leading axis of one image.
+        class_names: name of each label; without it the number is written.
+        score_threshold: detections below it are left out.
+        line_width: in pixels; by default it follows the size of the image.
+        text_size: in pixels; by default it follows the size of the image, 0 writes no text.
+
+    Returns:
+        [H, W, 3] uint8, a new array.
+
+    Raises:
+        ValueError: an image or detections of another shape; more than one image.
+
+    Example:
+        picture = draw_detections(image, model.predict(image[None]), model.class_names)
+    """
+    boxes, labels, scores = select_detections(detections, score_threshold)
+    return draw_boxes(
+        image,
+        boxes,
+        labels,
+        scores,
+        class_names=class_names,
+        line_width=line_width,
+        text_size=text_size,
+    )
+
+
+def select_detections(
+    detections: Mapping[str, Any], score_threshold: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns boxes [K, 4], labels [K], scores [K] of one image without padding and low scores.
+
+    Raises:
+        ValueError: detections of several images.
+    """
+    arrays = [np.asarray(detections[key]) for key in ("boxes", "labels", "scores")]
+    if arrays[0].ndim == 3:
+        if len(arrays[0]) != 1:
+            raise ValueError(f"expected the detections of one image, got {len(arrays[0])} images")
+        arrays = [array[0] for array in arrays]
+    boxes, labels, scores = arrays
+    kept = (labels >= 0) & (scores >= score_threshold)
+    return boxes[kept], labels[kept], scores[kept]
+
+
+def draw_boxes(
+    image: Any,
+    boxes: Any,
+    labels: Any = None,
+    scores: Any = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    line_width: int | None = None,
+    text_size: int | None = None,
+) -> np.ndarray:
+    """Draws boxes in the colours of their classes, each with its name and score.
+
+    Args:
+        image: [H, W, 3] RGB, or [H, W] grey; uint8, or float 0-255.
+        boxes: [K, 4] xyxy in pixels of `image`; cut off at its border.
+        labels: [K] class numbers, or None for all of one colour without text.
+        scores: [K] in 0..1, or None to write only the name.
+        class_names: name of each label; without it the number is written.
+        line_width: in pixels; by default it follows the size of the image.
+        text_size: in pixels; by default it follows the size of the image, 0 writes no text.
+
+    Returns:
+        [H, W, 3] uint8, a new array.
+
+    Raises:
+        ValueError: an image, boxes, labels or scores of another shape; a box that is not finite.
+    """
+    pixels = as_rgb(image)
+    boxes, labels, scores = _checked(boxes, labels, scores)
+    height, width = pixels.shape[:2]
+    if line_width is None:
+        line_width = max(1, round(min(height, width) / 180))
+    if text_size is None:
+        text_size = max(9, round(0.026 * (height * width) ** 0.5))
+
+    # The surest detection is drawn last, on top, and chooses the place of its label first.
+    order = np.arange(len(boxes)) if scores is None else np.argsort(-scores, kind="stable")
+    rectangles = [_covered(box, (width, height)) for box in boxes]
+    for i in order[::-1]:
+        _outline(
+            pixels, rectangles[i], class_colour(0 if labels is None else labels[i]), line_width
+        )
+    if labels is None or text_size == 0 or len(boxes) == 0:
+        return pixels
+    tags: list[Tag] = []
+    texts = []
+    for i in order:
+        texts.append(_text(int(labels[i]), None if scores is None else scores[i], class_names))
+        tags.append(_place(rectangles[i], texts[-1], text_size, (width, height), tags))
+    picture = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(picture)
+    for i, tag, text in reversed(list(zip(order, tags, texts, strict=True))):
+        _write(draw, tag, text, text_size, class_colour(labels[i]))
+    return np.array(picture)
+
+
+def as_rgb(image: Any) -> np.ndarray:
+    """Returns the image as a new [H, W, 3] uint8 array.
+
+    Args:
+        image: [H, W, 3], [H, W, 1] or [H, W]; uint8, or numbers of 0-255.
+
+    Raises:
+        ValueError: another shape, or no pixels.
+    """
+    array = np.asarray(image)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=-1)
+    if array.ndim != 3 or array.shape[-1] != 3 or array.size == 0:
+        raise ValueError(f"expected an image [H, W, 3] or [H, W], got shape {np.shape(image)}")
+    if array.dtype != np.uint8:
+        array = np.clip(np.round(np.nan_to_num(array.astype(np.float32))), 0, 255)
+    return np.ascontiguousarray(array).astype(np.uint8, copy=True)
+
+
+def _checked(boxes: Any, labels: Any, scores: Any):
+    boxes = np.asarray(boxes, np.float64)
+    boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"expected boxes [K, 4], got shape {boxes.shape}")
+    for i in np.flatnonzero(~np.isfinite(boxes).all(axis=1)):
+        raise ValueError(f"expected finite boxes, got {boxes[i].tolist()} in row {i}")
+    columns = []
+    for name, values in (("labels", labels), ("scores", scores)):
+        values = None if values is None else np.asarray(values)
+        if values is not None and values.shape != (len(boxes),):
+            raise ValueError(f"expected {name} [{len(boxes)}], got shape {values.shape}")
+        columns.append(values)
+    return boxes, *columns
+
+
+def _covered(box: np.ndarray, size: tuple[int, int]) -> Tag:
+    """Returns first and last column and row that a box covers, at least one pixel, inside."""
+    width, height = size
+    x1, y1, x2, y2 = np.round(box)
+    left, top = np.clip((min(x1, x2), min(y1, y2)), 0, (width - 1, height - 1))
+    right, bottom = np.clip(
+        (max(x1, x2) - 1, max(y1, y2) - 1), (left, top), (width - 1, height - 1)
+    )
+    return int(left), int(top), int(right), int(bottom)
+
+
+def _outline(pixels: np.ndarray, rectangle: Tag, colour: tuple, line_width: int) -> None:
+    """Draws a frame inside the rectangle, and a thin shade on both sides of it."""
+    left, top, right, bottom = rectangle
+    if line_width > 1:
+        edge = max(1, line_width // 3)
+        for offset in (-edge, line_width):
+            shade = (left + offset, top + offset, right - offset, bottom - offset)
+            _frame(pixels, shade, (0, 0, 0), edge, opacity=0.28)
+    _frame(pixels, rectangle, colour, line_width)
+
+
+def _frame(
+    pixels: np.ndarray, rectangle: Tag, colour: tuple, line_width: int, opacity: float = 1.0
+) -> None:
+    """Mixes `colour` into a frame that lies inside the rectangle; what is outside is cut off."""
+    left, top, right, bottom = rectangle
+    if right < left or bottom < top:
+        return
+    # Four strips that share no pixel, as (x1, y1, x2, y2) with open ends.
+    upper, lower = min(top + line_width, bottom + 1), max(bottom + 1 - line_width, top)
+    lower = max(lower, upper)
+    near, far = min(left + line_width, right + 1), max(right + 1 - line_width, left)
+    far = max(far, near)
+    for x1, y1, x2, y2 in (
+        (left, top, right + 1, upper),
+        (left, lower, right + 1, bottom + 1),
+        (left, upper, near, lower),
+        (far, upper, right + 1, lower),
+    ):
+        strip = pixels[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)]
+        strip[:] = np.round((1 - opacity) * strip + opacity * np.array(colour))
+
+
+def _text(label: int, score: float | None, class_names: Sequence[str] | None) -> str:
+    known = class_names is not None and 0 <= label < len(class_names)
+    # Line breaks would take the text out of its background.
+    name = " ".join(str(class_names[label] if known else label).split())
+    return name if score is None else f"{name} {float(score):.2f}"
+
+
+def _place(
+    rectangle: Tag, text: str, text_size: int, size: tuple[int, int], taken: Sequence[Tag]
+) -> Tag:
+    """Returns where the label goes: at a corner of its box, inside the image, and off the others.
+
+    Above the box is best, then inside at the top, then below, then inside at the bottom; where
+    all of these are taken it stays above.
+    """
+    font = font_for(text, text_size)
+    pad = max(1, text_size // 6)
+    width = round(font.getlength(text)) + 2 * pad
+    height = sum(font.getmetrics()) + pad
+    left, top, right, bottom = rectangle
+    places = []
+    for x in (left, right + 1 - width):
+        for y in (top - height, top, bottom + 1, bottom + 1 - height):
+            x_inside = max(0, min(x, size[0] - width))
+            y_inside = max(0, min(y, size[1] - height))
+            places.append((x_inside, y_inside, x_inside + width, y_inside + height))
+    return next((p for p in places if not any(_overlap(p, other) for other in taken)), places[0])
+
+
+def _overlap(a: Tag, b: Tag) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _write(draw: ImageDraw.ImageDraw, tag: Tag, text: str, text_size: int, colour: tuple) -> None:
+    """Writes the text on a filled background, in black or white, whichever reads better."""
+    left, top, right, bottom = tag
+    draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
+    red, green, blue = colour
+    ink = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
+    middle = (left + (right - left) / 2, top + (bottom - top) / 2)
+    draw.text(middle, text, fill=ink, font=font_for(text, text_size), anchor="mm")

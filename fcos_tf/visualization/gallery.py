@@ -1,0 +1,164 @@
+"""One picture of many images: what is there beside what was found."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from fcos_tf.visualization.detections import as_rgb, draw_boxes, select_detections
+from fcos_tf.visualization.text import font_for
+
+_PAPER, _INK, _FAINT = (243, 243, 245), (30, 30, 30), (110, 110, 110)
+
+
+def save_gallery(
+    path: str | Path,
+    images: Sequence[Any],
+    ground_truth: Any,
+    detections: Any,
+    class_names: Sequence[str] | None = None,
+    *,
+    columns: int = 2,
+    score_threshold: float = 0.3,
+    panel_size: int = 384,
+) -> Path:
+    """Writes a PNG with a pair of panels for each image: ground truth, and detections.
+
+    Images are scaled so that their long side fills a panel, and drawn on after that, so boxes
+    and labels of a 128-pixel image can be read as well.
+
+    Args:
+        path: the file to write; its folder is made if need be.
+        images: [B, H, W, 3], or B arrays [H, W, 3]; uint8, or float 0-255.
+        ground_truth: the `targets` of a batch (`boxes` [B, M, 4] xyxy in pixels of `images`,
+            `labels` [B, M] with -1 as padding, and, if there, `image_sizes` [B, 2], to which the
+            images are cut), or B such dictionaries for one image each.
+        detections: `boxes` [B, D, 4], `scores` [B, D], `labels` [B, D], or B dictionaries.
+        class_names: name of each label; without it the number is written.
+        columns: pairs beside each other.
+        score_threshold: detections below it are left out.
+        panel_size: side of a panel in pixels.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: no images, or a number of images, truths and detections that differs.
+    """
+    if len(images) == 0:
+        raise ValueError(f"no images to draw for {path}")
+    truths = _per_image(ground_truth, len(images), "ground truth")
+    found = _per_image(detections, len(images), "detections")
+    columns = max(1, min(columns, len(images)))
+    cells = [
+        _pair(as_rgb(image), truth, detection, class_names, score_threshold, panel_size)
+        for image, truth, detection in zip(images, truths, found, strict=True)
+    ]
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heights = [max(panel.height for pair in row for panel, _ in pair) for row in rows]
+
+    gap, head, foot = panel_size // 32, panel_size // 9, panel_size // 12
+    cell_width = 2 * panel_size + 4 * gap
+    size = (columns * cell_width, head + sum(heights) + len(rows) * (foot + gap))
+    canvas = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    titles = ("ground truth", f"detections, score ≥ {score_threshold:g}")
+    for column in range(columns):
+        for side, title in enumerate(titles):
+            left = column * cell_width + 2 * gap + side * (panel_size + gap)
+            _caption(draw, (left, head // 2), title, panel_size // 20, _INK)
+    top = head
+    for row, height in zip(rows, heights, strict=True):
+        for column, pair in enumerate(row):
+            for side, (panel, caption) in enumerate(pair):
+                left = column * cell_width + 2 * gap + side * (panel_size + gap)
+                canvas.paste(panel, (left, top))
+                _caption(
+                    draw, (left, top + panel.height + foot // 2), caption, panel_size // 26, _FAINT
+                )
+        top += height + foot + gap
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(path, format="PNG")
+    return path
+
+
+def _pair(
+    image: np.ndarray,
+    truth: Mapping[str, Any],
+    detection: Mapping[str, Any],
+    class_names: Sequence[str] | None,
+    score_threshold: float,
+    panel_size: int,
+) -> list[tuple[Image.Image, str]]:
+    """Returns the panels of ground truth and of detections, each with its caption."""
+    image = _valid_part(image, truth.get("image_sizes"))
+    true_labels = np.asarray(truth["labels"])
+    kept = true_labels >= 0
+    sides = (
+        ("object", (np.asarray(truth["boxes"])[kept], true_labels[kept], None)),
+        ("detection", select_detections(detection, score_threshold)),
+    )
+    return [
+        (_panel(image, *found, class_names, panel_size), _count(len(found[0]), noun))
+        for noun, found in sides
+    ]
+
+
+def _panel(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray | None,
+    class_names: Sequence[str] | None,
+    panel_size: int,
+) -> Image.Image:
+    height, width = image.shape[:2]
+    factor = panel_size / max(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    x_scale, y_scale = size[0] / width, size[1] / height
+    drawn = draw_boxes(
+        scaled,
+        np.asarray(boxes, np.float64) * (x_scale, y_scale, x_scale, y_scale),
+        labels,
+        scores,
+        class_names=class_names,
+        line_width=max(1, round(panel_size / 150)),
+        text_size=max(9, round(panel_size / 28)),
+    )
+    return Image.fromarray(drawn)
+
+
+def _per_image(values: Any, num_images: int, what: str) -> list[Mapping[str, Any]]:
+    """Returns one dictionary per image, from a batched dictionary or a sequence of them."""
+    if isinstance(values, Mapping):
+        arrays = {key: np.asarray(value) for key, value in values.items()}
+        arrays = {key: array for key, array in arrays.items() if array.ndim}
+        counts = {key: len(array) for key, array in arrays.items()}
+        if set(counts.values()) != {num_images}:
+            raise ValueError(f"expected {what} of {num_images} images, got {counts}")
+        return [{key: array[i] for key, array in arrays.items()} for i in range(num_images)]
+    if len(values) != num_images:
+        raise ValueError(f"expected {what} of {num_images} images, got {len(values)}")
+    return list(values)
+
+
+def _valid_part(image: np.ndarray, image_size: Any) -> np.ndarray:
+    if image_size is None:
+        return image
+    height, width = (max(1, round(float(side))) for side in image_size)
+    return image[:height, :width]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _caption(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, ink: tuple
+) -> None:
+    size = max(9, size)
+    draw.text(place, text, fill=ink, font=font_for(text, size), anchor="lm")

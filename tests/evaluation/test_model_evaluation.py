@@ -1,0 +1,148 @@
+"""A model with known answers, run over data sets: frames, ids, batches, metrics."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fcos_tf.evaluation import compile_detect, evaluate, run_detector, score_records
+
+# Canvas 64 x 128 with a valid part of 50 x 100 (height, width); the original is 100 x 400, so
+# y is to be doubled and x to be multiplied by 4.
+IMAGE_SIZE, ORIGINAL_SIZE = (50.0, 100.0), (100.0, 400.0)
+IMAGE_IDS = (11, 22, 33)
+TRUTH = np.array([[[10, 5, 20, 25]], [[0, 0, 50, 50]], [[30, 10, 90, 40]]], np.float32)
+LABELS = np.array([[0], [1], [1]], np.int32)
+
+
+class KnownAnswers:
+    """Finds what `boxes` and `labels` say; the first pixel tells which image it is looking at."""
+
+    def __init__(self, boxes=TRUTH, labels=LABELS):
+        self.boxes, self.labels = tf.constant(boxes), tf.constant(labels)
+        self.traced_batches = []
+
+    def detect(self, images, image_sizes=None):
+        self.traced_batches.append(images.shape[0])
+        tf.debugging.assert_equal(image_sizes, tf.ones_like(image_sizes) * IMAGE_SIZE)
+        which = tf.cast(images[:, 0, 0, 0], tf.int32)
+        labels = tf.gather(self.labels, which)
+        return {
+            "boxes": tf.gather(self.boxes, which),
+            "scores": tf.where(labels >= 0, 0.75, 0.0),
+            "labels": labels,
+            "num_detections": tf.reduce_sum(tf.cast(labels >= 0, tf.int32), axis=1),
+        }
+
+
+def make_dataset(batch_size=2, image_ids=IMAGE_IDS, class_names=("cat", "dog"), ids=(7, 9)):
+    images = np.zeros((3, 64, 128, 3), np.uint8)
+    images[:, 0, 0, 0] = range(3)
+    padding = np.zeros((3, 2, 4), np.float32)  # two rows of padding after the box
+    targets = {
+        "boxes": np.concatenate([TRUTH, padding], axis=1),
+        "labels": np.concatenate([LABELS, np.full((3, 2), -1, np.int32)], axis=1),
+        "image_sizes": np.tile(np.float32(IMAGE_SIZE), (3, 1)),
+        "original_sizes": np.tile(np.float32(ORIGINAL_SIZE), (3, 1)),
+        "image_ids": np.array(image_ids, np.int64),
+    }
+    dataset = tf.data.Dataset.from_tensor_slices((images, targets)).batch(batch_size)
+    if class_names:
+        dataset.class_names = class_names
+    if ids:
+        dataset.category_ids = ids
+    return dataset
+
+
+def test_boxes_go_back_to_the_original_frame_and_to_the_ids_of_the_data_set():
+    boxes = TRUTH.copy()
+    boxes[2] = [90, 40, 120, 60]
+    records = run_detector(KnownAnswers(boxes), make_dataset())
+    assert records.detections == [
+        # [10, 5, 20, 25] -> [40, 10, 80, 50]
+        {"image_id": 11, "category_id": 7, "bbox": [40.0, 10.0, 40.0, 40.0], "score": 0.75},
+        {"image_id": 22, "category_id": 9, "bbox": [0.0, 0.0, 200.0, 100.0], "score": 0.75},
+        # [90, 40, 120, 60] -> [360, 80, 480, 120], of which the image holds [360, 80, 400, 100]
+        {"image_id": 33, "category_id": 9, "bbox": [360.0, 80.0, 40.0, 20.0], "score": 0.75},
+    ]
+    truth = records.ground_truth
+    assert truth["images"][0] == {"id": 11, "height": 100, "width": 400}
+    assert truth["categories"] == [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}]
+    assert [(a["image_id"], a["category_id"], a["bbox"]) for a in truth["annotations"]] == [
+        (11, 7, [40.0, 10.0, 40.0, 40.0]),
+        (22, 9, [0.0, 0.0, 200.0, 100.0]),
+        (33, 9, [120.0, 20.0, 240.0, 60.0]),  # [30, 10, 90, 40] -> [120, 20, 360, 80]
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_scores_do_not_depend_on_the_batch_size(batch_size):
+    metrics = evaluate(KnownAnswers(), make_dataset(batch_size))
+    # Areas: 1600 is medium, 20000 and 14400 are large; all are found.
+    assert metrics["AP"] == pytest.approx(1.0)
+    assert (metrics["APs"], metrics["APm"], metrics["APl"]) == pytest.approx((-1.0, 1.0, 1.0))
+    # With the last image's dog taken for a cat: cats have a hit and a false alarm of equal score
+    # in the order of the images, so AP 1; of two dogs one is found, AP 51/101.
+    labels = LABELS.copy()
+    labels[2] = 0
+    metrics = evaluate(KnownAnswers(labels=labels), make_dataset(batch_size))
+    assert metrics["AP"] == pytest.approx((1 + 51 / 101) / 2)
+
+
+def test_a_smaller_last_batch_needs_no_second_trace():
+    model = KnownAnswers()
+    run_detector(model, make_dataset(batch_size=2))
+    assert model.traced_batches == [2]
+
+
+def test_a_compiled_detect_serves_several_evaluations():
+    model, progress = KnownAnswers(), []
+    detect = compile_detect(model)
+    for _ in range(2):
+        assert evaluate(model, make_dataset(), detect=detect, progress=progress.append)["AP"] == 1
+    assert model.traced_batches == [2]
+    assert progress == [2, 3, 2, 3]
+
+
+def test_nothing_found():
+    metrics = evaluate(KnownAnswers(labels=np.full_like(LABELS, -1)), make_dataset())
+    assert metrics["AP"] == 0.0
+
+
+def test_classes_without_the_attributes_of_the_data_set():
+    model = KnownAnswers()
+    dataset = make_dataset(class_names=None, ids=None)
+    categories = run_detector(model, dataset).ground_truth["categories"]
+    assert categories == [{"id": 1, "name": "0"}, {"id": 2, "name": "1"}]
+    model.class_names = ("cat", "dog", "cow")
+    categories = run_detector(model, dataset).ground_truth["categories"]
+    assert [(c["id"], c["name"]) for c in categories] == [(1, "cat"), (2, "dog"), (3, "cow")]
+
+
+def test_a_plain_list_of_batches_will_do():
+    batches = [
+        (images.numpy(), {key: value.numpy() for key, value in targets.items()})
+        for images, targets in make_dataset()
+    ]
+    assert evaluate(KnownAnswers(), batches)["AP"] == pytest.approx(1.0)
+
+
+def test_metrics_by_name():
+    records = run_detector(KnownAnswers(), make_dataset())
+    assert score_records(records, "coco") == score_records(records, ("coco",))
+    with pytest.raises(ValueError, match="unknown metric 'voc12'; there are: coco"):
+        evaluate(KnownAnswers(), make_dataset(), metrics=("coco", "voc12"))
+
+
+def test_what_cannot_be_evaluated_is_named():
+    with pytest.raises(ValueError, match="image id 11 occurs twice"):
+        evaluate(KnownAnswers(), make_dataset(image_ids=(11, 22, 11)))
+    with pytest.raises(ValueError, match=r"never ends.*repeat=False"):
+        evaluate(KnownAnswers(), make_dataset().repeat())
+    with pytest.raises(ValueError, match="no batch"):
+        evaluate(KnownAnswers(), make_dataset().take(0))
+    with pytest.raises(ValueError, match=r"image id 22: expected labels below 1, .* got 1"):
+        evaluate(KnownAnswers(), make_dataset(class_names=("cat",), ids=(7,)))
+    boxes = TRUTH.copy()
+    boxes[1, 0, 2] = np.nan
+    with pytest.raises(ValueError, match=r"image id 22.*finite bbox"):
+        evaluate(KnownAnswers(boxes), make_dataset())

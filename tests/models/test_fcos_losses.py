@@ -1,0 +1,141 @@
+"""The losses of FCOS on hand-made scenes, and their gradients."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fcos_tf import FCOS
+
+LN2 = math.log(2)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return FCOS(2, backbone="resnet18", fpn_channels=32, head_convs=1)
+
+
+@pytest.fixture
+def losses_of(model):
+    def compute(boxes, labels, *, ltrb, size, class_logit=0.0, quality="centerness", loss="giou"):
+        """Losses of constant predictions; ltrb is one vector for all points or [B, N, 4]."""
+        boxes = np.asarray(boxes, "float32")
+        num_points = sum(-(-size[0] // s) * -(-size[1] // s) for s in (8, 16, 32, 64, 128))
+        shape = (len(boxes), num_points)
+        predictions = {
+            "class_logits": np.full((*shape, 2), class_logit, "float32"),
+            "ltrb": np.broadcast_to(np.asarray(ltrb, "float32"), (*shape, 4)),
+            "centerness_logits": np.zeros(shape, "float32"),
+        }
+        targets = {"boxes": boxes, "labels": np.asarray(labels, "int32")}
+        model.quality, model.box_loss = quality, loss
+        parts = model.compute_losses(predictions, targets, size)
+        model.quality, model.box_loss = "centerness", "giou"
+        return {name: float(value) for name, value in parts.items()}
+
+    return compute
+
+
+# An 8x8 image has one point a level: (4, 4) of P3, (8, 8) of P4, ... The box (0, 0, 8, 8) is
+# learnt by the first alone, half a stride from every side, centerness 1. The second image of the
+# batch is empty.
+BOXES = [[[0, 0, 8, 8]], [[0, 0, 0, 0]]]
+LABELS = [[1], [-1]]
+
+
+def test_one_positive_and_an_empty_image(losses_of):
+    parts = losses_of(BOXES, LABELS, ltrb=[0.5, 0.5, 1.0, 0.5], size=(8, 8))
+    # 2 images * 5 points * 2 classes at p = 1/2: one 1 (.25 * .25 ln 2), 19 zeros (.75 * .25 ln 2).
+    assert parts["classification_loss"] == pytest.approx((0.0625 + 19 * 0.1875) * LN2, rel=1e-6)
+    # Predicted (0, 0, 12, 8): IoU 64 / 96, hull = union: 1 - 2/3.
+    assert parts["box_loss"] == pytest.approx(1 / 3, rel=1e-6)
+    assert parts["centerness_loss"] == pytest.approx(LN2, rel=1e-6)
+    assert parts["num_positives"] == 1
+
+
+def test_other_box_losses(losses_of):
+    scene = {"ltrb": [0.5, 0.5, 1.0, 0.5], "size": (8, 8)}
+    assert losses_of(BOXES, LABELS, loss="iou", **scene)["box_loss"] == pytest.approx(
+        math.log(1.5), rel=1e-6
+    )
+    assert losses_of(BOXES, LABELS, loss="l1", **scene)["box_loss"] == pytest.approx(0.5)
+
+
+def test_box_loss_is_weighted_by_centerness_and_divided_by_its_sum(losses_of):
+    # 16x32, box (0, 0, 24, 16), centre (12, 8), reach 12: P3 points (4, y), (12, y), (20, y) with
+    # y = 4 and 12. ltrb in strides, y = 4: (.5, .5, 2.5, 1.5), (1.5, .5, 1.5, 1.5), mirrored.
+    # Centerness: sqrt(1/5 * 1/3), sqrt(1 * 1/3), sqrt(1/5 * 1/3).
+    outer, middle = math.sqrt(1 / 15), math.sqrt(1 / 3)
+    # Prediction (1.5, .5, 1.5, 1.5): L1 at the middle points of the row y = 4 is 0, of the row
+    # y = 12, whose targets are (1.5, 1.5, 1.5, .5), 2; at the outer ones 1 + 1 = 2 and 4.
+    parts = losses_of(
+        [[[0, 0, 24, 16]]], [[0]], ltrb=[1.5, 0.5, 1.5, 1.5], size=(16, 32), loss="l1"
+    )
+    expected = (middle * 2 + 2 * outer * 2 + 2 * outer * 4) / (2 * middle + 4 * outer)
+    assert parts["num_positives"] == 6
+    assert parts["box_loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_iou_quality_learns_the_iou_and_does_not_weight(losses_of):
+    parts = losses_of(BOXES, LABELS, ltrb=[0.5, 0.5, 1.0, 0.5], size=(8, 8), quality="iou")
+    # At logit 0 the cross-entropy is ln 2 whatever the target; the box loss is the plain mean.
+    assert parts["centerness_loss"] == pytest.approx(LN2, rel=1e-6)
+    assert parts["box_loss"] == pytest.approx(1 / 3, rel=1e-6)
+
+
+def test_iou_quality_target_carries_no_gradient(model):
+    model.quality = "iou"
+    ltrb = tf.fill((2, 5, 4), 0.4)
+    logits = tf.fill((2, 5), 1.0)
+    targets = {"boxes": np.float32(BOXES), "labels": np.int32(LABELS)}
+    with tf.GradientTape() as tape:
+        tape.watch([ltrb, logits])
+        predictions = {
+            "class_logits": tf.zeros((2, 5, 2)),
+            "ltrb": ltrb,
+            "centerness_logits": logits,
+        }
+        loss = model.compute_losses(predictions, targets, (8, 8))["centerness_loss"]
+    to_ltrb, to_logits = tape.gradient(loss, [ltrb, logits])
+    model.quality = "centerness"
+    assert to_ltrb is None or not np.any(to_ltrb)
+    # (sigmoid(1) - IoU) with IoU = (.8 * .8) / (1 * 1)
+    assert float(to_logits[0, 0]) == pytest.approx(1 / (1 + math.exp(-1)) - 0.64, rel=1e-5)
+
+
+@pytest.mark.parametrize("num_boxes", [0, 3])
+def test_no_boxes_at_all_give_finite_loss_and_gradients(model, num_boxes):
+    images = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3)).astype("float32")
+    targets = {
+        "boxes": tf.zeros((2, num_boxes, 4)),
+        "labels": tf.fill((2, num_boxes), -1),
+    }
+    with tf.GradientTape() as tape:
+        predictions = model(images, training=True)
+        loss, parts = model.compute_loss_parts({"images": images}, targets, predictions)
+    gradients = tape.gradient(loss, model.trainable_weights)
+    assert parts["num_positives"] == 1 and parts["box_loss"] == parts["centerness_loss"] == 0
+    # 86 points * 2 images * 2 classes, all background at p near .01: about .75 * .01^2 * .01 each.
+    assert 0 < float(parts["classification_loss"]) < 344 * 0.75 * 0.02**3
+    assert all(np.isfinite(g).all() for g in gradients if g is not None)
+    assert any(np.abs(g).max() > 0 for g in gradients if g is not None)
+
+
+def test_compute_loss_is_the_sum_that_train_step_reports(model):
+    images = np.random.default_rng(1).integers(0, 255, (2, 64, 64, 3)).astype("uint8")
+    targets = {
+        "boxes": np.float32([[[4, 4, 40, 40]], [[0, 0, 0, 0]]]),
+        "labels": np.int32([[1], [-1]]),
+    }
+    model.compile(keras.optimizers.SGD(0.0))
+    direct = model.compute_loss(images, targets, model(images), None)
+    logs = model.evaluate(
+        tf.data.Dataset.from_tensors((images, targets)), verbose=0, return_dict=True
+    )
+    assert logs["loss"] == pytest.approx(float(direct), rel=1e-5)
+    names = ("classification_loss", "box_loss", "centerness_loss")
+    assert logs["loss"] == pytest.approx(sum(logs[name] for name in names), rel=1e-6)
+    with pytest.raises(ValueError, match="sample weights"):
+        model.compute_loss(images, targets, model(images), np.ones(2))

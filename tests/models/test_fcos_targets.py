@@ -1,0 +1,195 @@
+"""Which point learns which box, on scenes small enough to do by hand.
+
+A 64x64 image has P3 points at 4, 12, 20, ..., 60 on both axes, P4 points at 8, 24, 40, 56, P5 at
+16, 48, P6 at 32 and P7 at 64.
+"""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fcos_tf.models.fcos import STRIDES
+from fcos_tf.models.fcos_targets import SIZE_RANGES, expand_size_ranges, fcos_targets
+from fcos_tf.ops.points import grid_sizes, pyramid_points
+
+
+def targets_for(boxes, labels, *, size=(64, 64), radius=1.5, num_classes=3):
+    """Targets [B, N, ...] as numpy, with the points they belong to."""
+    grids = grid_sizes(*size, STRIDES)
+    points, strides = pyramid_points(grids, STRIDES)
+    result = fcos_targets(
+        points,
+        strides,
+        expand_size_ranges(SIZE_RANGES, grids),
+        np.asarray(boxes, "float32"),
+        np.asarray(labels, "int32"),
+        num_classes=num_classes,
+        center_sampling_radius=radius,
+    )
+    result = {name: np.asarray(value) for name, value in result.items()}
+    return result, np.asarray(points), np.asarray(strides)
+
+
+def positives(result, points, strides, image=0):
+    """{(x, y, stride): index of the box}."""
+    matched = result["matched_gt_index"][image]
+    return {
+        (*points[n].astype(int).tolist(), int(strides[n])): int(matched[n])
+        for n in np.flatnonzero(matched >= 0)
+    }
+
+
+def test_of_two_boxes_the_smaller_wins():
+    # The large box is learnt by P3 points with |d| < 12 from its centre 24: 20 and 28, and so on
+    # both axes. The small one, centre 20, 8 wide, has only (20, 20).
+    result, points, strides = targets_for([[[8, 8, 40, 40], [16, 16, 24, 24]]], [[2, 0]])
+    assert positives(result, points, strides) == {
+        (20, 20, 8): 1,
+        (28, 20, 8): 0,
+        (20, 28, 8): 0,
+        (28, 28, 8): 0,
+    }
+    n = np.flatnonzero((points == [20, 20]).all(1) & (strides == 8))[0]
+    np.testing.assert_array_equal(result["class_targets"][0, n], [1, 0, 0])
+    np.testing.assert_array_equal(result["ltrb_targets"][0, n], [0.5, 0.5, 0.5, 0.5])
+    assert result["centerness_targets"][0, n] == 1
+    m = np.flatnonzero((points == [28, 20]).all(1) & (strides == 8))[0]
+    np.testing.assert_array_equal(result["class_targets"][0, m], [0, 0, 1])
+    # (28 - 8, 20 - 8, 40 - 28, 40 - 20) / 8; centerness sqrt(12/20 * 12/20)
+    np.testing.assert_array_equal(result["ltrb_targets"][0, m], [2.5, 1.5, 1.5, 2.5])
+    np.testing.assert_allclose(result["centerness_targets"][0, m], 0.6, rtol=1e-6)
+
+
+def test_equal_areas_first_wins_and_padding_never():
+    boxes = [[[0, 0, 0, 0], [16, 16, 24, 24], [16, 16, 24, 24]]]
+    result, points, strides = targets_for(boxes, [[-1, 2, 1]])
+    assert positives(result, points, strides) == {(20, 20, 8): 1}
+    # The same numbers as padding: nobody's.
+    result, *_ = targets_for(boxes, [[-1, -1, -1]])
+    assert not result["positive_mask"].any()
+
+
+@pytest.mark.parametrize("radius", [None, 0, 1.5])
+def test_a_point_on_a_side_is_outside(radius):
+    # P3 points of the row y = 12 have x = 4 and 20 exactly on the sides; only 12 is inside.
+    result, points, strides = targets_for([[[4, 4, 20, 20]]], [[0]], radius=radius)
+    assert positives(result, points, strides) == {(12, 12, 8): 0}
+
+
+def test_center_square_border_is_outside():
+    # Centre 16, reach 1.5 * 8 = 12: P3 points 4 and 28 lie on the square's border.
+    result, points, strides = targets_for([[[0, 0, 32, 32]]], [[0]])
+    expected = {(x, y, 8): 0 for x in (12, 20) for y in (12, 20)}
+    assert positives(result, points, strides) == expected
+    # Without centre sampling the whole box: 4, 12, 20, 28.
+    result, points, strides = targets_for([[[0, 0, 32, 32]]], [[0]], radius=None)
+    assert len(positives(result, points, strides)) == 16
+
+
+def test_size_range_limits_belong_to_both_levels():
+    # 128x128. In the box (0, 0, 72, 16) the P4 point (8, 8) has right = 64, its largest distance,
+    # and the P3 points of the row y = 12, and of y = 4, with x in 8..64 stay within 64.
+    result, points, strides = targets_for(
+        [[[0, 0, 72, 16]]], [[0]], size=(128, 128), radius=None
+    )
+    found = positives(result, points, strides)
+    assert {p for p in found if p[2] == 16} == {(8, 8, 16)}
+    assert {p[0] for p in found if p[2] == 8} == {12, 20, 28, 36, 44, 52, 60}
+    # One pixel wider: 65 for (8, 8); still P4's. One narrower: 63, nobody's but P3's.
+    result, points, strides = targets_for(
+        [[[0, 0, 71, 16]]], [[0]], size=(128, 128), radius=None
+    )
+    assert not [p for p in positives(result, points, strides) if p[2] == 16]
+
+
+def test_largest_box_goes_to_the_top_level():
+    # 1200 pixels wide: distances over 512 near its ends are P7's; its stride-128 points are 64+128k.
+    result, points, strides = targets_for(
+        [[[0, 0, 1280, 256]]], [[0]], size=(256, 1280), radius=None
+    )
+    top = [p for p in positives(result, points, strides) if p[2] == 128]
+    # All ten columns and both rows: the larger of x and 1280 - x is at least 576.
+    assert len(top) == 20
+
+
+@pytest.mark.parametrize("num_boxes", [0, 1, 5])
+def test_no_boxes(num_boxes):
+    result, *_ = targets_for(np.zeros((2, num_boxes, 4)), np.full((2, num_boxes), -1))
+    assert (result["matched_gt_index"] == -1).all()
+    for name in ("class_targets", "ltrb_targets", "centerness_targets"):
+        assert result[name].sum() == 0 and np.isfinite(result[name]).all()
+
+
+def random_scenes(seed, batch=4, boxes=12, size=256):
+    rng = np.random.default_rng(seed)
+    low = rng.uniform(0, size - 20, (batch, boxes, 2))
+    high = np.minimum(low + rng.uniform(2, size, (batch, boxes, 2)), size)
+    labels = rng.integers(-1, 3, (batch, boxes))
+    return np.concatenate([low, high], -1).astype("float32"), labels.astype("int32")
+
+
+def brute_force(boxes, labels, points, strides, size_ranges, radius):
+    """The rule, point by point and box by box."""
+    matched = np.full(len(points), -1)
+    for n, ((x, y), stride, (low, high)) in enumerate(
+        zip(points, strides, size_ranges, strict=True)
+    ):
+        best = np.inf
+        for m, ((x1, y1, x2, y2), label) in enumerate(zip(boxes, labels, strict=True)):
+            sides = (x - x1, y - y1, x2 - x, y2 - y)
+            near = max(abs(x - (x1 + x2) / 2), abs(y - (y1 + y2) / 2)) < radius * stride
+            area = (x2 - x1) * (y2 - y1)
+            if label >= 0 and min(sides) > 0 and near and low <= max(sides) <= high and area < best:
+                best, matched[n] = area, m
+    return matched
+
+
+def test_against_the_rule_written_as_loops():
+    boxes, labels = random_scenes(0)
+    result, points, strides = targets_for(boxes, labels, size=(256, 256))
+    ranges = np.asarray(expand_size_ranges(SIZE_RANGES, grid_sizes(256, 256, STRIDES)))
+    for image in range(len(boxes)):
+        expected = brute_force(boxes[image], labels[image], points, strides, ranges, 1.5)
+        np.testing.assert_array_equal(result["matched_gt_index"][image], expected)
+    assert result["positive_mask"].sum() > 50
+
+
+def test_batch_equals_single_equals_graph_equals_xla():
+    boxes, labels = random_scenes(1)
+    batch, points, strides = targets_for(boxes, labels, size=(256, 256))
+    for image in range(len(boxes)):
+        single, *_ = targets_for(boxes[image][None], labels[image][None], size=(256, 256))
+        for name in batch:
+            np.testing.assert_array_equal(batch[name][image], single[name][0], err_msg=name)
+    ranges = expand_size_ranges(SIZE_RANGES, grid_sizes(256, 256, STRIDES))
+
+    def run(boxes, labels):
+        return fcos_targets(points, strides, ranges, boxes, labels, num_classes=3)
+
+    for jit_compile in (False, True):
+        compiled = tf.function(run, jit_compile=jit_compile)(boxes, labels)
+        for name in batch:
+            np.testing.assert_allclose(batch[name], compiled[name], rtol=1e-6, err_msg=name)
+
+
+def test_thousand_boxes_on_a_full_size_image_stay_within_a_gibibyte():
+    code = (
+        "import resource, numpy as np, tensorflow as tf\n"
+        "from tests.models.test_fcos_targets import targets_for\n"
+        "targets_for(np.zeros((1, 1, 4)), np.zeros((1, 1)))\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "low = np.random.default_rng(0).uniform(0, 700, (1, 1000, 2))\n"
+        "boxes = np.concatenate([low, low + 90], -1)\n"
+        "result, *_ = targets_for(boxes, np.zeros((1, 1000)), size=(800, 1333))\n"
+        "assert result['positive_mask'].sum() > 1000\n"
+        "print((peak() - before) * 1024)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    used = int(done.stdout.split()[-1])
+    # One [N, M] float array alone is 22,300 * 1001 * 4 = 89 MB: the measurement sees something.
+    assert 80e6 < used < 2**30
+

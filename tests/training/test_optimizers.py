@@ -1,0 +1,90 @@
+import keras
+import numpy as np
+import pytest
+
+from fcos_tf.training.optimizers import SGD
+
+
+def variable(value):
+    return keras.Variable(np.array(value, "float32"))
+
+
+def apply(optimizer, variables, gradients):
+    optimizer.apply_gradients(
+        [(keras.ops.convert_to_tensor(g, "float32"), v) for g, v in zip(gradients, variables)]
+    )
+
+
+def test_two_steps_with_momentum_and_decay():
+    # lr 0.1, momentum 0.5, decay 0.25, gradient 1 both times, w0 = 2:
+    #   step 1: g = 1 + 0.25 * 2   = 1.5     v = -0.15                  w = 1.85
+    #   step 2: g = 1 + 0.25 * 1.85 = 1.4625 v = -0.075 - 0.14625 = -0.22125   w = 1.62875
+    w = variable([[2.0]])
+    optimizer = SGD(0.1, momentum=0.5, weight_decay=0.25)
+    apply(optimizer, [w], [[[1.0]]])
+    np.testing.assert_allclose(w.numpy(), [[1.85]], rtol=1e-6)
+    apply(optimizer, [w], [[[1.0]]])
+    np.testing.assert_allclose(w.numpy(), [[1.62875]], rtol=1e-6)
+
+
+def test_decay_is_not_that_of_keras():
+    # One step with gradient 0 is w - lr * decay * w for both; in the second, ours has momentum:
+    #   Keras: 1 -> 0.9 -> 0.81      ours: v = -0.1, w = 0.9; v = -0.09 - 0.09 = -0.18, w = 0.72
+    ours, theirs = variable([[1.0]]), variable([[1.0]])
+    options = {"learning_rate": 1.0, "momentum": 0.9, "weight_decay": 0.1}
+    mine, keras_sgd = SGD(**options), keras.optimizers.SGD(**options)
+    for _ in range(2):
+        apply(mine, [ours], [[[0.0]]])
+        apply(keras_sgd, [theirs], [[[0.0]]])
+    np.testing.assert_allclose(ours.numpy(), [[0.72]], rtol=1e-6)
+    np.testing.assert_allclose(theirs.numpy(), [[0.81]], rtol=1e-6)
+
+
+def test_clipping_comes_before_the_decay():
+    # Gradients 3 and 4 have norm 5; clipped to 1 they are 0.6 and 0.8. The decay adds
+    # 0.5 * 10 = 5 to each after that: w = 10 - 0.1 * 5.6 and 10 - 0.1 * 5.8.
+    a, b = variable([[10.0]]), variable([[10.0]])
+    apply(SGD(0.1, weight_decay=0.5, global_clipnorm=1.0), [a, b], [[[3.0]], [[4.0]]])
+    np.testing.assert_allclose([a.numpy()[0, 0], b.numpy()[0, 0]], [9.44, 9.42], rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay_vectors, expected", [(False, 1.0), (True, 0.9)])
+def test_biases_and_scalars_are_decayed_on_request_only(decay_vectors, expected):
+    # Gradient 0, lr 1, decay 0.1: a decayed 1 becomes 0.9.
+    bias, scalar, kernel = variable([1.0]), variable(1.0), variable([[1.0]])
+    optimizer = SGD(1.0, weight_decay=0.1, decay_vectors=decay_vectors)
+    apply(optimizer, [bias, scalar, kernel], [[0.0], 0.0, [[0.0]]])
+    np.testing.assert_allclose(bias.numpy(), [expected], rtol=1e-6)
+    np.testing.assert_allclose(scalar.numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(kernel.numpy(), [[0.9]], rtol=1e-6)
+
+
+def test_excluded_variables_are_not_decayed():
+    kernel, excluded = variable([[1.0]]), variable([[1.0]])
+    optimizer = SGD(1.0, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_list=[excluded.value])
+    apply(optimizer, [kernel, excluded], [[[0.0]], [[0.0]]])
+    np.testing.assert_allclose(kernel.numpy(), [[0.9]], rtol=1e-6)
+    np.testing.assert_allclose(excluded.numpy(), [[1.0]])
+
+
+def test_without_decay_it_is_keras_sgd():
+    ours, theirs = variable([[1.0, -2.0]]), variable([[1.0, -2.0]])
+    mine = SGD(0.1, momentum=0.9, nesterov=True)
+    keras_sgd = keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True)
+    for gradient in ([[1.0, 2.0]], [[-3.0, 0.5]], [[0.1, 0.2]]):
+        apply(mine, [ours], [gradient])
+        apply(keras_sgd, [theirs], [gradient])
+    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_serialises_with_all_its_options():
+    optimizer = SGD(0.1, momentum=0.9, weight_decay=1e-4, decay_vectors=True, global_clipnorm=10.0)
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(copy) is SGD
+    assert copy.get_config() == optimizer.get_config()
+
+
+def test_negative_decay_is_refused():
+    with pytest.raises(ValueError, match=r"weight_decay.*>= 0.*-0\.1"):
+        SGD(0.1, weight_decay=-0.1)
