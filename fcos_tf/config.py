@@ -171,7 +171,7 @@ class Config:
         choices=(AUTO, "one_device", "mirrored"),
     )  # fmt: skip
     jit_compile: str = _option(
-        AUTO, "Training", "Compile the step with XLA; auto = not on CPU.",
+        AUTO, "Training", "Compile the step with XLA; auto = on GPUs, for images of a fixed canvas.",
         choices=(AUTO, "true", "false"),
     )  # fmt: skip
 

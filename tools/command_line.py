@@ -59,7 +59,6 @@ def run(
         _die(program, error, status=2)
     debug = values["debug"].value
     try:
-        load_tensorflow()
         tool(config, values)
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
@@ -213,14 +212,17 @@ def help_text(description: str, values: flags.FlagValues) -> str:
 
 def load_tensorflow() -> None:
     """Imports TensorFlow without the remarks it prints on the way, but with real errors."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # What matters comes as a Python exception as well.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     # They come from C++ before its logging can be set up, so only the file descriptor catches them.
     with tempfile.TemporaryFile() as caught:
         saved = os.dup(2)
         try:
             os.dup2(caught.fileno(), 2)
-            import tensorflow as tf  # noqa: F401
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
         finally:
             os.dup2(saved, 2)
             os.close(saved)
@@ -290,7 +292,11 @@ def _is_for_the_user(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     text = getattr(error, "message", None) or str(error) or type(error).__name__
-    # TensorFlow adds the names of graph nodes around the words of an error.
+    # What Python code inside a TensorFlow graph raised: "...ValueError: words\nTraceback ...".
+    inner = re.search(r"\w+Error: (.+?)\s*\nTraceback \(most recent", text, flags=re.DOTALL)
+    if inner:
+        text = inner[1]
+    # The names of graph nodes that TensorFlow puts around the words of an error.
     text = re.sub(r"\{\{\S+ .*?\}\}|\[\[\{*.*?\}*\]\]|\[Op:\w+\].*", " ", text, flags=re.DOTALL)
     return " ".join(text.split())
 

@@ -41,6 +41,7 @@ def _evaluate(config: Config, flags) -> None:
         if output_dir:
             _write_metrics(Path(output_dir), result.metrics)
     else:
+        command_line.load_tensorflow()
         overrides = {n: getattr(config, n) for n in _MODEL_ATTRIBUTES if flags[n].present}
         result = evaluate(
             config,

@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _train(config: Config, flags) -> None:
     del flags
+    command_line.load_tensorflow()
     from fcos_tf.evaluation import format_table
 
     metrics = train(config)
@@ -52,7 +53,7 @@ def train(config: Config, report: Callable[[str], None] = print) -> dict[str, fl
 
     from fcos_tf import build, evaluation
     from fcos_tf.training import checkpoints
-    from fcos_tf.training.strategy import make_strategy
+    from fcos_tf.training.strategy import describe_devices, make_strategy
 
     if not config.model_dir:
         raise ValueError("--model_dir: expected a folder for the files of the run, got none")
@@ -64,6 +65,8 @@ def train(config: Config, report: Callable[[str], None] = print) -> dict[str, fl
     train_data = build.load_train_data(config, start_step=start_step)
     val_data = build.load_val_data(config, train_data.class_names)
     total_steps = build.count_steps(config, train_data.num_images)
+    if checkpoint:
+        run_files.warn_of_changes(config, model_dir)
     finished = start_step >= total_steps
     if finished:
         report(f"{model_dir} is finished: step {start_step} of {total_steps}")
@@ -71,14 +74,13 @@ def train(config: Config, report: Callable[[str], None] = print) -> dict[str, fl
         if metrics:
             return metrics
 
-    with make_strategy(config.strategy).scope():
+    strategy = make_strategy(config.strategy)
+    with strategy.scope():
         model = build.make_model(config, train_data.class_names)
         build.compile_model(config, model, total_steps)
         if checkpoint:
             checkpoints.restore(model, checkpoint)
     model_dir.mkdir(parents=True, exist_ok=True)
-    if checkpoint:
-        run_files.warn_of_changes(config, model_dir)
     run_files.write_text(model_dir / run_files.CONFIG_FILE, to_flags(config))
 
     metrics = {}
@@ -86,7 +88,8 @@ def train(config: Config, report: Callable[[str], None] = print) -> dict[str, fl
         where = f"resuming at step {start_step}" if checkpoint else "starting at step 0"
         report(
             f"{where} of {total_steps}: {train_data.num_images} images, "
-            f"{len(train_data.class_names)} classes, files in {model_dir}"
+            f"{len(train_data.class_names)} classes, {describe_devices(strategy)}, "
+            f"files in {model_dir}"
         )
         metrics = _fit(config, model, train_data, val_data, start_step, total_steps)
     if not metrics:

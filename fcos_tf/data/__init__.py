@@ -82,6 +82,9 @@ def load(
             raise ValueError(f"{name}: expected at least {least}, got {value}")
     if class_names is not None and (isinstance(class_names, str) or not class_names):
         raise ValueError(f"class_names: expected a sequence of names, got {class_names!r}")
+    for name in class_names or ():
+        if list(class_names).count(name) > 1:
+            raise ValueError(f"class_names: {name!r} is there more than once")
 
     if dataset == "digits":
         if class_names is not None and tuple(class_names) != digits.CLASS_NAMES:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from fcos_tf.data import transforms
 from fcos_tf.data.example import Example, Source
@@ -69,8 +70,9 @@ def file_source(
 def read_image(file: tf.Tensor) -> tf.Tensor:
     """Reads and decodes an image file, in graph or eagerly.
 
-    JPEG is decoded with the accurate DCT, which gives PIL's and OpenCV's pixels exactly
-    (TensorFlow's default differs by up to 18 grey levels).
+    Pillow decodes JPEG with the accurate DCT, as OpenCV and PyTorch's loaders do (TensorFlow's
+    default differs by up to 18 grey levels). The pixels are those stored: EXIF orientation does
+    not count, as the boxes of COCO and VOC mean it.
 
     Args:
         file: Scalar string.
@@ -81,28 +83,26 @@ def read_image(file: tf.Tensor) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: The file cannot be decoded; the message names it.
     """
-    # TensorFlow's decoders do not say which file they failed on, so they run where Python can
-    # catch that. They release the interpreter lock while they work.
-    image = tf.numpy_function(_decode, [file], tf.uint8, stateful=False)
-    return tf.ensure_shape(image, [None, None, 3])
+    # TensorFlow's decoders do not say which file they failed on. Nor may they be called from
+    # Python inside a data set: with every thread of the pool in such a call, none is left to do
+    # the work. The complaint is handed back rather than raised there, which would wrap it in a
+    # traceback of TensorFlow's inside.
+    image, complaint = tf.numpy_function(_decode, [file], [tf.uint8, tf.string], stateful=False)
+    with tf.control_dependencies([tf.debugging.Assert(tf.equal(complaint, ""), [complaint])]):
+        return tf.ensure_shape(image, [None, None, 3])
 
 
-def _decode(file: bytes) -> np.ndarray:
-    name = file.decode()
-    with tf.device("CPU:0"):
-        try:
-            data = tf.io.read_file(name)
-            if data.numpy()[:2] == b"\xff\xd8":
-                image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
-            else:
-                image = tf.io.decode_image(data, channels=3, expand_animations=False)
-        except tf.errors.NotFoundError:
-            raise ValueError(f"no image file {name}") from None
-        except tf.errors.OpError:
-            raise ValueError(
-                f"cannot decode image {name}: expected a complete JPEG, PNG, GIF or BMP file"
-            ) from None
-    return image.numpy()
+def _decode(file: bytes | np.ndarray) -> tuple[np.ndarray, str]:
+    """The image, or one without pixels and what is wrong with the file."""
+    name = tf.compat.as_str(np.asarray(file).item())  # an array of one when run eagerly
+    try:
+        with Image.open(name) as image:  # the interpreter lock is free while pixels are decoded
+            return np.array(image.convert("RGB")), ""
+    except FileNotFoundError:
+        complaint = f"no image file {name}"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        complaint = f"cannot decode image {name}: {error}"
+    return np.zeros([0, 0, 3], np.uint8), complaint
 
 
 def batches(

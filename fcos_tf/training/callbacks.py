@@ -130,12 +130,13 @@ class TrainingLog(StepCallback):
         """Writes a record where the step number is a multiple of `every`."""
         if step % self.every:
             return
+        # At the end of an epoch Keras has read the metrics already (and an evaluation may have
+        # used them since), and it resets them when the next begins.
+        results = self.model.get_metrics_result() if logs is None else logs
+        names = [metric.name for metric in self.model.metrics]
+        values = {name: float(results[name]) for name in names if name in results}
         if logs is None:
-            values = self.model.get_metrics_result()
             self.model.reset_metrics()
-        else:  # Keras has read the metrics already, and resets them when the next epoch begins.
-            values = {k: v for k, v in logs.items() if not k.startswith(VALIDATION_PREFIX)}
-        values = {name: float(value) for name, value in values.items()}  # waits for the device
         seconds = time.perf_counter() - self._clock
         values["learning_rate"] = float(self.model.optimizer.learning_rate)
         values["images_per_second"] = (step - self._clock_step) * self.batch_size / seconds

@@ -97,6 +97,7 @@ def fit(
             epochs=stretch.first_epoch + stretch.epochs,
             steps_per_epoch=stretch.steps_per_epoch,
             callbacks=callbacks,
+            shuffle=False,  # the data set's own business
             verbose=1 if progress_bar else 0,
         )
         logs = {name: values[-1] for name, values in history.history.items()}

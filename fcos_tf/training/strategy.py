@@ -29,3 +29,12 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     if name == "mirrored" or (name == "auto" and several):
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
+
+
+def describe_devices(strategy: tf.distribute.Strategy) -> str:
+    """What a strategy trains on, in words: "1 GPU", "4 GPUs", "CPU"."""
+    replicas = strategy.num_replicas_in_sync
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    if kind == "CPU" and replicas == 1:
+        return kind
+    return f"{replicas} {kind}{'' if replicas == 1 else 's'}"

@@ -36,7 +36,7 @@ def test_parse_image_size(given_size, expected):
      (True, 5)],
 )  # fmt: skip
 def test_parse_image_size_refuses(bad):
-    with pytest.raises(ValueError, match="image_size: expected .* got"):
+    with pytest.raises(ValueError, match=r"image_size: expected .* got"):
         parse_image_size(bad)
 
 
