@@ -8,6 +8,7 @@ import re
 import sys
 import tempfile
 import textwrap
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,17 +57,20 @@ def run(
     except (flags.Error, ValueError, OSError) as error:
         if debug:
             raise
-        _die(program, error, status=2)
+        print(f"{program}: error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(2)
     debug = values["debug"].value
     try:
         tool(config, values)
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _leave(130)
     except Exception as error:
         if debug or not _is_for_the_user(error):
-            raise
-        _die(program, error, status=1)
+            traceback.print_exc()
+        else:
+            print(f"{program}: error: {_one_line(error)}", file=sys.stderr)
+        _leave(1)
     sys.exit(0)
 
 
@@ -292,18 +296,28 @@ def _is_for_the_user(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     text = getattr(error, "message", None) or str(error) or type(error).__name__
-    # What Python code inside a TensorFlow graph raised: "...ValueError: words\nTraceback ...".
-    inner = re.search(r"\w+Error: (.+?)\s*\nTraceback \(most recent", text, flags=re.DOTALL)
-    if inner:
-        text = inner[1]
-    # The names of graph nodes that TensorFlow puts around the words of an error.
+    # The words of an assertion, or of a Python error, that happened inside a TensorFlow graph.
+    for pattern in (
+        r"assertion failed: \[(.+?)\]\s*(?:\n|$)",
+        r"\w+Error: (.+?)\s*\nTraceback \(most recent",
+    ):
+        inner = re.search(pattern, text, flags=re.DOTALL)
+        if inner:
+            text = inner[1]
+    # The names of graph nodes that TensorFlow puts around its own words.
     text = re.sub(r"\{\{\S+ .*?\}\}|\[\[\{*.*?\}*\]\]|\[Op:\w+\].*", " ", text, flags=re.DOTALL)
     return " ".join(text.split())
 
 
-def _die(program: str, error: Exception, *, status: int) -> None:
-    print(f"{program}: error: {_one_line(error)}", file=sys.stderr)
-    sys.exit(status)
+def _leave(status: int) -> None:
+    """Ends the process at once.
+
+    An orderly end would wait for the threads of an endless data set, which an error leaves behind
+    and which in turn wait for the interpreter.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _one_line_warnings(program: str) -> None:

@@ -49,7 +49,7 @@ def resolve_preset(weights: str | None, **overrides) -> BackbonePreset:
     """The settings that fit some weights, with those that are given taking precedence.
 
     Args:
-        weights: None, "imagenet", or a weights file (whose preprocessing nobody can know: RGB
+        weights: None, "imagenet", or a `.keras` file (whose preprocessing nobody can know: RGB
             and the ImageNet mean and deviation unless overridden).
         **overrides: fields of `BackbonePreset`; None leaves the preset's value.
     """
@@ -75,7 +75,8 @@ def build_backbone(
 
     Args:
         name: "resnet18", "resnet34", "resnet50" or "resnet101".
-        weights: None (random), "imagenet", or a `.weights.h5` / `.keras` file of this backbone.
+        weights: None (random), "imagenet", or a `.keras` file of this backbone, as
+            `detector.backbone.save(file)` writes.
         stride_in_3x3: see `layers.resnet.resnet`.
         norm: likewise.
         frozen_stages: likewise.
@@ -101,9 +102,9 @@ def build_backbone(
             raise ValueError(
                 "backbone_weights='imagenet' were trained with stride_in_3x3=False; got True"
             )
-    elif weights is not None and not Path(weights).is_file():
+    elif weights is not None and not (Path(weights).is_file() and weights.endswith(".keras")):
         raise FileNotFoundError(
-            f"backbone_weights: no file {str(weights)!r}; expected 'imagenet' or a weights file"
+            f"backbone_weights: expected 'imagenet' or an existing .keras file; got {weights!r}"
         )
 
     global_policy = keras.config.dtype_policy()
@@ -119,8 +120,31 @@ def build_backbone(
     if weights == "imagenet":
         copy_keras_applications(_download(depth), backbone)
     elif weights is not None:
-        backbone.load_weights(weights)
+        copy_layers(keras.models.load_model(weights, compile=False), backbone, file=weights)
     return backbone
+
+
+def copy_layers(source: keras.Model, target: keras.Model, *, file: str) -> None:
+    """Copies weights between backbones that may differ in their kind of batch norm.
+
+    Args:
+        source: a model of `layers.resnet.resnet`.
+        target: likewise.
+        file: where the source came from, for the complaint.
+
+    Raises:
+        ValueError: if a layer is missing in the source or has other shapes there.
+    """
+    have = {layer.name: layer.get_weights() for layer in source.layers}
+    for layer in target.layers:
+        expected = [tuple(w.shape) for w in layer.weights]
+        got = [w.shape for w in have.get(layer.name, [])]
+        if expected != got:
+            raise ValueError(
+                f"backbone_weights {file}: expected layer {layer.name} of {target.name} with "
+                f"weights of shapes {expected}; got {got or 'no such layer'}"
+            )
+        layer.set_weights(have[layer.name])
 
 
 def _download(depth: int) -> keras.Model:
@@ -165,4 +189,3 @@ def _keras_applications_name(name: str) -> str:
     stage, block, part = name.split("_")
     part = "0" if part == "shortcut" else part
     return f"conv{int(stage.removeprefix('stage')) + 1}_{block}_{part}"
-

@@ -10,9 +10,6 @@ from keras import ops
 EPSILON = 1e-5
 NORMS = ("batch", "sync", "frozen")
 
-# Variance 2 / fan_out: the initialisation of the ResNet papers' follow-ups (He et al., 2015).
-HE_NORMAL = keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
-
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class FrozenBatchNormalization(keras.layers.Layer):
@@ -78,6 +75,13 @@ class Scale(keras.layers.Layer):
         return input_shape
 
 
+def he_normal() -> keras.initializers.Initializer:
+    """Normal with variance 2 / fan_out (He et al., Delving Deep into Rectifiers)."""
+    return keras.initializers.VarianceScaling(
+        2.0, mode="fan_out", distribution="untruncated_normal"
+    )
+
+
 def normalization(norm: str, *, name: str) -> keras.layers.Layer:
     """Batch normalisation of one of three kinds.
 
@@ -99,18 +103,23 @@ def normalization(norm: str, *, name: str) -> keras.layers.Layer:
 
 
 def conv(
-    x, filters: int, kernel_size: int, *, stride: int = 1, name: str, trainable: bool = True, **kwargs
+    x,
+    filters: int,
+    kernel_size: int,
+    *,
+    name: str,
+    stride: int = 1,
+    trainable: bool = True,
 ):
-    """A convolution padded by kernel_size // 2 on all four sides, in functional style.
+    """A convolution without bias, padded by kernel_size // 2 on all four sides.
 
     Args:
         x: [B, H, W, channels] Keras tensor.
         filters: output channels.
         kernel_size: odd.
-        stride: 1 or 2; the output has ceil(H / stride) rows.
         name: of the convolution layer.
+        stride: 1 or 2.
         trainable: whether its weights learn.
-        **kwargs: for `keras.layers.Conv2D`; `use_bias` is False unless given.
 
     Returns:
         [B, ceil(H / stride), ceil(W / stride), filters].
@@ -119,12 +128,16 @@ def conv(
     if stride > 1 and kernel_size > 1:
         x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
         padding = "valid"
-    kwargs = {"use_bias": False, "kernel_initializer": HE_NORMAL.clone(), **kwargs}
-    layer = keras.layers.Conv2D(
-        filters, kernel_size, strides=stride, padding=padding, name=name, **kwargs
-    )
-    layer.trainable = trainable
-    return layer(x)
+    return keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=stride,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer=he_normal(),
+        trainable=trainable,
+        name=name,
+    )(x)
 
 
 def conv_norm(

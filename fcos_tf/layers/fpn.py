@@ -26,7 +26,9 @@ class FeaturePyramid(keras.layers.Layer):
         (1, 1, 1, 64)
     """
 
-    def __init__(self, channels: int = 256, *, inputs: Sequence[str] = ("c3", "c4", "c5"), **kwargs):
+    def __init__(
+        self, channels: int = 256, *, inputs: Sequence[str] = ("c3", "c4", "c5"), **kwargs
+    ):
         super().__init__(**kwargs)
         self.channels = channels
         self.input_names = tuple(inputs)
@@ -53,8 +55,9 @@ class FeaturePyramid(keras.layers.Layer):
 
     def build(self, input_shape):
         """Builds the convolutions for the channels of the backbone's maps."""
-        for lateral, output, key in zip(self.laterals, self.output_convs, self.input_names, strict=True):
+        for lateral, key in zip(self.laterals, self.input_names, strict=True):
             lateral.build(input_shape[key])
+        for output in self.output_convs:
             output.build((None, None, None, self.channels))
         self.p6.build((None, None, None, self.channels))
         self.p7.build((None, None, None, self.channels))
@@ -68,9 +71,8 @@ class FeaturePyramid(keras.layers.Layer):
         Returns:
             dict `p3`..`p7` of [B, Hl, Wl, channels].
         """
-        p3, p4, p5 = (
-            lateral(features[key]) for lateral, key in zip(self.laterals, self.input_names, strict=True)
-        )
+        maps = [features[name] for name in self.input_names]
+        p3, p4, p5 = (lateral(x) for lateral, x in zip(self.laterals, maps, strict=True))
         p4 = p4 + _enlarge(p5, p4)
         p3 = p3 + _enlarge(p4, p3)
         p3, p4, p5 = (output(x) for output, x in zip(self.output_convs, (p3, p4, p5), strict=True))

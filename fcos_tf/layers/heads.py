@@ -59,9 +59,7 @@ class FCOSHead(keras.layers.Layer):
         self.class_logits = self._output(num_classes, "class_logits", prior)
         self.ltrb = self._output(4, "ltrb")
         self.centerness = self._output(1, "centerness")
-        self.scales = [
-            Scale(name=f"scale_{level}", dtype="float32") for level in range(num_levels)
-        ]
+        self.scales = [Scale(name=f"scale_{level}", dtype="float32") for level in range(num_levels)]
 
     def _conv(self, filters, name, dtype, **kwargs):
         initializer = keras.initializers.RandomNormal(stddev=0.01)

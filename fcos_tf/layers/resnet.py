@@ -48,9 +48,7 @@ def resnet(
     blocks, bottleneck = DEPTHS[depth]
 
     images = keras.Input((None, None, 3), name="images")
-    x = conv_norm(
-        images, 64, 7, stride=2, norm=norm, trainable=frozen_stages < 1, name="stem"
-    )
+    x = conv_norm(images, 64, 7, stride=2, norm=norm, trainable=frozen_stages < 1, name="stem")
     # Zeros never win over the outputs of a ReLU, so zero padding stands for -inf.
     x = keras.layers.ZeroPadding2D(1, name="pool_pad")(x)
     x = keras.layers.MaxPooling2D(3, strides=2, name="pool")(x)

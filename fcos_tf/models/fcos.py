@@ -16,11 +16,10 @@ from fcos_tf.layers.backbones import build_backbone, resolve_preset
 from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.layers.heads import FCOSHead
 from fcos_tf.models.detector import Detector, sum_over_replicas, unpack_inputs
+from fcos_tf.models.fcos_detections import fcos_detections
 from fcos_tf.models.fcos_targets import SIZE_RANGES, expand_size_ranges, fcos_targets
 from fcos_tf.ops import losses
-from fcos_tf.ops.boxes import clip_boxes
-from fcos_tf.ops.nms import class_wise_nms
-from fcos_tf.ops.points import decode_ltrb, grid_sizes, pyramid_points
+from fcos_tf.ops.points import grid_sizes, pyramid_points
 
 STRIDES = (8, 16, 32, 64, 128)
 BOX_LOSSES = {"giou": losses.giou_loss, "iou": losses.iou_loss, "l1": losses.l1_loss}
@@ -39,7 +38,7 @@ class FCOS(Detector):
         num_classes: C.
         backbone: "resnet18", "resnet34", "resnet50" or "resnet101".
         backbone_weights: None (random), "imagenet" (what `keras.applications` distributes;
-            ResNet-50 and 101) or a weights file of the backbone.
+            ResNet-50 and 101) or a `.keras` file of the backbone.
         backbone_norm: "batch", "sync" or "frozen" batch normalisation. None: "frozen" with
             backbone weights, "batch" without.
         frozen_stages: how many parts of the backbone do not learn: 1 the stem, 2 the stem and
@@ -235,9 +234,7 @@ class FCOS(Detector):
             predictions["class_logits"], learnt["class_targets"]
         )
         box = BOX_LOSSES[self.box_loss](ltrb, ltrb_targets) * box_weights
-        centerness = losses.binary_cross_entropy(
-            predictions["centerness_logits"], quality_targets
-        )
+        centerness = losses.binary_cross_entropy(predictions["centerness_logits"], quality_targets)
         return {
             "classification_loss": ops.sum(classification) / num_positives,
             "box_loss": ops.sum(ops.where(positive, box, 0.0)) / box_normaliser,
@@ -246,10 +243,7 @@ class FCOS(Detector):
         }
 
     def decode(self, predictions, image_size, image_sizes=None, *, jit_compile=False):
-        """Detections from raw predictions (FCOS, section 3.3).
-
-        The score is sqrt(class probability x centerness); a candidate's class probability must
-        be above `score_threshold` before that.
+        """Detections from raw predictions, see `fcos_detections`.
 
         Args:
             predictions: what `call` returns.
@@ -260,48 +254,17 @@ class FCOS(Detector):
         Returns:
             dict, see `detect`.
         """
-        grids = grid_sizes(*image_size, STRIDES)
-        points, point_strides = pyramid_points(grids, STRIDES)
-        probability = ops.sigmoid(predictions["class_logits"])  # [B, N, C]
-        quality = ops.sigmoid(predictions["centerness_logits"])[..., None]
-        scores = ops.sqrt(probability * quality)
-        scores = ops.where(probability > self.score_threshold, scores, 0.0)
-
-        start, candidates = 0, []
-        for rows, columns in grids:
-            level = slice(start, start + rows * columns)
-            start = level.stop
-            best, labels, index = self._top_candidates(scores[:, level])
-            ltrb = ops.take_along_axis(predictions["ltrb"][:, level], index[..., None], axis=1)
-            boxes = decode_ltrb(
-                ops.take(points[level], index, axis=0),  # [B, K, 2]
-                ops.take(point_strides[level], index, axis=0),
-                ltrb,
-            )
-            candidates.append((boxes, best, labels))
-        boxes, best, labels = (
-            ops.concatenate(parts, axis=1) for parts in zip(*candidates, strict=True)
-        )
-        if image_sizes is None:
-            image_sizes = ops.cast(ops.stack(image_size), "float32")[None]
-        return class_wise_nms(
-            clip_boxes(boxes, image_sizes),
-            best,
-            labels,
-            iou_threshold=self.nms_threshold,
+        return fcos_detections(
+            predictions,
+            image_size,
+            image_sizes,
+            strides=STRIDES,
+            score_threshold=self.score_threshold,
+            nms_threshold=self.nms_threshold,
+            topk_per_level=self.topk_per_level,
             max_detections=self.max_detections,
             jit_compile=jit_compile,
         )
-
-    def _top_candidates(self, scores):
-        """Best (score, label, point) triples of a level's [B, n, C] scores; each [B, K]."""
-        shape = ops.shape(scores)
-        count = shape[1] * shape[2]
-        dynamic = not isinstance(count, int)
-        k = ops.minimum(count, self.topk_per_level) if dynamic else min(count, self.topk_per_level)
-        best, index = ops.top_k(ops.reshape(scores, (shape[0], count)), k)
-        index = ops.cast(index, "int32")
-        return best, index % self.num_classes, index // self.num_classes
 
     def get_config(self):
         """The constructor's arguments, with every None resolved."""

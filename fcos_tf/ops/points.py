@@ -82,9 +82,7 @@ def decode_ltrb(points, point_strides, ltrb):
         [..., N, 4] float, xyxy pixels.
     """
     distances = ltrb * point_strides[..., None]
-    return ops.concatenate(
-        [points - distances[..., :2], points + distances[..., 2:]], axis=-1
-    )
+    return ops.concatenate([points - distances[..., :2], points + distances[..., 2:]], axis=-1)
 
 
 def centerness(ltrb):

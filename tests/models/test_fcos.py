@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from fcos_tf import FCOS
+from fcos_tf.models.fcos_detections import top_candidates
 
 SMALL = {"backbone": "resnet18", "fpn_channels": 32, "head_convs": 1}
 
@@ -88,11 +89,9 @@ def test_decode_by_hand(model):
     np.testing.assert_allclose(out["boxes"][0, :2], [[0, 0, 14, 16], [4, 0, 14, 12]], atol=1e-4)
 
 
-def test_top_candidates_limit_each_level(model):
+def test_top_candidates_limit_each_level():
     scores = np.float32([[[0.1, 0.9, 0.2], [0.8, 0.3, 0.7]]])  # two points, three classes
-    model.topk_per_level = 3
-    best, labels, index = model._top_candidates(scores)
-    model.topk_per_level = 1000
+    best, labels, index = top_candidates(scores, 3)
     np.testing.assert_array_equal(best, np.float32([[0.9, 0.8, 0.7]]))
     np.testing.assert_array_equal(labels, [[1, 0, 2]])
     np.testing.assert_array_equal(index, [[0, 1, 1]])

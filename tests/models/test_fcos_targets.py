@@ -92,21 +92,17 @@ def test_center_square_border_is_outside():
 def test_size_range_limits_belong_to_both_levels():
     # 128x128. In the box (0, 0, 72, 16) the P4 point (8, 8) has right = 64, its largest distance,
     # and the P3 points of the row y = 12, and of y = 4, with x in 8..64 stay within 64.
-    result, points, strides = targets_for(
-        [[[0, 0, 72, 16]]], [[0]], size=(128, 128), radius=None
-    )
+    result, points, strides = targets_for([[[0, 0, 72, 16]]], [[0]], size=(128, 128), radius=None)
     found = positives(result, points, strides)
     assert {p for p in found if p[2] == 16} == {(8, 8, 16)}
     assert {p[0] for p in found if p[2] == 8} == {12, 20, 28, 36, 44, 52, 60}
     # One pixel wider: 65 for (8, 8); still P4's. One narrower: 63, nobody's but P3's.
-    result, points, strides = targets_for(
-        [[[0, 0, 71, 16]]], [[0]], size=(128, 128), radius=None
-    )
+    result, points, strides = targets_for([[[0, 0, 71, 16]]], [[0]], size=(128, 128), radius=None)
     assert not [p for p in positives(result, points, strides) if p[2] == 16]
 
 
 def test_largest_box_goes_to_the_top_level():
-    # 1200 pixels wide: distances over 512 near its ends are P7's; its stride-128 points are 64+128k.
+    # 1280 pixels wide; the stride-128 points lie at 64 + 128 k.
     result, points, strides = targets_for(
         [[[0, 0, 1280, 256]]], [[0]], size=(256, 1280), radius=None
     )
@@ -192,4 +188,3 @@ def test_thousand_boxes_on_a_full_size_image_stay_within_a_gibibyte():
     used = int(done.stdout.split()[-1])
     # One [N, M] float array alone is 22,300 * 1001 * 4 = 89 MB: the measurement sees something.
     assert 80e6 < used < 2**30
-

@@ -31,9 +31,7 @@ def test_by_hand(jit_compile):
     np.testing.assert_array_equal(result["num_detections"], [3])
     np.testing.assert_allclose(result["scores"], [[0.95, 0.9, 0.7, 0]])
     np.testing.assert_array_equal(result["labels"], [[1, 1, 0, -1]])
-    np.testing.assert_array_equal(
-        result["boxes"][0], [boxes[3], boxes[0], boxes[2], [0, 0, 0, 0]]
-    )
+    np.testing.assert_array_equal(result["boxes"][0], [boxes[3], boxes[0], boxes[2], [0, 0, 0, 0]])
 
 
 @FORMS

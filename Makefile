@@ -1,0 +1,43 @@
+# make demo    trains FCOS on the embedded digits, evaluates it, draws its detections
+# make test    runs the tests
+# Both set up their own virtual environment in .venv first.
+
+VENV ?= .venv
+# The first Python of a supported version on the path.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$p && break; done)
+RUN = $(VENV)/bin/python
+DEMO_DIR ?= runs/demo
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: install demo test lint lock clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt setup.cfg pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.10, 3.11 or 3.12 found; install one, or set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+demo: install
+	$(RUN) tools/train.py --flagfile=digits.cfg --model_dir=$(DEMO_DIR)
+
+test: install
+	$(RUN) -m pytest
+
+lint: install
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+# Anew from setup.cfg; needs uv (https://docs.astral.sh/uv) on the path.
+lock:
+	(head -n 2 requirements.txt; uv pip compile --quiet --universal --python-version 3.10 \
+		--no-annotate --no-header --extra test setup.cfg) > requirements.new
+	mv requirements.new requirements.txt
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,117 @@
+"""ResNets: published parameter counts, keras.applications as a reference, freezing."""
+
+import keras
+import numpy as np
+import pytest
+
+from fcos_tf.layers import backbones
+from fcos_tf.layers.resnet import resnet
+
+
+# torchvision's published totals less the classifier: 512 or 2048 times 1000 weights, 1000 biases.
+@pytest.mark.parametrize(
+    ("depth", "parameters"),
+    [
+        (18, 11_689_512 - 513_000),
+        (34, 21_797_672 - 513_000),
+        (50, 25_557_032 - 2_049_000),
+        (101, 44_549_160 - 2_049_000),
+    ],
+)
+def test_parameter_counts(depth, parameters):
+    model = resnet(depth)
+    assert sum(np.prod(v.shape) for v in model.trainable_weights) == parameters
+
+
+def test_strides_and_channels_on_an_odd_size():
+    features = resnet(18)(np.zeros((1, 97, 130, 3), "float32"))
+    # ceil(97 / s), ceil(130 / s)
+    assert {name: tuple(x.shape[1:]) for name, x in features.items()} == {
+        "c2": (25, 33, 64),
+        "c3": (13, 17, 128),
+        "c4": (7, 9, 256),
+        "c5": (4, 5, 512),
+    }
+
+
+@pytest.mark.parametrize(("in_3x3", "strided"), [(True, "2_conv"), (False, "1_conv")])
+def test_where_a_bottleneck_halves_the_map(in_3x3, strided):
+    model = resnet(50, stride_in_3x3=in_3x3)
+    layers = [layer for layer in model.layers if layer.name.startswith("stage2_block1")]
+    convs = {la.name: la.strides for la in layers if isinstance(la, keras.layers.Conv2D)}
+    assert {n for n, s in convs.items() if s == (2, 2)} == {
+        f"stage2_block1_{strided}",
+        "stage2_block1_shortcut_conv",
+    }
+
+
+@pytest.mark.parametrize(
+    ("stages", "frozen"), [(0, ()), (1, ("stem",)), (2, ("stem", "stage1")), (5, ("st",))]
+)
+def test_frozen_stages(stages, frozen):
+    model = resnet(18, frozen_stages=stages)
+    learning = {v.path for v in model.trainable_weights}
+    for layer in model.layers:
+        expect_frozen = layer.name.startswith(frozen) if frozen else False
+        for weight in layer.weights:
+            if "moving" not in weight.name:
+                assert (weight.path not in learning) == expect_frozen, weight.path
+
+
+def test_keras_applications_weights_give_the_same_features():
+    keras.utils.set_random_seed(0)
+    theirs = keras.applications.ResNet50(weights=None, include_top=False)
+    rng = np.random.default_rng(0)
+    for layer in theirs.layers:  # statistics and biases that are not 0 and 1
+        if layer.weights:
+            scale = 0.2 if layer.name.endswith("_bn") else 0.05
+            layer.set_weights(
+                [
+                    w if w.ndim > 1 else np.abs(w + rng.normal(0, scale, w.shape))
+                    for w in layer.get_weights()
+                ]
+            )
+    ours = resnet(50, stride_in_3x3=False, norm="frozen")
+    backbones.copy_keras_applications(theirs, ours)
+    images = rng.normal(0, 50, (1, 75, 106, 3)).astype("float32")
+    names = {"c3": "conv3_block4_out", "c4": "conv4_block6_out", "c5": "conv5_block3_out"}
+    reference = keras.Model(theirs.input, [theirs.get_layer(n).output for n in names.values()])
+    features = ours(images)
+    for name, expected in zip(names, reference(images), strict=True):
+        assert np.abs(expected).max() > 1e-3
+        error = np.abs(features[name] - expected).max() / np.abs(expected).max()
+        assert error < 1e-5, name
+
+
+def test_settings_follow_the_weights():
+    assert backbones.resolve_preset(None) == backbones.RANDOM
+    preset = backbones.resolve_preset("imagenet", frozen_stages=0, norm=None)
+    assert (preset.channel_order, preset.stride_in_3x3) == ("bgr", False)
+    assert (preset.norm, preset.frozen_stages) == ("frozen", 0)
+    preset = backbones.resolve_preset("mine.keras")
+    assert (preset.channel_order, preset.norm, preset.frozen_stages) == ("rgb", "frozen", 2)
+
+
+def test_backbone_weights_from_a_file(tmp_path):
+    file = str(tmp_path / "r.keras")
+    source = resnet(18)
+    source.save(file)
+    target = backbones.build_backbone("resnet18", weights=file, norm="frozen", frozen_stages=2)
+    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype("float32")
+    np.testing.assert_allclose(source(images)["c5"], target(images)["c5"], atol=1e-5)
+    with pytest.raises(ValueError, match=r"r\.keras: expected layer stage\S+ of resnet34"):
+        backbones.build_backbone("resnet34", weights=file)
+
+
+def test_no_network_says_which_file_to_put_where(monkeypatch):
+    def fail(**kwargs):
+        raise Exception("URL fetch failure")
+
+    monkeypatch.setattr(keras.applications, "ResNet50", fail)
+    with pytest.raises(OSError, match=r"resnet50_weights\S+notop.h5 into \S+models"):
+        backbones.build_backbone("resnet50", weights="imagenet", stride_in_3x3=False)
+
+
+def test_imagenet_weights_refuse_the_other_stride():
+    with pytest.raises(ValueError, match="stride_in_3x3=False; got True"):
+        backbones.build_backbone("resnet50", weights="imagenet", stride_in_3x3=True)

@@ -1,0 +1,128 @@
+"""Imports go down only, and the portable parts stay portable."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The longest matching prefix counts. Parts with different names on floor 1 do not know each other.
+FLOORS = {
+    "fcos_tf": 0,  # the lazy __init__ and the version
+    "fcos_tf.ops": 0,
+    "fcos_tf.config": 0,
+    "fcos_tf.layers": 1,
+    "fcos_tf.data": 1,
+    "fcos_tf.evaluation.coco": 1,
+    "fcos_tf.evaluation.records": 1,
+    "fcos_tf.evaluation.voc": 1,
+    "fcos_tf.models": 2,
+    "fcos_tf.evaluation": 3,
+    "fcos_tf.export": 3,
+    "fcos_tf.convert": 3,
+    "fcos_tf.visualization": 3,
+    "fcos_tf.training": 4,
+    "fcos_tf.build": 5,
+    "fcos_tf.tools": 6,
+}
+PORTABLE = ("fcos_tf.ops", "fcos_tf.layers", "fcos_tf.models")
+
+
+def modules():
+    for folder, package in ((ROOT / "fcos_tf", "fcos_tf"), (ROOT / "tools", "fcos_tf.tools")):
+        for file in sorted(folder.rglob("*.py")):
+            parts = file.relative_to(folder).with_suffix("").parts
+            name = ".".join((package, *parts)).removesuffix(".__init__")
+            yield name, ast.parse(file.read_text(), str(file))
+
+
+MODULES = dict(modules())
+
+
+def imports_of(tree, *, top_level_only=False):
+    """Full names of what a module imports; `from a import b` counts as a and, if it is one, a.b."""
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (n if n in MODULES or n == "absl.flags" else node.module for n in names)
+
+
+def part_of(name):
+    return max((p for p in FLOORS if name == p or name.startswith(p + ".")), key=len)
+
+
+def faults_of(name, tree):
+    part = part_of(name)
+    for imported in imports_of(tree):
+        if imported.split(".")[0] != "fcos_tf":
+            continue
+        other = part_of(imported)
+        goes_up = FLOORS[other] > FLOORS[part]
+        sideways = FLOORS[part] == FLOORS[other] == 1 and part.split(".")[1] != other.split(".")[1]
+        if goes_up or sideways:
+            yield f"{name} (floor {FLOORS[part]}) imports {imported} (floor {FLOORS[other]})"
+
+
+def test_imports_go_down_only():
+    assert len(MODULES) > 30
+    assert [fault for name, tree in MODULES.items() for fault in faults_of(name, tree)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("fcos_tf.ops.boxes", "from fcos_tf.models import fcos"),
+        ("fcos_tf.layers.fpn", "import fcos_tf.data.voc"),
+        ("fcos_tf.models.fcos", "from fcos_tf import visualization"),
+        ("fcos_tf.build", "from fcos_tf.tools import train"),
+    ],
+)
+def test_the_check_sees_a_fault(name, line):
+    assert list(faults_of(name, ast.parse(line)))
+
+
+def users_of(imported, *, below=7, trees=MODULES):
+    """Modules under a floor that import something, however they name it."""
+    return {
+        name
+        for name, tree in trees.items()
+        if FLOORS[part_of(name)] < below
+        and any(i == imported or i.startswith(imported + ".") for i in imports_of(tree))
+    }
+
+
+def test_only_build_and_tools_know_the_config():
+    assert users_of("fcos_tf.config") >= {"fcos_tf.build", "fcos_tf.tools.train"}
+    assert users_of("fcos_tf.config", below=5) == set()
+
+
+def test_models_do_not_know_the_data():
+    assert users_of("fcos_tf.data") >= {"fcos_tf.build"}
+    assert not [name for name in users_of("fcos_tf.data") if part_of(name) == "fcos_tf.models"]
+
+
+def test_only_tools_touch_flags():
+    assert users_of("absl.flags") == {"fcos_tf.tools.command_line"}
+
+
+def test_portable_parts_import_no_tensorflow_at_the_top():
+    users = {
+        name
+        for name, tree in MODULES.items()
+        if name.startswith(PORTABLE)
+        and any(i.split(".")[0] == "tensorflow" for i in imports_of(tree, top_level_only=True))
+    }
+    # The custom steps, which models.detector imports under TensorFlow only.
+    assert users == {"fcos_tf.models.tensorflow_steps"}
+
+
+def test_importing_the_package_is_cheap():
+    code = "import sys, fcos_tf; print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

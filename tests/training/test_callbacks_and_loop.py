@@ -1,0 +1,220 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fcos_tf.training import callbacks, checkpoints, loop
+from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter, TextWriter
+from fcos_tf.training.optimizers import SGD
+from fcos_tf.training.schedules import WarmupStepDecay
+
+
+def make_model():
+    """One weight w, started at 0, that learns to be the constant 1: loss (w - 1)^2."""
+    model = keras.Sequential(
+        [keras.layers.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")]
+    )
+    schedule = WarmupStepDecay(0.25, decay_steps=(4,), decay_factor=0.5)
+    model.compile(optimizer=SGD(schedule, momentum=0.5), loss="mse", jit_compile=False)
+    return model
+
+
+def make_dataset(step):
+    """Batch k holds one example, its input 1 and its target 1 + k / 8."""
+    steps = tf.data.Dataset.counter(step)
+    return steps.map(lambda k: (tf.ones((1, 1)), tf.fill((1, 1), 1 + tf.cast(k, tf.float32) / 8)))
+
+
+class ListWriter:
+    def __init__(self):
+        self.records = []
+
+    def write(self, step, kind, values):
+        self.records.append((step, kind, dict(values)))
+
+
+class FakeEvaluation(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_AP"] = 0.25 + epoch
+
+
+def train(model, model_dir, total_steps, *, start_step=0, period=3, every=2, writers=()):
+    return loop.fit(
+        model,
+        make_dataset,
+        total_steps=total_steps,
+        period=period,
+        start_step=start_step,
+        callbacks=[
+            callbacks.TrainingLog(writers, every=1, batch_size=1, first_step=start_step),
+            FakeEvaluation(),
+            callbacks.EvaluationLog(writers, first_step=start_step),
+            callbacks.Checkpoint(model_dir, every=every, first_step=start_step),
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    "start, total, period, expected",
+    [
+        (0, 6, 3, [(0, 0, 2, 3)]),
+        (0, 7, 3, [(0, 0, 2, 3), (6, 2, 1, 1)]),
+        (130, 250, 100, [(130, 1, 1, 70), (200, 2, 1, 50)]),
+        (130, 450, 100, [(130, 1, 1, 70), (200, 2, 2, 100), (400, 4, 1, 50)]),
+        (1, 2, 100, [(1, 0, 1, 1)]),
+        (6, 6, 3, []),
+        (9, 6, 3, []),
+    ],
+)
+def test_stretches_cover_each_step_once(start, total, period, expected):
+    assert [tuple(stretch) for stretch in loop.stretches(start, total, period)] == expected
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    straight_log = ListWriter()
+    straight = make_model()
+    train(straight, tmp_path / "straight", 8, writers=[straight_log])
+
+    lines = tmp_path / "metrics.jsonl"
+    writer = JsonLinesWriter(lines)
+    train(make_model(), tmp_path / "killed", 5, writers=[writer])  # "killed" after step 5 ...
+    (tmp_path / "killed" / "checkpoints" / "step_00000005.keras").unlink()  # ... before its save
+    writer.close()
+    path = checkpoints.latest(tmp_path / "killed")
+    resumed = make_model()
+    step = checkpoints.restore(resumed, path)
+    assert step == 4
+    writer = JsonLinesWriter(lines, first_step=step)
+    logs = train(resumed, tmp_path / "killed", 8, start_step=step, writers=[writer])
+    writer.close()
+
+    np.testing.assert_array_equal(straight.get_weights()[0], resumed.get_weights()[0])
+    assert logs["val_AP"] == 0.25 + 2  # epochs of 3 steps: the third ends at step 8
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [(r["step"], r["kind"]) for r in records] == [
+        (1, "train"), (2, "train"), (3, "train"), (3, "val"), (4, "train"),
+        (5, "train"), (6, "train"), (6, "val"), (7, "train"), (8, "train"), (8, "val"),
+    ]  # fmt: skip
+    by_step = {step: values for step, kind, values in straight_log.records if kind == "train"}
+    for record in records:
+        if record["kind"] == "train":
+            assert record["loss"] == by_step[record["step"]]["loss"]
+
+
+def test_logged_numbers_of_the_first_steps(tmp_path):
+    # Target 1 + k / 8, prediction w; gradient 2 (w - target); velocity v = v / 2 - 0.25 g.
+    #   step 1: w = 0,   target 1:     loss 1,        g = -2,     v = 0.5,     w = 0.5
+    #   step 2: w = 0.5, target 1.125: loss 0.390625, g = -1.25,  v = 0.5625,  w = 1.0625
+    # The rate is halved from update number 4 on, which is what stands beside step 4.
+    log = ListWriter()
+    train(make_model(), tmp_path, 4, writers=[log])
+    training = [values for _, kind, values in log.records if kind == "train"]
+    assert [values["loss"] for values in training[:2]] == [1.0, 0.390625]
+    assert [values["learning_rate"] for values in training] == [0.25, 0.25, 0.25, 0.125]
+    assert all(values["images_per_second"] > 0 for values in training)
+    evaluations = [(step, values) for step, kind, values in log.records if kind == "val"]
+    assert evaluations == [(3, {"AP": 0.25}), (4, {"AP": 1.25})]
+
+
+def test_a_record_is_the_mean_since_the_last(tmp_path):
+    # Losses 1 and 0.390625 as above; their mean is 0.6953125.
+    log = ListWriter()
+    training = callbacks.TrainingLog([log], every=2, batch_size=1)
+    loop.fit(make_model(), make_dataset, total_steps=5, period=5, callbacks=[training])
+    assert [step for step, _, _ in log.records] == [2, 4]
+    assert log.records[0][2]["loss"] == 0.6953125
+
+
+def test_checkpoints_stand_at_multiples_and_at_the_end(tmp_path):
+    saved = []
+
+    class Spy(callbacks.Checkpoint):
+        def _save(self, step):
+            saved.append((step, int(self.model.optimizer.iterations)))
+
+    spy = Spy(tmp_path, every=2)
+    loop.fit(make_model(), make_dataset, total_steps=5, period=5, callbacks=[spy])
+    # Each is taken before the next update runs.
+    assert saved == [(2, 2), (4, 4), (5, 5)]
+
+
+def test_detection_metrics_evaluates_when_due(monkeypatch):
+    calls = []
+
+    def evaluate(model, dataset, metrics, *, detect):
+        calls.append((dataset, metrics, detect))
+        return {"AP": 0.5, "AP50": 0.75}
+
+    monkeypatch.setattr(callbacks.evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(callbacks.evaluation, "compile_detect", lambda model: "compiled")
+    callback = callbacks.DetectionMetrics("val", every=2)
+    history = make_model().fit(
+        make_dataset(0), epochs=5, steps_per_epoch=1, callbacks=[callback], verbose=0
+    )
+    # After epochs 2 and 4, and after the last.
+    assert calls == [("val", ("coco",), "compiled")] * 3
+    assert history.history["val_AP50"] == [0.75] * 3
+
+
+def test_tensorboard_gets_the_scalars_and_drops_abandoned_ones(tmp_path):
+    writer = TensorBoardWriter(tmp_path)
+    for step in (1, 2, 3):
+        writer.write(step, "train", {"loss": float(step)})
+    writer.close()
+    writer = TensorBoardWriter(tmp_path, first_step=2)  # killed after 3, checkpoint at 2
+    writer.write(3, "train", {"loss": 30.0})
+    writer.write(3, "val", {"AP": 0.5})
+    writer.close()
+
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    losses = [(e.step, float(tf.make_ndarray(e.tensor_proto))) for e in events.Tensors("train/loss")]
+    assert losses == [(1, 1.0), (2, 2.0), (3, 30.0)]
+    assert events.Tensors("val/AP")[0].step == 3
+
+
+def test_json_lines_cut_what_will_be_written_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo')
+    writer = JsonLinesWriter(path, first_step=1)
+    writer.write(2, "train", {"loss": np.float32(0.5)})
+    writer.close()
+    assert path.read_text().splitlines() == [
+        '{"step": 1, "loss": 3.0}',
+        '{"step": 2, "kind": "train", "loss": 0.5}',
+    ]
+
+
+def test_text_lines_are_readable(capsys):
+    writer = TextWriter(600)
+    writer.write(20, "train", {"loss": 1.23456, "learning_rate": 1e-05})
+    writer.write(600, "val", {"AP": 0.5})
+    assert capsys.readouterr().out.splitlines() == [
+        "step 20/600  loss 1.235  learning_rate 1e-05",
+        "step 600/600  [val]  AP 0.5",
+    ]
+
+
+def test_progress_bar_counts_epochs_of_the_whole_run(capsys):
+    loop.fit(
+        make_model(), make_dataset, total_steps=5, period=2, start_step=1, progress_bar=True
+    )
+    out = capsys.readouterr().out
+    # Steps 2, 3-4 and 5, in epochs 1, 2 and 3 of 3.
+    assert [out.count(f"Epoch {n}/3") for n in (1, 2, 3)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: callbacks.Checkpoint("x", every=0),
+        lambda: callbacks.TrainingLog([], every=0, batch_size=1),
+        lambda: callbacks.DetectionMetrics([], every=0),
+        lambda: list(loop.stretches(0, 5, 0)),
+    ],
+)
+def test_periods_below_one_are_refused(make):
+    with pytest.raises(ValueError, match=r"expected .*>= 1, got"):
+        make()

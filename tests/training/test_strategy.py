@@ -1,0 +1,34 @@
+import pytest
+import tensorflow as tf
+
+from fcos_tf.training.strategy import describe_devices, make_strategy
+
+
+def test_one_device_is_the_default_strategy():
+    strategy = make_strategy("one_device")
+    assert strategy is tf.distribute.get_strategy()
+    assert strategy.num_replicas_in_sync == 1
+
+
+@pytest.mark.parametrize("gpus, mirrored", [(0, False), (1, False), (2, True)])
+def test_auto_mirrors_over_several_gpus_only(monkeypatch, gpus, mirrored):
+    made = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu"] * gpus)
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: made.append(1) or "mirrored")
+    assert (make_strategy("auto") == "mirrored") is mirrored
+    assert len(made) == mirrored
+
+
+def test_devices_in_words(monkeypatch):
+    class Strategy:
+        num_replicas_in_sync = 4
+
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["gpu"] * 4)
+    assert describe_devices(Strategy()) == "4 GPUs"
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
+    assert describe_devices(make_strategy("one_device")) == "CPU"
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="strategy: expected one of auto.*got 'tpu'"):
+        make_strategy("tpu")
