@@ -171,7 +171,7 @@ class Config:
         choices=(AUTO, "one_device", "mirrored"),
     )  # fmt: skip
     jit_compile: str = _option(
-        AUTO, "Training", "Compile the step with XLA; auto = on GPUs, for images of a fixed canvas.",
+        AUTO, "Training", "Compile the step with XLA; auto = on GPUs, with a fixed canvas.",
         choices=(AUTO, "true", "false"),
     )  # fmt: skip
 

@@ -134,8 +134,11 @@ def compile_detect(model: Any) -> DetectFunction:
         return lambda images, image_sizes: model.detect(np.asarray(images), image_sizes)
     import tensorflow as tf
 
+    # There is no Python control flow on tensors to convert, and tracing is faster without.
     return tf.function(
-        lambda images, image_sizes: model.detect(images, image_sizes), reduce_retracing=True
+        lambda images, image_sizes: model.detect(images, image_sizes),
+        reduce_retracing=True,
+        autograph=False,
     )
 
 

@@ -134,5 +134,5 @@ def test_wrong_names_and_numbers(tmp_path):
         checkpoints.restore(model, tmp_path / "step_00000007.keras")
     with pytest.raises(ValueError, match=r"step_00001000\.keras, got .*model\.keras"):
         checkpoints.step_of("model.keras")
-    with pytest.raises(ValueError, match="keep.*>= 1, got 0"):
+    with pytest.raises(ValueError, match=r"keep.*>= 1, got 0"):
         checkpoints.save(model, tmp_path, 1, keep=0)

@@ -11,7 +11,10 @@ def variable(value):
 
 def apply(optimizer, variables, gradients):
     optimizer.apply_gradients(
-        [(keras.ops.convert_to_tensor(g, "float32"), v) for g, v in zip(gradients, variables)]
+        [
+            (keras.ops.convert_to_tensor(g, "float32"), v)
+            for g, v in zip(gradients, variables, strict=True)
+        ]
     )
 
 

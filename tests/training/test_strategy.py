@@ -30,5 +30,5 @@ def test_devices_in_words(monkeypatch):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="strategy: expected one of auto.*got 'tpu'"):
+    with pytest.raises(ValueError, match=r"strategy: expected one of auto.*got 'tpu'"):
         make_strategy("tpu")

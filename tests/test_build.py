@@ -1,0 +1,80 @@
+import pytest
+
+from fcos_tf import build
+from fcos_tf.config import Config
+from fcos_tf.training import callbacks
+from fcos_tf.training.schedules import WarmupConstant, WarmupCosine
+
+
+def test_steps_from_epochs():
+    # 2.5 passes over 10 images in batches of 4: 25 / 4 = 6.25, so 7 steps.
+    assert build.count_steps(Config(epochs=2.5, batch_size=4), 10) == 7
+    assert build.count_steps(Config(steps=5, batch_size=4), 10) == 5
+    with pytest.raises(ValueError, match="--steps or --epochs"):
+        build.count_steps(Config(), 10)
+
+
+def test_evaluations_are_an_epoch_apart_unless_said():
+    # 10 images in batches of 4: 3 steps.
+    assert build.count_eval_period(Config(batch_size=4), 10) == 3
+    assert build.count_eval_period(Config(batch_size=4, eval_every=50), 10) == 50
+
+
+def rate(config, total_steps, step):
+    return float(build.make_optimizer(config, total_steps)._learning_rate(step))
+
+
+def test_default_decay_is_at_two_thirds_and_eight_ninths():
+    # As 60k and 80k of 90k; of 900 steps, 600 and 800.
+    config = Config(learning_rate=1.0, warmup_steps=0)
+    steps = (599, 600, 799, 800)
+    assert [rate(config, 900, s) for s in steps] == pytest.approx([1.0, 0.1, 0.1, 0.01])
+    assert [rate(config, 90_000, s * 100) for s in steps] == pytest.approx([1, 0.1, 0.1, 0.01])
+    given = Config(learning_rate=1.0, warmup_steps=0, decay_steps=(10,), decay_factor=0.5)
+    assert [rate(given, 900, s) for s in (9, 10, 899)] == [1.0, 0.5, 0.5]
+
+
+def test_optimizer_follows_the_flags():
+    config = Config(schedule="cosine", warmup_steps=5, momentum=1, weight_decay=0.1, clip_norm=7)
+    optimizer = build.make_optimizer(config, 10)
+    assert isinstance(optimizer._learning_rate, WarmupCosine)
+    assert (optimizer.momentum, optimizer.weight_decay) == (1.0, 0.1)
+    assert optimizer.global_clipnorm == 7
+    constant = build.make_optimizer(Config(schedule="constant", clip_norm=0), 10)
+    assert isinstance(constant._learning_rate, WarmupConstant)
+    assert constant.global_clipnorm is None
+    with pytest.raises(ValueError, match=r"--warmup_steps: expected fewer than the 5 steps"):
+        build.make_optimizer(config, 5)
+
+
+def test_model_follows_the_flags():
+    config = Config(
+        backbone="resnet18", fpn_channels=32, head_convs=1, box_loss="iou", quality="iou",
+        center_sampling_radius=0, max_detections=7, nms_threshold=0.5, score_threshold=0.2,
+        channel_order="bgr", backbone_norm="frozen", frozen_stages=1, precision="mixed_bfloat16",
+    )  # fmt: skip
+    model = build.make_model(config, ("rod", "ring"))
+    given = model.get_config()
+    for name in ("backbone", "fpn_channels", "head_convs", "box_loss", "quality", "max_detections",
+                 "nms_threshold", "score_threshold", "channel_order", "backbone_norm",
+                 "frozen_stages", "centerness_on", "topk_per_level"):  # fmt: skip
+        assert given[name] == getattr(config, name), name
+    assert not given["center_sampling_radius"]
+    assert model.class_names == ("rod", "ring")
+    assert model.dtype_policy.name == "mixed_bfloat16"
+    build.compile_model(config, model, 10)
+    assert model.jit_compile is False  # no GPU, or tests would be slow
+
+
+def test_wrong_number_of_classes_is_refused():
+    with pytest.raises(ValueError, match=r"--num_classes: expected 0 or 2, .*\(rod, ring\), got 3"):
+        build.make_model(Config(num_classes=3), ("rod", "ring"))
+
+
+def test_checkpoints_come_last():
+    made = build.make_callbacks(Config(model_dir="x"), [], [], first_step=3)
+    assert [type(callback) for callback in made] == [
+        callbacks.TrainingLog, callbacks.DetectionMetrics, callbacks.EvaluationLog,
+        callbacks.Checkpoint,
+    ]  # fmt: skip
+    assert [c.step for c in made if isinstance(c, callbacks.StepCallback)] == [3, 3, 3]

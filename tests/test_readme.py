@@ -1,0 +1,54 @@
+"""The README's promises that can be kept in a minute: its Python runs, its files exist."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from fcos_tf.data import digits
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_notebook_snippet_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    digits.write_voc("VOC2007", "train", 4)
+    digits.write_voc("VOC2007", "val", 2)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    # The same lines on a small model, small images and one epoch.
+    for long, short in (
+        ('backbone="resnet50", backbone_weights="imagenet"', 'backbone="resnet18", head_convs=1'),
+        ("num_classes=20", "num_classes=10"),
+        ("(512, 512)", "(64, 64)"),
+        ("batch_size=8", "batch_size=2"),
+        ("epochs=12", "epochs=1"),
+    ):
+        assert long in code
+        code = code.replace(long, short)
+    names: dict = {}
+    exec(code, names)
+    history = names["model"].predict(names["images"], verbose=0)
+    # The loaded model is the trained one.
+    for name, value in names["detections"].items():
+        np.testing.assert_array_equal(history[name], value, err_msg=name)
+    assert (tmp_path / "fcos.keras").is_file()
+
+
+def test_linked_files_and_configs_exist():
+    links = re.findall(r"\]\((?!http)([^)]+)\)", README)
+    configs = re.findall(r"`(\w+\.cfg)` \|", README)
+    assert links and len(configs) >= 4
+    for file in [*links, *(f"configs/{name}" for name in configs)]:
+        assert (ROOT / file).is_file(), file
+
+
+def test_commands_name_tools_and_targets_that_exist():
+    tools = re.findall(r"python (tools/\w+\.py)", README)
+    targets = re.findall(r"\bmake (\w+)", README)
+    makefile = (ROOT / "Makefile").read_text()
+    assert tools and {"demo", "test"} <= set(targets)
+    for tool in tools:
+        assert (ROOT / tool).is_file(), tool
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -1,0 +1,220 @@
+"""The two tools, run as a user runs them, on a model small enough for it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcos_tf.config import Config
+from fcos_tf.tools import train as train_tool
+from fcos_tf.tools.command_line import define_flags, parse
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    "--dataset=digits", "--image_size=64x64", "--backbone=resnet18", "--fpn_channels=32",
+    "--head_convs=1", "--batch_size=4", "--overfit=8", "--warmup_steps=2", "--schedule=constant",
+    "--log_every=1", "--checkpoint_every=3", "--eval_every=4", "--score_threshold=0.001",
+)  # fmt: skip
+
+
+def run_tool(name, *arguments):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)],
+        capture_output=True, text=True, timeout=300, cwd=ROOT,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A run of 4 steps."""
+    folder = tmp_path_factory.mktemp("run")
+    result = run_tool("train.py", *SMALL, "--steps=4", f"--model_dir={folder}")
+    assert result.returncode == 0, result.stderr
+    assert "starting at step 0 of 4: 8 images, 10 classes" in result.stdout
+    assert "Average Precision" in result.stdout
+    assert result.stderr == ""
+    return folder
+
+
+def test_the_run_leaves_its_files(run_dir):
+    names = {path.name for path in run_dir.iterdir()}
+    assert names == {
+        "checkpoints", "tensorboard", "config.cfg", "metrics.jsonl", "metrics.json",
+        "model.keras", "detections.png",
+    }  # fmt: skip
+    checkpoints = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert checkpoints == ["step_00000003.keras", "step_00000004.keras"]
+    assert Image.open(run_dir / "detections.png").size[0] > 100
+    config = parse(define_flags({}), ["train.py", f"--flagfile={run_dir / 'config.cfg'}"])
+    assert (config.steps, config.overfit, config.model_dir) == (4, 8, str(run_dir))
+
+
+def test_the_same_command_resumes_and_then_has_nothing_to_do(run_dir, tmp_path):
+    # As if killed after step 4 and before its checkpoint was written.
+    folder = tmp_path / "run"
+    shutil.copytree(run_dir, folder)
+    (folder / "checkpoints" / "step_00000004.keras").unlink()
+    for name in ("model.keras", "metrics.json", "detections.png"):
+        (folder / name).unlink()
+    config = parse(define_flags({}), ["train.py", *SMALL, "--steps=4", f"--model_dir={folder}"])
+    told = []
+    metrics = train_tool.train(config, report=told.append)
+    assert told[0].startswith("resuming at step 3 of 4: ")
+
+    def records(path):
+        lines = (path / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    assert [(r["step"], r["kind"]) for r in records(folder)] == [
+        (1, "train"), (2, "train"), (3, "train"), (4, "train"), (4, "val"),
+    ]  # fmt: skip
+    for ours, original in zip(records(folder), records(run_dir), strict=True):
+        for record in (ours, original):
+            record.pop("images_per_second", None)
+            record.pop("kind")
+        assert ours == pytest.approx(original, rel=1e-4, abs=1e-6)
+    weights = [
+        keras.models.load_model(path / "model.keras", compile=False).get_weights()
+        for path in (folder, run_dir)
+    ]
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+    told.clear()
+    assert train_tool.train(config, report=told.append) == metrics
+    assert told == [f"{folder} is finished: step 4 of 4"]
+
+
+def test_other_options_on_resuming_are_named(run_dir, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run_dir, folder)
+    config = parse(
+        define_flags({}),
+        [
+            "train.py",
+            *SMALL,
+            "--steps=4",
+            "--momentum=0.5",
+            "--log_every=2",
+            f"--model_dir={folder}",
+        ],
+    )
+    with pytest.warns(UserWarning, match=r"other options than .*config\.cfg has: --momentum=0\.5$"):
+        train_tool.train(config, report=lambda line: None)
+
+
+def test_evaluate_takes_a_checkpoint_or_a_file_and_thresholds(run_dir, tmp_path):
+    config = f"--flagfile={run_dir / 'config.cfg'}"
+    found = []
+    for i, options in enumerate(
+        ([], [f"--weights={run_dir / 'model.keras'}", "--max_detections=3"])
+    ):
+        folder = tmp_path / str(i)
+        result = run_tool("evaluate.py", config, *options, f"--output_dir={folder}")
+        assert result.returncode == 0, result.stderr
+        assert result.stderr == ""
+        assert ("step_00000004.keras", "model.keras")[i] + " on 8 images" in result.stdout
+        assert "Average Precision" in result.stdout
+        assert {path.name for path in folder.iterdir()} == {
+            "metrics.json", "detections.json", "detections.png",
+        }  # fmt: skip
+        found.append(json.loads((folder / "detections.json").read_text()))
+    everything, best = found
+    assert set(everything[0]) == {"image_id", "category_id", "bbox", "score"}
+    assert {d["category_id"] for d in everything} <= set(range(1, 11))
+    # A hardly trained model finds more than 3 things in each image at a threshold of 0.001; both
+    # files hold the same weights, so the best 3 are the first 3 of all.
+    for image_id in {d["image_id"] for d in everything}:
+        first = [d for d in everything if d["image_id"] == image_id][:3]
+        assert [d for d in best if d["image_id"] == image_id] == first
+    assert len(best) == 3 * 8
+    metrics = json.loads((tmp_path / "0" / "metrics.json").read_text())
+    assert metrics == pytest.approx(json.loads((run_dir / "metrics.json").read_text()), abs=1e-6)
+
+
+def write_voc(folder, *, cut):
+    """A VOC tree of one image with one object; the last `cut` bytes of the image are missing."""
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    image = folder / "JPEGImages" / "a.jpg"
+    Image.fromarray(noise).save(image)
+    content = image.read_bytes()
+    image.write_bytes(content[: len(content) - cut])
+    (folder / "Annotations" / "a.xml").write_text(
+        "<annotation><filename>a.jpg</filename>"
+        "<size><width>64</width><height>64</height><depth>3</depth></size>"
+        "<object><name>cell</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>40</xmax>"
+        "<ymax>40</ymax></bndbox></object></annotation>"
+    )
+    for split in ("train", "val"):
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("a\n")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--data_dir=gone"], "no folder gone"),
+        (["--class_names=rod"], "has class 'cell', expected one of rod"),
+        (["--train_split=nights"], "no split 'nights'"),
+        (["--num_classes=4"], "--num_classes: expected 0 or 1"),
+        ([], "cannot decode image"),
+    ],
+)
+def test_wrong_data_is_one_line_and_no_traceback(tmp_path, arguments, message):
+    write_voc(tmp_path / "voc", cut=0 if arguments else 1000)
+    options = [*SMALL, "--dataset=voc", f"--data_dir={tmp_path / 'voc'}", "--overfit=0"]
+    result = run_tool(
+        "train.py", *options, "--steps=1", f"--model_dir={tmp_path / 'run'}", *arguments
+    )
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert result.stderr.startswith("train.py: error: ")
+    assert message in result.stderr
+
+
+def test_wrong_runs_and_weights_are_one_line(tmp_path):
+    (tmp_path / "cut.keras").write_bytes(b"PK")
+    for argument, message in (
+        (f"--model_dir={tmp_path / 'gone'}", "--model_dir: no folder"),
+        (f"--weights={tmp_path / 'cut.keras'}", "cut.keras is damaged"),
+    ):
+        result = run_tool("evaluate.py", argument)
+        assert result.returncode == 1
+        assert len(result.stderr.splitlines()) == 1
+        assert result.stderr.startswith("evaluate.py: error: ")
+        assert message in result.stderr
+
+
+def test_bare_result_files_are_scored(tmp_path):
+    # One object, found exactly: every precision that can be measured is 1.
+    box = [10, 10, 50, 50]
+    truth = {
+        "images": [{"id": 7}],
+        "categories": [{"id": 3, "name": "cell"}],
+        "annotations": [{"image_id": 7, "category_id": 3, "bbox": box}],
+    }
+    found = [{"image_id": 7, "category_id": 3, "bbox": box, "score": 0.5}]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    files = (f"--ground_truth={tmp_path / 'truth.json'}", f"--detections={tmp_path / 'found.json'}")
+    result = run_tool("evaluate.py", *files, f"--output_dir={tmp_path / 'out'}")
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (metrics["AP"], metrics["APm"], metrics["APs"]) == (pytest.approx(1), 1, -1)
+    missing = run_tool("evaluate.py", files[0])
+    assert missing.returncode == 1
+    assert "--detections: expected a JSON file" in missing.stderr
+
+
+def test_a_run_needs_a_folder_and_a_length():
+    with pytest.raises(ValueError, match=r"--model_dir: expected a folder"):
+        train_tool.train(Config(steps=1))
+    with pytest.raises(ValueError, match=r"--steps or --epochs: expected one"):
+        train_tool.train(Config(model_dir="unused"))

@@ -1,0 +1,103 @@
+"""Flag files: where `--flagfile=NAME.cfg` is looked up, and what is in one."""
+
+import difflib
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+# The configs lie beside the tools, in the repository and in the installed package.
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def split_flag_files(
+    arguments: list[str], known_flags: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """Takes --flagfile out of arguments.
+
+    Returns:
+        The lines of the files, and the other arguments.
+    """
+    lines, others = [], []
+    remaining = list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
+        name = _flag_file_name(argument)
+        if name is None:
+            others.append(argument)
+            continue
+        if name == "":
+            if "=" in argument or not remaining:
+                raise ValueError("--flagfile: expected the name of a file, got none")
+            name = remaining.pop(0)
+        lines += read_flag_file(name, known_flags)
+    return lines, others
+
+
+def read_flag_file(
+    name: str, known_flags: Collection[str], opened_by: tuple[Path, ...] = ()
+) -> list[str]:
+    """Reads the flags of a file: one `--name=value` per line, `#` begins a comment line.
+
+    A line `--flagfile=OTHER` stands for the lines of that file.
+
+    Args:
+        name: A path, or the name of a file in the working directory, in `configs` below it, or
+            among the configs of this package.
+        known_flags: The names of the flags that exist.
+        opened_by: The files that led here.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: For a line that is no flag, and for files that lead in a circle.
+    """
+    path = find_flag_file(name)
+    if path in opened_by:
+        raise ValueError(f"flag file {path} leads to itself")
+    lines = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith(("#", "//")):
+            continue
+        nested = _flag_file_name(line)
+        if nested:
+            lines += read_flag_file(nested, known_flags, (*opened_by, path))
+            continue
+        match = re.match(r"--?(\w+)(=|$)", line)
+        if match is None:
+            raise ValueError(f"{path} line {number}: expected --name=value, got {line!r}")
+        flag = match[1]
+        if flag not in known_flags and not (flag.startswith("no") and flag[2:] in known_flags):
+            raise ValueError(
+                f"{path} line {number}: unknown flag --{flag}{_suggest(flag, known_flags)}"
+            )
+        lines.append(line)
+    return lines
+
+
+def find_flag_file(name: str) -> Path:
+    """The path of a flag file, see `read_flag_file`."""
+    name = os.path.expanduser(name)
+    folders = dict.fromkeys((Path.cwd(), Path.cwd() / "configs", CONFIGS))
+    for folder in folders:
+        path = folder / name  # an absolute name stays itself
+        if path.is_file():
+            return path.resolve()
+    if os.path.isabs(name):
+        raise FileNotFoundError(f"--flagfile: no file {name}")
+    have = sorted(path.name for path in CONFIGS.glob("*.cfg"))
+    raise FileNotFoundError(
+        f"--flagfile: no file {name!r} in {', '.join(map(str, folders))}; "
+        f"there are: {', '.join(have) or 'none'}"
+    )
+
+
+def _flag_file_name(argument: str) -> str | None:
+    """The file that a --flagfile argument names; "" if the next argument does, None if no such."""
+    match = re.fullmatch(r"--?flagfile(?:=(.*))?", argument.strip())
+    return None if match is None else (match[1] or "").strip()
+
+
+def _suggest(flag: str, known_flags: Collection[str]) -> str:
+    near = difflib.get_close_matches(flag, list(known_flags), n=1)
+    return f"; did you mean --{near[0]}?" if near else "; --help lists all"
