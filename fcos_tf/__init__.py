@@ -5,19 +5,27 @@ answers `--help` without loading TensorFlow.
 """
 
 import importlib
+import sys
 
 from fcos_tf.version import __version__
 
-_CLASSES = {"FCOS": "fcos_tf.models.fcos"}
-_MODULES = ("data", "evaluation", "layers", "models", "ops", "training", "visualization")
+_NAMES = {"FCOS": "fcos_tf.models.fcos", "load_model": "fcos_tf.training.checkpoints"}
+_MODULES = ("build", "data", "evaluation", "layers", "models", "ops", "training", "visualization")
+# Where the classes are defined that a saved model may name.
+_SERIALIZABLE = (
+    "fcos_tf.models.fcos",
+    "fcos_tf.training.optimizers",
+    "fcos_tf.training.schedules",
+)
 
-__all__ = ["FCOS", "__version__", "data", "evaluation", "layers", "models", "ops"]
-__all__ += ["training", "visualization"]
+__all__ = ["FCOS", "__version__", "load_model"]
+__all__ += _MODULES
 
 
 def __getattr__(name: str):
-    if name in _CLASSES:
-        return getattr(importlib.import_module(_CLASSES[name]), name)
+    if name in _NAMES:
+        _register()
+        return getattr(importlib.import_module(_NAMES[name]), name)
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -25,3 +33,13 @@ def __getattr__(name: str):
 
 def __dir__():
     return sorted(__all__)
+
+
+def _register() -> None:
+    """Makes `keras.models.load_model` know the classes of this package."""
+    for module in _SERIALIZABLE:
+        importlib.import_module(module)
+
+
+if "keras" in sys.modules:  # then the wait for TensorFlow is over already
+    _register()

@@ -80,7 +80,7 @@ def evaluate(
     from fcos_tf.training import checkpoints
 
     path = run_files.find_weights(config.model_dir, weights)
-    model = run_files.load_model(path)
+    model = checkpoints.load_model(path)
     for name, value in (overrides or {}).items():
         setattr(model, name, value)
     dataset = build.load_val_data(config, model.class_names)

@@ -54,30 +54,6 @@ def find_weights(model_dir: str | Path, weights: str | Path | None = None) -> Pa
     return path
 
 
-def load_model(path: str | Path):
-    """Loads a detector from a `.keras` file, for inference.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged or holds no detector.
-    """
-    import keras
-
-    import fcos_tf.models.fcos  # noqa: F401 - registers the class that saved models name
-    from fcos_tf.training import checkpoints
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file {path}; expected a .keras file")
-    damage = checkpoints.find_damage(path)
-    if damage is not None:
-        raise ValueError(f"{path} is damaged ({damage}); expected a .keras file")
-    model = keras.models.load_model(path, compile=False)
-    if not hasattr(model, "detect"):
-        raise ValueError(f"{path}: expected a detector, got a {type(model).__name__}")
-    return model
-
-
 def save_pictures(
     path: str | Path,
     model: Any,

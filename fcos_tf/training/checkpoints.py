@@ -15,6 +15,9 @@ from pathlib import Path
 
 import keras
 
+import fcos_tf.models.fcos  # noqa: F401 - registers the class that saved models name
+from fcos_tf.models.detector import Detector
+
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step_(\d{8,})\.keras")
 _TEMPORARY_PREFIX = ".writing_"
@@ -142,6 +145,37 @@ def restore(model: keras.Model, path: str | Path) -> int:
                 f"trained with, or another --model_dir ({_first_lines(error)})"
             ) from error
     return step
+
+
+def load_model(path: str | Path) -> keras.Model:
+    """Loads a detector, for inference, from any `.keras` file of this package.
+
+    The same as `keras.models.load_model(path, compile=False)`, which needs `fcos_tf.FCOS` to be
+    imported before and says less about what is wrong with a file.
+
+    Args:
+        path: What `model.save`, a checkpoint or `tools/train.py` wrote.
+
+    Returns:
+        The model, not compiled.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or holds no detector.
+
+    Example:
+        >>> model = fcos_tf.load_model("runs/demo/model.keras")
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}; expected a .keras file")
+    damage = find_damage(path)
+    if damage is not None:
+        raise ValueError(f"{path} is damaged ({damage}); expected a .keras file")
+    model = keras.models.load_model(path, compile=False)
+    if not isinstance(model, Detector):
+        raise ValueError(f"{path}: expected a detector, got a {type(model).__name__}")
+    return model
 
 
 def step_of(path: str | Path) -> int:

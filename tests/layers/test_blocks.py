@@ -49,7 +49,7 @@ def test_batch_norm_follows_pytorch():
     layer = normalization("batch", name="a")
     assert (layer.momentum, layer.epsilon, layer.synchronized) == (0.9, 1e-5, False)
     assert normalization("sync", name="a").synchronized
-    with pytest.raises(ValueError, match="batch, sync, frozen.*'group'"):
+    with pytest.raises(ValueError, match=r"batch, sync, frozen.*'group'"):
         normalization("group", name="a")
 
 

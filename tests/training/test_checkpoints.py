@@ -1,12 +1,15 @@
 import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 
+from fcos_tf import FCOS
 from fcos_tf.training import checkpoints
 from fcos_tf.training.optimizers import SGD
-from fcos_tf.training.schedules import WarmupStepDecay
+from fcos_tf.training.schedules import WarmupConstant, WarmupStepDecay
 
 
 def make_model(units=3):
@@ -136,3 +139,35 @@ def test_wrong_names_and_numbers(tmp_path):
         checkpoints.step_of("model.keras")
     with pytest.raises(ValueError, match=r"keep.*>= 1, got 0"):
         checkpoints.save(model, tmp_path, 1, keep=0)
+
+
+LOADING = """
+import {imports}
+assert fcos_tf.load_model({path!r}).class_names == ("a", "b")
+model = keras.models.load_model({path!r})
+print(type(model.optimizer).__module__, int(model.optimizer.iterations))
+"""
+
+
+@pytest.mark.parametrize("imports", ["keras, fcos_tf", "fcos_tf, keras"])
+def test_a_fresh_process_loads_a_trained_model(tmp_path, imports):
+    model = FCOS(2, backbone="resnet18", fpn_channels=32, head_convs=0, class_names=("a", "b"))
+    model.compile(SGD(WarmupConstant(0.01, warmup_steps=2, warmup_factor=0.1), momentum=0.9))
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.iterations.assign(7)
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    code = LOADING.format(imports=imports, path=path)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["fcos_tf.training.optimizers", "7"], done.stderr
+
+
+def test_load_model_refuses_what_is_no_detector(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights file"):
+        checkpoints.load_model(tmp_path / "nothing.keras")
+    keras.Sequential([keras.layers.Dense(1)]).save(tmp_path / "dense.keras")
+    with pytest.raises(ValueError, match=r"dense\.keras: expected a detector, got a Sequential"):
+        checkpoints.load_model(tmp_path / "dense.keras")
+    (tmp_path / "dense.keras").write_bytes(b"PK and so on")
+    with pytest.raises(ValueError, match="damaged"):
+        checkpoints.load_model(tmp_path / "dense.keras")
