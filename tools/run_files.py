@@ -17,6 +17,8 @@ DETECTIONS_FILE = "detections.json"
 PICTURE_FILE = "detections.png"
 TENSORBOARD_FOLDER = "tensorboard"
 NUM_PICTURES = 8
+# Of a score sqrt(class * centerness); below it NMS leaves second guesses of other classes.
+PICTURE_THRESHOLD = 0.5
 
 # Options that say how to watch a run and how to keep it; none of them changes what is learnt.
 _HARMLESS = (
@@ -77,7 +79,9 @@ def save_pictures(
             found.append({name: np.asarray(value[i]) for name, value in detections.items()})
         if len(images) == count:
             break
-    visualization.save_gallery(path, images, truths, found, model.class_names)
+    visualization.save_gallery(
+        path, images, truths, found, model.class_names, score_threshold=PICTURE_THRESHOLD
+    )
 
 
 def write_metrics(path: str | Path, metrics: dict[str, float]) -> None:
