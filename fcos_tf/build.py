@@ -124,8 +124,16 @@ def make_optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimiz
 
 def compile_model(config: Config, model: keras.Model, total_steps: int) -> None:
     """Gives the model its optimizer and the choice of XLA."""
-    # XLA is slower than the plain graph on a CPU, and compiles anew for every image size.
-    pays = bool(tf.config.list_physical_devices("GPU")) and "," not in config.image_size
+    # XLA is slower than the plain graph on a CPU, and compiles anew for every image size. A
+    # function compiled for one device cannot reach the variables of another.
+    one_replica = tf.distribute.get_strategy().num_replicas_in_sync == 1
+    if config.jit_compile == "true" and not one_replica:
+        raise ValueError(
+            "--jit_compile: expected auto or false with several devices, or --strategy=one_device; "
+            "got true"
+        )
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    pays = has_gpu and one_replica and "," not in config.image_size
     jit = {"true": True, "false": False, AUTO: pays}[config.jit_compile]
     model.compile(optimizer=make_optimizer(config, total_steps), jit_compile=jit)
 

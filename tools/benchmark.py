@@ -48,15 +48,13 @@ def _benchmark(config: Config, flags) -> None:
     if peer:
         sides[peer] = _peer(config, what, images, targets)
     seconds = time_in_turns(sides, rounds=rounds, steps=steps)
-    print(
-        f"{what}, {config.backbone}, {config.image_size}, batch {config.batch_size}, "
-        f"{config.precision}"
-    )
+    print(f"{what}, {config.backbone}, {config.image_size}, batch {config.batch_size}")
+    labels = {"fcos_tf": f"fcos_tf {config.precision}", peer: f"{peer} float32"}
     ours = statistics.median(seconds["fcos_tf"])
     for name, values in seconds.items():
         median = statistics.median(values)
         print(
-            f"{name:12} {median:8.3f} s per step (from {min(values):.3f} to {max(values):.3f})  "
+            f"{labels[name]:24} {median:8.3f} s per step (from {min(values):.3f} to {max(values):.3f})  "
             f"{config.batch_size / median:7.1f} images/s  {median / ours:5.2f} x"
         )
 

@@ -89,6 +89,11 @@ def evaluate(
             f"{path}: a model of {model.num_classes} classes; expected "
             f"{len(dataset.class_names)}, as many as --dataset={config.dataset} has"
         )
+    if model.class_names and tuple(dataset.class_names) != tuple(model.class_names):
+        raise ValueError(
+            f"{path}: a model of the classes {', '.join(model.class_names)}, in this order; "
+            f"--class_names gives {', '.join(dataset.class_names)}"
+        )
     print(f"evaluating {path} on {dataset.num_images} images", flush=True)
     detect = evaluation.compile_detect(model)
     records = evaluation.run_detector(

@@ -54,8 +54,12 @@ def read_flag_file(
     path = find_flag_file(name)
     if path in opened_by:
         raise ValueError(f"flag file {path} leads to itself")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"--flagfile: {path} is not a text file in UTF-8") from None
     lines = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         line = line.strip()
         if not line or line.startswith(("#", "//")):
             continue
@@ -63,11 +67,12 @@ def read_flag_file(
         if nested:
             lines += read_flag_file(nested, known_flags, (*opened_by, path))
             continue
-        match = re.match(r"--?(\w+)(=|$)", line)
+        match = re.match(r"--?(\w+)=", line)
         if match is None:
+            # Without "=" a flag would take the next line for its value.
             raise ValueError(f"{path} line {number}: expected --name=value, got {line!r}")
         flag = match[1]
-        if flag not in known_flags and not (flag.startswith("no") and flag[2:] in known_flags):
+        if flag not in known_flags:
             raise ValueError(
                 f"{path} line {number}: unknown flag --{flag}{_suggest(flag, known_flags)}"
             )

@@ -24,7 +24,6 @@ PICTURE_THRESHOLD = 0.5
 _HARMLESS = (
     "model_dir",
     "data_dir",
-    "val_split",
     "checkpoint_every",
     "keep_checkpoints",
     "log_every",

@@ -67,8 +67,8 @@ def read_voc(
 ) -> VocSplit:
     """Reads one split of a VOC tree.
 
-    The image of an annotation is the file that its `<filename>` names; where there is none of
-    that name, the annotation's own name with `.jpg`. Sizes come from the image files: where an
+    The image of an annotation is its own name with `.jpg`, as in the published sets; where there
+    is no such file, the one that its `<filename>` names. Sizes come from the image files: where an
     annotation disagrees with its image, the image is believed and a warning names it.
 
     `image_id` is the file name as a number where every name of the split file consists of digits
@@ -229,11 +229,12 @@ def _optional_int(text: str | None) -> int | None:
 
 
 def _image_file(root: Path, stem: str, filename: str | None, images: set[str], xml: Path) -> Path:
-    for name in (filename, f"{stem}.jpg"):
+    # Copied annotations often still name the image that they were copied from.
+    for name in (f"{stem}.jpg", filename):
         if name in images:
             return root / "JPEGImages" / name
     raise FileNotFoundError(
-        f"no image {root / 'JPEGImages' / (filename or f'{stem}.jpg')}, though {xml} describes it"
+        f"no image {root / 'JPEGImages' / f'{stem}.jpg'}, though {xml} describes it"
     )
 
 
@@ -242,6 +243,6 @@ def _image_size(file: Path) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
             width, height = image.size
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} is not a readable image: {error}") from None
     return height, width

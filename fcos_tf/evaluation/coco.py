@@ -174,11 +174,17 @@ def _category_names(
     ground_truth: Mapping[str, Any], class_names: Sequence[str] | None
 ) -> dict[int, str]:
     """Returns category id -> a name that no other category has."""
+    if not isinstance(ground_truth, Mapping):
+        raise ValueError(
+            f"expected the ground truth as a COCO dictionary, got a "
+            f"{type(ground_truth).__name__}; are ground truth and detections swapped?"
+        )
     categories = ground_truth.get("categories")
     if not categories and not class_names:
         raise ValueError("the ground truth lists no categories and no class names were given")
     if not categories:
         categories = [{"id": index + 1, "name": n} for index, n in enumerate(class_names)]
+    _need_ids(categories, "category")
     names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
     if len(names) != len(categories):
         twice = [key for key, n in Counter(c["id"] for c in categories).items() if n > 1]
@@ -197,11 +203,18 @@ def _image_ids(ground_truth: Mapping[str, Any]) -> set[int]:
     images = ground_truth.get("images")
     if not images:
         raise ValueError("the ground truth lists no images")
+    _need_ids(images, "image")
     counts = Counter(image["id"] for image in images)
     if len(counts) != len(images):
         twice = [key for key, n in counts.items() if n > 1]
         raise ValueError(f"image ids must be unique in the ground truth; twice or more: {twice}")
     return set(counts)
+
+
+def _need_ids(records: Sequence[Any], kind: str) -> None:
+    for position, record in enumerate(records):
+        if not isinstance(record, Mapping) or "id" not in record:
+            raise ValueError(f"{kind} at position {position}: expected an 'id', got {record!r}")
 
 
 def _checked_annotations(
@@ -211,10 +224,14 @@ def _checked_annotations(
         raise ValueError("the ground truth has no 'annotations'")
     annotations = []
     for position, source in enumerate(ground_truth["annotations"]):
-        what = f"annotation {source.get('id', f'at position {position}')}"
+        what = f"annotation at position {position}"
         annotation = _common_keys(source, what, position, image_ids, names)
-        annotation["area"] = float(source.get("area", annotation["area"]))
-        annotation["iscrowd"] = int(source.get("iscrowd", 0))
+        area = source.get("area")
+        if area is not None:
+            if not _finite_floats([area]):
+                raise ValueError(f"{what}: expected a finite area, got {area!r}")
+            annotation["area"] = float(area)
+        annotation["iscrowd"] = int(source.get("iscrowd") or 0)
         annotations.append(annotation)
     return annotations
 
@@ -222,6 +239,11 @@ def _checked_annotations(
 def _checked_detections(
     detections: Iterable[Mapping[str, Any]], image_ids: set[int], names: Mapping[int, str]
 ) -> list[dict]:
+    if isinstance(detections, Mapping):
+        raise ValueError(
+            "expected the detections as a list of COCO results, got a dictionary; are ground "
+            "truth and detections swapped?"
+        )
     results = []
     for position, source in enumerate(detections):
         what = f"detection at position {position}"
@@ -256,6 +278,8 @@ def _common_keys(
     names: Mapping[int, str],
 ) -> dict[str, Any]:
     """Checks what annotations and detections share and returns a fresh record with it."""
+    if not isinstance(source, Mapping):
+        raise ValueError(f"{what}: expected a dictionary, got {source!r}")
     for key in ("image_id", "category_id", "bbox"):
         if key not in source:
             raise ValueError(f"{what} has no {key!r}; it has {sorted(source)}")

@@ -120,7 +120,11 @@ def build_backbone(
     if weights == "imagenet":
         copy_keras_applications(_download(depth), backbone)
     elif weights is not None:
-        copy_layers(keras.models.load_model(weights, compile=False), backbone, file=weights)
+        try:
+            source = keras.models.load_model(weights, compile=False)
+        except (TypeError, KeyError, OSError) as error:
+            raise ValueError(f"backbone_weights: cannot load {weights}: {error}") from error
+        copy_layers(source, backbone, file=weights)
     return backbone
 
 
@@ -135,16 +139,23 @@ def copy_layers(source: keras.Model, target: keras.Model, *, file: str) -> None:
     Raises:
         ValueError: if a layer is missing in the source or has other shapes there.
     """
-    have = {layer.name: layer.get_weights() for layer in source.layers}
+    have = {layer.name: layer for layer in source.layers}
     for layer in target.layers:
+        theirs = have.get(layer.name)
         expected = [tuple(w.shape) for w in layer.weights]
-        got = [w.shape for w in have.get(layer.name, [])]
+        got = None if theirs is None else [tuple(w.shape) for w in theirs.weights]
         if expected != got:
             raise ValueError(
                 f"backbone_weights {file}: expected layer {layer.name} of {target.name} with "
                 f"weights of shapes {expected}; got {got or 'no such layer'}"
             )
-        layer.set_weights(have[layer.name])
+        # The same shapes, another network: where a bottleneck halves the map.
+        if getattr(layer, "strides", None) != getattr(theirs, "strides", None):
+            raise ValueError(
+                f"backbone_weights {file}: its {layer.name} has strides {theirs.strides}, "
+                f"expected {layer.strides}; give stride_in_3x3 the other value"
+            )
+        layer.set_weights(theirs.get_weights())
 
 
 def _download(depth: int) -> keras.Model:

@@ -34,6 +34,9 @@ class FCOS(Detector):
     of the model: `compile` takes an optimizer only. Batches for `fit` are `(images, targets)` with
     the keys `boxes`, `labels` and, for padded images, `image_sizes`.
 
+    On a backend other than TensorFlow, `predict` gives raw predictions (use `detect`), and the
+    sizes of padded images have to be part of the inputs: `{"images": ..., "image_sizes": ...}`.
+
     Args:
         num_classes: C.
         backbone: "resnet18", "resnet34", "resnet50" or "resnet101".

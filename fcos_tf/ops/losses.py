@@ -58,24 +58,20 @@ def ltrb_iou(ltrb, ltrb_targets):
     return intersection / ops.maximum(union, EPSILON)
 
 
-def iou_loss(ltrb, ltrb_targets, *, smoothing: float = 0.0):
+def iou_loss(ltrb, ltrb_targets):
     """-ln IoU (UnitBox; FCOS, equation 2) on distances from a common point.
 
     Args:
         ltrb: [..., 4] float >= 0, predicted distances.
         ltrb_targets: [..., 4] float >= 0.
-        smoothing: added to intersection and union. The official FCOS code uses 1 on distances
-            in strides; 0 is the plain definition.
 
     Returns:
         [...] float32, unreduced, finite also for boxes that do not overlap.
     """
-    intersection, union, _ = _overlap(ltrb, ltrb_targets)
-    iou = (intersection + smoothing) / ops.maximum(union + smoothing, EPSILON)
-    return -ops.log(ops.maximum(iou, EPSILON))
+    return -ops.log(ops.maximum(ltrb_iou(ltrb, ltrb_targets), EPSILON))
 
 
-def giou_loss(ltrb, ltrb_targets, *, smoothing: float = 0.0):
+def giou_loss(ltrb, ltrb_targets):
     """1 - GIoU (Rezatofighi et al., Generalized IoU) on distances from a common point.
 
         GIoU = IoU - (hull - union) / hull
@@ -83,13 +79,12 @@ def giou_loss(ltrb, ltrb_targets, *, smoothing: float = 0.0):
     Args:
         ltrb: [..., 4] float >= 0, predicted distances.
         ltrb_targets: [..., 4] float >= 0.
-        smoothing: added to intersection and union inside the IoU, as in `iou_loss`.
 
     Returns:
         [...] float32 in [0, 2], unreduced.
     """
     intersection, union, hull = _overlap(ltrb, ltrb_targets)
-    iou = (intersection + smoothing) / ops.maximum(union + smoothing, EPSILON)
+    iou = intersection / ops.maximum(union, EPSILON)
     return 1 - iou + (hull - union) / ops.maximum(hull, EPSILON)
 
 

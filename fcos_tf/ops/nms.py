@@ -81,6 +81,7 @@ def _native_nms(boxes, scores, labels, iou_threshold, max_detections):
 
 def _portable_nms(boxes, scores, labels, iou_threshold, max_detections):
     """The same in keras.ops: D rounds, each over all images and candidates at once."""
+    batch, num_candidates = ops.shape(scores)
 
     def one_round(step, state):
         remaining, keep, valid = state
@@ -90,14 +91,13 @@ def _portable_nms(boxes, scores, labels, iou_threshold, max_detections):
         best_label = ops.take_along_axis(labels, best[:, None], axis=1)  # [B, 1]
         overlaps = paired_iou(boxes, best_box) > iou_threshold  # [B, K]
         # The chosen one goes by its index: a box without area does not overlap itself.
-        chosen = ops.arange(boxes.shape[1])[None] == ops.cast(best[:, None], "int32")
+        chosen = ops.arange(num_candidates, dtype="int32")[None] == ops.cast(best[:, None], "int32")
         drop = (overlaps & (labels == best_label)) | chosen
         column = ops.arange(max_detections)[None] == step  # [1, D]
         keep = ops.where(column, ops.cast(best[:, None], "int32"), keep)
         valid = ops.where(column, best_score[:, None] > 0, valid)
         return ops.where(drop, 0.0, remaining), keep, valid
 
-    batch = ops.shape(boxes)[0]
     keep = ops.zeros((batch, max_detections), dtype="int32")
     valid = ops.zeros((batch, max_detections), dtype="bool")
     state = (ops.maximum(scores, 0.0), keep, valid)

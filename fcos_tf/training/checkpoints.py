@@ -172,7 +172,10 @@ def load_model(path: str | Path) -> keras.Model:
     damage = find_damage(path)
     if damage is not None:
         raise ValueError(f"{path} is damaged ({damage}); expected a .keras file")
-    model = keras.models.load_model(path, compile=False)
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path}: expected a detector, got {_first_lines(error)}") from error
     if not isinstance(model, Detector):
         raise ValueError(f"{path}: expected a detector, got a {type(model).__name__}")
     return model

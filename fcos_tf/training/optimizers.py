@@ -53,6 +53,22 @@ class SGD(keras.optimizers.SGD):
     def _apply_weight_decay(self, variables):
         """Nothing: the decay is inside the gradient, not a step of its own."""
 
+    def _clip_gradients(self, grads):
+        """Clips the sum over all replicas, so that their number does not change the update.
+
+        Keras clips each replica's part before it adds them up.
+        """
+        if keras.backend.backend() != "tensorflow" or not (self.global_clipnorm or self.clipnorm):
+            return super()._clip_gradients(grads)
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return super()._clip_gradients(grads)
+        total = context.all_reduce(tf.distribute.ReduceOp.SUM, grads)
+        # Keras adds up once more.
+        return [g / context.num_replicas_in_sync for g in super()._clip_gradients(total)]
+
     def update_step(self, gradient, variable, learning_rate):
         """Adds the L2 term, then does the momentum update."""
         decayed = self.decay_vectors or len(variable.shape) > 1

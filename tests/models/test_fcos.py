@@ -239,6 +239,7 @@ REPLICAS = """
 import numpy as np, keras, tensorflow as tf
 cpus = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from fcos_tf.training.optimizers import SGD
 from tests.models.test_fcos import scene, small_model
 
 images, targets = scene(batch=4)
@@ -248,7 +249,8 @@ targets["labels"][:2] = 1
 def train(strategy):
     with strategy.scope():
         model = small_model(backbone_norm={norm!r})
-        model.compile(keras.optimizers.SGD(0.01, momentum=0.9))
+        # The gradient is longer than 1: each replica's part, clipped by itself, would show.
+        model.compile(SGD(0.01, momentum=0.9, weight_decay=1e-4, global_clipnorm=1.0))
     dataset = tf.data.Dataset.from_tensor_slices((images, targets)).repeat().batch(4)
     history = model.fit(dataset, epochs=3, steps_per_epoch=1, verbose=0).history
     return history, model.get_weights()

@@ -78,11 +78,17 @@ def test_box_loss_is_weighted_by_centerness_and_divided_by_its_sum(losses_of):
     assert parts["box_loss"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_iou_quality_learns_the_iou_and_does_not_weight(losses_of):
-    parts = losses_of(BOXES, LABELS, ltrb=[0.5, 0.5, 1.0, 0.5], size=(8, 8), quality="iou")
-    # At logit 0 the cross-entropy is ln 2 whatever the target; the box loss is the plain mean.
-    assert parts["centerness_loss"] == pytest.approx(LN2, rel=1e-6)
-    assert parts["box_loss"] == pytest.approx(1 / 3, rel=1e-6)
+def test_iou_quality_does_not_weight_the_box_loss(losses_of):
+    # The six points above: the plain mean of the L1 values 0, 2, twice 2 and twice 4.
+    parts = losses_of(
+        [[[0, 0, 24, 16]]],
+        [[0]],
+        ltrb=[1.5, 0.5, 1.5, 1.5],
+        size=(16, 32),
+        loss="l1",
+        quality="iou",
+    )
+    assert parts["box_loss"] == pytest.approx((0 + 2 + 2 * 2 + 2 * 4) / 6, rel=1e-6)
 
 
 def test_iou_quality_target_carries_no_gradient(model):

@@ -55,6 +55,25 @@ def test_boxes_without_area_do_not_loop(jit_compile):
     np.testing.assert_array_equal(result["num_detections"], [2])
 
 
+@FORMS
+def test_unknown_sizes(jit_compile):
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec((None, None, 4)),
+            tf.TensorSpec((None, None)),
+            tf.TensorSpec((None, None), tf.int32),
+        ]
+    )
+    def keep_two(boxes, scores, labels):
+        return class_wise_nms(
+            boxes, scores, labels, iou_threshold=0.5, max_detections=2, jit_compile=jit_compile
+        )
+
+    boxes = tf.constant([[[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10]]])
+    result = keep_two(boxes, tf.constant([[0.9, 0.8, 0.7]]), tf.zeros((1, 3), tf.int32))
+    np.testing.assert_allclose(result["scores"], [[0.9, 0.7]])
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_native_equals_portable_equals_xla(seed):
     rng = np.random.default_rng(seed)

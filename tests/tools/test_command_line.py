@@ -61,7 +61,8 @@ def test_files_are_found_here_then_in_the_package(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name, expected",
     [
-        ("digits.cfg", {"dataset": "digits", "horizontal_flip": False}),
+        ("digits.cfg", {"dataset": "digits", "image_size": "128x128"}),
+        ("overfit.cfg", {"dataset": "voc", "overfit": 8}),
         ("voc.cfg", {"dataset": "voc", "backbone_weights": "imagenet"}),
         ("coco.cfg", {"steps": 90_000, "batch_size": 16, "decay_steps": (60_000, 80_000)}),
         ("bccd.cfg", {"steps": 600, "batch_size": 8, "image_size": "240x320"}),
