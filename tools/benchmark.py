@@ -54,7 +54,7 @@ def _benchmark(config: Config, flags) -> None:
     for name, values in seconds.items():
         median = statistics.median(values)
         print(
-            f"{labels[name]:24} {median:8.3f} s per step (from {min(values):.3f} to {max(values):.3f})  "
+            f"{labels[name]:24} {median:8.3f} s per step ({min(values):.3f} to {max(values):.3f})  "
             f"{config.batch_size / median:7.1f} images/s  {median / ours:5.2f} x"
         )
 
