@@ -1,4 +1,6 @@
+import keras
 import pytest
+import tensorflow as tf
 
 from fcos_tf import build
 from fcos_tf.config import Config
@@ -45,6 +47,21 @@ def test_optimizer_follows_the_flags():
     assert constant.global_clipnorm is None
     with pytest.raises(ValueError, match=r"--warmup_steps: expected fewer than the 5 steps"):
         build.make_optimizer(config, 5)
+
+
+def test_xla_stays_off_where_it_cannot_be(monkeypatch):
+    model = keras.Sequential([keras.layers.Dense(1)])
+    build.compile_model(Config(jit_compile="true"), model, 10)
+    assert model.jit_compile is True
+    build.compile_model(Config(), model, 10)  # auto, no GPU
+    assert model.jit_compile is False
+
+    class TwoReplicas:
+        num_replicas_in_sync = 2
+
+    monkeypatch.setattr(tf.distribute, "get_strategy", TwoReplicas)
+    with pytest.raises(ValueError, match=r"--jit_compile: .*several devices"):
+        build.compile_model(Config(jit_compile="true"), model, 10)
 
 
 def test_model_follows_the_flags():

@@ -225,6 +225,8 @@ def _checked_annotations(
     annotations = []
     for position, source in enumerate(ground_truth["annotations"]):
         what = f"annotation at position {position}"
+        if isinstance(source, Mapping) and "id" in source:
+            what = f"annotation {source['id']}"
         annotation = _common_keys(source, what, position, image_ids, names)
         area = source.get("area")
         if area is not None:

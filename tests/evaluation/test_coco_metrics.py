@@ -201,6 +201,28 @@ def test_bad_ground_truth_is_named():
         coco_metrics({"images": [{"id": 1}], "categories": [{"id": 1}]}, [])
 
 
+@pytest.mark.parametrize(
+    ("ground_truth", "detections", "message"),
+    [
+        ([], {"images": []}, "got a list; are ground truth and detections swapped"),
+        (truth([0, 0, 9, 9]), {"images": []}, "got a dictionary; are ground truth"),
+        (truth([0, 0, 9, 9]), [7], "detection at position 0: expected a dictionary, got 7"),
+        (truth([0, 0, 9, 9], categories=[{"name": "cat"}]), [], "category at position 0: .*'id'"),
+        ({**truth([0, 0, 9, 9]), "images": [3]}, [], "image at position 0: expected an 'id'"),
+        ({**truth([0, 0, 9, 9]), "annotations": [5]}, [], "annotation at position 0: .* got 5"),
+        (truth([0, 0, 9, 9], area="big"), [], "expected a finite area, got 'big'"),
+    ],
+)
+def test_records_of_another_shape_are_named(ground_truth, detections, message):
+    with pytest.raises(ValueError, match=message):
+        coco_metrics(ground_truth, detections)
+
+
+def test_null_area_and_crowd_count_as_missing():
+    both = truth([0, 0, 40, 40], area=None, iscrowd=None)
+    assert coco_metrics(both, [found([0, 0, 40, 40], 0.9)])["APm"] == 1.0  # 32^2 < 1600 < 96^2
+
+
 def test_tables():
     metrics = dict.fromkeys(COCO_METRIC_NAMES, 0.25) | {"AP75": -1.0}
     lines = format_table(metrics).splitlines()

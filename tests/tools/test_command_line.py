@@ -82,6 +82,7 @@ def test_shipped_configs_parse_and_open_with_their_header(name, expected):
         ("--batchsize=3", r"x\.cfg line 1: unknown flag --batchsize; did you mean --batch_size"),
         ("# ok\n--steps=1\nbatch_size=3", r"x\.cfg line 3: expected --name=value, got 'batch_s"),
         ("--flagfile=x.cfg", r"x\.cfg leads to itself"),
+        ("--data_dir\n--steps=5", r"x\.cfg line 1: expected --name=value, got '--data_dir'"),
         ("--flagfile=gone.cfg", r"no file 'gone\.cfg' in .*digits\.cfg"),
     ],
 )

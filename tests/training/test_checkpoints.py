@@ -162,12 +162,20 @@ def test_a_fresh_process_loads_a_trained_model(tmp_path, imports):
     assert done.stdout.split() == ["fcos_tf.training.optimizers", "7"], done.stderr
 
 
+class Foreign(keras.layers.Layer):
+    """Of another package, not registered."""
+
+
 def test_load_model_refuses_what_is_no_detector(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights file"):
         checkpoints.load_model(tmp_path / "nothing.keras")
     keras.Sequential([keras.layers.Dense(1)]).save(tmp_path / "dense.keras")
     with pytest.raises(ValueError, match=r"dense\.keras: expected a detector, got a Sequential"):
         checkpoints.load_model(tmp_path / "dense.keras")
+    foreign = keras.Sequential([Foreign()])
+    foreign.save(tmp_path / "foreign.keras")
+    with pytest.raises(ValueError, match=r"foreign\.keras: expected a detector"):
+        checkpoints.load_model(tmp_path / "foreign.keras")
     (tmp_path / "dense.keras").write_bytes(b"PK and so on")
     with pytest.raises(ValueError, match="damaged"):
         checkpoints.load_model(tmp_path / "dense.keras")
