@@ -62,13 +62,13 @@ def run(
         tool(config, values)
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
-        _leave(130)
+        sys.exit(130)
     except Exception as error:
         if debug or not _is_for_the_user(error):
             traceback.print_exc()
         else:
             print(f"{program}: error: {_one_line(error)}", file=sys.stderr)
-        _leave(1)
+        sys.exit(1)
     sys.exit(0)
 
 
@@ -215,17 +215,6 @@ def _one_line(error: Exception) -> str:
     # The names of graph nodes that TensorFlow puts around its own words.
     text = re.sub(r"\{\{\S+ .*?\}\}|\[\[\{*.*?\}*\]\]|\[Op:\w+\].*", " ", text, flags=re.DOTALL)
     return " ".join(text.split())
-
-
-def _leave(status: int) -> None:
-    """Ends the process at once.
-
-    An orderly end would wait for the threads of an endless data set, which an error leaves behind
-    and which in turn wait for the interpreter.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _one_line_warnings(program: str) -> None:

@@ -23,6 +23,7 @@ from fcos_tf.data.digit_scenes import (
     photos,
 )
 from fcos_tf.data.example import Source
+from fcos_tf.data.python_calls import call_python
 
 CLASS_NAMES = tuple("0123456789")
 SPLIT_SIZES = {"train": 8192, "val": 256}
@@ -68,9 +69,7 @@ def digits_source(split: str, *, limit: int | None = None, seed: int = 0) -> Sou
         return scene.image, scene.boxes, scene.labels
 
     def read(index):
-        image, boxes, labels = tf.numpy_function(
-            draw, [index], [tf.uint8, tf.float32, tf.int32], stateful=False
-        )
+        image, boxes, labels = call_python(draw, [index], [tf.uint8, tf.float32, tf.int32])
         return {
             "image": tf.ensure_shape(image, [SCENE_SIZE, SCENE_SIZE, 3]),
             "boxes": tf.ensure_shape(boxes, [None, 4]),

@@ -15,6 +15,7 @@ from PIL import Image
 
 from fcos_tf.data import transforms
 from fcos_tf.data.example import Example, Source
+from fcos_tf.data.python_calls import call_python
 
 MULTIPLE = 32  # canvases of image_size "SHORT,LONG" are padded to a multiple of it
 
@@ -83,11 +84,9 @@ def read_image(file: tf.Tensor) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: The file cannot be decoded; the message names it.
     """
-    # TensorFlow's decoders do not say which file they failed on. Nor may they be called from
-    # Python inside a data set: with every thread of the pool in such a call, none is left to do
-    # the work. The complaint is handed back rather than raised there, which would wrap it in a
-    # traceback of TensorFlow's inside.
-    image, complaint = tf.numpy_function(_decode, [file], [tf.uint8, tf.string], stateful=False)
+    # TensorFlow's decoders do not say which file they failed on. The complaint is handed back
+    # rather than raised there, which would wrap it in a traceback of TensorFlow's inside.
+    image, complaint = call_python(_decode, [file], [tf.uint8, tf.string])
     with tf.control_dependencies([tf.debugging.Assert(tf.equal(complaint, ""), [complaint])]):
         return tf.ensure_shape(image, [None, None, 3])
 
