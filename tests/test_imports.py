@@ -1,6 +1,7 @@
 """Imports go down only, and the portable parts stay portable."""
 
 import ast
+import configparser
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,15 @@ def test_portable_parts_import_no_tensorflow_at_the_top():
     }
     # The custom steps, which models.detector imports under TensorFlow only.
     assert users == {"fcos_tf.models.tensorflow_steps"}
+
+
+def test_setup_lists_every_package():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    listed = set(setup["options"]["packages"].split())
+    folders = {file.parent for file in (ROOT / "fcos_tf").rglob("__init__.py")}
+    packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert listed == packages | {"fcos_tf.configs", "fcos_tf.tools"}
 
 
 def test_importing_the_package_is_cheap():
