@@ -1,7 +1,11 @@
 """From a name to the `tf.distribute` strategy that a model is built and trained under."""
 
+from pathlib import Path
+
 import tensorflow as tf
 
+# There whenever the driver of an NVIDIA GPU is loaded, whatever TensorFlow finds.
+_NVIDIA_DRIVER = Path("/dev/nvidiactl")
 STRATEGIES = ("auto", "one_device", "mirrored")
 
 
@@ -32,9 +36,13 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
 
 
 def describe_devices(strategy: tf.distribute.Strategy) -> str:
-    """What a strategy trains on, in words: "1 GPU", "4 GPUs", "CPU"."""
+    """What a strategy trains on, in words: "1 GPU", "4 GPUs", "CPU".
+
+    Says so where a GPU lies idle: TensorFlow itself only logs that it lacks a library.
+    """
     replicas = strategy.num_replicas_in_sync
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     if kind == "CPU" and replicas == 1:
-        return kind
+        idle = " although there is an NVIDIA GPU (pip install 'fcos_tf[gpu]')"
+        return kind + (idle if _NVIDIA_DRIVER.exists() else "")
     return f"{replicas} {kind}{'' if replicas == 1 else 's'}"

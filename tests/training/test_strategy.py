@@ -1,6 +1,7 @@
 import pytest
 import tensorflow as tf
 
+from fcos_tf.training import strategy as strategies
 from fcos_tf.training.strategy import describe_devices, make_strategy
 
 
@@ -25,10 +26,17 @@ def test_devices_in_words(monkeypatch):
 
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["gpu"] * 4)
     assert describe_devices(Strategy()) == "4 GPUs"
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
-    assert describe_devices(make_strategy("one_device")) == "CPU"
 
 
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match=r"strategy: expected one of auto.*got 'tpu'"):
         make_strategy("tpu")
+
+
+def test_an_idle_gpu_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [])
+    monkeypatch.setattr(strategies, "_NVIDIA_DRIVER", tmp_path / "none")
+    assert describe_devices(make_strategy("one_device")) == "CPU"
+    monkeypatch.setattr(strategies, "_NVIDIA_DRIVER", tmp_path)
+    words = describe_devices(make_strategy("one_device"))
+    assert words.startswith("CPU although there is an NVIDIA GPU") and "fcos_tf[gpu]" in words
