@@ -28,10 +28,10 @@ def test_the_notebook_snippet_runs(tmp_path, monkeypatch):
         code = code.replace(long, short)
     names: dict = {}
     exec(code, names)
-    history = names["model"].predict(names["images"], verbose=0)
+    again = names["model"].predict(names["images"], verbose=0)
     # The loaded model is the trained one.
     for name, value in names["detections"].items():
-        np.testing.assert_array_equal(history[name], value, err_msg=name)
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
     assert (tmp_path / "fcos.keras").is_file()
 
 

@@ -126,11 +126,7 @@ def restore(model: keras.Model, path: str | Path) -> int:
     """
     path = Path(path)
     step = step_of(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    damage = find_damage(path)
-    if damage is not None:
-        raise ValueError(f"checkpoint {path} is damaged ({damage})")
+    _need_whole(path)
     if not model.optimizer.built:
         # Only a built optimizer has the variables (momentum ...) that the file is to fill.
         model.optimizer.build(model.trainable_variables)
@@ -167,11 +163,7 @@ def load_model(path: str | Path) -> keras.Model:
         >>> model = fcos_tf.load_model("runs/demo/model.keras")
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file {path}; expected a .keras file")
-    damage = find_damage(path)
-    if damage is not None:
-        raise ValueError(f"{path} is damaged ({damage}); expected a .keras file")
+    _need_whole(path)
     try:
         model = keras.models.load_model(path, compile=False)
     except (TypeError, KeyError) as error:
@@ -179,6 +171,14 @@ def load_model(path: str | Path) -> keras.Model:
     if not isinstance(model, Detector):
         raise ValueError(f"{path}: expected a detector, got a {type(model).__name__}")
     return model
+
+
+def _need_whole(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}; expected a .keras file")
+    damage = find_damage(path)
+    if damage is not None:
+        raise ValueError(f"{path} is damaged ({damage}); expected a .keras file")
 
 
 def step_of(path: str | Path) -> int:

@@ -172,8 +172,22 @@ def test_mixed_precision_trains_with_float32_outputs(policy):
     assert model.backbone.get_layer("stem_conv").compute_dtype == policy.removeprefix("mixed_")
     assert {v.dtype.name for v in model(images).values()} == {"float32"}
     assert model.detect(images)["boxes"].dtype == "float32"
-    # The image size is not rounded: 1333 is no bfloat16 number.
-    assert model.preprocess(images).dtype == "float32"
+
+
+def test_mixed_precision_does_not_round_the_image_size():
+    # bfloat16 has even numbers only from 256 on: as one, a width of 261 would be 260 or 262.
+    model = small_model(dtype="mixed_bfloat16")
+    images, _ = scene(batch=1, size=(64, 288))
+    sizes = np.float32([[64, 261]])
+
+    def logits(column):
+        changed = images.copy()
+        changed[:, :, column] = 255 - changed[:, :, column]
+        return np.asarray(model({"images": changed, "image_sizes": sizes})["class_logits"])
+
+    original = np.asarray(model({"images": images, "image_sizes": sizes})["class_logits"])
+    assert np.any(logits(260) != original)  # the last column of the image
+    np.testing.assert_array_equal(logits(261), original)  # the first of the padding
 
 
 def test_keras_file_round_trip(tmp_path):
@@ -261,15 +275,13 @@ assert one["num_positives"][0] > 4, one
 for name in one:
     np.testing.assert_allclose(one[name], two[name], rtol=1e-5, err_msg=name)
 for a, b in zip(weights_one, weights_two):
-    np.testing.assert_allclose(a, b, atol={atol})
+    np.testing.assert_allclose(a, b, atol=1e-5)
 print("equal")
 """
 
 
-# Synchronised batch norm takes E[x^2] - E[x]^2 where one replica takes E[(x - E[x])^2]: the
-# rounding differs, and the batch of 2x3 maps at stride 32 makes the most of it.
-@pytest.mark.parametrize(("norm", "atol"), [("frozen", 1e-6), ("sync", 5e-5)])
-def test_two_replicas_step_like_one(norm, atol):
-    code = REPLICAS.format(norm=norm, atol=atol)
+@pytest.mark.parametrize("norm", ["frozen", "sync"])
+def test_two_replicas_step_like_one(norm):
+    code = REPLICAS.format(norm=norm)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.endswith("equal\n"), done.stderr[-3000:]
