@@ -1,24 +1,21 @@
 """Average precision from plain records, and evaluation of a model over a data set."""
 
-from fcos_tf.evaluation.coco import (
-    CocoResult,
-    coco_evaluation,
-    coco_metrics,
-    format_per_class,
-    format_table,
-)
-from fcos_tf.evaluation.evaluate import (
+from fcos_tf.evaluation.coco import coco_evaluation, coco_metrics
+from fcos_tf.evaluation.evaluate import METRICS, evaluate, metric_names, score_records
+from fcos_tf.evaluation.inference import compile_detect, run_detector
+from fcos_tf.evaluation.records import (
     Records,
-    compile_detect,
-    evaluate,
-    run_detector,
-    score_records,
+    Scores,
+    detections_to_records,
+    ground_truth_to_coco,
 )
-from fcos_tf.evaluation.records import detections_to_records, ground_truth_to_coco
+from fcos_tf.evaluation.tables import format_per_class, format_table
+from fcos_tf.evaluation.voc import voc_evaluation, voc_metrics
 
 __all__ = [
-    "CocoResult",
+    "METRICS",
     "Records",
+    "Scores",
     "coco_evaluation",
     "coco_metrics",
     "compile_detect",
@@ -27,6 +24,9 @@ __all__ = [
     "format_per_class",
     "format_table",
     "ground_truth_to_coco",
+    "metric_names",
     "run_detector",
     "score_records",
+    "voc_evaluation",
+    "voc_metrics",
 ]

@@ -10,24 +10,26 @@ is done by faster-coco-eval.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from fcos_tf.evaluation.record_checks import (
+    DetectionColumns,
+    TruthColumns,
     category_names,
     checked_annotations,
     checked_detections,
     image_ids_of,
 )
+from fcos_tf.evaluation.records import Scores
 
 AREAS = ("all", "small", "medium", "large")
 MAX_DETECTIONS = (1, 10, 100)
 
 # name -> (precision or recall, IoU: None = mean over 0.50:0.95, area, detections per image)
-_DEFINITIONS = {
+COCO_DEFINITIONS = {
     "AP": ("precision", None, "all", 100),
     "AP50": ("precision", 0.50, "all", 100),
     "AP75": ("precision", 0.75, "all", 100),
@@ -41,20 +43,7 @@ _DEFINITIONS = {
     "ARm": ("recall", None, "medium", 100),
     "ARl": ("recall", None, "large", 100),
 }
-COCO_METRIC_NAMES = tuple(_DEFINITIONS)
-
-
-@dataclass(frozen=True)
-class CocoResult:
-    """What one COCO evaluation gives; -1 marks what had no ground truth to be measured on.
-
-    Attributes:
-        metrics: the twelve numbers, `AP` to `ARl`, each in [0, 1] or -1.
-        per_class: category name -> AP (IoU 0.50:0.95, all areas, 100 detections), by category id.
-    """
-
-    metrics: dict[str, float]
-    per_class: dict[str, float]
+PER_CLASS = ("AP", "AP50")
 
 
 def coco_metrics(
@@ -81,7 +70,7 @@ def coco_evaluation(
     ground_truth: Mapping[str, Any],
     detections: Iterable[Mapping[str, Any]],
     class_names: Sequence[str] | None = None,
-) -> CocoResult:
+) -> Scores:
     """Scores detections against ground truth by the COCO protocol. Neither argument is changed.
 
     Args:
@@ -93,7 +82,8 @@ def coco_evaluation(
             the ground truth lists no categories they are made from these, with ids 1..C.
 
     Returns:
-        The twelve numbers and the AP of every category.
+        The twelve numbers, `AP` to `ARl`; and for every category, by id, `AP`, `AP50` and
+        `num_ground_truths` (crowds not counted). -1 marks what had nothing to be measured on.
 
     Raises:
         ValueError: a record that lacks a key, refers to an unknown image or category, or holds a
@@ -101,12 +91,12 @@ def coco_evaluation(
     """
     names = category_names(ground_truth, class_names)
     image_ids = image_ids_of(ground_truth)
-    annotations = checked_annotations(ground_truth, image_ids, names)
-    results = checked_detections(detections, image_ids, names)
+    truth = checked_annotations(ground_truth, image_ids, names)
+    found = checked_detections(detections, image_ids, names)
 
     evaluator = COCOeval_faster(
-        _index(image_ids, names, annotations),
-        _index(image_ids, names, results),
+        _index(image_ids, names, _truth_records(truth)),
+        _index(image_ids, names, _detection_records(found)),
         iouType="bbox",
         print_function=_silent,
     )
@@ -118,42 +108,21 @@ def coco_evaluation(
         "recall": np.asarray(evaluator.eval["recall"])[:, None],  # [IoU, 1, C, area, max]
     }
 
-    metrics = {}
-    for name, (kind, iou, area, limit) in _DEFINITIONS.items():
+    def table_of(name):
+        kind, iou, area, limit = COCO_DEFINITIONS[name]
         table = tables[kind][..., AREAS.index(area), MAX_DETECTIONS.index(limit)]
-        if iou is not None:
-            table = table[np.isclose(thresholds, iou)]
-        metrics[name] = _mean_of_measured(table)
-    precision = tables["precision"][..., AREAS.index("all"), MAX_DETECTIONS.index(100)]
+        return table if iou is None else table[np.isclose(thresholds, iou)]  # [IoU, recall, C]
+
+    metrics = {name: _mean_of_measured(table_of(name)) for name in COCO_DEFINITIONS}
+    per_class = {}
     # The evaluator's class axis runs over the sorted category ids.
-    per_class = {
-        names[category_id]: _mean_of_measured(precision[:, :, k])
-        for k, category_id in enumerate(sorted(names))
-    }
-    return CocoResult(metrics, per_class)
-
-
-def format_table(metrics: Mapping[str, float]) -> str:
-    """Returns COCO's familiar table of the twelve numbers, one line each."""
-    titles = {"precision": "Average Precision  (AP)", "recall": "Average Recall     (AR)"}
-    lines = []
-    for name, (kind, iou, area, limit) in _DEFINITIONS.items():
-        iou_text = "0.50:0.95" if iou is None else f"{iou:.2f}"
-        lines.append(
-            f" {titles[kind]} @[ IoU={iou_text:<9} | area={area:>6} | maxDets={limit:>3} ]"
-            f" = {metrics[name]:.3f}"
-        )
-    return "\n".join(lines)
-
-
-def format_per_class(per_class: Mapping[str, float], columns: int = 3) -> str:
-    """Returns the AP of every class in `columns` columns; `-` where there was no ground truth."""
-    width = max(map(len, per_class), default=0)
-    cells = [
-        f"{name:<{width}}  {'    -' if ap < 0 else f'{ap:.3f}'}" for name, ap in per_class.items()
-    ]
-    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    return "\n".join("   ".join(row) for row in rows)
+    for k, category_id in enumerate(sorted(names)):
+        own = (truth.category_ids == category_id) & ~truth.ignored
+        per_class[names[category_id]] = {
+            **{name: _mean_of_measured(table_of(name)[..., k]) for name in PER_CLASS},
+            "num_ground_truths": int(own.sum()),
+        }
+    return Scores(metrics, per_class)
 
 
 def _mean_of_measured(table: np.ndarray) -> float:
@@ -164,6 +133,42 @@ def _mean_of_measured(table: np.ndarray) -> float:
 
 def _silent(*_: Any) -> None:
     """Takes the evaluator's progress messages and drops them."""
+
+
+def _truth_records(truth: TruthColumns) -> list[dict[str, Any]]:
+    columns = (column.tolist() for column in truth)
+    return [
+        {
+            # The evaluator marks "unmatched" by id 0 and merges equal ids, so ids are ours, from 1.
+            "id": position,
+            "image_id": image_id,
+            "category_id": category_id,
+            "bbox": box,
+            "area": area,
+            "iscrowd": int(ignored),
+        }
+        for position, (image_id, category_id, box, area, ignored) in enumerate(
+            zip(*columns, strict=True), start=1
+        )
+    ]
+
+
+def _detection_records(found: DetectionColumns) -> list[dict[str, Any]]:
+    columns = (column.tolist() for column in found)
+    return [
+        {
+            "id": position,
+            "image_id": image_id,
+            "category_id": category_id,
+            "bbox": box,
+            "area": box[2] * box[3],
+            "iscrowd": 0,
+            "score": score,
+        }
+        for position, (image_id, category_id, box, score) in enumerate(
+            zip(*columns, strict=True), start=1
+        )
+    ]
 
 
 def _index(image_ids: set[int], names: Mapping[int, str], annotations: list[dict]) -> COCO:

@@ -1,9 +1,42 @@
-"""What is wrong with COCO records, before they are scored: ValueErrors that name the record."""
+"""COCO records -> columns that can be scored, or a ValueError that names the record at fault.
+
+Records are read and checked as columns of NumPy arrays, a hundred thousand at a time. Only when
+something in them is not as it should be are they looked at one by one, to say which and what.
+"""
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class TruthColumns(NamedTuple):
+    """N annotations.
+
+    Attributes:
+        image_ids: int64 [N].
+        category_ids: int64 [N].
+        boxes: float64 [N, 4], (x, y, width, height) in pixels.
+        areas: float64 [N]; width * height where the annotation has none.
+        ignored: bool [N], its `iscrowd`.
+    """
+
+    image_ids: np.ndarray
+    category_ids: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    ignored: np.ndarray
+
+
+class DetectionColumns(NamedTuple):
+    """N detections: `image_ids`, `category_ids` and `boxes` as above; `scores` float64 [N]."""
+
+    image_ids: np.ndarray
+    category_ids: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
 
 
 def category_names(
@@ -52,77 +85,152 @@ def _need_ids(records: Sequence[Any], kind: str) -> None:
     for position, record in enumerate(records):
         if not isinstance(record, Mapping) or "id" not in record:
             raise ValueError(f"{kind} at position {position}: expected an 'id', got {record!r}")
+        if not isinstance(record["id"], int | np.integer):
+            raise ValueError(
+                f"{kind} at position {position}: expected a whole number as 'id', "
+                f"got {record['id']!r}"
+            )
 
 
 def checked_annotations(
     ground_truth: Mapping[str, Any], image_ids: set[int], names: Mapping[int, str]
-) -> list[dict]:
-    """Returns fresh annotations with what is missing in them filled in.
+) -> TruthColumns:
+    """Returns the annotations with what is missing in them filled in.
 
     Args:
         ground_truth: a COCO dictionary.
         image_ids: ids that exist.
         names: category id -> name.
+
+    Raises:
+        ValueError: names the first annotation that is at fault.
     """
     if "annotations" not in ground_truth:
         raise ValueError("the ground truth has no 'annotations'")
-    annotations = []
-    for position, source in enumerate(ground_truth["annotations"]):
-        what = f"annotation at position {position}"
-        if isinstance(source, Mapping) and "id" in source:
-            what = f"annotation {source['id']}"
-        annotation = _common_keys(source, what, position, image_ids, names)
-        area = source.get("area")
-        if area is not None:
-            if not _finite_floats([area]):
-                raise ValueError(f"{what}: expected a finite area, got {area!r}")
-            annotation["area"] = float(area)
-        annotation["iscrowd"] = int(source.get("iscrowd") or 0)
-        annotations.append(annotation)
-    return annotations
+    records = list(ground_truth["annotations"])
+    return _checked(records, _truth_columns, _check_annotation, image_ids, names)
 
 
 def checked_detections(
     detections: Iterable[Mapping[str, Any]], image_ids: set[int], names: Mapping[int, str]
-) -> list[dict]:
-    """Returns fresh records of the detections; arguments as for `checked_annotations`."""
+) -> DetectionColumns:
+    """Returns the detections; arguments and errors as for `checked_annotations`."""
     if isinstance(detections, Mapping):
         raise ValueError(
             "expected the detections as a list of COCO results, got a dictionary; are ground "
             "truth and detections swapped?"
         )
-    results = []
-    for position, source in enumerate(detections):
-        what = f"detection at position {position}"
-        result = _common_keys(source, what, position, image_ids, names)
-        if "score" not in source:
-            raise ValueError(f"{what} (image id {source['image_id']}) has no 'score'")
-        score = _finite_floats([source["score"]])
-        if not score:
-            raise ValueError(
-                f"{what} (image id {source['image_id']}): expected a finite score, "
-                f"got {source['score']}"
-            )
-        result["score"] = score[0]
-        results.append(result)
-    return results
+    return _checked(list(detections), _detection_columns, _check_detection, image_ids, names)
 
 
-def _finite_floats(values: Any) -> list[float]:
-    """Returns the values as floats, or nothing if any of them is not a finite number."""
-    try:
-        numbers = [float(value) for value in values]
-    except (TypeError, ValueError):
-        return []
-    return numbers if all(map(math.isfinite, numbers)) else []
-
-
-def _common_keys(
-    source: Mapping[str, Any],
-    what: str,
-    position: int,
+def _checked(
+    records: list,
+    read: Callable[[list], Any],
+    check: Callable[..., dict[str, Any]],
     image_ids: set[int],
     names: Mapping[int, str],
+) -> Any:
+    """Reads all records at once; one by one if anything about them is doubtful.
+
+    Args:
+        records: what came.
+        read: records -> columns; may raise whatever records of a wrong form make it raise.
+        check: (record, position, image_ids, names) -> the record in its plainest form, or a
+            ValueError that names it.
+        image_ids: ids that exist.
+        names: category id -> name.
+    """
+    try:
+        columns = read(records)
+        if _is_sound(columns, image_ids, names):
+            return columns
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
+        pass
+    # What passes here has only unusual types: numbers as strings, whole numbers as floats.
+    return read([check(record, i, image_ids, names) for i, record in enumerate(records)])
+
+
+def _is_sound(
+    columns: TruthColumns | DetectionColumns, image_ids: set[int], names: Mapping[int, str]
+) -> bool:
+    return (
+        all(np.isfinite(column).all() for column in columns)
+        and bool((columns.boxes[:, 2:] >= 0).all())
+        and bool(np.isin(columns.image_ids, list(image_ids)).all())
+        and bool(np.isin(columns.category_ids, list(names)).all())
+    )
+
+
+def _truth_columns(records: list) -> TruthColumns:
+    boxes = _boxes(records)
+    areas = [record.get("area") for record in records]
+    missing = np.array([area is None for area in areas], bool)
+    return TruthColumns(
+        _ids(records, "image_id"),
+        _ids(records, "category_id"),
+        boxes,
+        np.where(missing, boxes[:, 2] * boxes[:, 3], np.array(areas, np.float64)),
+        np.array([int(record.get("iscrowd") or 0) for record in records], bool),
+    )
+
+
+def _detection_columns(records: list) -> DetectionColumns:
+    return DetectionColumns(
+        _ids(records, "image_id"),
+        _ids(records, "category_id"),
+        _boxes(records),
+        np.array([record["score"] for record in records], np.float64),
+    )
+
+
+def _ids(records: list, key: str) -> np.ndarray:
+    ids = np.array([record[key] for record in records]) if records else np.zeros(0, np.int64)
+    if ids.dtype.kind != "i":
+        raise TypeError(f"expected whole numbers, got {ids.dtype}")
+    return ids.astype(np.int64)
+
+
+def _boxes(records: list) -> np.ndarray:
+    boxes = np.array([record["bbox"] for record in records], np.float64)
+    return boxes.reshape(len(records), 4)
+
+
+def _check_annotation(
+    source: Any, position: int, image_ids: set[int], names: Mapping[int, str]
+) -> dict[str, Any]:
+    what = f"annotation at position {position}"
+    if isinstance(source, Mapping) and "id" in source:
+        what = f"annotation {source['id']}"
+    annotation = _check_common(source, what, image_ids, names)
+    area = source.get("area")
+    if area is not None:
+        if not _finite_floats([area]):
+            raise ValueError(f"{what}: expected a finite area, got {area!r}")
+        annotation["area"] = float(area)
+    crowd = source.get("iscrowd") or 0
+    if not _finite_floats([crowd]):
+        raise ValueError(f"{what}: expected iscrowd 0 or 1, got {crowd!r}")
+    return {**annotation, "iscrowd": crowd}
+
+
+def _check_detection(
+    source: Any, position: int, image_ids: set[int], names: Mapping[int, str]
+) -> dict[str, Any]:
+    what = f"detection at position {position}"
+    detection = _check_common(source, what, image_ids, names)
+    if "score" not in source:
+        raise ValueError(f"{what} (image id {source['image_id']}) has no 'score'")
+    score = _finite_floats([source["score"]])
+    if not score:
+        raise ValueError(
+            f"{what} (image id {source['image_id']}): expected a finite score, "
+            f"got {source['score']}"
+        )
+    return {**detection, "score": score[0]}
+
+
+def _check_common(
+    source: Any, what: str, image_ids: set[int], names: Mapping[int, str]
 ) -> dict[str, Any]:
     """Checks what annotations and detections share and returns a fresh record with it."""
     if not isinstance(source, Mapping):
@@ -144,12 +252,13 @@ def _common_keys(
             f"{what} (image id {image_id}): expected a finite bbox (x, y, width >= 0, "
             f"height >= 0), got {source['bbox']}"
         )
-    return {
-        # The evaluator marks "unmatched" by id 0 and merges equal ids, so ids are ours, from 1.
-        "id": position + 1,
-        "image_id": int(image_id),
-        "category_id": int(category_id),
-        "bbox": bbox,
-        "area": bbox[2] * bbox[3],
-        "iscrowd": 0,
-    }
+    return {"image_id": int(image_id), "category_id": int(category_id), "bbox": bbox}
+
+
+def _finite_floats(values: Any) -> list[float]:
+    """Returns the values as floats, or nothing if any of them is not a finite number."""
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        return []
+    return numbers if all(map(math.isfinite, numbers)) else []

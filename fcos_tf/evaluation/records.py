@@ -6,6 +6,7 @@ crossed here and nowhere else. NumPy only.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,33 @@ import numpy as np
 COORDINATE_DECIMALS = 3
 
 
+@dataclass(frozen=True)
+class Records:
+    """What was there and what was found, both in pixels of the original images.
+
+    Attributes:
+        ground_truth: a COCO dictionary (`images`, `annotations`, `categories`).
+        detections: COCO result records.
+    """
+
+    ground_truth: dict[str, list]
+    detections: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What scoring gives; -1 marks what had no ground truth to be measured on.
+
+    Attributes:
+        metrics: name -> number over all classes.
+        per_class: class name -> its numbers; among them `num_ground_truths`, how many objects
+            there are to be found.
+    """
+
+    metrics: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+
+
 def ground_truth_to_coco(
     image_ids: Sequence[int],
     image_sizes: Sequence[Sequence[float]],
@@ -22,6 +50,10 @@ def ground_truth_to_coco(
     labels: Sequence[np.ndarray],
     class_names: Sequence[str],
     category_ids: Sequence[int] | None = None,
+    *,
+    areas: Sequence[np.ndarray] | None = None,
+    ignored_boxes: Sequence[np.ndarray] | None = None,
+    ignored_labels: Sequence[np.ndarray] | None = None,
 ) -> dict[str, list]:
     """Returns ground truth as a COCO dictionary.
 
@@ -32,6 +64,11 @@ def ground_truth_to_coco(
         labels: B arrays [M] of 0..C-1; negative ones are padding and left out.
         class_names: C names.
         category_ids: the data set's own id of each label; by default 1..C.
+        areas: B arrays [M], square pixels of each object as the data set counts them; where they
+            are NaN, and by default, that of the box.
+        ignored_boxes: B arrays [K, 4] of what is neither right nor wrong to detect; they become
+            annotations with `iscrowd` 1, after all others.
+        ignored_labels: B arrays [K], as `labels`.
 
     Returns:
         `images`, `annotations` (with `id` from 1, `area` and `iscrowd`) and `categories`.
@@ -40,19 +77,34 @@ def ground_truth_to_coco(
         ValueError: a label of C or more; names and ids that differ in number.
     """
     ids = default_category_ids(class_names, category_ids)
+    parts = [(_Rows(image_ids, boxes, labels, ids), areas, 0)]
+    if ignored_boxes is not None:
+        parts.append((_Rows(image_ids, ignored_boxes, ignored_labels, ids), None, 1))
     annotations = []
-    for image_id, rows, row_labels in zip(image_ids, boxes, labels, strict=True):
-        _, xywh, categories = _rows(image_id, rows, row_labels, ids)
-        for bbox, category_id in zip(xywh, categories, strict=True):
-            annotation = {
-                "id": len(annotations) + 1,
-                "image_id": int(image_id),
+    for rows, row_areas, is_crowd in parts:
+        of_box = np.prod(rows.xywh[:, 2:], axis=1).round(2 * COORDINATE_DECIMALS)
+        given = rows.column(row_areas) if row_areas is not None else np.full_like(of_box, np.nan)
+        area_of = np.where(np.isnan(given), of_box, given)
+        annotations += [
+            {
+                "id": number,
+                "image_id": image_id,
                 "category_id": category_id,
                 "bbox": bbox,
-                "area": round(bbox[2] * bbox[3], 2 * COORDINATE_DECIMALS),
-                "iscrowd": 0,
+                "area": area,
+                "iscrowd": is_crowd,
             }
-            annotations.append(annotation)
+            for number, (image_id, category_id, bbox, area) in enumerate(
+                zip(
+                    rows.image_ids.tolist(),
+                    rows.category_ids.tolist(),
+                    rows.xywh.tolist(),
+                    area_of.tolist(),
+                    strict=True,
+                ),
+                start=len(annotations) + 1,
+            )
+        ]
     images = [
         {"id": int(image_id), "height": round(float(height)), "width": round(float(width))}
         for image_id, (height, width) in zip(image_ids, image_sizes, strict=True)
@@ -83,23 +135,14 @@ def detections_to_records(
     Raises:
         ValueError: a label of C or more.
     """
-    records = []
-    for image_id, rows, row_scores, row_labels in zip(
-        image_ids, boxes, scores, labels, strict=True
-    ):
-        kept, xywh, categories = _rows(image_id, rows, row_labels, category_ids)
-        for bbox, category_id, score in zip(
-            xywh, categories, np.asarray(row_scores)[kept].tolist(), strict=True
-        ):
-            records.append(
-                {
-                    "image_id": int(image_id),
-                    "category_id": category_id,
-                    "bbox": bbox,
-                    "score": score,
-                }
-            )
-    return records
+    rows = _Rows(image_ids, boxes, labels, category_ids)
+    columns = (rows.image_ids, rows.category_ids, rows.xywh, rows.column(scores))
+    return [
+        {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
+        for image_id, category_id, bbox, score in zip(
+            *(column.tolist() for column in columns), strict=True
+        )
+    ]
 
 
 def default_category_ids(
@@ -120,18 +163,44 @@ def default_category_ids(
     return tuple(int(key) for key in category_ids)
 
 
-def _rows(
-    image_id: int, boxes: np.ndarray, labels: np.ndarray, category_ids: Sequence[int]
-) -> tuple[np.ndarray, list[list[float]], list[int]]:
-    """Returns the mask of rows that are no padding, and their xywh boxes and category ids."""
-    labels = np.asarray(labels)
-    kept = labels >= 0
-    if np.any(labels >= len(category_ids)):
-        raise ValueError(
-            f"image id {image_id}: expected labels below {len(category_ids)}, the number of "
-            f"classes of the data set, got {int(labels.max())}"
-        )
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)[kept]
-    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    categories = [int(category_ids[label]) for label in labels[kept]]
-    return kept, np.round(xywh, COORDINATE_DECIMALS).tolist(), categories
+class _Rows:
+    """The rows of all images that are no padding, one after the other: N of them.
+
+    Attributes:
+        image_ids: int64 [N].
+        category_ids: int64 [N].
+        xywh: float64 [N, 4], rounded.
+    """
+
+    def __init__(
+        self,
+        image_ids: Sequence[int],
+        boxes: Sequence[np.ndarray],
+        labels: Sequence[np.ndarray],
+        category_ids: Sequence[int],
+    ):
+        counts = [len(row_labels) for row_labels in labels]
+        owners = np.repeat(np.asarray(image_ids, np.int64), counts)
+        flat_labels = _concatenate(labels, np.int64)
+        self._kept = flat_labels >= 0
+        self.image_ids = owners[self._kept]
+        flat_labels = flat_labels[self._kept]
+        wrong = np.flatnonzero(flat_labels >= len(category_ids))
+        if wrong.size:
+            raise ValueError(
+                f"image id {self.image_ids[wrong[0]]}: expected labels below {len(category_ids)}, "
+                f"the number of classes of the data set, got {flat_labels[wrong[0]]}"
+            )
+        self.category_ids = np.asarray(category_ids, np.int64)[flat_labels]
+        corners = _concatenate(boxes, np.float64).reshape(-1, 4)[self._kept]
+        xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        self.xywh = np.round(xywh, COORDINATE_DECIMALS)
+
+    def column(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        """B arrays with a number for each box -> float64 [N]."""
+        return _concatenate(values, np.float64)[self._kept]
+
+
+def _concatenate(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    """All numbers of the arrays in one row."""
+    return np.concatenate([np.zeros(0, dtype), *(np.asarray(a, dtype).ravel() for a in arrays)])

@@ -5,7 +5,11 @@ for the device at every step. The callbacks here therefore act between steps, at
 the next one, and read values from the device only at the steps where something is written.
 """
 
+import json
+import math
+import os
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +19,8 @@ from fcos_tf import evaluation
 from fcos_tf.training import checkpoints
 
 VALIDATION_PREFIX = "val_"
+BEST_MODEL_FILE = "best.keras"
+BEST_RECORD_FILE = "best.json"
 
 
 class StepCallback(keras.callbacks.Callback):
@@ -178,11 +184,13 @@ class EvaluationLog(StepCallback):
 class DetectionMetrics(keras.callbacks.Callback):
     """Evaluates detections at the end of epochs and puts `val_AP`, `val_AP50` ... into the logs.
 
-    Callbacks that come after it, and `fit`'s history, find the numbers there.
+    Callbacks that come after it, and `fit`'s history, find the numbers there: TensorBoard draws
+    them, and `ModelCheckpoint(path, monitor="val_AP", mode="max", save_best_only=True)` chooses
+    by them.
 
     Args:
         dataset: Finite batches of `(images, targets)`, as `fcos_tf.data.load` gives them.
-        metrics: Names of metrics, see `fcos_tf.evaluation.evaluate`.
+        metrics: Names of metrics, "coco", "voc07" or "voc12", see `fcos_tf.evaluation.evaluate`.
         every: Epochs between two evaluations, >= 1. The last epoch is always evaluated.
 
     Example:
@@ -212,3 +220,65 @@ class DetectionMetrics(keras.callbacks.Callback):
         scores = evaluation.evaluate(self.model, self.dataset, self.metrics, detect=self._detect)
         if logs is not None:
             logs.update({f"{VALIDATION_PREFIX}{name}": score for name, score in scores.items()})
+
+
+class BestModel(StepCallback):
+    """Keeps the model of the best evaluation: `best.keras`, and `best.json` that says how good.
+
+    Stand after the callback that evaluates. A run that is resumed, also by another process, goes
+    on from what `best.json` holds.
+
+    Args:
+        model_dir: The run's folder.
+        monitor: The number to choose by, the higher the better: `AP`, `AP50`, `mAP_voc07` ... Where
+            `best.json` holds another one, the choice starts anew.
+        first_step: Updates done before the first `fit`.
+
+    Example:
+        >>> model.fit(train, epochs=9, callbacks=[DetectionMetrics(val), BestModel("runs/a")])
+    """
+
+    def __init__(self, model_dir: str | Path, *, monitor: str = "AP", first_step: int = 0):
+        super().__init__(first_step)
+        self.model_dir = Path(model_dir)
+        self.monitor = monitor
+        self.best = self._read()
+        self._seen = False
+
+    def on_step_end(self, step, logs):
+        """Saves the model after an evaluation better than all before."""
+        value = (logs or {}).get(VALIDATION_PREFIX + self.monitor)
+        if value is None:
+            return
+        self._seen = True
+        value = float(value)
+        if not value > self.best:  # nor if it is NaN
+            return
+        self.best = value
+        self.model_dir.mkdir(parents=True, exist_ok=True)
+        # The model first: a kill in between leaves a better model than the file says, and no run
+        # that forgets it had one.
+        checkpoints.write_model(self.model, self.model_dir / BEST_MODEL_FILE)
+        record = {"monitor": self.monitor, "value": value, "step": step}
+        temporary = self.model_dir / f".{BEST_RECORD_FILE}.writing"
+        temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
+        os.replace(temporary, self.model_dir / BEST_RECORD_FILE)
+
+    def on_train_end(self, logs=None):
+        """Warns where there was nothing to choose by."""
+        if not self._seen:
+            warnings.warn(f"no evaluation gave {self.monitor!r} to choose by", stacklevel=2)
+
+    def _read(self) -> float:
+        """The best value so far; -inf if there is none."""
+        path = self.model_dir / BEST_RECORD_FILE
+        if not path.is_file() or not (self.model_dir / BEST_MODEL_FILE).is_file():
+            return -math.inf
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            return float(record["value"]) if record["monitor"] == self.monitor else -math.inf
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: expected monitor, value and step as BestModel writes them; remove the "
+                f"file to choose anew ({error!r})"
+            ) from error

@@ -5,15 +5,10 @@ import json
 import logging
 import math
 
+import numpy as np
 import pytest
 
-from fcos_tf.evaluation.coco import (
-    COCO_METRIC_NAMES,
-    coco_evaluation,
-    coco_metrics,
-    format_per_class,
-    format_table,
-)
+from fcos_tf.evaluation.coco import COCO_DEFINITIONS, coco_evaluation, coco_metrics
 
 # Both boxes have 10000 square pixels, more than 96 * 96 = 9216: COCO calls them large.
 BOX_A = [0, 0, 100, 100]
@@ -59,7 +54,7 @@ def test_a_perfect_and_a_loose_box():
         "ARl": (3 * 1 + 7 * 0.5) / 10,
     }
     assert metrics == pytest.approx(expected, abs=1e-12)
-    assert tuple(metrics) == COCO_METRIC_NAMES
+    assert tuple(metrics) == tuple(COCO_DEFINITIONS)
     assert all(type(value) is float for value in metrics.values())
 
 
@@ -108,24 +103,33 @@ def test_per_class_and_their_mean():
     ground_truth = truth(BOX_A, category_id=7, categories=categories)
     ground_truth["annotations"] += truth(BOX_A, BOX_B, category_id=3)["annotations"]
     result = coco_evaluation(ground_truth, [found(BOX_A, 0.9, 7), found(BOX_A, 0.9, 3)])
-    assert result.per_class == pytest.approx({"cat": 51 / 101, "cow": -1.0, "dog": 1.0})
+    assert result.per_class["cat"] == pytest.approx(
+        {"AP": 51 / 101, "AP50": 51 / 101, "num_ground_truths": 2}
+    )
+    assert result.per_class["cow"] == {"AP": -1.0, "AP50": -1.0, "num_ground_truths": 0}
+    assert result.per_class["dog"]["AP"] == pytest.approx(1.0)
     assert list(result.per_class) == ["cat", "cow", "dog"]  # ids 3, 5, 7
     assert result.metrics["AP"] == pytest.approx((51 / 101 + 1) / 2)  # cow has nothing to measure
 
 
 def test_class_names_stand_in_for_those_of_the_file():
     ground_truth = truth(BOX_A)
-    assert coco_evaluation(ground_truth, [], ["Katze"]).per_class == {"Katze": 0.0}
+    assert list(coco_evaluation(ground_truth, [], ["Katze"]).per_class) == ["Katze"]
     with pytest.raises(ValueError, match="name for each of the 1 categories, got 2"):
         coco_evaluation(ground_truth, [], ["a", "b"])
     del ground_truth["categories"]
-    assert coco_evaluation(ground_truth, [], ["x", "y"]).per_class == {"x": 0.0, "y": -1.0}
+    per_class = coco_evaluation(ground_truth, [], ["x", "y"]).per_class
+    assert {name: row["AP"] for name, row in per_class.items()} == {"x": 0.0, "y": -1.0}
 
 
 def test_equal_names_are_told_apart():
     categories = ({"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}, {"id": 3})
     result = coco_evaluation(truth(BOX_A, categories=categories), [found(BOX_A, 0.9)])
-    assert result.per_class == pytest.approx({"cat (1)": 1.0, "cat (2)": -1.0, "3": -1.0})
+    assert {name: round(row["AP"], 9) for name, row in result.per_class.items()} == {
+        "cat (1)": 1.0,
+        "cat (2)": -1.0,
+        "3": -1.0,
+    }
 
 
 def test_no_detections_and_images_without_boxes():
@@ -209,6 +213,8 @@ def test_bad_ground_truth_is_named():
         (truth([0, 0, 9, 9]), [7], "detection at position 0: expected a dictionary, got 7"),
         (truth([0, 0, 9, 9], categories=[{"name": "cat"}]), [], "category at position 0: .*'id'"),
         ({**truth([0, 0, 9, 9]), "images": [3]}, [], "image at position 0: expected an 'id'"),
+        (truth(images=["a"]), [], "image at position 0: expected a whole number .* got 'a'"),
+        (truth([0, 0, 9, 9], iscrowd="no"), [], "expected iscrowd 0 or 1, got 'no'"),
         ({**truth([0, 0, 9, 9]), "annotations": [5]}, [], "annotation at position 0: .* got 5"),
         (truth([0, 0, 9, 9], area="big"), [], "expected a finite area, got 'big'"),
     ],
@@ -223,23 +229,10 @@ def test_null_area_and_crowd_count_as_missing():
     assert coco_metrics(both, [found([0, 0, 40, 40], 0.9)])["APm"] == 1.0  # 32^2 < 1600 < 96^2
 
 
-def test_tables():
-    metrics = dict.fromkeys(COCO_METRIC_NAMES, 0.25) | {"AP75": -1.0}
-    lines = format_table(metrics).splitlines()
-    assert len(lines) == 12
-    # The layout that pycocotools prints.
-    assert lines[0] == (
-        " Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.250"
-    )
-    assert lines[2] == (
-        " Average Precision  (AP) @[ IoU=0.75      | area=   all | maxDets=100 ] = -1.000"
-    )
-    assert lines[6] == (
-        " Average Recall     (AR) @[ IoU=0.50:0.95 | area=   all | maxDets=  1 ] = 0.250"
-    )
-    assert format_per_class({"cat": 0.5, "horse": -1.0, "cow": 1.0}, columns=2) == (
-        "cat    0.500   horse      -\ncow    1.000"
-    )
+def test_unusual_types_of_a_sound_record_will_do():
+    # Some tools write numbers as text, and whole numbers with a point.
+    detection = {"image_id": 1.0, "category_id": 1, "bbox": ["0", 0, 100, 100], "score": "0.9"}
+    assert coco_metrics(truth(BOX_A), iter([detection]))["AP"] == pytest.approx(1.0)
 
 
 def test_public_golden_set(shared_data):
@@ -269,4 +262,53 @@ def test_real_ground_truth_with_crowds_scored_against_itself(shared_data):
     # Every box is found exactly, and crowds ask for nothing.
     assert result.metrics["AP"] == pytest.approx(1.0)
     assert result.metrics["AR100"] == pytest.approx(1.0)
-    assert {round(ap, 9) for ap in result.per_class.values()} == {1.0, -1.0}
+    assert {round(row["AP"], 9) for row in result.per_class.values()} == {1.0, -1.0}
+    counted = sum(row["num_ground_truths"] for row in result.per_class.values())
+    assert counted == len(detections) < len(ground_truth["annotations"])
+
+
+def perturbed(ground_truth, seed):
+    """Detections like a fair detector's: moved, doubled, missed, mislabelled, of equal scores."""
+    random = np.random.default_rng(seed)
+    ids = [category["id"] for category in ground_truth["categories"]]
+    detections = []
+    for annotation in ground_truth["annotations"]:
+        for _ in range(random.integers(0, 4)):
+            x, y, width, height = annotation["bbox"]
+            dx, dy, dw, dh = random.normal(0, 0.12, 4)
+            box = [x + dx * width, y + dy * height, width * np.exp(dw), height * np.exp(dh)]
+            label = annotation["category_id"] if random.random() < 0.9 else random.choice(ids)
+            score = random.integers(1, 21) / 20
+            detections.append(
+                found([round(v, 2) for v in box], score, int(label), annotation["image_id"])
+            )
+    return detections
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_equals_pycocotools_with_crowds(shared_data, split, capsys):
+    reference = pytest.importorskip("pycocotools.coco")
+    evaluation = pytest.importorskip("pycocotools.cocoeval")
+    files = sorted((shared_data / "coco" / "annotations").glob(f"*{split}*.json"))
+    if not files:
+        pytest.skip(f"no COCO sample under {shared_data}")
+    ground_truth = json.loads(files[0].read_text())
+    assert any(annotation["iscrowd"] for annotation in ground_truth["annotations"])
+    detections = perturbed(ground_truth, seed=3)
+    ours = coco_evaluation(ground_truth, detections)
+
+    truth_index = reference.COCO(str(files[0]))
+    theirs = evaluation.COCOeval(
+        truth_index, truth_index.loadRes(copy.deepcopy(detections)), "bbox"
+    )
+    theirs.evaluate()
+    theirs.accumulate()
+    theirs.summarize()
+    capsys.readouterr()
+    assert list(ours.metrics.values()) == pytest.approx(list(theirs.stats), abs=1e-9)
+    assert 0.1 < ours.metrics["AP"] < 0.9
+    precision = theirs.eval["precision"][..., 0, 2]  # [IoU, recall, C], all areas, 100 detections
+    for k, row in enumerate(ours.per_class.values()):
+        for name, table in (("AP", precision[..., k]), ("AP50", precision[0, :, k])):
+            expected = table.mean() if table.min() > -1 else -1.0
+            assert row[name] == pytest.approx(expected, abs=1e-9)

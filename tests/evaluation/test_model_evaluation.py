@@ -1,10 +1,20 @@
 """A model with known answers, run over data sets: frames, ids, batches, metrics."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from fcos_tf.evaluation import compile_detect, evaluate, run_detector, score_records
+from fcos_tf import data
+from fcos_tf.evaluation import (
+    Records,
+    compile_detect,
+    evaluate,
+    metric_names,
+    run_detector,
+    score_records,
+)
 
 # Canvas 64 x 128 with a valid part of 50 x 100 (height, width); the original is 100 x 400, so
 # y is to be doubled and x to be multiplied by 4.
@@ -129,8 +139,92 @@ def test_a_plain_list_of_batches_will_do():
 def test_metrics_by_name():
     records = run_detector(KnownAnswers(), make_dataset())
     assert score_records(records, "coco") == score_records(records, ("coco",))
-    with pytest.raises(ValueError, match="unknown metric 'voc12'; there are: coco"):
-        evaluate(KnownAnswers(), make_dataset(), metrics=("coco", "voc12"))
+    both = score_records(records, ("coco", "voc12"))
+    assert tuple(both.metrics) == metric_names(("coco", "voc12"))
+    # Boxes of the same class in different images, all found.
+    assert both.metrics["mAP_voc12"] == 1.0
+    assert both.per_class["dog"] == pytest.approx(
+        {"AP": 1.0, "AP50": 1.0, "AP_voc12": 1.0, "num_ground_truths": 2}
+    )
+    with pytest.raises(ValueError, match="unknown metric 'voc'; there are: coco, voc07, voc12"):
+        evaluate(KnownAnswers(), make_dataset(), metrics=("coco", "voc"))
+    with pytest.raises(ValueError, match="at least one metric"):
+        metric_names(())
+
+
+class FindsNothing:
+    def detect(self, images, image_sizes=None):
+        batch = tf.shape(images)[0]
+        return {
+            "boxes": tf.zeros([batch, 1, 4]),
+            "scores": tf.zeros([batch, 1]),
+            "labels": tf.fill([batch, 1], -1),
+        }
+
+
+def test_coco_that_went_through_batches_scores_like_its_file(shared_data):
+    folder = shared_data / "coco"
+    files = sorted((folder / "annotations").glob("*val2017*.json"))
+    if not files:
+        pytest.skip(f"no COCO sample under {shared_data}")
+    original = json.loads(files[0].read_text())
+    dataset = data.load(
+        "coco", data_dir=folder, split="val2017", batch_size=8, image_size=(96, 128)
+    )
+    passed = run_detector(FindsNothing(), dataset).ground_truth
+    crowds = [a for a in passed["annotations"] if a["iscrowd"]]
+    assert len(crowds) == sum(a["iscrowd"] for a in original["annotations"]) > 0
+    random = np.random.default_rng(5)
+    detections = [
+        {
+            "image_id": a["image_id"],
+            "category_id": a["category_id"],
+            "bbox": (np.array(a["bbox"]) * random.uniform(0.8, 1.25, 4)).tolist(),
+            "score": float(random.random()),
+        }
+        for a in original["annotations"]
+    ]
+    for metric in ("coco", "voc07", "voc12"):
+        expected = score_records(Records(original, detections), metric)
+        ours = score_records(Records(passed, detections), metric)
+        assert ours.metrics == pytest.approx(expected.metrics, abs=1e-12)
+        for name, row in expected.per_class.items():
+            assert ours.per_class[name] == pytest.approx(row, abs=1e-12)
+
+
+def test_areas_and_ignored_boxes_of_the_batches_count():
+    def with_more(images, targets):
+        # The valid part is 50 x 100: [0, 0, 50, 50] is [0, 0, 200, 100] in the original.
+        crowd = tf.constant([[[0.0, 0.0, 50.0, 50.0]], [[0.0] * 4], [[0.0] * 4]])
+        more = {
+            "areas": tf.constant([[100.0, 0, 0], [2000.0, 0, 0], [2000.0, 0, 0]]),
+            "ignored_boxes": crowd,
+            "ignored_labels": tf.constant([[1], [-1], [-1]]),
+        }
+        return images, {**targets, **more}
+
+    dataset = make_dataset(batch_size=3)
+    mapped = dataset.map(with_more)
+    mapped.class_names, mapped.category_ids = dataset.class_names, dataset.category_ids
+    # Image 11 holds a cat; a dog is found there, inside the crowd of dogs: neither right nor wrong.
+    boxes, labels = np.repeat(TRUTH, 2, axis=1), np.array([[0, 1], [1, -1], [1, -1]], np.int32)
+    boxes[0, 1] = [0, 0, 50, 50]
+    model = KnownAnswers(boxes, labels)
+    scores = evaluate(model, mapped, metrics=("coco", "voc12"))
+    assert scores["AP"] == pytest.approx(1.0)
+    assert scores["mAP_voc12"] == 1.0
+    # By its own area, 100, the cat is small, and the dogs with 2000 are of medium size.
+    assert (scores["APs"], scores["APm"], scores["APl"]) == pytest.approx((1.0, 1.0, -1.0))
+    # Without the crowd the dog comes first and is wrong: precision 0, 1/2, 2/3.
+    assert evaluate(model, dataset, metrics="voc12")["mAP_voc12"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_rows_with_a_negative_image_id_only_fill_up():
+    dataset = make_dataset(batch_size=3, image_ids=(11, -1, 33))
+    records = run_detector(KnownAnswers(), dataset)
+    assert [image["id"] for image in records.ground_truth["images"]] == [11, 33]
+    assert [a["image_id"] for a in records.ground_truth["annotations"]] == [11, 33]
+    assert [d["image_id"] for d in records.detections] == [11, 33]
 
 
 def test_what_cannot_be_evaluated_is_named():

@@ -35,6 +35,30 @@ def test_ground_truth():
     assert json.loads(json.dumps(ground_truth)) == ground_truth
 
 
+def test_areas_and_what_is_ignored():
+    ground_truth = ground_truth_to_coco(
+        [30, 10],
+        [(100, 200), (50, 60)],
+        [np.array([[0, 0, 10, 10], [0, 0, 4, 5]]), np.array([[0, 0, 2, 2]])],
+        [np.array([0, 1]), np.array([0])],
+        ["cat", "dog"],
+        areas=[np.array([70.5, np.nan], np.float32), np.array([3.0])],
+        ignored_boxes=[np.array([[5, 5, 9, 8], [0, 0, 0, 0]]), np.zeros((0, 4))],
+        ignored_labels=[np.array([1, -1]), np.zeros(0, int)],
+    )
+    rows = [
+        (a["id"], a["image_id"], a["category_id"], a["area"], a["iscrowd"])
+        for a in ground_truth["annotations"]
+    ]
+    assert rows == [
+        (1, 30, 1, 70.5, 0),
+        (2, 30, 2, 20.0, 0),  # no area is known: 4 * 5
+        (3, 10, 1, 3.0, 0),
+        (4, 30, 2, 12.0, 1),  # (9 - 5) * (8 - 5); its area plays no part
+    ]
+    assert ground_truth["annotations"][3]["bbox"] == [5.0, 5.0, 4.0, 3.0]
+
+
 def test_detections():
     records = detections_to_records(
         np.array([30, 10]),

@@ -162,6 +162,97 @@ def test_detection_metrics_evaluates_when_due(monkeypatch):
     assert history.history["val_AP50"] == [0.75] * 3
 
 
+@pytest.fixture
+def evaluations(monkeypatch):
+    """Puts numbers in place of evaluations, by epoch: (AP, mAP_voc07)."""
+    numbers = [(0.25, 0.5), (0.75, 0.25), (0.5, 0.125)]
+
+    def put(new_numbers=tuple(numbers)):
+        results = iter(new_numbers)
+
+        def evaluate(model, dataset, metrics, *, detect):
+            assert metrics == ("coco", "voc07")
+            return dict(zip(("AP", "mAP_voc07"), next(results), strict=True))
+
+        monkeypatch.setattr(callbacks.evaluation, "evaluate", evaluate)
+        monkeypatch.setattr(callbacks.evaluation, "compile_detect", lambda model: None)
+
+    put()
+    return put
+
+
+def fit_with(model, *more, epochs=3, initial_epoch=0):
+    metrics = callbacks.DetectionMetrics("val", metrics=("coco", "voc07"))
+    return model.fit(
+        make_dataset(0), epochs=epochs, initial_epoch=initial_epoch, steps_per_epoch=1,
+        callbacks=[metrics, *more], verbose=0, shuffle=False,
+    )  # fmt: skip
+
+
+def weight_of(path):
+    return float(keras.models.load_model(path, compile=False).get_weights()[0].item())
+
+
+def test_tensorboard_of_keras_after_it_draws_every_metric(tmp_path, evaluations):
+    fit_with(make_model(), keras.callbacks.TensorBoard(tmp_path))
+    events = EventAccumulator(str(tmp_path / "validation")).Reload()
+    for name, expected in (("AP", [0.25, 0.75, 0.5]), ("mAP_voc07", [0.5, 0.25, 0.125])):
+        drawn = [float(tf.make_ndarray(e.tensor_proto)) for e in events.Tensors(f"epoch_{name}")]
+        assert drawn == expected
+
+
+@pytest.mark.parametrize(("monitor", "best_epoch"), [("AP", 2), ("mAP_voc07", 1)])
+def test_the_best_model_is_kept(tmp_path, evaluations, monitor, best_epoch):
+    weights = []
+
+    class Spy(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            weights.append(float(self.model.get_weights()[0].item()))
+
+    kept = keras.callbacks.ModelCheckpoint(
+        tmp_path / "kept.keras", monitor=f"val_{monitor}", mode="max", save_best_only=True
+    )
+    best = callbacks.BestModel(tmp_path / "run", monitor=monitor, first_step=10)
+    fit_with(make_model(), kept, best, Spy())
+    assert len(set(weights)) == 3
+    assert weight_of(tmp_path / "kept.keras") == weights[best_epoch - 1]
+    assert weight_of(tmp_path / "run" / "best.keras") == weights[best_epoch - 1]
+    assert json.loads((tmp_path / "run" / "best.json").read_text()) == {
+        "monitor": monitor,
+        "value": [0.75, 0.5][monitor != "AP"],
+        "step": 10 + best_epoch,
+    }
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"best.keras", "best.json"}
+
+
+def test_a_resumed_run_knows_its_best(tmp_path, evaluations):
+    def resume(numbers, monitor="AP"):
+        evaluations(numbers)
+        fit_with(make_model(), callbacks.BestModel(tmp_path, monitor=monitor), epochs=1)
+        return json.loads((tmp_path / "best.json").read_text())["value"]
+
+    assert resume([(0.5, 0.25)]) == 0.5
+    before = (tmp_path / "best.keras").read_bytes()
+    assert resume([(0.25, 0.125)]) == 0.5
+    assert resume([(0.5, 0.125)]) == 0.5  # as good is not better
+    assert resume([(float("nan"), 0.125)]) == 0.5
+    assert (tmp_path / "best.keras").read_bytes() == before
+    assert resume([(0.75, 0.125)]) == 0.75
+    # Another number to choose by, or a file that is gone: from the start.
+    assert resume([(0.25, 0.125)], monitor="mAP_voc07") == 0.125
+    (tmp_path / "best.keras").unlink()
+    assert resume([(0.25, 0.0625)], monitor="mAP_voc07") == 0.0625
+    (tmp_path / "best.json").write_text("{")
+    with pytest.raises(ValueError, match=r"best\.json: expected monitor, value and step"):
+        callbacks.BestModel(tmp_path)
+
+
+def test_a_number_that_is_never_evaluated_is_named(tmp_path, evaluations):
+    with pytest.warns(UserWarning, match="no evaluation gave 'AP57'"):
+        fit_with(make_model(), callbacks.BestModel(tmp_path, monitor="AP57"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_tensorboard_gets_the_scalars_and_drops_abandoned_ones(tmp_path):
     writer = TensorBoardWriter(tmp_path)
     for step in (1, 2, 3):

@@ -1,0 +1,109 @@
+"""Test-time augmentation: mirrored images and further image sizes, and what they find together.
+
+Shape shorthand: B images of H x W pixels, K detections of all views of an image together, D kept.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+from fcos_tf.evaluation.inference import compiled
+from fcos_tf.ops.nms import class_wise_nms
+
+# Images that are merged at once: enough to keep the devices busy, little memory.
+_MERGE_BATCH = 64
+
+
+class Augmentation(NamedTuple):
+    """What `--tta` asks for.
+
+    Attributes:
+        flip: whether each image is also looked at mirrored.
+        image_sizes: further image sizes, such as "640x640" or "800,1333".
+    """
+
+    flip: bool
+    image_sizes: tuple[str, ...]
+
+
+def parse_tta(items: Sequence[str]) -> Augmentation:
+    """Reads the items of `--tta=flip,640x640,800,1333`, which the flag has split at the commas.
+
+    Args:
+        items: "flip", canvases such as "640x640", and pairs of items "800", "1333" that are the
+            limits of the short and the long side; in any order.
+
+    Raises:
+        ValueError: an item that is none of these, or comes twice.
+    """
+    text = ",".join(items)
+    found = re.findall(r"(flip|[1-9]\d*[xX][1-9]\d*|[1-9]\d*,[1-9]\d*)(?:,|$)", text)
+    if ",".join(found) != text:
+        raise ValueError(
+            "--tta: expected flip and image sizes, such as flip,640x640 or flip,800,1333, "
+            f"got {text!r}"
+        )
+    if len(set(found)) != len(found):
+        raise ValueError(f"--tta: expected each item once, got {text!r}")
+    return Augmentation("flip" in found, tuple(size for size in found if size != "flip"))
+
+
+def mirror_images(images, image_sizes):
+    """Mirrors the valid part of each image; the padding stays where it is.
+
+    Args:
+        images: [B, H, W, 3].
+        image_sizes: [B, 2], (height, width) of the valid part.
+
+    Returns:
+        [B, H, W, 3] of the same dtype.
+    """
+    widths = ops.cast(image_sizes, "int32")[:, 1:]  # [B, 1]
+    columns = ops.arange(ops.shape(images)[2], dtype="int32")[None]  # [1, W]
+    columns = ops.where(columns < widths, widths - 1 - columns, columns)  # [B, W]
+    return ops.vectorized_map(
+        lambda pair: ops.take(pair[0], pair[1], axis=1), (ops.convert_to_tensor(images), columns)
+    )
+
+
+def mirror_boxes(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
+    """Brings boxes [B, D, 4] xyxy of mirrored images back to the images themselves."""
+    widths = np.asarray(image_sizes, boxes.dtype)[:, None, 1]  # [B, 1]
+    x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)
+    return np.stack([widths - x2, y1, widths - x1, y2], axis=-1)
+
+
+def merge_views(
+    detections: Mapping[str, np.ndarray], *, iou_threshold: float, max_detections: int
+) -> dict[str, np.ndarray]:
+    """Keeps the best of what several views of each image have found.
+
+    Class-wise non-maximum suppression over all of them: of two views' boxes on one object the
+    better one stays, and what only one view has found stays too.
+
+    Args:
+        detections: `boxes` [B, K, 4] xyxy in one frame, `scores` [B, K] and `labels` [B, K];
+            padding has score 0 and label -1.
+        iou_threshold: IoU above which the weaker of two boxes of a class goes.
+        max_detections: D.
+
+    Returns:
+        The same with D in place of K, by descending score.
+    """
+    merge = compiled(
+        partial(class_wise_nms, iou_threshold=iou_threshold, max_detections=max_detections)
+    )
+    columns = [
+        np.asarray(detections[name], dtype)
+        for name, dtype in (("boxes", np.float32), ("scores", np.float32), ("labels", np.int32))
+    ]
+    parts = []
+    for start in range(0, len(columns[0]), _MERGE_BATCH):
+        kept = merge(*(column[start : start + _MERGE_BATCH] for column in columns))
+        parts.append([np.asarray(kept[name]) for name in ("boxes", "scores", "labels")])
+    merged = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return dict(zip(("boxes", "scores", "labels"), merged, strict=True))
