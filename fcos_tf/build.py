@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from fcos_tf import data
+from fcos_tf import data, evaluation
 from fcos_tf.config import AUTO, Config
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.training import callbacks, optimizers, schedules
@@ -27,7 +27,12 @@ def load_train_data(config: Config, *, start_step: int = 0) -> tf.data.Dataset:
         seed=config.seed,
         # None: flip, unless the data set does not stand it.
         horizontal_flip=None if config.horizontal_flip and not config.overfit else False,
-        **_data_options(config, config.class_names),
+        augment=() if config.overfit else config.augment,
+        scale_jitter=config.scale_jitter,
+        include_difficult=config.include_difficult,
+        skip_empty=config.skip_empty,
+        cache=config.cache,
+        **_data_options(config, config.classes),
     )
 
 
@@ -43,7 +48,7 @@ def load_val_data(config: Config, class_names: Sequence[str] | None = None) -> t
         split=config.train_split if config.overfit else config.val_split,
         training=False,
         seed=config.seed,
-        **_data_options(config, config.class_names or class_names),
+        **_data_options(config, config.classes or class_names),
     )
 
 
@@ -148,7 +153,17 @@ def make_callbacks(
         val_data: What to evaluate on.
         writers: Where numbers go, see `training.metric_writers`.
         first_step: Updates done before the run goes on.
+
+    Raises:
+        ValueError: If `best_metric` is none that `metrics` give.
     """
+    names = evaluation.metric_names(config.metrics)
+    monitor = names[0] if config.best_metric == AUTO else config.best_metric
+    if monitor not in names:
+        raise ValueError(
+            f"--best_metric: expected one of {', '.join(names)}, as --metrics="
+            f"{','.join(config.metrics)} give, got {config.best_metric!r}"
+        )
     return [
         # First: the time that the others take at the end of an epoch is not the training's.
         callbacks.TrainingLog(
@@ -157,8 +172,9 @@ def make_callbacks(
             batch_size=config.batch_size,
             first_step=first_step,
         ),
-        callbacks.DetectionMetrics(val_data),
+        callbacks.DetectionMetrics(val_data, metrics=config.metrics),
         callbacks.EvaluationLog(writers, first_step=first_step),
+        callbacks.BestModel(config.model_dir, monitor=monitor, first_step=first_step),
         # Last: when a checkpoint stands, the lines up to its step have been written.
         callbacks.Checkpoint(
             config.model_dir,
@@ -178,9 +194,14 @@ def _data_options(config: Config, class_names: Sequence[str] | None) -> dict[str
     return {
         "batch_size": config.batch_size,
         "data_dir": config.data_dir or None,
+        "annotations": config.annotations or None,
+        "images": config.images or None,
         "image_size": config.image_size,
+        "orientation_buckets": config.orientation_buckets,
         "limit": config.overfit or None,
-        "class_names": tuple(class_names) if class_names else None,
+        "classes": tuple(class_names) if class_names else None,
+        "max_faults": config.max_faults,
+        "max_bad_images": config.max_bad_images,
     }
 
 

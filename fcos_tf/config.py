@@ -10,8 +10,9 @@ import math
 import re
 from typing import Any
 
-SECTIONS = ("Data", "Model", "Detections", "Training", "Run")
+SECTIONS = ("Data", "Model", "Detections", "Evaluation", "Training", "Run")
 AUTO = "auto"
+_IMAGE_SIZE = r"[1-9]\d*([xX]|(-[1-9]\d*)?,)[1-9]\d*"
 
 
 def _option(
@@ -49,14 +50,28 @@ class Config:
 
     # Data
     dataset: str = _option(
-        "digits", "Data", "digits (made on the fly, nothing to download) or voc (a VOC tree)."
+        "digits", "Data",
+        "digits (made on the fly, nothing to download), coco, voc, or tfds:NAME (prepared by TFDS, "
+        "such as tfds:voc/2007).",
+    )  # fmt: skip
+    data_dir: str = _option(
+        "", "Data", "Folder of the data set, for voc also several with commas; digits needs none."
     )
-    data_dir: str = _option("", "Data", "Folder of the data set; digits needs none.")
+    annotations: str = _option(
+        "", "Data",
+        "With --dataset=coco: the JSON file, {split} in it standing for the split; "
+        "empty = DATA_DIR/annotations/instances_SPLIT.json.",
+    )  # fmt: skip
+    images: str = _option(
+        "", "Data", "With --dataset=coco: the folder of images, likewise; empty = DATA_DIR/SPLIT."
+    )
     train_split: str = _option("train", "Data", "Split to train on.")
     val_split: str = _option("val", "Data", "Split to evaluate on.")
-    class_names: tuple[str, ...] = _option(
-        (), "Data", "Names of the classes in the order of their labels; empty = the data set's own."
-    )
+    classes: tuple[str, ...] = _option(
+        (), "Data",
+        "Names of the classes in the order of their labels; objects of others are left out; "
+        "empty = all of the data set.",
+    )  # fmt: skip
     num_classes: int = _option(
         0, "Data", "Number of classes; 0 = from the data set. Another number than it has stops.",
         least=0,
@@ -64,11 +79,41 @@ class Config:
     image_size: str = _option(
         "512x512", "Data",
         "512x512: height and width of a fixed canvas; 800,1333: short side, and at most the long "
-        "side. The aspect ratio is kept, the rest padded.",
+        "side; 640-800,1333: the short side drawn for every training image. The aspect ratio is "
+        "kept, the rest padded.",
+    )  # fmt: skip
+    orientation_buckets: bool = _option(
+        False, "Data",
+        "With an --image_size like 800,1333: batches of one orientation on one of two static "
+        "canvases (800x1344, 1344x800).",
     )  # fmt: skip
     horizontal_flip: bool = _option(
         True, "Data", "Mirror half of the training images, where the data set allows it."
     )
+    augment: tuple[str, ...] = _option(
+        (), "Data", "What else is done to training images.",
+        choices=("color_jitter", "rand_augment", "mosaic", "scale_jitter"),
+    )  # fmt: skip
+    scale_jitter: tuple[float, ...] = _option(
+        (0.1, 2.0), "Data",
+        "With --augment=scale_jitter: the least and the largest factor on the size that fits the "
+        "canvas; what is larger is cropped to it.",
+    )  # fmt: skip
+    include_difficult: bool = _option(False, "Data", "Learn VOC's difficult objects like others.")
+    skip_empty: bool = _option(False, "Data", "Train without the images that have no boxes.")
+    cache: bool = _option(
+        False, "Data", "Keep the resized training images in memory (height x width x 3 bytes each)."
+    )
+    max_faults: int = _option(
+        100,
+        "Data",
+        "Stop if more annotations than this are faulty and have to be dropped.",
+        least=0,
+    )
+    max_bad_images: int = _option(
+        10, "Data", "Stop after this many images that cannot be read; those before are skipped.",
+        least=0,
+    )  # fmt: skip
     overfit: int = _option(
         0, "Data",
         "Train on the first N images of the training split, unflipped, and evaluate on these same "
@@ -134,6 +179,23 @@ class Config:
     )
     max_detections: int = _option(100, "Detections", "Most detections per image.", least=1)
 
+    # Evaluation
+    metrics: tuple[str, ...] = _option(
+        ("coco",), "Evaluation",
+        "coco (the twelve numbers), voc07 and voc12 (mAP at IoU .5, by 11 points and by all).",
+        choices=("coco", "voc07", "voc12"),
+    )  # fmt: skip
+    best_metric: str = _option(
+        AUTO, "Evaluation",
+        "The model with the highest of this is kept as best.keras: AP, AP50 ..., mAP_voc07; "
+        "auto = the first number of --metrics.",
+    )  # fmt: skip
+    tta: tuple[str, ...] = _option(
+        (), "Evaluation",
+        "evaluate.py: detect on further views of each image and merge: flip, and image sizes such "
+        "as 640x640.",
+    )  # fmt: skip
+
     # Training
     batch_size: int = _option(16, "Training", "Images per step over all devices.", least=1)
     epochs: float = _option(
@@ -193,10 +255,15 @@ class Config:
             value = getattr(self, field.name)
             _check_type(field, value)
             _check_range(field, value)
-        if not re.fullmatch(r"[1-9]\d*[xX,][1-9]\d*", self.image_size):
+        if not re.fullmatch(_IMAGE_SIZE, self.image_size):
             raise ValueError(
                 "--image_size: expected a canvas like 512x512 (height x width) or sides like "
-                f"800,1333 (short, long), got {self.image_size!r}"
+                f"800,1333 or 640-800,1333 (short, long), got {self.image_size!r}"
+            )
+        if len(self.scale_jitter) != 2 or not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
+            raise ValueError(
+                "--scale_jitter: expected two increasing factors above 0 such as 0.1,2.0, "
+                f"got {','.join(map(str, self.scale_jitter))}"
             )
         if self.epochs and self.steps:
             raise ValueError(
@@ -218,16 +285,16 @@ class Config:
         if self.fpn_channels % 32:
             # The heads' GroupNorm has 32 groups.
             raise ValueError(f"--fpn_channels: expected a multiple of 32, got {self.fpn_channels}")
-        if len(set(self.class_names)) != len(self.class_names):
-            raise ValueError(
-                f"--class_names: expected different names, got {','.join(self.class_names)}"
-            )
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"--classes: expected different names, got {','.join(self.classes)}")
 
 
 def item_type(field: dataclasses.Field) -> type:
     """The type of an option's value, or of the items of its list: bool, int, float or str."""
     if isinstance(field.default, tuple):
-        return int if "int" in str(field.type) else str
+        return {"int": int, "float": float, "str": str}[
+            re.match(r"tuple\[(\w+)", str(field.type))[1]
+        ]
     return type(field.default)
 
 
@@ -267,10 +334,13 @@ def _check_type(field: dataclasses.Field, value: Any) -> None:
 
 def _check_range(field: dataclasses.Field, value: Any) -> None:
     limits = field.metadata
-    if limits["choices"] and value not in limits["choices"]:
-        raise ValueError(
-            f"--{field.name}: expected one of {', '.join(limits['choices'])}, got {value!r}"
-        )
+    is_list = isinstance(value, tuple)
+    for item in value if is_list else (value,):
+        if limits["choices"] and item not in limits["choices"]:
+            raise ValueError(
+                f"--{field.name}: expected {'some' if is_list else 'one'} of "
+                f"{', '.join(limits['choices'])}, got {item!r}"
+            )
     words = []
     if limits["above"] is not None:
         words.append(f"above {limits['above']:g}")

@@ -92,6 +92,20 @@ def test_checkpoints_come_last():
     made = build.make_callbacks(Config(model_dir="x"), [], [], first_step=3)
     assert [type(callback) for callback in made] == [
         callbacks.TrainingLog, callbacks.DetectionMetrics, callbacks.EvaluationLog,
-        callbacks.Checkpoint,
+        callbacks.BestModel, callbacks.Checkpoint,
     ]  # fmt: skip
-    assert [c.step for c in made if isinstance(c, callbacks.StepCallback)] == [3, 3, 3]
+    assert [c.step for c in made if isinstance(c, callbacks.StepCallback)] == [3, 3, 3, 3]
+
+
+def test_the_best_metric_must_be_measured():
+    config = Config(model_dir="x", metrics=("voc07",), best_metric="AP")
+    with pytest.raises(ValueError, match=r"--best_metric: expected one of mAP_voc07, .* got 'AP'"):
+        build.make_callbacks(config, [], [])
+    for metrics, best, expected in (
+        (("coco", "voc07"), "mAP_voc07", "mAP_voc07"),
+        (("coco", "voc07"), "auto", "AP"),
+        (("voc12", "coco"), "auto", "mAP_voc12"),
+    ):
+        config = Config(model_dir="x", metrics=metrics, best_metric=best)
+        made = build.make_callbacks(config, [], [])
+        assert [c.monitor for c in made if isinstance(c, callbacks.BestModel)] == [expected]

@@ -23,7 +23,7 @@ from fcos_tf.config import SECTIONS, Config, to_flags
         ({"decay_steps": (5,), "schedule": "cosine"}, r"--decay_steps: .*--schedule=step only"),
         ({"decay_steps": [5]}, r"--decay_steps: expected a tuple of int"),
         ({"fpn_channels": 48}, r"--fpn_channels: expected a multiple of 32, got 48"),
-        ({"class_names": ("cat", "cat")}, r"--class_names: expected different names"),
+        ({"classes": ("cat", "cat")}, r"--classes: expected different names"),
     ],
 )
 def test_wrong_values_name_flag_expectation_and_value(options, message):
@@ -53,8 +53,8 @@ def test_every_option_is_explained_and_in_a_section():
 
 
 def test_flags_hold_every_option_once():
-    text = to_flags(Config(class_names=("a", "b"), decay_steps=(6, 8), horizontal_flip=False))
+    text = to_flags(Config(classes=("a", "b"), decay_steps=(6, 8), horizontal_flip=False))
     lines = [line for line in text.splitlines() if line.startswith("--")]
     names = [line[2 : line.index("=")] for line in lines]
     assert sorted(names) == sorted(field.name for field in dataclasses.fields(Config))
-    assert {"--class_names=a,b", "--decay_steps=6,8", "--horizontal_flip=false"} <= set(lines)
+    assert {"--classes=a,b", "--decay_steps=6,8", "--horizontal_flip=false"} <= set(lines)

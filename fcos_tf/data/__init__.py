@@ -6,12 +6,17 @@ from collections.abc import Sequence
 import tensorflow as tf
 from absl import logging
 
-from fcos_tf.data import digits, pipeline, transforms, voc
-from fcos_tf.data.example import Source, limit_boxes, log_left_out
+from fcos_tf.data import digits, pipeline
+from fcos_tf.data.augment import AUGMENTATIONS
+from fcos_tf.data.example import Source
+from fcos_tf.data.faults import ImageFaults, report_faults
+from fcos_tf.data.file_source import file_source
+from fcos_tf.data.image_size import parse_image_size
+from fcos_tf.data.order import Order
+from fcos_tf.data.readers import DATASETS, read_annotations, select
+from fcos_tf.data.reading import Reader
 
-__all__ = ["DATASETS", "load"]
-
-DATASETS = ("digits", "voc")
+__all__ = ["DATASETS", "load", "read_annotations"]
 
 
 def load(
@@ -19,52 +24,98 @@ def load(
     *,
     split: str,
     batch_size: int,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+    annotations: str | os.PathLike | None = None,
+    images: str | os.PathLike | None = None,
     image_size: str | tuple[int, int] = (512, 512),
     training: bool = False,
     seed: int = 0,
     repeat: bool = False,
     start_step: int = 0,
     limit: int | None = None,
-    class_names: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
     horizontal_flip: bool | None = None,
+    augment: Sequence[str] = (),
+    scale_jitter: tuple[float, float] = (0.1, 2.0),
+    orientation_buckets: bool = False,
     max_boxes: int | None = None,
+    skip_empty: bool = False,
+    include_difficult: bool = False,
+    cache: bool = False,
+    num_hosts: int = 1,
+    host: int = 0,
+    max_faults: int = 100,
+    max_bad_images: int = 10,
 ) -> tf.data.Dataset:
     """Loads a split of a data set as batches `(images, targets)`.
 
     `images` is uint8 [B, H, W, 3] RGB, resized, padded with zeros right and bottom. `targets` is a
     dict: `boxes` float32 [B, M, 4], xyxy in pixels of `images`, padding 0; `labels` int32 [B, M],
     padding -1; `image_sizes` float32 [B, 2], (height, width) of the part that is not padding;
-    `original_sizes` float32 [B, 2], (height, width) on disk; `image_ids` int64 [B].
+    `original_sizes` float32 [B, 2], (height, width) on disk; `image_ids` int64 [B]. For evaluation
+    also `areas` float32 [B, M], of the objects in pixels of the stored image, padding 0, and the
+    objects that are neither right nor wrong to detect (COCO's crowds, VOC's difficult ones), as
+    `ignored_boxes` float32 [B, K, 4] and `ignored_labels` int32 [B, K]. They are never learned.
 
     Evaluation (`training=False`) keeps the order of the split; its last batch may be smaller.
     Training shuffles; without `repeat` every iteration has a new order and drops the images that
     do not fill a last batch. The same seed gives the same sequence.
 
+    Boxes refer to the pixels as stored: the EXIF orientation of an image is not applied.
+
     Args:
-        dataset: "digits" (embedded, no files needed) or "voc" (a PASCAL VOC tree).
-        split: "train" or "val" of the digits; a file name in ImageSets/Main of a VOC tree.
-        batch_size: B, over all devices.
-        data_dir: For "voc", the folder with JPEGImages, Annotations and ImageSets.
+        dataset: "digits" (embedded, no files needed), "coco", "voc", or "tfds:" and the name of a
+            data set prepared by TFDS, such as "tfds:voc/2007".
+        split: "train" or "val" of the digits; "train2017" of COCO; a file name in ImageSets/Main of
+            a VOC tree, or several with "+"; a split of TFDS, such as "train[:80%]".
+        batch_size: B, over all devices and hosts.
+        data_dir: The folder of the data set: see `coco.read_coco`, `voc.read_voc` (which takes
+            several trees) and `tfds.read_tfds`.
+        annotations: For "coco", the JSON file; default: where `data_dir` has it. "{split}" in it
+            stands for the split.
+        images: For "coco", the folder of the images; likewise.
         image_size: "512x512" or (512, 512) for a fixed canvas, height first; "800,1333" for the
             limits of the short and the long side, where H and W are the smallest multiples of 32
-            that hold the batch. The aspect ratio is always kept.
-        training: Shuffle and flip.
-        seed: Of the order and the flips.
+            that hold the batch; "640-800,1333" to draw the short side for every training image.
+            The aspect ratio is always kept.
+        training: Shuffle, flip, augment.
+        seed: Of the order and of everything random.
         repeat: Go on for ever.
         start_step: Skip so many batches, at no cost: the data set continues exactly as one that
             was not interrupted.
         limit: Use only the first `limit` images of the split.
-        class_names: Name of each label, for "voc". Default: the names in the annotations, sorted.
+        classes: Names of the classes in the order of their labels; objects of others are left
+            out. Default: all, COCO's and TFDS' in their own order, VOC's sorted.
         horizontal_flip: Mirror every other image, at random. Default: when training, unless the
             data set does not stand it (digits).
+        augment: What else is done to training images: "color_jitter", "rand_augment",
+            "mosaic" (of four images of the batch) and "scale_jitter", see
+            `augment.py`.
+        scale_jitter: With that one, the least and the largest factor on the size that fits the
+            canvas; larger images are cropped to it.
+        orientation_buckets: With sides such as "800,1333": batches of one orientation, padded to
+            one of two static canvases, 800x1344 and 1344x800. Evaluation then has all landscapes
+            first.
         max_boxes: M. Default: the most boxes of an image, at least 1. In training, boxes over it
             are left out; in evaluation that is an error.
+        skip_empty: Leave out images without a box that can be learned.
+        include_difficult: Learn objects that VOC, or TFDS, marks as difficult like others.
+        cache: Keep resized images in memory: num_images * H * W * 3 bytes.
+        num_hosts: Each of so many hosts loads its part of every batch, B / num_hosts images;
+            together they have the batches of one host, but for mosaics, which each host makes of
+            its own images.
+        host: Which of them this is, from 0.
+        max_faults: Annotation faults are listed and what is faulty is left out; if more than this
+            is left out, an error.
+        max_bad_images: Images that cannot be read are named and skipped (in training the next one
+            of the split stands in; in evaluation the row gets image id -1 and no boxes); more of
+            them than this are an error.
 
     Returns:
         A `tf.data.Dataset` that has, besides: `class_names` (tuple of str), `num_images` (int),
-        `category_ids` (tuple of int, the data set's own id of each label) and `dropped` (list of
-        str, each thing that was left out, named).
+        `category_ids` (tuple of int, the data set's own id of each label), `faults` (list of
+        `example.Fault`, all of the annotations), `dropped` (list of str, each thing that was left
+        out, named) and `image_faults` (`faults.ImageFaults`, filled while images are read).
 
     Raises:
         ValueError: An argument that cannot be met, or a file that cannot be read; says which.
@@ -74,70 +125,117 @@ def load(
         >>> val = fcos_tf.data.load("digits", split="val", batch_size=8, image_size=(128, 128))
         >>> images, targets = next(iter(val))
     """
-    size = transforms.parse_image_size(image_size)
-    at_least = {"batch_size": (batch_size, 1), "start_step": (start_step, 0)}
-    at_least |= {"limit": (limit, 1), "max_boxes": (max_boxes, 1)}
-    for name, (value, least) in at_least.items():
-        if value is not None and value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
-    if class_names is not None and (isinstance(class_names, str) or not class_names):
-        raise ValueError(f"class_names: expected a sequence of names, got {class_names!r}")
-    for name in class_names or ():
-        if list(class_names).count(name) > 1:
-            raise ValueError(f"class_names: {name!r} is there more than once")
+    size = parse_image_size(image_size)
+    _check_numbers(
+        batch_size=(batch_size, 1),
+        start_step=(start_step, 0),
+        limit=(limit, 1),
+        max_boxes=(max_boxes, 1),
+        max_faults=(max_faults, 0),
+        max_bad_images=(max_bad_images, 0),
+    )
+    if num_hosts < 1 or not 0 <= host < num_hosts or batch_size % num_hosts:
+        raise ValueError(
+            f"expected 0 <= host < num_hosts and a batch_size that num_hosts divides, got "
+            f"host={host}, num_hosts={num_hosts}, batch_size={batch_size}"
+        )
+    augmentations = _check_augmentations(augment, scale_jitter, size) if training else ()
+    if "scale_jitter" in augmentations:
+        size = type(size)(canvas=size.canvas, scale_jitter=tuple(map(float, scale_jitter)))
+    if not training:
+        size = size.fixed()
+    if cache and size.is_random:
+        raise ValueError("cache: expected images of one size, not with scale_jitter or a range")
+    if orientation_buckets and size.canvas is not None:
+        raise ValueError(
+            f"orientation_buckets: expected an image_size like 800,1333, got {image_size!r}"
+        )
 
+    if dataset != "coco" and (annotations is not None or images is not None):
+        raise ValueError(f"annotations and images: expected with dataset coco, got {dataset!r}")
+    image_faults = ImageFaults(max_bad_images)
+    faults, dropped = [], []
     if dataset == "digits":
-        if class_names is not None and tuple(class_names) != digits.CLASS_NAMES:
-            raise ValueError(
-                f"class_names: digits has {digits.CLASS_NAMES}, got {tuple(class_names)}"
-            )
+        if classes is not None and tuple(classes) != digits.CLASS_NAMES:
+            raise ValueError(f"classes: digits has {digits.CLASS_NAMES}, got {tuple(classes)}")
         source = digits.digits_source(split, limit=limit)
-    elif dataset == "voc":
-        source = _voc_source(data_dir, split, limit, class_names, max_boxes if training else None)
     else:
-        raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
+        where = f"{dataset} {split}"
+        found = read_annotations(
+            dataset, split, data_dir=data_dir, annotations=annotations, images=images,
+            classes=classes, limit=limit, include_difficult=include_difficult,
+        )  # fmt: skip
+        faults = found.faults
+        report_faults(where, faults, found.other_classes, max_faults)
+        dropped = [str(fault) for fault in faults if not fault.kept]
+        kept, left_out = select(found.annotations, skip_empty, max_boxes if training else None)
+        for what, names in left_out.items():
+            logging.info("%s: left out %d %s, all in dataset.dropped", where, len(names), what)
+            dropped += names
+        if not kept.num_images:
+            raise ValueError(f"{where}: no image is left")
+        if training and kept.ignored.all():
+            raise ValueError(
+                f"{where}: no box to learn of the classes {', '.join(kept.class_names)}"
+            )
+        source = file_source(kept, image_faults.note)
 
+    portrait = None
+    if orientation_buckets:
+        portrait = source.portrait
+        if portrait is None:
+            raise ValueError(
+                f"orientation_buckets: expected annotations with the size of every image; "
+                f"{dataset} {split} has images of unknown size"
+            )
     if horizontal_flip is None:
         horizontal_flip = training and source.can_flip
-    result = pipeline.batches(
-        source,
-        batch_size=batch_size,
+    result = pipeline.Pipeline(
+        Reader(source, size, image_faults, replace_bad=training, portrait=portrait, cache=cache),
+        Order(
+            num_images=source.num_images, batch_size=batch_size, training=training, repeat=repeat,
+            seed=seed % 2**31, start_step=start_step, num_hosts=num_hosts, host=host,
+            portrait=portrait,
+        ),
         image_size=size,
-        training=training,
-        seed=seed,
-        repeat=repeat,
-        start_step=start_step,
         horizontal_flip=horizontal_flip,
-        max_boxes=max_boxes,
-    )
+        augmentations=augmentations,
+        most_boxes=_most_boxes(source, max_boxes),
+        most_ignored=source.most_ignored,
+    ).batches()  # fmt: skip
     result.class_names = source.class_names
     result.num_images = source.num_images
     result.category_ids = source.category_ids
-    result.dropped = list(source.dropped)
+    result.faults = faults
+    result.dropped = dropped
+    result.image_faults = image_faults
     return result
 
 
-def _voc_source(
-    data_dir: str | os.PathLike | None,
-    split: str,
-    limit: int | None,
-    class_names: Sequence[str] | None,
-    max_boxes: int | None,
-) -> Source:
-    """Reads a split of a VOC tree and says what had to be left out."""
-    if data_dir is None:
-        raise ValueError(f"dataset voc needs data_dir, the folder with {', '.join(voc.FOLDERS)}")
-    found = voc.read_voc(data_dir, split, class_names=class_names, limit=limit)
-    examples, surplus = found.examples, []
-    if max_boxes is not None:
-        examples, surplus = limit_boxes(examples, max_boxes)
-    where = f"of voc {split}"
-    log_left_out(f"boxes {where} that cannot be learned", found.dropped)
-    log_left_out(f"objects {where} marked difficult", found.difficult, logging.INFO)
-    log_left_out(f"boxes {where} over max_boxes", surplus)
-    return pipeline.file_source(
-        examples,
-        class_names=found.class_names,
-        category_ids=range(1, len(found.class_names) + 1),
-        dropped=[*found.dropped, *found.difficult, *surplus],
-    )
+def _most_boxes(source: Source, max_boxes: int | None) -> int:
+    if max_boxes is None:
+        return max(1, source.most_boxes)
+    if max_boxes < source.most_boxes:
+        raise ValueError(
+            f"max_boxes={max_boxes}, but an image of this split has {source.most_boxes} boxes"
+        )
+    return max_boxes
+
+
+def _check_numbers(**numbers: tuple[int | None, int]) -> None:
+    for name, (value, least) in numbers.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
+def _check_augmentations(names, scale_jitter, size) -> tuple[str, ...]:
+    names = (names,) if isinstance(names, str) else tuple(names)
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise ValueError(f"augment: expected some of {', '.join(AUGMENTATIONS)}, got {name!r}")
+    if "scale_jitter" in names:
+        if len(scale_jitter) != 2 or not 0 < scale_jitter[0] <= scale_jitter[1]:
+            raise ValueError(f"scale_jitter: expected 0 < low <= high, got {scale_jitter!r}")
+        if size.canvas is None:
+            raise ValueError("augment: scale_jitter needs an image_size like 512x512")
+    return names

@@ -5,14 +5,10 @@ crops of its two sample photos. Nothing is downloaded and nothing is stored: a s
 of (seed, split, index), see `digit_scenes`. No glyph of val occurs in train.
 """
 
-import os
-import xml.etree.ElementTree as ElementTree
 from functools import cache
-from pathlib import Path
 
 import cv2
 import numpy as np
-import tensorflow as tf
 
 from fcos_tf.data.digit_scenes import (
     MOST_GLYPHS,
@@ -22,8 +18,8 @@ from fcos_tf.data.digit_scenes import (
     glyph_masks,
     photos,
 )
-from fcos_tf.data.example import Source
-from fcos_tf.data.python_calls import call_python
+from fcos_tf.data.example import Annotations, Example, ReadResult, Source
+from fcos_tf.data.images import resize_image
 
 CLASS_NAMES = tuple("0123456789")
 SPLIT_SIZES = {"train": 8192, "val": 256}
@@ -64,26 +60,30 @@ def digits_source(split: str, *, limit: int | None = None, seed: int = 0) -> Sou
     check_split(split)
     glyph_masks(), photos()  # here rather than in the first training step
 
-    def draw(index):
-        scene = make_scene(int(index), split, seed)
-        return scene.image, scene.boxes, scene.labels
-
-    def read(index):
-        image, boxes, labels = call_python(draw, [index], [tf.uint8, tf.float32, tf.int32])
-        return {
-            "image": tf.ensure_shape(image, [SCENE_SIZE, SCENE_SIZE, 3]),
-            "boxes": tf.ensure_shape(boxes, [None, 4]),
-            "labels": tf.ensure_shape(labels, [None]),
-            "image_id": index + 1,
-        }
+    def read(index, size_for):
+        scene = make_scene(index, split, seed)
+        widths, heights = (scene.boxes[:, 2:] - scene.boxes[:, :2]).T
+        return Example(
+            image=resize_image(scene.image, *size_for(SCENE_SIZE, SCENE_SIZE)),
+            original_size=np.array([SCENE_SIZE, SCENE_SIZE], np.int32),
+            image_id=index + 1,
+            boxes=scene.boxes,
+            labels=scene.labels,
+            areas=widths * heights,
+            ignored_boxes=np.zeros([0, 4], np.float32),
+            ignored_labels=np.zeros(0, np.int32),
+        )
 
     size = SPLIT_SIZES[split]
+    num_images = size if limit is None else min(limit, size)
     return Source(
         read=read,
-        num_images=size if limit is None else min(limit, size),
+        num_images=num_images,
         most_boxes=MOST_GLYPHS,
+        most_ignored=0,
         class_names=CLASS_NAMES,
         category_ids=tuple(range(1, len(CLASS_NAMES) + 1)),
+        portrait=np.zeros(num_images, bool),
         can_flip=False,  # a mirrored 2 is not a 2
     )
 
@@ -109,45 +109,34 @@ def split_glyphs(split: str) -> np.ndarray:
     return np.flatnonzero((rank % 5 == 0) == (split == "val"))
 
 
-def write_voc(data_dir: str | os.PathLike, split: str, num_images: int, *, seed: int = 0) -> None:
-    """Writes the first scenes of a split as a VOC tree, with PNG images.
+def read_digits(split: str, *, limit: int | None = None) -> ReadResult:
+    """The annotations of a split, as readers of files give them; every scene is drawn for it.
 
-    Splits of one tree may be written one after the other.
-
-    Args:
-        data_dir: The folder to make, see `voc`.
-        split: "train" or "val".
-        num_images: How many scenes.
-        seed: As for `make_scene`.
+    Args, Raises: see `digits_source`. `files` are the names that the scenes get when written.
     """
-    check_split(split)
-    root = Path(data_dir)
-    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    stems = [f"{split}_{index:05d}" for index in range(num_images)]
-    for index, stem in enumerate(stems):
-        scene = make_scene(index, split, seed)
-        image_file = root / "JPEGImages" / f"{stem}.png"
-        if not cv2.imwrite(str(image_file), scene.image[..., ::-1]):  # OpenCV writes BGR
-            raise OSError(f"cannot write {image_file}")
-        tree = ElementTree.Element("annotation")
-        _add(tree, "filename", image_file.name)
-        size = ElementTree.SubElement(tree, "size")
-        for name, value in zip(("height", "width", "depth"), scene.image.shape, strict=True):
-            _add(size, name, value)
-        for box, label in zip(scene.boxes.astype(int), scene.labels, strict=True):
-            element = ElementTree.SubElement(tree, "object")
-            _add(element, "name", CLASS_NAMES[label])
-            corners = ElementTree.SubElement(element, "bndbox")
-            x1, y1, x2, y2 = box
-            for name, value in zip(
-                ("xmin", "ymin", "xmax", "ymax"), (x1 + 1, y1 + 1, x2, y2), strict=True
-            ):
-                _add(corners, name, value)
-        ElementTree.indent(tree)
-        ElementTree.ElementTree(tree).write(root / "Annotations" / f"{stem}.xml")
-    (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(stems) + "\n")
+    source = digits_source(split, limit=limit)
+    scenes = [make_scene(index, split) for index in range(source.num_images)]
+    counts = [len(scene.labels) for scene in scenes]
+    total = sum(counts)
+    annotations = Annotations(
+        files=[f"{split}_{index + 1:05d}.png" for index in range(len(scenes))],
+        image_ids=np.arange(1, len(scenes) + 1),
+        sizes=np.full([len(scenes), 2], SCENE_SIZE, np.int32),
+        owners=np.repeat(np.arange(len(scenes)), counts),
+        boxes=np.concatenate([scene.boxes for scene in scenes]).astype(np.float64),
+        labels=np.concatenate([scene.labels for scene in scenes]),
+        areas=np.full(total, np.nan),
+        ignored=np.zeros(total, bool),
+        numbers=np.concatenate([np.arange(1, count + 1) for count in counts]),
+        class_names=source.class_names,
+        category_ids=source.category_ids,
+    )
+    return ReadResult(annotations, [], {})
 
 
-def _add(parent: ElementTree.Element, name: str, value: object) -> None:
-    ElementTree.SubElement(parent, name).text = str(value)
+def read_scene_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> bytes:
+    """A scene as PNG, by the name that `read_digits` gives it; in place of `images.read_bytes`."""
+    split, number = file.removesuffix(".png").rsplit("_", 1)
+    image = make_scene(int(number) - 1, split).image
+    data = cv2.imencode(".png", image[..., ::-1])[1].tobytes()  # OpenCV writes BGR
+    return data[offset:][:num_bytes]

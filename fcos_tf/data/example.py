@@ -1,145 +1,211 @@
-"""What a reader hands over: examples, and a split of them; and the checks that every reader runs.
+"""What readers hand over: the annotations of a split, the faults in them, and single examples.
 
-M is the number of boxes of one example. Boxes are xyxy in pixels of the image on disk, with
-continuous edges: width = x2 - x1.
+n images, T boxes of all of them together; M boxes of one image that can be learned, K that are
+ignored. Boxes are xyxy in pixels of the image on disk, with continuous edges: width = x2 - x1.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
-from absl import logging
 
-MAX_LOGGED = 10
+# A thousandth of a pixel: coordinates that went through (x, y, width, height), or through TFDS'
+# normalised float32, come back as the numbers that were written, whichever format they were in.
+COORDINATE_DECIMALS = 3
 
 
-@dataclass(frozen=True, eq=False)
-class Example:
-    """One image and what is known to be in it.
+class Fault(NamedTuple):
+    """One thing that is wrong with annotations, or with an image.
 
-    Args:
-        file: Path of the image; messages name it.
-        image_id: The image's id in the data set's own numbering.
-        boxes: float32 [M, 4], xyxy in pixels of the image on disk.
-        labels: int32 [M], 0..C-1.
-        height: Rows of the image on disk, None where the reader does not know.
-        width: Columns of the image on disk, None where the reader does not know.
+    Attributes:
+        file: The file that is wrong.
+        item: What in it, for example "annotation 17" or "object 3"; empty: the file as a whole.
+        what: What is wrong with it; where something else was expected, expected and got.
+        kept: Whether it is used all the same. What is not kept counts as dropped.
     """
 
     file: str
+    item: str
+    what: str
+    kept: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.item} {self.what}" if self.item else f"{self.file}: {self.what}"
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """All that is known of a split before its images are opened, as columns.
+
+    Args:
+        files: n paths of files that hold the images.
+        image_ids: int64 [n], the data set's own numbering, all different.
+        sizes: int32 [n, 2], (height, width) of the stored image; 0 where it is not known.
+        owners: int64 [T], the image of each box, ascending.
+        boxes: float64 [T, 4].
+        labels: int32 [T], 0..C-1.
+        areas: float64 [T], pixels of the object as the data set counts them (COCO: of its
+            segmentation, see `evaluation`); NaN = that of the box.
+        ignored: bool [T], not learned, and neither right nor wrong to detect: COCO's crowds,
+            VOC's difficult objects.
+        numbers: int64 [T], by what number messages name the box: its annotation's id, or its
+            place in its file.
+        class_names: Name of each label.
+        category_ids: The data set's own id of each label.
+        ranges: int64 [n, 2], (offset, length) in bytes of the image within its file; None: images
+            are whole files.
+    """
+
+    files: Sequence[str]
+    image_ids: np.ndarray
+    sizes: np.ndarray
+    owners: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    ignored: np.ndarray
+    numbers: np.ndarray
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    ranges: np.ndarray | None = None
+
+    @property
+    def num_images(self) -> int:
+        """How many images."""
+        return len(self.files)
+
+    def rows(self, keep: np.ndarray) -> "Annotations":
+        """The same images with only some of the boxes; `keep` is bool [T] or indices."""
+        names = ("owners", "boxes", "labels", "areas", "ignored", "numbers")
+        return replace(self, **{name: getattr(self, name)[keep] for name in names})
+
+    def images(self, keep: np.ndarray) -> "Annotations":
+        """Only some of the images, in the same order, with their boxes; `keep` is bool [n]."""
+        new_index = np.cumsum(keep) - 1
+        kept = self.rows(keep[self.owners])
+        return replace(
+            kept,
+            files=[file for file, use in zip(self.files, keep, strict=True) if use],
+            image_ids=self.image_ids[keep],
+            sizes=self.sizes[keep],
+            owners=new_index[kept.owners],
+            ranges=None if self.ranges is None else self.ranges[keep],
+        )
+
+
+class ReadResult(NamedTuple):
+    """What a reader returns.
+
+    Attributes:
+        annotations: The split, clean: what had faults is gone from it, or mended.
+        faults: What was wrong, in the order of the files.
+        other_classes: Name -> number of objects of classes that were not asked for.
+    """
+
+    annotations: Annotations
+    faults: list[Fault]
+    other_classes: dict[str, int]
+
+
+class Example(NamedTuple):
+    """One image, resized, and what is in it; NumPy arrays.
+
+    Attributes:
+        image: uint8 [h, w, 3] RGB.
+        original_size: int32 [2], (height, width) of the stored image.
+        image_id: int.
+        boxes: float32 [M, 4], xyxy in pixels of the stored image.
+        labels: int32 [M].
+        areas: float32 [M], in pixels of the stored image.
+        ignored_boxes: float32 [K, 4].
+        ignored_labels: int32 [K].
+    """
+
+    image: np.ndarray
+    original_size: np.ndarray
     image_id: int
     boxes: np.ndarray
     labels: np.ndarray
-    height: int | None = None
-    width: int | None = None
+    areas: np.ndarray
+    ignored_boxes: np.ndarray
+    ignored_labels: np.ndarray
+
+
+class ImageError(Exception):
+    """An image that cannot be read; the message names the file and what is wrong."""
+
+
+# (height, width) of the stored image -> (height, width) to bring it to
+SizeRule = Callable[[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One split as `pipeline.batches` takes it: how many images, and how to read one.
+    """One split as `pipeline.batches` takes it.
 
     Args:
-        read: Graph function, int64 scalar index in [0, num_images) -> dict with `image` uint8
-            [h, w, 3] RGB, `boxes` float32 [M, 4], `labels` int32 [M] and `image_id` int64.
-        num_images: Images in the split.
+        read: Index in [0, num_images) and the size that the image shall get -> `Example`. Called
+            from several threads; must not call TensorFlow. Raises `ImageError`.
+        num_images: n.
         most_boxes: The largest M that `read` returns.
+        most_ignored: The largest K.
         class_names: Name of each label.
         category_ids: The data set's own id of each label.
-        dropped: Every thing that was left out, named.
+        portrait: bool [n], whether an image is higher than wide; None: nobody knows.
         can_flip: Whether a mirrored image is still a fair example (mirrored digits are not).
     """
 
-    read: Callable[[tf.Tensor], dict[str, tf.Tensor]]
+    read: Callable[[int, SizeRule], Example]
     num_images: int
     most_boxes: int
+    most_ignored: int
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    dropped: tuple[str, ...] = ()
+    portrait: np.ndarray | None = None
     can_flip: bool = True
 
 
-def clean_example(
-    example: Example, numbers: Sequence[int] | None = None
-) -> tuple[Example, list[str]]:
-    """Drops boxes that no detector can learn and clips the others to the image.
+def check_annotations(
+    annotations: Annotations, origins: Sequence[str] | str, item: str
+) -> tuple[Annotations, list[Fault]]:
+    """Drops boxes that no detector can learn and clips the others to their image.
 
     Dropped are boxes with a value that is not finite, without area (x2 <= x1 or y2 <= y1), or
-    wholly outside the image. Clipping needs `height` and `width`; where they are None only the
-    first two checks run.
+    wholly outside an image of known size. What is left is rounded to thousandths of a pixel.
 
     Args:
-        example: What the reader read.
-        numbers: The number of each box in its file, counted from 1, for the messages. Default:
-            1..M.
+        annotations: As read.
+        origins: The annotation file of each image, or the one of all, for the messages.
+        item: What a box is called there, for example "annotation".
 
     Returns:
-        The cleaned example and one message for every box dropped.
-
-    Raises:
-        ValueError: Boxes or labels of the wrong shape.
+        The clean annotations and a fault for each box dropped.
     """
-    boxes = np.asarray(example.boxes, np.float32)
-    labels = np.asarray(example.labels, np.int32)
-    if boxes.shape != (len(labels), 4) or labels.ndim != 1:
-        raise ValueError(
-            f"{example.file}: expected boxes [M, 4] and labels [M], "
-            f"got {boxes.shape} and {labels.shape}"
-        )
-    clipped = boxes
-    if example.width is not None and example.height is not None:
-        limit = np.array([example.width, example.height] * 2, np.float32)
-        clipped = np.clip(boxes, 0.0, limit)  # NaN stays NaN
-
-    messages, keep = [], []
-    for i, (before, after) in enumerate(zip(boxes, clipped, strict=True)):
-        if not np.isfinite(before).all():
-            reason = "is not finite"
-        elif not _has_area(before):
-            reason = "has no area"
-        elif not _has_area(after):
-            reason = f"lies outside the image of {example.width}x{example.height} pixels"
+    boxes = np.asarray(annotations.boxes, np.float64).reshape(-1, 4)
+    sizes = np.asarray(annotations.sizes)[annotations.owners]  # [T, 2]
+    known = (sizes > 0).all(axis=1, keepdims=True)
+    limits = np.where(known, np.tile(sizes[:, ::-1], 2), np.inf)  # [T, 4]
+    finite = np.isfinite(boxes).all(axis=1)
+    with np.errstate(invalid="ignore"):
+        clipped = np.where(known, np.clip(boxes, 0.0, limits), boxes).round(COORDINATE_DECIMALS)
+        has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        inside = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
+    faults = []
+    for row in np.flatnonzero(~(finite & has_area & inside)):
+        if not finite[row]:
+            what = "is not finite"
+        elif not has_area[row]:
+            what = "has no area"
+        elif known[row]:
+            height, width = sizes[row]
+            what = f"lies outside the image of {width}x{height} pixels"
         else:
-            keep.append(i)
-            continue
-        number = numbers[i] if numbers is not None else i + 1
-        corners = ", ".join(f"{value:g}" for value in before)
-        messages.append(f"{example.file}: box {number} ({corners}) {reason}")
-    return replace(example, boxes=clipped[keep], labels=labels[keep]), messages
-
-
-def limit_boxes(examples: Sequence[Example], max_boxes: int) -> tuple[list[Example], list[str]]:
-    """Keeps the first `max_boxes` boxes of every example and names what that leaves out."""
-    kept, messages = [], []
-    for example in examples:
-        surplus = len(example.labels) - max_boxes
-        if surplus > 0:
-            messages.append(
-                f"{example.file}: the last {surplus} of {len(example.labels)} boxes "
-                f"are over max_boxes={max_boxes}"
-            )
-            example = replace(
-                example, boxes=example.boxes[:max_boxes], labels=example.labels[:max_boxes]
-            )
-        kept.append(example)
-    return kept, messages
-
-
-def log_left_out(what: str, messages: Sequence[str], level: int = logging.WARNING) -> None:
-    """Logs once how many things were left out, and the first few by name.
-
-    Args:
-        what: The kind of thing, in the plural, for example "boxes of voc train".
-        messages: One line for each thing; all of them are in `dataset.dropped`.
-        level: absl log level.
-    """
-    if not messages:
-        return
-    lines = [f"left out {what}: {len(messages)}", *messages[:MAX_LOGGED]]
-    if len(messages) > MAX_LOGGED:
-        lines.append(f"... and {len(messages) - MAX_LOGGED} more, all in dataset.dropped")
-    logging.log(level, "%s", "\n  ".join(lines))
-
-
-def _has_area(box: np.ndarray) -> bool:
-    return bool(box[2] > box[0] and box[3] > box[1])
+            what = "has no area"  # under a thousandth of a pixel
+        owner = annotations.owners[row]
+        origin = origins if isinstance(origins, str) else origins[owner]
+        corners = ", ".join(f"{value:g}" for value in boxes[row])
+        number = annotations.numbers[row]
+        faults.append(Fault(origin, f"{item} {number}", f"box ({corners}) {what}"))
+    kept = replace(annotations, boxes=clipped).rows(finite & has_area & inside)
+    return kept, faults

@@ -1,228 +1,148 @@
-"""From examples to batches: order, reading, transforms, padding, prefetch.
+"""From a source to batches: order, reading, transforms, padding, prefetch.
 
-Everything random is a function of (seed, pass over the data, position in the pass). So a stream
-that starts at step k gives exactly what the uninterrupted one gives from step k on, and the number
-of threads changes nothing.
+Everything random is a function of (seed, pass over the data, position in the pass), see `order`,
+so the number of threads changes nothing and a resumed run goes on exactly where it stopped.
 
-B images, M padded boxes; H, W the size of a batch's images.
+M padded boxes, K padded ignored boxes; H, W the size of a batch's images.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import tensorflow as tf
-from PIL import Image
 
-from fcos_tf.data import transforms
-from fcos_tf.data.example import Example, Source
-from fcos_tf.data.python_calls import call_python
+from fcos_tf.data import augment, transforms
+from fcos_tf.data.image_size import MULTIPLE, ImageSize
+from fcos_tf.data.order import Order
+from fcos_tf.data.reading import FOR_TRAINING, Reader
 
-MULTIPLE = 32  # canvases of image_size "SHORT,LONG" are padded to a multiple of it
-
-# The second half of the seed of each kind of random number, so that no two kinds are tied together.
-_FLIP_STREAM = 1
+# Part of the seed of each kind of random number, so that no two kinds are tied together.
+_FLIP, _SIZE, _CROP_Y, _CROP_X, _AUGMENT, _MOSAIC = range(1, 7)
 
 
-def file_source(
-    examples: Sequence[Example],
-    *,
-    class_names: Sequence[str],
-    category_ids: Sequence[int],
-    dropped: Sequence[str] = (),
-) -> Source:
-    """Makes a split of image files readable for `batches`.
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """What is done to the examples of a split.
 
     Args:
-        examples: In the order of evaluation.
-        class_names: Name of each label.
-        category_ids: The data set's own id of each label.
-        dropped: Every thing that was left out, named.
-
-    Returns:
-        A `Source`.
+        reader: Reads and resizes them.
+        order: Which image comes where.
+        image_size: The rule that `reader` resizes by.
+        horizontal_flip: Mirror every other image, at random.
+        augmentations: Out of `augment.AUGMENTATIONS`.
+        most_boxes: M; mosaics have four times as many.
+        most_ignored: K.
     """
-    counts = [len(example.labels) for example in examples]
-    files = tf.constant([example.file for example in examples])
-    image_ids = tf.constant([example.image_id for example in examples], tf.int64)
-    # All boxes in one table, where example i owns rows starts[i] to starts[i + 1].
-    starts = tf.constant(np.concatenate([[0], np.cumsum(counts)]), tf.int64)
-    boxes = tf.constant(np.concatenate([example.boxes for example in examples]), tf.float32)
-    labels = tf.constant(np.concatenate([example.labels for example in examples]), tf.int32)
 
-    def read(index):
-        rows = slice(starts[index], starts[index + 1])
-        return {
-            "image": read_image(files[index]),
-            "boxes": boxes[rows],
-            "labels": labels[rows],
-            "image_id": image_ids[index],
-        }
+    reader: Reader
+    order: Order
+    image_size: ImageSize
+    horizontal_flip: bool
+    augmentations: tuple[str, ...]
+    most_boxes: int
+    most_ignored: int
 
-    return Source(
-        read=read,
-        num_images=len(examples),
-        most_boxes=max(counts),
-        class_names=tuple(class_names),
-        category_ids=tuple(category_ids),
-        dropped=tuple(dropped),
-    )
+    def batches(self) -> tf.data.Dataset:
+        """A data set of (images, targets), as `fcos_tf.data.load` describes them."""
+        steps = self.order.num_steps()
+        whole = self.order.training or self.order.repeat
+        batch_size = self.order.host_batch_size
+        # All images of a batch have one size from the start, or get that of the largest.
+        one_size = self.image_size.canvas is not None or self.order.portrait is not None
+        result = None
+        for stream in self.order.streams():
+            part = stream.map(self._load, num_parallel_calls=tf.data.AUTOTUNE)
+            if one_size:
+                part = part.batch(batch_size, drop_remainder=whole)
+            else:
+                part = part.padded_batch(batch_size, drop_remainder=whole)
+                part = part.map(_pad_to_multiple, num_parallel_calls=tf.data.AUTOTUNE)
+            result = part if result is None else result.concatenate(part)
+        if "mosaic" in self.augmentations:
+            result = result.map(self._mosaic, num_parallel_calls=tf.data.AUTOTUNE)
+        if whole:  # tf.data does not count what comes out of a stream of batches by itself
+            cardinality = tf.data.INFINITE_CARDINALITY if steps is None else steps
+            result = result.apply(tf.data.experimental.assert_cardinality(cardinality))
+        options = tf.data.Options()
+        options.deterministic = True
+        if self.order.num_hosts > 1:
+            off = tf.data.experimental.AutoShardPolicy.OFF
+            options.experimental_distribute.auto_shard_policy = off
+        return result.prefetch(tf.data.AUTOTUNE).with_options(options)
 
+    def _load(self, element: tf.Tensor):
+        """One example, ready to be batched.
 
-def read_image(file: tf.Tensor) -> tf.Tensor:
-    """Reads and decodes an image file, in graph or eagerly.
+        Args:
+            element: int64 [3], image index, pass and position.
 
-    Pillow decodes JPEG with the accurate DCT, as OpenCV and PyTorch's loaders do (TensorFlow's
-    default differs by up to 18 grey levels). The pixels are those stored: EXIF orientation does
-    not count, as the boxes of COCO and VOC mean it.
-
-    Args:
-        file: Scalar string.
-
-    Returns:
-        uint8 [h, w, 3] RGB.
-
-    Raises:
-        tf.errors.InvalidArgumentError: The file cannot be decoded; the message names it.
-    """
-    # TensorFlow's decoders do not say which file they failed on. The complaint is handed back
-    # rather than raised there, which would wrap it in a traceback of TensorFlow's inside.
-    image, complaint = call_python(_decode, [file], [tf.uint8, tf.string])
-    with tf.control_dependencies([tf.debugging.Assert(tf.equal(complaint, ""), [complaint])]):
-        return tf.ensure_shape(image, [None, None, 3])
-
-
-def _decode(file: bytes | np.ndarray) -> tuple[np.ndarray, str]:
-    """The image, or one without pixels and what is wrong with the file."""
-    name = tf.compat.as_str(np.asarray(file).item())  # an array of one when run eagerly
-    try:
-        with Image.open(name) as image:  # the interpreter lock is free while pixels are decoded
-            return np.array(image.convert("RGB")), ""
-    except FileNotFoundError:
-        complaint = f"no image file {name}"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        complaint = f"cannot decode image {name}: {error}"
-    return np.zeros([0, 0, 3], np.uint8), complaint
-
-
-def batches(
-    source: Source,
-    *,
-    batch_size: int,
-    image_size: transforms.ImageSize,
-    training: bool,
-    seed: int,
-    repeat: bool,
-    start_step: int,
-    horizontal_flip: bool,
-    max_boxes: int | None,
-) -> tf.data.Dataset:
-    """Batches of a split; the arguments are those of `fcos_tf.data.load`.
-
-    Returns:
-        A data set of (images, targets) as `load` describes them.
-
-    Raises:
-        ValueError: `max_boxes` is less than an example has, or the split has too few images for
-            `batch_size` or `start_step`.
-    """
-    most_boxes = max(1, source.most_boxes)
-    if max_boxes is not None:
-        if max_boxes < source.most_boxes:
-            raise ValueError(
-                f"max_boxes={max_boxes}, but an image of this split has {source.most_boxes} boxes"
+        Returns:
+            Image [H, W, 3] uint8 (or its own size) and targets.
+        """
+        training = self.order.training
+        index, place = element[0], element[1:]
+        chance = self._uniform(_SIZE, place) if self.image_size.is_random else 0.0
+        example = self.reader(index, chance, *((FOR_TRAINING,) if training else ()))
+        image, labels = example["image"], example["labels"]
+        before, after = example["original_size"], tf.shape(image)[:2]
+        boxes = transforms.scale_boxes(example["boxes"], before, after)
+        if self.image_size.scale_jitter is not None:
+            chances = tf.stack([self._uniform(_CROP_Y, place), self._uniform(_CROP_X, place)])
+            image, boxes, labels = transforms.crop_to_canvas(
+                image, boxes, labels, self.image_size.canvas, chances
             )
-        most_boxes = max_boxes
-    drop_remainder = training or repeat
-    if repeat:
-        steps = tf.data.INFINITE_CARDINALITY
-    else:
-        whole = source.num_images // batch_size
-        steps = whole if training else -(-source.num_images // batch_size)
-        if steps == 0:
-            raise ValueError(
-                f"batch_size={batch_size} is more than the {source.num_images} images of the "
-                f"split, so a training pass has no whole batch; use a smaller one, or repeat=True"
-            )
-        if start_step >= steps:
-            raise ValueError(f"start_step={start_step}, but a pass has {steps} steps")
-        steps -= start_step
-
-    seed = seed % 2**31
-
-    def load_one(pass_number, position):
-        """The example at a position of a pass: image [H, W, 3] (or its own size) and targets."""
-        index = position
-        if training:
-            index = tf.random.experimental.index_shuffle(
-                position, [seed, pass_number], max_index=source.num_images - 1
-            )
-        record = source.read(index)
-        original_size = tf.shape(record["image"])[:2]
-        image, boxes = transforms.resize(record["image"], record["boxes"], image_size)
-        if horizontal_flip:
-            chance = _uniform(seed, _FLIP_STREAM, pass_number, position)
+        if self.horizontal_flip:
             image, boxes = tf.cond(
-                chance < 0.5,
+                self._uniform(_FLIP, place) < 0.5,
                 lambda: transforms.flip_horizontal(image, boxes),
                 lambda: (image, boxes),
             )
-        size = tf.shape(image)[:2]
-        if image_size.canvas is not None:
-            image = transforms.pad_image(image, *image_size.canvas)
-        boxes, labels = transforms.pad_boxes(boxes, record["labels"], most_boxes)
-        return image, {
-            "boxes": boxes,  # [M, 4]
-            "labels": labels,  # [M]
-            "image_sizes": tf.cast(size, tf.float32),  # [2]
-            "original_sizes": tf.cast(original_size, tf.float32),  # [2]
-            "image_ids": record["image_id"],
+        if self.augmentations:
+            image = augment.augment_image(self.augmentations)(image, self._key(_AUGMENT, place))
+        targets = {
+            "image_sizes": tf.cast(tf.shape(image)[:2], tf.float32),  # [2]
+            "original_sizes": tf.cast(before, tf.float32),  # [2]
+            "image_ids": example["image_id"],
         }
+        boxes, labels = transforms.pad_boxes(boxes, labels, self.most_boxes)
+        targets |= {"boxes": boxes, "labels": labels}  # [M, 4], [M]
+        if not training:
+            ignored = transforms.scale_boxes(example["ignored_boxes"], before, after)
+            targets["ignored_boxes"], targets["ignored_labels"] = transforms.pad_boxes(
+                ignored, example["ignored_labels"], self.most_ignored
+            )  # [K, 4], [K]
+            areas = example["areas"]
+            missing = self.most_boxes - tf.shape(areas)[0]
+            targets["areas"] = tf.ensure_shape(tf.pad(areas, [[0, missing]]), [self.most_boxes])
+        if "mosaic" in self.augmentations:
+            targets["key"] = self._key(_MOSAIC, place)
+        return self._pad(image, index), targets
 
-    dataset = _positions(
-        source.num_images,
-        start=start_step * batch_size,
-        repeat=repeat,
-        seed=seed if training else None,
-    )
-    dataset = dataset.map(load_one, num_parallel_calls=tf.data.AUTOTUNE)
-    if image_size.canvas is not None:
-        dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
-    else:
-        dataset = dataset.padded_batch(batch_size, drop_remainder=drop_remainder)
-        dataset = dataset.map(_pad_to_multiple, num_parallel_calls=tf.data.AUTOTUNE)
-    options = tf.data.Options()
-    options.deterministic = True
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
-    return dataset.prefetch(tf.data.AUTOTUNE).with_options(options)
+    def _pad(self, image: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+        """To the canvas, where one is known before the batch is."""
+        if self.image_size.canvas is not None:
+            return transforms.pad_image(image, *self.image_size.canvas)
+        if self.order.portrait is not None:
+            canvases = tf.constant(self.image_size.canvases())
+            portrait = tf.gather(tf.constant(self.order.portrait), index)
+            canvas = canvases[tf.cast(portrait, tf.int32)]
+            return transforms.pad_image(image, canvas[0], canvas[1])
+        return image
 
+    def _mosaic(self, images: tf.Tensor, targets: dict):
+        targets = dict(targets)
+        keys = targets.pop("key")
+        return augment.mosaic(images, targets, keys[0])
 
-def _positions(num_images: int, *, start: int, repeat: bool, seed: int | None) -> tf.data.Dataset:
-    """Where to be, one element per image: int64 (pass over the data, position in the pass).
+    def _key(self, stream: int, place: tf.Tensor) -> tf.Tensor:
+        """int64 [2] that belongs to this seed, kind, pass and position alone."""
+        key = tf.constant([self.order.seed, stream], tf.int64)
+        for i in range(2):
+            key = tf.random.fold_in(key, place[i], alg="philox")
+        return key
 
-    Args:
-        num_images: Length of a pass.
-        start: How many elements to skip.
-        repeat: Go on for ever, passes counted from 0; else one pass.
-        seed: Without `repeat`: give the pass another number, drawn from this seed, each time the
-            data set is iterated, so that its order is new. None: always 0.
-    """
-    if repeat:
-        return tf.data.Dataset.counter(start, dtype=tf.int64).map(
-            lambda i: (i // num_images, i % num_images)
-        )
-    positions = tf.data.Dataset.range(start, num_images)
-    if seed is None:
-        return positions.map(lambda i: (tf.zeros([], tf.int64), i))
-    pass_numbers = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
-    return pass_numbers.flat_map(lambda number: positions.map(lambda i: (number, i)))
-
-
-def _uniform(seed: int, stream: int, pass_number: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-    """A number in [0, 1) that belongs to this seed, kind, pass and position alone."""
-    key = tf.constant([seed, stream], tf.int64)
-    for number in (pass_number, position):
-        key = tf.random.fold_in(key, number, alg="philox")
-    return tf.random.stateless_uniform([], key, alg="philox")
+    def _uniform(self, stream: int, place: tf.Tensor) -> tf.Tensor:
+        """A number in [0, 1) that belongs to this seed, kind, pass and position alone."""
+        return tf.random.stateless_uniform([], self._key(stream, place), alg="philox")
 
 
 def _pad_to_multiple(images, targets):

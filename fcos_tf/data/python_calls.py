@@ -70,6 +70,8 @@ def call_python(function: Callable, inputs: Sequence[tf.Tensor], dtypes: Sequenc
         List of tensors of unknown shape.
     """
 
+    # Autograph would take the function for a part of the graph, and run a slow copy of it.
+    @tf.autograph.experimental.do_not_convert
     def counted(*arrays):
         _CALLS.begin()
         try:

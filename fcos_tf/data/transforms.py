@@ -1,114 +1,99 @@
-"""Resize, flip and pad: image and boxes together, in TensorFlow graph operations.
+"""Scale, crop, flip and pad: image and boxes together, in TensorFlow graph operations.
 
 h, w: the size of one image. H, W: the size of the canvas it is padded to. M boxes.
-Every function is pure and gives the same result eagerly and inside tf.data.
+Every function is pure, chance included (it is an argument), and gives the same result eagerly
+and inside tf.data. Pixels are resized where they are decoded, see `images`.
 """
-
-import re
-from dataclasses import dataclass
 
 import tensorflow as tf
 
-IMAGE_SIZE_HELP = (
-    '"HEIGHTxWIDTH" or a tuple (height, width) for a fixed canvas such as "512x512", '
-    'or "SHORT,LONG" such as "800,1333" for the limits of the short and the long side'
-)
+LEAST_SIDE = 1.0  # pixels; of a box that a crop cuts to less there is nothing left to learn
 
 
-@dataclass(frozen=True)
-class ImageSize:
-    """To what size images are brought; the aspect ratio is always kept.
+def scale_boxes(boxes: tf.Tensor, before: tf.Tensor, after: tf.Tensor) -> tf.Tensor:
+    """Brings boxes from the pixels of an image to those of the resized one.
 
-    Exactly one of the two is set.
+    The sizes are whole pixels, so each axis has its own ratio, which is a little off the one scale
+    that was aimed at.
 
     Args:
-        canvas: (height, width) that every image is resized to fit and padded to.
-        sides: (short, long): resize until the short side has `short` pixels, or less where the
-            long side would pass `long`.
-    """
-
-    canvas: tuple[int, int] | None = None
-    sides: tuple[int, int] | None = None
-
-
-def parse_image_size(image_size: str | tuple[int, int] | ImageSize) -> ImageSize:
-    """Reads an image size option.
-
-    Args:
-        image_size: "512x640" (height x width), (512, 640), or "800,1333" (short, long side).
+        boxes: float32 [M, 4], xyxy in pixels of the image before.
+        before: [2], its (height, width).
+        after: [2], (height, width) that it was resized to.
 
     Returns:
-        An `ImageSize`.
-
-    Raises:
-        ValueError: Anything else, a size under 1, or a short side over the long one.
-
-    Example:
-        >>> parse_image_size("800,1333").sides
-        (800, 1333)
+        float32 [M, 4] in pixels of the resized image.
     """
-    if isinstance(image_size, ImageSize):
-        return image_size
-    canvas = sides = None
-    if isinstance(image_size, str):
-        match = re.fullmatch(r"\s*(\d+)\s*([xX,])\s*(\d+)\s*", image_size)
-        if match:
-            pair = (int(match[1]), int(match[3]))
-            canvas, sides = (None, pair) if match[2] == "," else (pair, None)
-    elif isinstance(image_size, tuple | list) and [type(n) for n in image_size] == [int, int]:
-        canvas = tuple(image_size)
-    pair = canvas or sides
-    if pair is None or min(pair) < 1 or (sides and sides[0] > sides[1]):
-        raise ValueError(f"image_size: expected {IMAGE_SIZE_HELP}, got {image_size!r}")
-    return ImageSize(canvas, sides)
+    before, after = (
+        tf.gather(tf.cast(size, boxes.dtype), [1, 0, 1, 0]) for size in (before, after)
+    )  # (w, h, w, h)
+    # Multiplied first: a box that ends at the border, at w, ends exactly at w * w' / w = w'.
+    return boxes * after / before
 
 
-def resized_size(height: tf.Tensor, width: tf.Tensor, image_size: ImageSize) -> tf.Tensor:
-    """The size an image gets: both sides by one scale, floored.
-
-    scale = min(short / min(h, w), long / max(h, w)), or min(H / h, W / w) for a canvas, in
-    float64 and in this order of operations, as Python would compute it, rounding included: at
-    "800,1333" a short side of 322 becomes 799, because 800 / 322 * 322 is a bit less than 800.
+def crop(
+    image: tf.Tensor, boxes: tf.Tensor, labels: tf.Tensor, corner: tf.Tensor, size: tuple[int, int]
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Cuts a window out of an image; where it reaches over the border it is smaller.
 
     Args:
-        height: Integer scalar.
-        width: Integer scalar.
-        image_size: An `ImageSize`.
-
-    Returns:
-        int32 [2]: (height, width), each at least 1.
-    """
-    size = tf.cast(tf.stack([height, width]), tf.float64)
-    if image_size.canvas is not None:
-        scale = tf.reduce_min(tf.constant(image_size.canvas, tf.float64) / size)
-    else:
-        short, long = image_size.sides
-        scale = tf.minimum(short / tf.reduce_min(size), long / tf.reduce_max(size))
-    return tf.maximum(tf.cast(tf.floor(size * scale), tf.int32), 1)
-
-
-def resize(
-    image: tf.Tensor, boxes: tf.Tensor, image_size: ImageSize
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Resizes an image and its boxes, keeping the aspect ratio.
-
-    Bilinear, half-pixel centres, no antialiasing. Sides are whole pixels, so boxes are scaled by
-    the ratio of the sizes of each axis, not by the one scale aimed at.
-
-    Args:
-        image: uint8 [h, w, 3].
+        image: [h, w, 3].
         boxes: float32 [M, 4], xyxy in pixels of `image`.
-        image_size: An `ImageSize`.
+        labels: int32 [M].
+        corner: int32 [2], (first row, first column) of the window, inside the image.
+        size: (rows, columns) of the window.
 
     Returns:
-        uint8 [h', w', 3] and float32 [M, 4] in pixels of it.
+        The window, and the boxes and labels of what is seen in it: boxes are cut at its border,
+        and those of which less than `LEAST_SIDE` is left are gone.
     """
-    before = tf.shape(image)[:2]
-    after = resized_size(before[0], before[1], image_size)
-    resized = tf.image.resize(image, after, method="bilinear", antialias=False)
-    resized = tf.saturate_cast(tf.round(resized), tf.uint8)
-    ratio = tf.cast(after, tf.float32) / tf.cast(before, tf.float32)  # (y, x)
-    return resized, boxes * tf.gather(ratio, [1, 0, 1, 0])
+    top, left = tf.unstack(tf.cast(corner, tf.int32))
+    image = image[top : top + size[0], left : left + size[1]]
+    shift = tf.cast(tf.stack([left, top, left, top]), boxes.dtype)
+    boxes, seen = cut_boxes(boxes - shift, tf.shape(image)[:2])
+    return image, tf.boolean_mask(boxes, seen), tf.boolean_mask(labels, seen)
+
+
+def crop_to_canvas(
+    image: tf.Tensor,
+    boxes: tf.Tensor,
+    labels: tf.Tensor,
+    canvas: tuple[int, int],
+    chances: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Cuts a random window of at most a canvas out of an image; the second half of scale jitter.
+
+    Large-scale jitter (arXiv:2012.07177): the image was resized to a random size, larger or
+    smaller than the canvas. Every place of the window is equally likely.
+
+    Args:
+        image: [h, w, 3].
+        boxes: float32 [M, 4], xyxy in pixels of `image`.
+        labels: int32 [M].
+        canvas: (H, W).
+        chances: float32 [2] in [0, 1), for the place along (y, x).
+
+    Returns:
+        What `crop` returns, at most (H, W); an image that fits is returned whole.
+    """
+    free = tf.maximum(tf.shape(image)[:2] - tf.constant(canvas, tf.int32), 0)
+    corner = tf.cast(chances * tf.cast(free + 1, chances.dtype), tf.int32)
+    return crop(image, boxes, labels, corner, canvas)
+
+
+def cut_boxes(boxes: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Clips boxes to an image and says which are still worth learning.
+
+    Args:
+        boxes: float32 [..., 4], xyxy, of which parts lie outside the image.
+        size: [2], (height, width) of the image.
+
+    Returns:
+        float32 [..., 4], inside the image, and bool [...], whether at least `LEAST_SIDE` is left
+        in width and in height.
+    """
+    boxes = tf.clip_by_value(boxes, 0.0, tf.gather(tf.cast(size, boxes.dtype), [1, 0, 1, 0]))
+    return boxes, tf.reduce_all(boxes[..., 2:] - boxes[..., :2] >= LEAST_SIDE, axis=-1)
 
 
 def flip_horizontal(image: tf.Tensor, boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

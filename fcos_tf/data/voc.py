@@ -1,248 +1,271 @@
-"""PASCAL VOC trees: folders of images, an XML file for each, and lists of names.
+"""PASCAL VOC trees as annotations, and the other way round.
 
-    data_dir/JPEGImages/NAME.jpg
-    data_dir/Annotations/NAME.xml
-    data_dir/ImageSets/Main/SPLIT.txt      one NAME a line
-
-Source: the VOC2007 development kit documentation (Everingham et al.). Its corners are one-based
-and inclusive; here they become (xmin - 1, ymin - 1, xmax, ymax), see `_corners`.
+What is where in a tree: `voc_tree`. What is in the file of an image: `voc_xml`.
 """
 
 import os
-import xml.etree.ElementTree as ElementTree
+import warnings
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from absl import logging
 from PIL import Image
 
-from fcos_tf.data.example import Example, clean_example
+from fcos_tf.data.example import Annotations, Fault, ReadResult, check_annotations
+from fcos_tf.data.voc_tree import (
+    ANNOTATIONS,
+    FOLDERS,
+    IMAGES,
+    LISTS,
+    DataDir,
+    join,
+    list_split,
+    parse_list,
+)
+from fcos_tf.data.voc_xml import (
+    VocObject,
+    read_object,
+    read_root,
+    read_size,
+    text_of,
+    write_annotation,
+)
 
-FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Main")
-SIDES = ("xmin", "ymin", "xmax", "ymax")
-
-
-@dataclass(frozen=True)
-class VocSplit:
-    """What `read_voc` found.
-
-    Args:
-        examples: One for each name in the split file, in its order.
-        class_names: Name of each label.
-        dropped: One message for each box that no detector can learn.
-        difficult: One message for each object left out because it is marked difficult.
-    """
-
-    examples: tuple[Example, ...]
-    class_names: tuple[str, ...]
-    dropped: tuple[str, ...]
-    difficult: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Object:
-    number: int  # in its file, from 1
-    name: str
-    difficult: bool
-    box: tuple[float, float, float, float]
+SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".webp", ".gif")
 
 
-@dataclass(frozen=True)
-class _Annotation:
-    filename: str | None
-    width: int | None
-    height: int | None
-    objects: tuple[_Object, ...]
+class _Image(NamedTuple):
+    file: str
+    size: tuple[int, int]  # (height, width), 0 where unknown
+    objects: dict[int, VocObject]  # by place in the annotation, from 1
 
 
 def read_voc(
-    data_dir: str | os.PathLike,
+    data_dir: DataDir,
     split: str,
     *,
     class_names: Sequence[str] | None = None,
-    include_difficult: bool = False,
     limit: int | None = None,
-) -> VocSplit:
-    """Reads one split of a VOC tree.
+    include_difficult: bool = False,
+) -> ReadResult:
+    """Reads a split of one or several VOC trees.
 
-    The image of an annotation is its own name with `.jpg`, as in the published sets; where there
-    is no such file, the one that its `<filename>` names. Sizes come from the image files: where an
-    annotation disagrees with its image, the image is believed and a warning names it.
+    The image of an annotation has its name and a usual ending, `.jpg` before others; where there
+    is none, it is the one that `<filename>` names. Its size comes from its header, or else from
+    the annotation: where they disagree, the image is believed and a fault names it.
 
-    `image_id` is the file name as a number where every name of the split file consists of digits
-    (as in the published VOC sets), otherwise the position in the split file, counted from 1.
+    Its id is made of all digits of its name (000012 -> 12, 2008_000008 -> 2008000008) where that
+    gives every name of the split another number, else it is the position in the split, from 1.
 
     Args:
-        data_dir: The folder that holds JPEGImages, Annotations and ImageSets.
-        split: Name of a file in ImageSets/Main, without `.txt`.
-        class_names: Name of each label. Default: the sorted names of all annotations of all
-            splits, so that the splits of one tree agree. (The 20 VOC classes in alphabetical
-            order are in VOC's own order.)
-        include_difficult: Keep objects marked difficult as if they were not.
-        limit: Read only the first `limit` images of the split.
+        data_dir: The folder that holds JPEGImages, Annotations and ImageSets; or the folder above
+            several of those (VOCdevkit), which stands for those in it that have the split, by
+            name. Several, in a sequence or with commas between, are read one after the other.
+        split: Name of a file in ImageSets/Main, without `.txt`; "train+val" reads both.
+        class_names: Name of each label; objects of other classes are left out and counted.
+            Default: the sorted names of all annotations of all splits, so that the splits of a
+            data set agree. (The 20 VOC classes in alphabetical order are in VOC's own order.)
+        limit: Read only the first `limit` names of the split.
+        include_difficult: Let objects marked difficult count like all others.
 
     Returns:
-        A `VocSplit`.
+        A `ReadResult`; `category_ids` are 1..C.
 
     Raises:
-        FileNotFoundError: A folder, the split file, an annotation or an image is missing.
-        ValueError: A file that cannot be read, or an object of an unknown class.
+        FileNotFoundError: A folder or a split file is missing.
+        ValueError: A split that names nothing or of which no image is left, a data set without
+            objects, or a tree given twice.
     """
-    root = Path(data_dir)
-    stems = _read_split(root, split)
-    if class_names is None:
-        class_names = _find_class_names(root)
-    label_of = {name: label for label, name in enumerate(class_names)}
-    ids = _image_ids(stems)
-    images = set(os.listdir(root / "JPEGImages"))
+    listed = list_split(data_dir, split)
+    names = _find_class_names(listed.trees) if class_names is None else tuple(class_names)
+    present = {tree: set(os.listdir(tree / IMAGES)) for tree in {tree for tree, _ in listed.names}}
+    selected = list(zip(listed.names, listed.image_ids, strict=True))[:limit]
 
-    examples, dropped, difficult, disagreeing = [], [], [], []
-    for stem, image_id in list(zip(stems, ids, strict=True))[:limit]:
-        xml = root / "Annotations" / f"{stem}.xml"
-        annotation = _read_annotation(xml)
-        file = _image_file(root, stem, annotation.filename, images, xml)
-        height, width = _image_size(file)
-        if annotation.width and (annotation.height, annotation.width) != (height, width):
-            disagreeing.append(str(file))
-        kept = []
-        for found in annotation.objects:
-            if found.name not in label_of:
-                raise ValueError(
-                    f"{xml}: object {found.number} has class {found.name!r}, "
-                    f"expected one of {', '.join(class_names)}"
-                )
-            if found.difficult and not include_difficult:
-                difficult.append(f"{file}: object {found.number} ({found.name}) is difficult")
-            else:
-                kept.append(found)
-        example, messages = clean_example(
-            Example(
-                file=str(file),
-                image_id=image_id,
-                boxes=np.array([o.box for o in kept], np.float32).reshape(-1, 4),
-                labels=np.array([label_of[o.name] for o in kept], np.int32),
-                height=height,
-                width=width,
-            ),
-            numbers=[o.number for o in kept],
+    images, image_ids, origins, others = [], [], [], Counter()
+    faults_of: dict[str, list[Fault]] = {}  # of each annotation file
+    with warnings.catch_warnings():  # of large images; but nothing is decoded here
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        for (tree, stem), image_id in selected:
+            xml = str(tree / ANNOTATIONS / f"{stem}.xml")
+            image, faults_of[xml], left_out = _read_image(tree, stem, present[tree], names)
+            others.update(left_out)
+            if image is not None:
+                images.append(image)
+                image_ids.append(image_id)
+                origins.append(xml)
+    if not images:
+        raise ValueError(
+            f"split {split!r} of {join(listed.trees)}: none of {len(selected)} images is left; "
+            f"the first fault: {next(iter(faults_of.values()))[0]}"
         )
-        examples.append(example)
-        dropped.extend(messages)
-    if disagreeing:
-        logging.warning(
-            "%d annotations give another image size than their image has (the image is believed; "
-            "check their boxes): %s",
-            len(disagreeing),
-            ", ".join(disagreeing[:10]),
-        )
-    return VocSplit(tuple(examples), tuple(class_names), tuple(dropped), tuple(difficult))
-
-
-def _read_split(root: Path, split: str) -> list[str]:
-    """The names in a split file, in order."""
-    for folder in ("", *FOLDERS):
-        if not (root / folder).is_dir():
-            raise FileNotFoundError(
-                f"no folder {root / folder}; a VOC data_dir holds {', '.join(FOLDERS)}"
-            )
-    lists = root / FOLDERS[2]
-    file = lists / f"{split}.txt"
-    if not file.is_file():
-        splits = ", ".join(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
-        raise FileNotFoundError(f"no split {split!r} in {lists}; there are: {splits}")
-    # The per-class lists of the published sets carry a second column (-1, 0, 1).
-    stems = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
-    if not stems:
-        raise ValueError(f"{file} names no image")
-    if len(set(stems)) != len(stems):
-        twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-        raise ValueError(f"{file} names images more than once: {', '.join(twice[:5])}")
-    return stems
-
-
-def _image_ids(stems: list[str]) -> list[int]:
-    """The names as numbers where that is possible, else the positions; see `read_voc`."""
-    if all(stem.isdecimal() for stem in stems):
-        ids = [int(stem) for stem in stems]
-        if len(set(ids)) == len(ids) and max(ids) < 2**63:
-            return ids
-    return list(range(1, len(stems) + 1))
-
-
-def _find_class_names(root: Path) -> list[str]:
-    files = sorted((root / "Annotations").glob("*.xml"))
-    names = sorted({o.name for file in files for o in _read_annotation(file).objects})
-    if not names:
-        raise ValueError(f"no object in any annotation of {root / 'Annotations'}")
-    return names
-
-
-def _read_annotation(file: Path) -> _Annotation:
-    """Reads one XML file; only `object/name` and `object/bndbox` are required."""
-    try:
-        root = ElementTree.parse(file).getroot()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no annotation {file}, though the split names it") from None
-    except (ElementTree.ParseError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not readable XML: {error}") from None
-    objects = []
-    for number, element in enumerate(root.iterfind("object"), start=1):
-        name = (element.findtext("name") or "").strip()
-        difficult = (element.findtext("difficult") or "0").strip()
-        try:
-            corners = [float(element.findtext(f"bndbox/{side}")) for side in SIDES]
-        except (TypeError, ValueError):
-            corners = None
-        if not name or corners is None:
-            raise ValueError(
-                f"{file}: object {number} needs a name and a bndbox with the numbers "
-                f"xmin, ymin, xmax, ymax"
-            )
-        objects.append(_Object(number, name, difficult not in ("0", ""), _corners(*corners)))
-    return _Annotation(
-        (root.findtext("filename") or "").strip() or None,
-        _optional_int(root.findtext("size/width")),
-        _optional_int(root.findtext("size/height")),
-        tuple(objects),
+    annotations, dropped = check_annotations(
+        _columns(images, image_ids, names, include_difficult), origins, "object"
     )
+    for fault in dropped:
+        faults_of[fault.file].append(fault)
+    faults = listed.faults + [
+        fault for found in faults_of.values() for fault in sorted(found, key=_object_number)
+    ]
+    if class_names is not None and len(selected) == len(listed.names):
+        seen = {found.name for image in images for found in image.objects.values()}
+        what = f"was asked for, but no object of split {split!r} has it"
+        faults += [
+            Fault(join(listed.trees), f"class {name!r}", what, kept=True)
+            for name in names
+            if name not in seen
+        ]
+    return ReadResult(annotations, faults, dict(others))
 
 
-def _corners(xmin: float, ymin: float, xmax: float, ymax: float):
-    """One-based inclusive corners to continuous edges.
+def _find_class_names(trees: list[Path]) -> tuple[str, ...]:
+    names, broken = set(), []
+    for file in (file for tree in trees for file in sorted((tree / ANNOTATIONS).glob("*.xml"))):
+        try:
+            names |= {text_of(found, "name") for found in read_root(file).iterfind("object")}
+        except ValueError as error:  # a fault, if the split names it
+            broken.append(f"{file}: {error}")
+    names.discard("")
+    if not names:
+        reason = f"; the first that is broken: {broken[0]}" if broken else ""
+        raise ValueError(f"no object in any annotation of {join(trees)}{reason}")
+    return tuple(sorted(names))
 
-    Read literally, equal corners (xmin == xmax) would mean one pixel. In practice they are stray
-    clicks of an annotation tool, so they stay as they are, without area, and `clean_example`
-    drops and names them with the numbers that are in the file.
+
+def _read_image(
+    tree: Path, stem: str, present: set[str], class_names: Sequence[str]
+) -> tuple[_Image | None, list[Fault], list[str]]:
+    """One annotation and its image.
+
+    Args:
+        tree: Where it is.
+        stem: Its name without ending.
+        present: Names of the image files that are there.
+        class_names: The classes to read.
+
+    Returns:
+        What it says (None: nothing that can be used), what is wrong with it, and the class of
+        each object that is of another one.
     """
-    if xmax <= xmin or ymax <= ymin:
-        return (xmin, ymin, xmax, ymax)
-    return (xmin - 1.0, ymin - 1.0, xmax, ymax)
-
-
-def _optional_int(text: str | None) -> int | None:
+    xml, folder = tree / ANNOTATIONS / f"{stem}.xml", tree / IMAGES
     try:
-        return int(float(text))
-    except (TypeError, ValueError):
+        root = read_root(xml)
+    except ValueError as error:
+        return None, [Fault(str(xml), "", str(error))], []
+    candidates = [stem + suffix for suffix in SUFFIXES] + [text_of(root, "filename")]
+    name = next((name for name in candidates if name in present), None)
+    if name is None:
+        what = f"expected its image {folder / candidates[0]}, got no such file"
+        return None, [Fault(str(xml), "", what)], []
+
+    objects, faults, others = {}, [], []
+    stored, written = _stored_size(folder / name), read_size(root)
+    if stored and written and stored != written:
+        what = "expected {1}x{0} pixels, as the image has, got {3}x{2}".format(*stored, *written)
+        faults.append(Fault(str(xml), "size", what, kept=True))
+    for number, element in enumerate(root.iterfind("object"), start=1):
+        class_name = text_of(element, "name")
+        if class_name and class_name not in class_names:
+            others.append(class_name)
+            continue
+        try:
+            objects[number] = read_object(element)
+        except ValueError as error:
+            faults.append(Fault(str(xml), f"object {number}", str(error)))
+    return _Image(str(folder / name), stored or written or (0, 0), objects), faults, others
+
+
+def _stored_size(file: Path) -> tuple[int, int] | None:
+    """(height, width) from the header; None: unreadable, which counts when it is decoded."""
+    try:
+        with Image.open(file) as image:
+            return image.size[1], image.size[0]
+    except Exception:  # Pillow's plugins raise whatever they stumble over
         return None
 
 
-def _image_file(root: Path, stem: str, filename: str | None, images: set[str], xml: Path) -> Path:
-    # Copied annotations often still name the image that they were copied from.
-    for name in (f"{stem}.jpg", filename):
-        if name in images:
-            return root / "JPEGImages" / name
-    raise FileNotFoundError(
-        f"no image {root / 'JPEGImages' / f'{stem}.jpg'}, though {xml} describes it"
+def _columns(
+    images: list[_Image], image_ids: list[int], class_names: tuple[str, ...], with_difficult: bool
+) -> Annotations:
+    label_of = {name: label for label, name in enumerate(class_names)}
+    rows = [
+        (owner, number, label_of[found.name], found.difficult and not with_difficult, found.box)
+        for owner, image in enumerate(images)
+        for number, found in image.objects.items()
+    ]
+    owners, numbers, labels, ignored, boxes = zip(*rows, strict=True) if rows else [()] * 5
+    return Annotations(
+        files=[image.file for image in images],
+        image_ids=np.array(image_ids, np.int64),
+        sizes=np.array([image.size for image in images], np.int32),
+        owners=np.array(owners, np.int64),
+        boxes=np.array(boxes, np.float64).reshape(-1, 4),
+        labels=np.array(labels, np.int32),
+        areas=np.full(len(rows), np.nan),
+        ignored=np.array(ignored, bool),
+        numbers=np.array(numbers, np.int64),
+        class_names=class_names,
+        category_ids=tuple(range(1, len(class_names) + 1)),
     )
 
 
-def _image_size(file: Path) -> tuple[int, int]:
-    """(height, width) as stored, from the header alone."""
-    try:
-        with Image.open(file) as image:
-            width, height = image.size
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} is not a readable image: {error}") from None
-    return height, width
+def _object_number(fault: Fault) -> int:
+    """Its object's place in the annotation; 0: before all objects."""
+    kind, _, number = fault.item.partition(" ")
+    return int(number) if kind == "object" else 0
+
+
+def write_voc(
+    annotations: Annotations,
+    data_dir: str | os.PathLike,
+    split: str,
+    *,
+    stems: Sequence[str],
+    file_names: Sequence[str] | None = None,
+) -> None:
+    """Writes annotations and the list of a split, such that `read_voc` gives them back.
+
+    The images are left to the caller, who puts them into JPEGImages under `file_names`. Splits of
+    one tree may be written one after the other. VOC has no place for areas other than that of the
+    box, for category ids and for the annotations' own numbers; the ids of images come back where
+    they are the digits of the stems, see `voc_tree.image_ids_of`.
+
+    Args:
+        annotations: n images; `ignored` boxes are marked difficult.
+        data_dir: The folder to make.
+        split: Name of the list.
+        stems: n names without ending, all different.
+        file_names: n names of the image files. Default: the stem with the ending of the image.
+
+    Raises:
+        ValueError: Names that could not be read back, or not n of them.
+    """
+    stems = list(stems)
+    if file_names is None:
+        endings = [Path(file).suffix for file in annotations.files]
+        file_names = [stem + ending for stem, ending in zip(stems, endings, strict=False)]
+    for what, given in (("stems", stems), ("file_names", list(file_names))):
+        if len(set(given)) != len(given) or len(given) != annotations.num_images:
+            some = ", ".join(map(repr, given[:5])) or "none"
+            raise ValueError(
+                f"{what}: expected {annotations.num_images} different names, got {some}"
+            )
+    for stem in stems:
+        if parse_list(stem) != [stem] or Path(stem).name != stem:
+            raise ValueError(f"stems: expected names that a split file can hold, got {stem!r}")
+
+    for folder in FOLDERS:
+        Path(data_dir, folder).mkdir(parents=True, exist_ok=True)
+    starts = np.searchsorted(annotations.owners, np.arange(annotations.num_images + 1))
+    for index, (stem, file_name) in enumerate(zip(stems, file_names, strict=True)):
+        rows = slice(*starts[index : index + 2])
+        columns = (annotations.labels[rows], annotations.ignored[rows], annotations.boxes[rows])
+        objects = [
+            VocObject(annotations.class_names[label], bool(ignored), tuple(box.tolist()))
+            for label, ignored, box in zip(*columns, strict=True)
+        ]
+        size = tuple(annotations.sizes[index].tolist())
+        write_annotation(Path(data_dir, ANNOTATIONS, f"{stem}.xml"), file_name, size, objects)
+    lines = "".join(f"{stem}\n" for stem in stems)
+    Path(data_dir, LISTS, f"{split}.txt").write_text(lines, encoding="utf-8")

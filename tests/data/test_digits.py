@@ -3,10 +3,8 @@
 import cv2
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from fcos_tf.data import digit_scenes, digits
-from fcos_tf.data.voc import read_voc
 
 
 def same(a, b):
@@ -138,27 +136,29 @@ def test_source():
     assert source.class_names[3] == "3" and source.category_ids == tuple(range(1, 11))
     assert digits.digits_source("val").num_images == 256
     assert digits.digits_source("train", limit=9999).num_images == 8192
-    record = source.read(tf.constant(4, tf.int64))
+    record = source.read(4, lambda h, w: (h, w))
     scene = digits.make_scene(4, "val")
-    assert same((record["image"], record["boxes"], record["labels"]), scene[:3])
-    assert record["image_id"] == 5
+    assert same((record.image, record.boxes, record.labels), scene[:3])
+    assert record.image_id == 5 and record.original_size.tolist() == [128, 128]
+    widths, heights = (scene.boxes[:, 2:] - scene.boxes[:, :2]).T
+    assert record.areas.tolist() == (widths * heights).tolist()
+    small = source.read(4, lambda h, w: (h // 2, w // 4))
+    assert small.image.shape == (64, 32, 3) and same(small[3:], record[3:])
 
 
 def test_unknown_split():
-    for call in (digits.make_scene, digits.digits_source, digits.write_voc):
+    for call in (lambda: digits.make_scene(0, "test"), lambda: digits.digits_source("test")):
         with pytest.raises(ValueError, match="no split 'test' in digits; there are: train, val"):
-            call(*{"make_scene": (0, "test"), "digits_source": ("test",),
-                   "write_voc": (".", "test", 1)}[call.__name__])  # fmt: skip
+            call()
 
 
-def test_a_written_tree_reads_back_equal(tmp_path):
-    digits.write_voc(tmp_path, "val", 12)
-    digits.write_voc(tmp_path, "train", 3)
-    found = read_voc(tmp_path, "val", class_names=digits.CLASS_NAMES)
-    assert found.dropped == found.difficult == ()
-    assert len(read_voc(tmp_path, "train", class_names=digits.CLASS_NAMES).examples) == 3
-    for index, example in enumerate(found.examples):
+def test_annotations_and_files_are_those_of_the_scenes():
+    annotations, faults, _ = digits.read_digits("val", limit=5)
+    assert annotations.image_ids.tolist() == [1, 2, 3, 4, 5] and faults == []
+    for index in range(5):
         scene = digits.make_scene(index, "val")
-        assert same((example.boxes, example.labels), (scene.boxes, scene.labels))
-        assert (example.image_id, example.height, example.width) == (index + 1, 128, 128)
-        assert same(cv2.imread(example.file)[..., ::-1], scene.image)
+        mine = annotations.owners == index
+        assert same((annotations.boxes[mine], annotations.labels[mine]), scene[1:3])
+        assert annotations.numbers[mine].tolist() == list(range(1, len(scene.labels) + 1))
+        data = np.frombuffer(digits.read_scene_bytes(annotations.files[index]), np.uint8)
+        assert same(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1], scene.image)

@@ -1,30 +1,46 @@
-"""The checks that every reader runs on its examples."""
+"""The columns that readers hand over, and the checks that every reader runs on them."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from absl import logging
 
-from fcos_tf.data.example import Example, clean_example, limit_boxes, log_left_out
+from fcos_tf.data.example import Annotations, Fault, check_annotations
+from fcos_tf.data.faults import ImageFaults, report_faults
+from fcos_tf.data.file_source import file_source
 
 
-def example(boxes, height=100, width=200):
-    boxes = np.array(boxes, np.float32).reshape(-1, 4)
-    labels = np.arange(len(boxes), dtype=np.int32)
-    return Example("a.jpg", 7, boxes, labels, height, width)
+def annotations(boxes, owners=None, sizes=((100, 200),), **columns):
+    boxes = np.array(boxes, np.float64).reshape(-1, 4)
+    total = len(boxes)
+    given = {
+        "files": [f"{i}.jpg" for i in range(len(sizes))],
+        "image_ids": np.arange(len(sizes)) + 10,
+        "sizes": np.array(sizes, np.int32),
+        "owners": np.zeros(total, np.int64) if owners is None else np.array(owners),
+        "boxes": boxes,
+        "labels": np.arange(total, dtype=np.int32),
+        "areas": np.full(total, np.nan),
+        "ignored": np.zeros(total, bool),
+        "numbers": np.arange(total) + 1,
+        "class_names": tuple("abcdefgh"),
+        "category_ids": tuple(range(1, 9)),
+    }
+    return Annotations(**(given | columns))
 
 
 def test_good_boxes_are_untouched_and_outside_parts_are_cut_off():
-    cleaned, messages = clean_example(example([[0, 0, 200, 100], [-5, 90, 20, 130]]))
-    assert messages == []
-    np.testing.assert_array_equal(cleaned.boxes, [[0, 0, 200, 100], [0, 90, 20, 100]])
-    assert cleaned.boxes.dtype == np.float32
-    assert cleaned.labels.tolist() == [0, 1]
-    assert (cleaned.file, cleaned.image_id) == ("a.jpg", 7)
+    clean, faults = check_annotations(
+        annotations([[0, 0, 200, 100], [-5, 90, 20, 130]]), "a.xml", "object"
+    )
+    assert faults == []
+    np.testing.assert_array_equal(clean.boxes, [[0, 0, 200, 100], [0, 90, 20, 100]])
+    assert clean.labels.tolist() == [0, 1]
 
 
 def test_each_dropped_box_is_named_with_its_number_and_reason():
-    cleaned, messages = clean_example(
-        example(
+    clean, faults = check_annotations(
+        annotations(
             [
                 [5, 5, 5, 9],  # no width
                 [5, 9, 8, 9],  # no height
@@ -33,63 +49,128 @@ def test_each_dropped_box_is_named_with_its_number_and_reason():
                 [np.nan, 0, 5, 5],
                 [0, 0, np.inf, 5],
                 [200, 0, 210, 5],  # begins where the image ends
-            ]
-        )
+                [7, 7, 7.0004, 9],  # nothing is left after rounding
+            ],
+            numbers=np.array([2, 14, 3, 4, 5, 6, 7, 8]),
+        ),
+        ["a.xml"],
+        "object",
     )
-    np.testing.assert_array_equal(cleaned.boxes, [[1, 2, 3, 4]])
-    assert cleaned.labels.tolist() == [3]
-    assert messages == [
-        "a.jpg: box 1 (5, 5, 5, 9) has no area",
-        "a.jpg: box 2 (5, 9, 8, 9) has no area",
-        "a.jpg: box 3 (9, 5, 5, 9) has no area",
-        "a.jpg: box 5 (nan, 0, 5, 5) is not finite",
-        "a.jpg: box 6 (0, 0, inf, 5) is not finite",
-        "a.jpg: box 7 (200, 0, 210, 5) lies outside the image of 200x100 pixels",
+    np.testing.assert_array_equal(clean.boxes, [[1, 2, 3, 4]])
+    assert (clean.labels.tolist(), clean.numbers.tolist()) == ([3], [4])
+    assert list(map(str, faults)) == [
+        "a.xml: object 2 box (5, 5, 5, 9) has no area",
+        "a.xml: object 14 box (5, 9, 8, 9) has no area",
+        "a.xml: object 3 box (9, 5, 5, 9) has no area",
+        "a.xml: object 5 box (nan, 0, 5, 5) is not finite",
+        "a.xml: object 6 box (0, 0, inf, 5) is not finite",
+        "a.xml: object 7 box (200, 0, 210, 5) lies outside the image of 200x100 pixels",
+        "a.xml: object 8 box (7, 7, 7.0004, 9) lies outside the image of 200x100 pixels",
     ]
+    assert not any(fault.kept for fault in faults)
 
 
-def test_numbers_of_the_file_are_used():
-    _, messages = clean_example(example([[1, 1, 2, 2], [5, 5, 5, 9]]), numbers=[2, 14])
-    assert messages == ["a.jpg: box 14 (5, 5, 5, 9) has no area"]
+def test_each_box_is_held_against_its_own_image():
+    boxes = [[0, 0, 50, 50], [0, 0, 50, 50], [0, 0, 50, 50]]
+    clean, faults = check_annotations(
+        annotations(boxes, owners=[0, 1, 1], sizes=[(40, 30), (0, 0)]), ["a", "b"], "object"
+    )
+    # Of the second image the size is not known.
+    assert clean.boxes.tolist() == [[0, 0, 30, 40], [0, 0, 50, 50], [0, 0, 50, 50]]
+    assert faults == []
 
 
-def test_without_a_known_size_nothing_is_clipped():
-    cleaned, messages = clean_example(example([[-5, 0, 999, 5], [3, 3, 3, 4]], None, None))
-    np.testing.assert_array_equal(cleaned.boxes, [[-5, 0, 999, 5]])
-    assert len(messages) == 1
+def test_coordinates_are_rounded_to_thousandths():
+    clean, _ = check_annotations(annotations([[0.1 + 0.2, 1 / 3, 9, 9]]), "a", "object")
+    assert clean.boxes.tolist() == [[0.3, 0.333, 9, 9]]
 
 
 def test_no_boxes_at_all():
-    cleaned, messages = clean_example(example([]))
-    assert cleaned.boxes.shape == (0, 4) and messages == []
+    clean, faults = check_annotations(annotations([]), "a", "object")
+    assert clean.boxes.shape == (0, 4) and faults == []
 
 
 def test_the_input_is_not_changed():
-    given = example([[-5, 0, 20, 130]])
-    clean_example(given)
+    given = annotations([[-5, 0, 20, 130]])
+    check_annotations(given, "a", "object")
     np.testing.assert_array_equal(given.boxes, [[-5, 0, 20, 130]])
 
 
-def test_mismatched_lengths_are_refused():
-    bad = Example("a.jpg", 1, np.zeros((2, 4)), np.zeros(3), 10, 10)
-    with pytest.raises(ValueError, match=r"a\.jpg: expected boxes \[M, 4\]"):
-        clean_example(bad)
+def test_selecting_images_takes_their_boxes_along():
+    given = annotations(
+        np.arange(16).reshape(4, 4), owners=[0, 1, 1, 3], sizes=[(i + 1, 9) for i in range(4)]
+    )
+    kept = given.images(np.array([False, True, True, True]))
+    assert list(kept.files) == ["1.jpg", "2.jpg", "3.jpg"]
+    assert kept.owners.tolist() == [0, 0, 2] and kept.labels.tolist() == [1, 2, 3]
+    assert kept.sizes.tolist() == [[2, 9], [3, 9], [4, 9]]
+    assert kept.image_ids.tolist() == [11, 12, 13]
 
 
-def test_limit_boxes_keeps_the_first_and_names_the_rest():
-    kept, messages = limit_boxes([example(np.eye(4)[:3]), example([[0, 0, 1, 1]])], 2)
-    assert [len(e.labels) for e in kept] == [2, 1]
-    assert kept[0].labels.tolist() == [0, 1]
-    assert messages == ["a.jpg: the last 1 of 3 boxes are over max_boxes=2"]
+FAULTS = [Fault("a.json", f"annotation {i}", "has no area", kept=i == 0) for i in range(13)]
 
 
-def test_logging_is_one_message_with_the_count_and_ten_lines(monkeypatch):
-    logged = []
-    monkeypatch.setattr(logging, "log", lambda level, form, *args: logged.append(form % args))
-    log_left_out("boxes", [])
-    assert logged == []
-    log_left_out("boxes", [f"line {i}" for i in range(12)])
-    (text,) = logged
-    assert text.startswith("left out boxes: 12\n  line 0\n")
-    assert "line 9" in text and "line 10" not in text
-    assert text.endswith("... and 2 more, all in dataset.dropped")
+def test_faults_are_listed_together_with_their_counts(caplog):
+    report_faults("coco train", FAULTS, {"dog": 3, "cat": 1}, max_faults=12)
+    listed, other = caplog.messages[1], caplog.messages[0]
+    assert other == "coco train: left out objects of other classes: cat 1, dog 3"
+    lines = listed.split("\n  ")
+    assert lines[0] == "coco train: 13 faults in the annotations, 12 of them dropped"
+    assert lines[1] == "a.json: annotation 1 has no area (dropped)"  # what is dropped comes first
+    assert len(lines) == 12 and lines[-1] == "... and 3 more"
+
+
+def test_too_many_faults_stop():
+    with pytest.raises(ValueError, match=r"13 faults .*, 12 of them dropped\n  a\.json: annot"):
+        report_faults("coco train", FAULTS, {}, max_faults=11)
+    report_faults("coco train", FAULTS[:1], {}, max_faults=0)  # what is kept does not count
+
+
+def test_image_faults_count_each_image_once():
+    faults = ImageFaults(2)
+    assert [faults.skip(m) for m in ("a", "a", "b", "a")] == [""] * 4
+    assert faults.skip("c") == ("3 images cannot be read, more than max_bad_images=2; the last: c")
+    assert ImageFaults(0).skip("a") == "a"
+
+
+def test_an_image_of_another_size_than_annotated(tmp_path):
+    from PIL import Image
+
+    file = tmp_path / "a.png"
+    Image.fromarray(np.zeros([30, 50, 3], np.uint8)).save(file)
+    boxes = [[5, 5, 10, 10], [40, 20, 60, 40], [60, 5, 70, 10]]
+    given = replace(annotations(boxes), files=[str(file)])
+    notes = []
+    example = file_source(given, notes.extend).read(0, lambda h, w: (h, w))
+    assert example.original_size.tolist() == [30, 50]
+    assert example.boxes.tolist() == [[5, 5, 10, 10], [40, 20, 50, 30]]
+    assert notes == [
+        f"{file}: expected an image of 200x100 pixels, as annotated, got 50x30; the image is "
+        "believed",
+        f"{file}: left out box 3 (60, 5, 70, 10), outside the image of 50x30 pixels",
+    ]
+
+
+def test_learned_and_ignored_boxes_are_told_apart(tmp_path):
+    from PIL import Image
+
+    file = tmp_path / "a.png"
+    Image.fromarray(np.zeros([100, 200, 3], np.uint8)).save(file)
+    given = annotations(
+        [[0, 0, 4, 5], [1, 1, 9, 9], [2, 2, 8, 8]],
+        owners=[1, 1, 1],
+        sizes=[(100, 200)] * 2,
+        ignored=np.array([False, True, False]),
+        areas=np.array([np.nan, 9, 7.5]),
+        files=["no file", str(file)],
+    )
+    notes = []
+    source = file_source(given, notes.extend)
+    assert (source.num_images, source.most_boxes, source.most_ignored) == (2, 2, 1)
+    example = source.read(1, lambda h, w: (h, w))
+    assert example.boxes.tolist() == [[0, 0, 4, 5], [2, 2, 8, 8]]
+    assert example.areas.tolist() == [20, 7.5]  # of the box where the data set has none
+    assert example.labels.tolist() == [0, 2]
+    assert example.ignored_boxes.tolist() == [[1, 1, 9, 9]]
+    assert example.ignored_labels.tolist() == [1]
+    assert example.image_id == 11 and notes == []

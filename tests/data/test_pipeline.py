@@ -1,41 +1,63 @@
-"""Order, resumption, padding and reading of `pipeline.batches`, on a split made of numbers."""
+"""Order, resumption, padding and bad images in batches, on a split made of numbers."""
 
-from pathlib import Path
-
-import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from fcos_tf.data import pipeline
-from fcos_tf.data.example import Example, Source
-from fcos_tf.data.transforms import parse_image_size
+from fcos_tf.data.example import Example, ImageError, Source
+from fcos_tf.data.faults import ImageFaults
+from fcos_tf.data.image_size import ImageSize, parse_image_size
+from fcos_tf.data.images import resize_image
+from fcos_tf.data.order import Order
+from fcos_tf.data.pipeline import Pipeline
+from fcos_tf.data.reading import Reader
 
 
-def numbered(num_images, height=4, width=6):
-    """Image i is filled with i, but for its first column, 255, and has i % 3 boxes."""
+def numbered(num_images, height=4, width=6, bad=(), portrait=None):
+    """Image i is filled with i, but for its first column, 255, and has i % 3 boxes.
 
-    def read(index):
-        image = tf.cast(tf.fill([height, width, 3], index), tf.uint8)
-        image = tf.concat([tf.fill([height, 1, 3], tf.constant(255, tf.uint8)), image[:, 1:]], 1)
-        count = tf.cast(index % 3, tf.int32)
-        box = tf.constant([[0.0, 1.0, 1.0, 3.0]])  # around a part of the first column
-        return {
-            "image": image,
-            "boxes": tf.tile(box, [count, 1]),
-            "labels": tf.fill([count], 5),
-            "image_id": index,
-        }
+    Those in `bad` cannot be read; those in `portrait` are turned by 90 degrees.
+    """
 
-    return Source(read, num_images, 2, tuple("abcdef"), tuple(range(1, 7)))
+    def read(index, size_for):
+        if index in bad:
+            raise ImageError(f"image {index} is bad")
+        h, w = (height, width) if portrait is None or not portrait[index] else (width, height)
+        image = np.full([h, w, 3], index, np.uint8)
+        image[:, 0] = 255
+        count = index % 3
+        return Example(
+            image=resize_image(image, *size_for(h, w)),
+            original_size=np.array([h, w], np.int32),
+            image_id=index,
+            # Around a part of the first column.
+            boxes=np.tile(np.float32([[0, 1, 1, 3]]), [count, 1]),
+            labels=np.full(count, 5, np.int32),
+            areas=np.full(count, 1.5, np.float32),
+            ignored_boxes=np.float32([[2, 0, 4, 4]])[: index % 2],
+            ignored_labels=np.int32([2])[: index % 2],
+        )
+
+    return Source(read, num_images, 2, 1, tuple("abcdef"), tuple(range(1, 7)), portrait)
+
+
+def pipeline(source, *, max_bad_images=0, max_boxes=2, cache=False, buckets=False, **kwargs):
+    options = {
+        "batch_size": 4, "image_size": "4x6", "training": True, "seed": 3, "repeat": True,
+        "start_step": 0, "num_hosts": 1, "host": 0, "horizontal_flip": True, "augmentations": (),
+    } | kwargs  # fmt: skip
+    size = parse_image_size(options.pop("image_size"))
+    flip, augmentations = options.pop("horizontal_flip"), options.pop("augmentations")
+    portrait = source.portrait if buckets else None
+    faults = ImageFaults(max_bad_images)
+    reader = Reader(source, size, faults, options["training"], portrait, cache)
+    order = Order(num_images=source.num_images, portrait=portrait, **options)
+    made = Pipeline(reader, order, size, flip, augmentations, max_boxes, source.most_ignored)
+    return made, faults
 
 
 def batches(source, **kwargs):
-    options = {
-        "batch_size": 4, "image_size": parse_image_size("4x6"), "training": True, "seed": 3,
-        "repeat": True, "start_step": 0, "horizontal_flip": True, "max_boxes": None,
-    }  # fmt: skip
-    return pipeline.batches(source, **(options | kwargs))
+    return pipeline(source, **kwargs)[0].batches()
 
 
 def ids(dataset):
@@ -80,7 +102,7 @@ def test_the_seed_decides():
     source = numbered(10)
     assert_equal(batches(source).take(5), batches(source).take(5))
     assert ids(batches(source, seed=4).take(5)) != ids(batches(source).take(5))
-    assert len(list(batches(source, seed=-(2**40)).take(1))) == 1
+    assert len(list(batches(source, seed=2**31 - 1).take(1))) == 1
 
 
 def test_evaluation_keeps_the_order_and_every_image():
@@ -132,7 +154,7 @@ def test_flips_take_image_and_boxes_half_of_the_time():
 def test_padding_of_a_fixed_canvas():
     dataset = batches(
         numbered(3), training=False, repeat=False, horizontal_flip=False, max_boxes=4,
-        image_size=parse_image_size("16x12"),
+        image_size="16x12",
     )  # fmt: skip
     ((images, targets),) = dataset
     # 4x6 to 16x12: scale 2, so 8x12 and 8 rows of padding.
@@ -149,90 +171,189 @@ def test_padding_of_a_fixed_canvas():
     dtypes = {name: value.dtype for name, value in targets.items()}
     assert dtypes == {
         "boxes": tf.float32, "labels": tf.int32, "image_sizes": tf.float32,
-        "original_sizes": tf.float32, "image_ids": tf.int64,
+        "original_sizes": tf.float32, "image_ids": tf.int64, "areas": tf.float32,
+        "ignored_boxes": tf.float32, "ignored_labels": tf.int32,
+    }  # fmt: skip
+    # What is ignored is scaled likewise, areas stay those of the stored image.
+    assert targets["ignored_boxes"].numpy().tolist() == [[nothing], [[4, 0, 8, 8]], [nothing]]
+    assert targets["ignored_labels"].numpy().tolist() == [[-1], [2], [-1]]
+    assert targets["areas"].numpy().tolist() == [[0] * 4, [1.5, 0, 0, 0], [1.5, 1.5, 0, 0]]
+
+
+def test_training_batches_have_what_training_needs():
+    assert set(batches(numbered(4)).element_spec[1]) == {
+        "boxes", "labels", "image_sizes", "original_sizes", "image_ids"
     }  # fmt: skip
 
 
-def test_too_many_boxes():
-    with pytest.raises(ValueError, match="max_boxes=1, but an image of this split has 2 boxes"):
-        batches(numbered(3), max_boxes=1)
+@pytest.mark.parametrize("training", [True, False])
+def test_hosts_together_have_the_batches_of_one(training):
+    source = numbered(10)
+    options = {"training": training, "start_step": 3, "batch_size": 6}
+    alone = list(batches(source, **options).take(4))
+    parts = [list(batches(source, num_hosts=3, host=h, **options).take(4)) for h in range(3)]
+    assert parts[0][0][0].shape[0] == 2
+    joined = [
+        tf.nest.map_structure(lambda *rows: tf.concat(rows, 0), *together)
+        for together in zip(*parts, strict=True)
+    ]
+    assert_equal(alone, joined)
 
 
-@pytest.fixture
-def files(tmp_path):
-    """Three photos of different sizes, as JPEG, PNG and grey PNG; 0, 1 and 2 boxes."""
-    random = np.random.default_rng(0)
-    examples = []
-    for i, (name, shape) in enumerate(
-        [("a.jpg", (40, 60, 3)), ("b.png", (50, 30, 3)), ("c.png", (90, 30))]
-    ):
-        small = random.integers(0, 256, [5, 5, *shape[2:]], dtype=np.uint8)
-        cv2.imwrite(str(tmp_path / name), cv2.resize(small, shape[1::-1]))
-        boxes = np.array([[1, 2, 3, 4], [5, 6, 7, 8]][:i], np.float32).reshape(-1, 4)
-        labels = np.arange(i, dtype=np.int32)
-        examples.append(Example(str(tmp_path / name), 10 + i, boxes, labels, *shape[:2]))
-    return examples
+def test_hosts_share_an_evaluation():
+    options = {"training": False, "repeat": False, "horizontal_flip": False, "num_hosts": 2}
+    found = [ids(batches(numbered(10), host=host, **options)) for host in (0, 1)]
+    assert found == [[[0, 1], [4, 5], [8, 9]], [[2, 3], [6, 7]]]
 
 
-def source_of(examples):
-    return pipeline.file_source(examples, class_names="ab", category_ids=[1, 2])
+PORTRAIT = np.arange(20) % 5 == 1  # 4 of 20
 
 
-def test_files_are_read_with_their_boxes(files):
-    source = source_of(files)
-    assert (source.num_images, source.most_boxes) == (3, 2)
-    for i, example in enumerate(files):
-        record = source.read(tf.constant(i, tf.int64))
-        # OpenCV decodes JPEG with the accurate transform: equal, bit for bit.
-        expected = cv2.imread(example.file, cv2.IMREAD_COLOR)[..., ::-1]
-        np.testing.assert_array_equal(record["image"], expected)
-        np.testing.assert_array_equal(record["boxes"], example.boxes)
-        np.testing.assert_array_equal(record["labels"], example.labels)
-        assert record["image_id"] == 10 + i
+def test_batches_of_one_orientation():
+    source = numbered(20, portrait=PORTRAIT)
+    seen = []
+    for images, targets in batches(source, buckets=True, image_size="40,70").take(10):
+        # 4x6 by min(40 / 4, 70 / 6) = 10 is 40x60; canvases are 64x96 and 96x64.
+        portrait = PORTRAIT[targets["image_ids"].numpy()]
+        assert portrait.all() or not portrait.any()
+        assert images.shape == ((4, 96, 64, 3) if portrait[0] else (4, 64, 96, 3))
+        expected = [60, 40] if portrait[0] else [40, 60]
+        assert targets["image_sizes"].numpy().tolist() == [expected] * 4
+        seen += targets["image_ids"].numpy().tolist()
+    # Ten batches are two passes over all 20, and every fifth batch is of portraits.
+    assert sorted(seen) == sorted(2 * list(range(20)))
 
 
-def test_sides_pad_each_batch_to_a_multiple_of_32(files):
-    dataset = batches(
-        source_of(files), training=False, repeat=False, horizontal_flip=False, batch_size=2,
-        image_size=parse_image_size("60,96"),
-    )  # fmt: skip
-    (images, targets), (last, last_targets) = dataset
-    # 40x60: 60/40 = 1.5, 96/60 = 1.6 -> 60x90. 50x30: 60/30 = 2, 96/50 = 1.92 -> 96x57.
-    assert targets["image_sizes"].numpy().tolist() == [[60, 90], [96, 57]]
-    assert images.shape == (2, 96, 96, 3)  # 96 is 3 * 32; 90 -> 96
-    assert not images.numpy()[0, 60:].any() and not images.numpy()[0, :, 90:].any()
-    # 90x30: 60/30 = 2, 96/90 = 1.067 -> 96x32 exactly: no padding.
-    assert last.shape == (1, 96, 32, 3)
-    assert last_targets["image_sizes"].numpy().tolist() == [[96, 32]]
-    np.testing.assert_allclose(
-        last_targets["boxes"][0, 1], np.array([5, 6, 7, 8]) * 96 / 90, rtol=1e-6
+@pytest.mark.parametrize("start", [1, 2, 5, 11])
+def test_batches_of_one_orientation_resume(start):
+    options = {"buckets": True, "image_size": "40,70"}
+    source = numbered(20, portrait=PORTRAIT)
+    whole = list(batches(source, **options).take(start + 6))
+    assert_equal(whole[start:], batches(source, start_step=start, **options).take(6))
+
+
+def test_evaluation_by_orientation_has_every_image():
+    source = numbered(10, portrait=np.arange(10) % 3 == 0)  # 0, 3, 6, 9
+    options = {"buckets": True, "image_size": "40,70", "training": False, "repeat": False,
+               "horizontal_flip": False}  # fmt: skip
+    dataset = batches(source, **options)
+    assert ids(dataset) == [[1, 2, 4, 5], [7, 8], [0, 3, 6, 9]] and dataset.cardinality() == 3
+    assert ids(batches(source, start_step=1, **options)) == [[7, 8], [0, 3, 6, 9]]
+    assert ids(batches(source, start_step=2, **options)) == [[0, 3, 6, 9]]
+
+
+def test_finite_training_by_orientation():
+    source = numbered(20, portrait=np.arange(20) < 6)  # 6 portraits, 14 landscapes
+    dataset = batches(source, buckets=True, image_size="40,70", repeat=False)
+    assert dataset.cardinality() == 4  # 6 // 4 + 14 // 4
+    first, second = ([i for batch in ids(dataset) for i in batch] for _ in range(2))
+    assert len(set(first)) == 16 and first != second
+    assert sum(i < 6 for i in first) == 4
+
+
+def test_a_wrong_orientation_still_fits_the_canvas():
+    source = numbered(4, portrait=np.zeros(4, bool))
+    wrong = Source(source.read, 4, 2, 1, source.class_names, source.category_ids, ~source.portrait)
+    images, targets = next(iter(batches(wrong, buckets=True, image_size="60,96")))
+    # 4x6 would be 60x90, which passes the canvas for portraits, 96x64: by 64 / 6 it is 42x64.
+    assert images.shape == (4, 96, 64, 3)
+    assert targets["image_sizes"].numpy().tolist() == [[42, 64]] * 4
+
+
+def test_multi_scale_draws_every_short_side():
+    source = numbered(5)
+    dataset = batches(source, image_size="40-43,999", horizontal_flip=False)
+    sizes = [tuple(size) for _, t in dataset.take(60) for size in t["image_sizes"].numpy()]
+    # 240 draws of 4 short sides: 60 +- 6.7 each.
+    counts = {size: sizes.count(size) for size in set(sizes)}
+    assert set(counts) == {(40, 60), (41, 61), (42, 63), (43, 64)}
+    assert min(counts.values()) > 25
+    again = batches(source, image_size="40-43,999", horizontal_flip=False, start_step=7)
+    assert_equal(list(dataset.take(9))[7:], again.take(2))
+
+
+def test_scale_jitter_crops_and_pads():
+    size = ImageSize(canvas=(32, 48), scale_jitter=(0.5, 2.0))
+    dataset = batches(numbered(6), image_size=size, horizontal_flip=False)
+    cropped = 0
+    for images, targets in dataset.take(25):
+        assert images.shape == (4, 32, 48, 3)
+        for image, valid, i in zip(
+            images.numpy(), targets["image_sizes"].numpy().astype(int),
+            targets["image_ids"].numpy(), strict=True,
+        ):  # fmt: skip
+            assert 16 <= valid[0] <= 32 and 24 <= valid[1] <= 48
+            cropped += valid.tolist() == [32, 48]
+            assert i == 0 or image[: valid[0], : valid[1]].all()
+            assert not image[valid[0] :].any() and not image[:, valid[1] :].any()
+    assert 40 < cropped < 95  # factors above 1 are two thirds of [0.5, 2]: 67 +- 5 of 100
+
+
+def test_a_cached_image_is_read_once():
+    source, calls = numbered(5), []
+
+    def read(index, size_for):
+        calls.append(index)
+        return source.read(index, size_for)
+
+    counting = Source(read, 5, 2, 1, source.class_names, source.category_ids)
+    cached = list(batches(counting, cache=True).take(10))
+    assert sorted(calls) == list(range(5))
+    assert_equal(cached, batches(source).take(10))
+
+
+def test_bad_images_are_replaced_in_training():
+    made, faults = pipeline(numbered(6, bad={2, 3}), max_bad_images=2, seed=1)
+    seen = [i for batch in ids(made.batches().take(30)) for i in batch]  # 20 passes
+    # 4 stands in for 2 and 3.
+    assert {i: seen.count(i) for i in set(seen)} == {0: 20, 1: 20, 4: 60, 5: 20}
+    assert sorted(faults.skipped) == ["image 2 is bad", "image 3 is bad"]
+
+
+def test_a_bad_image_is_replaced_by_one_of_its_orientation():
+    portrait = np.array([0, 1, 0, 0, 1], bool)
+    options = {"buckets": True, "image_size": "40,70", "max_bad_images": 1, "batch_size": 1}
+    made, _ = pipeline(numbered(5, bad={1}, portrait=portrait), **options)
+    assert {i for batch in ids(made.batches().take(20)) for i in batch} == {0, 2, 3, 4}
+
+
+def test_bad_images_leave_a_filler_in_evaluation():
+    made, faults = pipeline(
+        numbered(6, bad={2}), max_bad_images=1, training=False, repeat=False, horizontal_flip=False
     )
-    assert dataset.element_spec[0].shape == [None, None, None, 3]
+    dataset = made.batches()
+    assert ids(dataset) == [[0, 1, -1, 3], [4, 5]] and dataset.cardinality() == 2
+    images, targets = next(iter(dataset))
+    assert not images[2].numpy().any()
+    assert targets["labels"][2].numpy().tolist() == [-1, -1]
+    assert faults.skipped == ["image 2 is bad"]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"no image", b"\xff\xd8\xff\xe0 no JPEG", "half"],
-    ids=["empty", "text", "header", "half"],
-)
-def test_an_unreadable_image_is_named(files, content):
-    if content == "half":
-        whole = Path(files[0].file).read_bytes()
-        content = whole[: len(whole) // 2]
-    Path(files[0].file).write_bytes(content)
+@pytest.mark.parametrize("training", [True, False])
+def test_too_many_bad_images_stop(training, caplog):
+    made, faults = pipeline(
+        numbered(8, bad={1, 2, 5}), max_bad_images=2, training=training, batch_size=1
+    )
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match=f"cannot decode image {files[0].file}"
+        tf.errors.InvalidArgumentError,
+        match=r"3 images cannot be read, more than max_bad_images=2; the last: image . is bad",
     ):
-        list(batches(source_of(files)).take(2))
+        list(made.batches().take(16))
+    assert len(faults.skipped) == 3
+    assert "skipped bad image 2 of at most 2: image" in caplog.text
 
 
-def test_an_image_that_vanished_is_named(files, tmp_path):
-    (tmp_path / "b.png").unlink()
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"no image file {files[1].file}"):
-        list(batches(source_of(files)).take(2))
+def test_a_split_of_bad_images_stops():
+    made, _ = pipeline(numbered(3, bad={0, 1, 2}), max_bad_images=99, batch_size=1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="no image of the split can be read"):
+        list(made.batches().take(1))
 
 
-def test_real_photos_are_decoded_as_opencv_does(shared_data):
-    for file in sorted((shared_data / "voc2007" / "JPEGImages").glob("*.jpg"))[:20]:
-        expected = cv2.imread(str(file), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        np.testing.assert_array_equal(pipeline.read_image(str(file)), expected[..., ::-1])
+@pytest.mark.parametrize("names", [("color_jitter",), ("rand_augment",), ("mosaic",)])
+def test_augmentations_resume_and_differ_over_passes(names):
+    options = {"augmentations": names, "image_size": "32x48", "batch_size": 4}
+    whole = list(batches(numbered(4), **options).take(6))
+    assert_equal(whole[2:], batches(numbered(4), start_step=2, **options).take(4))
+    pictures = {images.numpy().tobytes() for images, _ in whole}
+    assert len(pictures) == 6 and whole[0][0].shape == (4, 32, 48, 3)
+    assert set(whole[0][1]) == {"boxes", "labels", "image_sizes", "original_sizes", "image_ids"}

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fcos_tf.data import digits
+from fcos_tf.data.writing import write_digits
 
 SCRIPT = """
 import fcos_tf
@@ -20,7 +20,7 @@ print("last line", flush=True)
 
 @pytest.mark.parametrize("dataset", ["digits", "voc"])
 def test_the_interpreter_ends_while_batches_are_fetched(tmp_path, dataset):
-    digits.write_voc(tmp_path, "train", 6)
+    write_digits("voc", tmp_path, {"train": 6})
     code = SCRIPT.format(dataset=dataset, data_dir=str(tmp_path))
     # Ten times what it takes; a hang would last for ever.
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -1,83 +1,85 @@
-"""Resize, flip and pad keep image and boxes together."""
+"""Scale, crop, flip and pad keep image, boxes and labels together."""
 
 import numpy as np
-import pytest
 import tensorflow as tf
-from hypothesis import assume, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fcos_tf.data import transforms
-from fcos_tf.data.transforms import ImageSize, parse_image_size
-
-
-def new_size(height, width, text):
-    return transforms.resized_size(height, width, parse_image_size(text)).numpy().tolist()
-
-
-@pytest.mark.parametrize(
-    ("given_size", "expected"),
-    [
-        ("512x640", ImageSize(canvas=(512, 640))),
-        (" 240X320 ", ImageSize(canvas=(240, 320))),
-        ((240, 320), ImageSize(canvas=(240, 320))),
-        ([240, 320], ImageSize(canvas=(240, 320))),
-        ("800,1333", ImageSize(sides=(800, 1333))),
-        ("800, 1333", ImageSize(sides=(800, 1333))),
-        (ImageSize(sides=(1, 2)), ImageSize(sides=(1, 2))),
-    ],
-)
-def test_parse_image_size(given_size, expected):
-    assert parse_image_size(given_size) == expected
-
-
-@pytest.mark.parametrize(
-    "bad",
-    ["", "512", "512*512", "axb", "0x5", "-1x5", "1333,800", (512,), (0, 5), (1.5, 2), 5, None,
-     (True, 5)],
-)  # fmt: skip
-def test_parse_image_size_refuses(bad):
-    with pytest.raises(ValueError, match=r"image_size: expected .* got"):
-        parse_image_size(bad)
-
-
-def test_resized_size_by_hand():
-    # min(512/375, 512/500) = 1.024: 375 * 1.024 = 384
-    assert new_size(375, 500, "512x512") == [384, 512]
-    # min(240/480, 320/640) = 0.5
-    assert new_size(480, 640, "240x320") == [240, 320]
-    # min(100/50, 300/50) = 2: the height decides
-    assert new_size(50, 50, "100x300") == [100, 100]
-    # min(800/480, 1333/640) = 1.6667: 640 * 1.6667 = 1066.67, floored
-    assert new_size(480, 640, "800,1333") == [800, 1066]
-    # min(800/400, 1333/1600) = 0.833125: 400 * 0.833125 = 333.25, floored
-    assert new_size(400, 1600, "800,1333") == [333, 1333]
-    # 1 * min(32/1, 32/3200) = 0.01 would vanish
-    assert new_size(1, 3200, "32x32") == [1, 32]
-
-
-def test_resized_size_rounds_as_python_does():
-    # float64: 800 / 322 * 322 = 799.9999999999999
-    assert 800 / 322 * 322 < 800
-    assert new_size(322, 400, "800,1333") == [799, 993]  # 400 * 2.484 = 993.8
-
-
-def test_resize_is_bilinear_with_half_pixel_centres():
-    image = tf.constant([[[0] * 3, [100] * 3]], tf.uint8)  # [1, 2, 3]
-    boxes = tf.constant([[0.0, 0.0, 1.0, 1.0], [1.0, 0.0, 2.0, 1.0]])
-    # Scale 2. Columns 0..3 look at (j + .5) / 2 - .5 = -.25, .25, .75, 1.25 of the source.
-    resized, moved = transforms.resize(image, boxes, ImageSize(canvas=(2, 4)))
-    assert resized.dtype == tf.uint8
-    np.testing.assert_array_equal(resized[..., 0], [[0, 25, 75, 100]] * 2)
-    np.testing.assert_array_equal(moved, [[0, 0, 2, 2], [2, 0, 4, 2]])
+from fcos_tf.data.image_size import ImageSize, parse_image_size
+from fcos_tf.data.images import resize_image
 
 
 def test_boxes_follow_the_whole_pixel_size_of_each_axis():
     # 480x640 -> 800x1066: y by 800/480 = 1.66667, x by 1066/640 = 1.665625
-    image = tf.zeros([480, 640, 3], tf.uint8)
-    _, boxes = transforms.resize(
-        image, tf.constant([[64.0, 48.0, 640.0, 480.0]]), ImageSize(sides=(800, 1333))
+    boxes = tf.constant([[64.0, 48.0, 640.0, 480.0]])
+    scaled = transforms.scale_boxes(boxes, tf.constant([480, 640]), tf.constant([800, 1066]))
+    np.testing.assert_allclose(scaled, [[106.6, 80.0, 1066.0, 800.0]], rtol=1e-6)
+
+
+def test_scaled_boxes_end_where_the_image_ends():
+    # Exactly, for all sizes: else a box would reach over the border by a rounding error.
+    for before in range(1, 40):
+        for after in (1, 7, 32, 333, 1333):
+            boxes = tf.constant([[0.0, 0.0, before, before]])
+            scaled = transforms.scale_boxes(boxes, (before, before), (after, after))
+            np.testing.assert_array_equal(scaled, [[0, 0, after, after]])
+
+
+def test_crop_by_hand():
+    image = tf.reshape(tf.range(5 * 6 * 3), [5, 6, 3])
+    boxes = tf.constant(
+        [
+            [0.0, 0.0, 6.0, 5.0],  # all of it: the window
+            [3.0, 1.0, 4.5, 2.5],  # inside
+            [0.0, 0.0, 2.0, 5.0],  # left of the window, which begins at x = 2
+            [0.0, 0.0, 3.0, 1.5],  # reaches in: x 2..3, y 1..1.5, half a pixel high
+            [5.0, 3.0, 6.0, 5.0],  # right of it, x ends at 2 + 3 = 5
+            [4.0, 0.0, 6.0, 2.0],  # x 4..5, y 1..2: exactly one pixel
+        ]
     )
-    np.testing.assert_allclose(boxes, [[106.6, 80.0, 1066.0, 800.0]], rtol=1e-6)
+    window, left, labels = transforms.crop(image, boxes, tf.range(6), (1, 2), (2, 3))
+    np.testing.assert_array_equal(window, image.numpy()[1:3, 2:5])
+    # Minus (2, 1), clipped to 3x2.
+    np.testing.assert_array_equal(left, [[0, 0, 3, 2], [1, 0, 2.5, 1.5], [2, 0, 3, 1]])
+    np.testing.assert_array_equal(labels, [0, 1, 5])
+
+
+def test_crop_over_the_border_is_smaller():
+    image = tf.reshape(tf.range(5 * 6 * 3), [5, 6, 3])
+    window, boxes, _ = transforms.crop(
+        image, tf.constant([[0.0, 0.0, 6.0, 5.0]]), tf.constant([1]), (3, 0), (4, 9)
+    )
+    np.testing.assert_array_equal(window, image.numpy()[3:])
+    np.testing.assert_array_equal(boxes, [[0, 0, 6, 2]])
+
+
+def test_crop_without_boxes():
+    _, boxes, labels = transforms.crop(
+        tf.zeros([5, 6, 3]), tf.zeros([0, 4]), tf.zeros([0], tf.int32), (1, 1), (2, 2)
+    )
+    assert boxes.shape == (0, 4) and labels.shape == (0,)
+
+
+def test_crop_to_canvas_reaches_every_place():
+    # 5x6 into 3x4: 3 places along y, 3 along x; each third of [0, 1) is one of them.
+    image = tf.reshape(tf.range(5 * 6 * 3), [5, 6, 3])
+    none = tf.zeros([0, 4]), tf.zeros([0], tf.int32)
+    for chance, place in [(0.0, 0), (0.33, 0), (0.34, 1), (0.66, 1), (0.67, 2), (0.9999999, 2)]:
+        down, *_ = transforms.crop_to_canvas(image, *none, (3, 4), tf.constant([chance, 0.0]))
+        np.testing.assert_array_equal(down, image.numpy()[place : place + 3, :4])
+        across, *_ = transforms.crop_to_canvas(image, *none, (3, 4), tf.constant([0.0, chance]))
+        np.testing.assert_array_equal(across, image.numpy()[:3, place : place + 4])
+
+
+def test_crop_to_canvas_leaves_what_fits():
+    image = tf.reshape(tf.range(2 * 9 * 3), [2, 9, 3])
+    box = tf.constant([[0.0, 0.0, 9.0, 2.0]])
+    cropped, boxes, _ = transforms.crop_to_canvas(
+        image, box, tf.constant([0]), (4, 9), tf.constant([0.9, 0.9])
+    )
+    np.testing.assert_array_equal(cropped, image)
+    np.testing.assert_array_equal(boxes, box)
 
 
 def test_flip_by_hand_and_twice():
@@ -109,62 +111,125 @@ def test_pad_boxes():
     assert labels.numpy().tolist() == [-1, -1] and not boxes.numpy().any()
 
 
-def chain(image, boxes, image_size, flip, height, width):
-    image, boxes = transforms.resize(image, boxes, image_size)
+# Boxes found again in the pixels.
+
+RULES = {
+    "fixed canvas": parse_image_size("64x64"),
+    "wide canvas": parse_image_size("48x96"),
+    "two canvases": parse_image_size("32,80"),
+    "two canvases, larger": parse_image_size("90,150"),
+    "multi-scale": parse_image_size("20-50,90"),
+    "scale jitter": ImageSize(canvas=(48, 64), scale_jitter=(0.1, 2.0)),
+    "scale jitter, only larger": ImageSize(canvas=(64, 48), scale_jitter=(1.0, 4.0)),
+}
+
+
+def chain(image, boxes, labels, rule, chance, chances, flip):
+    """What the pipeline does to a training example: image and size of its valid part, targets."""
+    before = image.shape[:2]
+    after = rule.resized(*before, chance)
+    image = tf.constant(resize_image(image, *after))
+    boxes = transforms.scale_boxes(tf.constant(boxes, tf.float32), before, after)
+    labels = tf.constant(labels, tf.int32)
+    if rule.scale_jitter is not None:
+        image, boxes, labels = transforms.crop_to_canvas(
+            image, boxes, labels, rule.canvas, tf.constant(chances, tf.float32)
+        )
     if flip:
         image, boxes = transforms.flip_horizontal(image, boxes)
-    return transforms.pad_image(image, height, width), boxes
+    size = tuple(image.shape[:2])
+    canvas = rule.canvases()[before[0] > before[1]]
+    return transforms.pad_image(image, *canvas).numpy(), size, boxes.numpy(), labels.numpy()
 
 
-SIZES = st.sampled_from(["64x64", "48x96", "96x40", "32,80", "64,100", "90,91"])
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    height=st.integers(12, 70),
-    width=st.integers(12, 70),
-    corners=st.tuples(*[st.floats(0, 1)] * 4),
-    text=SIZES,
-    flip=st.booleans(),
-)
-def test_boxes_stay_on_their_pixels(height, width, corners, text, flip):
-    """Draw a white rectangle, transform, and find it again in the pixels."""
-    x1, x2 = sorted(round(c * width) for c in corners[:2])
-    y1, y2 = sorted(round(c * height) for c in corners[2:])
-    assume(x2 - x1 >= 4 and y2 - y1 >= 4)
-    image = np.zeros((height, width, 3), np.uint8)
-    image[y1:y2, x1:x2] = 255
-
-    image, boxes = chain(
-        tf.constant(image),
-        tf.constant([[x1, y1, x2, y2]], tf.float32),
-        parse_image_size(text),
-        flip,
-        256,
-        256,
+@st.composite
+def scenes(draw):
+    """An image's (height, width) and a box of whole pixels in it."""
+    sides = st.integers(1, 70)
+    long = st.integers(150, 300)
+    size = draw(
+        st.one_of(
+            st.tuples(sides, sides),
+            st.just((1, 1)),
+            st.tuples(st.integers(1, 3), long),
+            st.tuples(long, st.integers(1, 3)),
+        )
     )
-    white = image.numpy()[..., 0] >= 128
-    columns, rows = np.flatnonzero(white.any(0)), np.flatnonzero(white.any(1))
-    box = boxes.numpy()[0]
-    assume(min(box[2] - box[0], box[3] - box[1]) >= 1)
-    found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-    # The half-way grey of an interpolated edge lies on the edge, so a pixel is white when its
-    # centre is inside: the found edge is within half a pixel.
-    np.testing.assert_allclose(found, box, atol=0.5 + 1e-3)
+
+    def edges(length):
+        low = draw(st.integers(0, length - 1))
+        return low, draw(st.integers(low + 1, length))
+
+    (y1, y2), (x1, x2) = edges(size[0]), edges(size[1])
+    return size, (x1, y1, x2, y2)
 
 
-@pytest.mark.parametrize("text", ["64x64", "48,80"])
-def test_eager_and_tf_data_agree(text):
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, [6, 37, 53, 3], dtype=np.uint8)
-    boxes = random.uniform(0, 37, [6, 5, 4]).astype(np.float32)
+UNIT = st.floats(0, 1, exclude_max=True, width=32)
 
-    def both(image, box):
-        return chain(image, box, parse_image_size(text), True, 80, 80)
 
-    dataset = tf.data.Dataset.from_tensor_slices((images, boxes)).map(both)
-    for (image, box), (graph_image, graph_box) in zip(
-        map(both, images, boxes), dataset, strict=True
+@settings(max_examples=1000, deadline=None, derandomize=True, database=None)
+@given(scenes(), st.sampled_from(sorted(RULES)), UNIT, st.tuples(UNIT, UNIT), st.booleans())
+@example(((50, 30), (20, 5, 30, 9)), "fixed canvas", 0.0, (0.0, 0.0), True)  # at the border
+@example(((40, 60), (0, 0, 60, 40)), "scale jitter", 0.99, (0.5, 0.5), False)  # larger than all
+@example(((40, 60), (0, 0, 5, 5)), "scale jitter", 0.99, (0.9, 0.9), True)  # cropped away
+def test_boxes_stay_on_their_pixels(scene, rule, chance, chances, flip):
+    """Draw a box, transform image and box, and find the box again in the pixels.
+
+    The box is where a red stripe, as wide as it, crosses a green one, as high as it. Along its
+    axis a stripe is a step, whose half-way value bilinear interpolation puts exactly on the edge,
+    at every scale. So a pixel must be red when, and only when, its centre lies between the box's
+    left and right side; those sides are found to half a pixel. The interpolation's weights have 8
+    bits and its results too, so edges may be off by 1/256 + 1/512 of a source pixel and a bit.
+    """
+    (height, width), box = scene
+    x1, y1, x2, y2 = box
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, x1:x2, 0] = 255
+    image[y1:y2, :, 1] = 255
+    rule = RULES[rule]
+
+    padded, size, boxes, labels = chain(image, [box], [7], rule, chance, chances, flip)
+
+    after = rule.resized(height, width, chance)
+    assert not padded[size[0] :].any() and not padded[:, size[1] :].any()
+    valid = padded[: size[0], : size[1]]
+    red, green = (valid[..., 0] >= 128).all(axis=0), (valid[..., 1] >= 128).all(axis=1)
+    tolerance = np.array([after[1] / width, after[0] / height]) / 128 + 1e-3  # (x, y)
+    if len(labels) == 0:  # less than a pixel was left, so at most one centre, or two at its ends
+        assert rule.scale_jitter is not None
+        assert min(red.sum(), green.sum()) <= 2
+        return
+    assert labels.tolist() == [7]
+    left, top, right, bottom = boxes[0]
+    assert 0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]
+    for seen, low, high, error in (
+        (red, left, right, tolerance[0]),
+        (green, top, bottom, tolerance[1]),
     ):
-        np.testing.assert_array_equal(image, graph_image)
-        np.testing.assert_array_equal(box, graph_box)
+        centres = np.arange(len(seen)) + 0.5
+        must = (centres > low + error) & (centres < high - error)
+        may = (centres > low - error) & (centres < high + error)
+        assert seen[must].all() and not seen[~may].any()
+
+
+def test_eager_and_tf_data_agree():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, [8, 90, 77, 3], dtype=np.uint8)
+    corners = random.uniform(0, 77, [8, 5, 4]).astype(np.float32)
+    boxes = np.concatenate([np.minimum(*(c := np.split(corners, 2, -1))), np.maximum(*c)], -1)
+    labels = np.tile(np.arange(5, dtype=np.int32), [8, 1])
+    chances = random.uniform(size=[8, 2]).astype(np.float32)
+
+    def change(image, boxes, labels, chances):
+        boxes = transforms.scale_boxes(boxes, (90, 77), (87, 71))
+        image, boxes, labels = transforms.crop_to_canvas(image, boxes, labels, (48, 64), chances)
+        image, boxes = transforms.flip_horizontal(image, boxes)
+        boxes, labels = transforms.pad_boxes(boxes, labels, 6)
+        return transforms.pad_image(image, 96, 96), boxes, labels
+
+    elements = images, boxes, labels, chances
+    dataset = tf.data.Dataset.from_tensor_slices(elements).map(change, num_parallel_calls=4)
+    for element, graph in zip(zip(*elements, strict=True), dataset, strict=True):
+        eager = change(*map(tf.constant, element))
+        for one, other in zip(eager, graph, strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -1,0 +1,93 @@
+"""Image files and their annotations, one example at a time."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fcos_tf.data.example import Annotations, Example, SizeRule, Source
+from fcos_tf.data.images import decode_image, read_bytes
+
+
+def file_source(annotations: Annotations, note: Callable[[list[str]], None]) -> Source:
+    """Makes a split of image files readable for `pipeline.batches`.
+
+    Args:
+        annotations: In the order of evaluation.
+        note: Takes messages about images that are not as their annotations say.
+
+    Returns:
+        A `Source`.
+    """
+    boxes = annotations.boxes.astype(np.float32)
+    areas = _areas(annotations)
+    # Image i owns the rows starts[i] to starts[i + 1].
+    starts = np.searchsorted(annotations.owners, np.arange(annotations.num_images + 1))
+    ranges = annotations.ranges
+
+    def read(index: int, size_for: SizeRule) -> Example:
+        file = annotations.files[index]
+        offset, num_bytes = (0, None) if ranges is None else map(int, ranges[index])
+        name = file if ranges is None else f"{file}, {num_bytes} bytes from {offset} on"
+        image, stored = decode_image(read_bytes(file, offset, num_bytes), name, size_for)
+        rows = np.arange(starts[index], starts[index + 1])
+        if tuple(annotations.sizes[index]) != stored:
+            rows = _usable_rows(annotations, index, rows, stored, name, note)
+        found = boxes[rows]
+        if tuple(annotations.sizes[index]) != stored:
+            found = np.clip(found, 0, np.array([stored[1], stored[0]] * 2, np.float32))
+        ignored = annotations.ignored[rows]
+        learned = ~ignored
+        return Example(
+            image=image,
+            original_size=np.array(stored, np.int32),
+            image_id=int(annotations.image_ids[index]),
+            boxes=found[learned],
+            labels=annotations.labels[rows[learned]],
+            areas=areas[rows[learned]],
+            ignored_boxes=found[ignored],
+            ignored_labels=annotations.labels[rows[ignored]],
+        )
+
+    known = (annotations.sizes > 0).all()
+    return Source(
+        read=read,
+        num_images=annotations.num_images,
+        most_boxes=_most_rows(annotations, ~annotations.ignored),
+        most_ignored=_most_rows(annotations, annotations.ignored),
+        class_names=annotations.class_names,
+        category_ids=annotations.category_ids,
+        portrait=annotations.sizes[:, 0] > annotations.sizes[:, 1] if known else None,
+    )
+
+
+def _areas(annotations: Annotations) -> np.ndarray:
+    width, height = (annotations.boxes[:, 2:] - annotations.boxes[:, :2]).T
+    missing = np.isnan(annotations.areas)
+    return np.where(missing, width * height, annotations.areas).astype(np.float32)
+
+
+def _most_rows(annotations: Annotations, keep: np.ndarray) -> int:
+    counts = np.bincount(annotations.owners[keep], minlength=1)
+    return int(counts.max())
+
+
+def _usable_rows(annotations, index, rows, stored, name, note) -> np.ndarray:
+    """The rows of an image of another size than annotated whose boxes reach into it."""
+    height, width = stored
+    messages = []
+    if (annotations.sizes[index] > 0).all():
+        annotated = "{1}x{0}".format(*annotations.sizes[index])
+        messages.append(
+            f"{name}: expected an image of {annotated} pixels, as annotated, got {width}x{height}; "
+            "the image is believed"
+        )
+    corners = annotations.boxes[rows]
+    inside = (corners[:, 0] < width) & (corners[:, 1] < height)
+    for row in rows[~inside]:
+        box = ", ".join(f"{value:g}" for value in annotations.boxes[row])
+        messages.append(
+            f"{name}: left out box {annotations.numbers[row]} ({box}), outside the image of "
+            f"{width}x{height} pixels"
+        )
+    note(messages)
+    return rows[inside]

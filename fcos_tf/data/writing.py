@@ -1,0 +1,118 @@
+"""Writes any split as a COCO, VOC or TFDS data set, images included."""
+
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from fcos_tf.data import digits
+from fcos_tf.data.coco import write_coco
+from fcos_tf.data.example import Annotations, ImageError
+from fcos_tf.data.images import read_bytes
+from fcos_tf.data.tfds_writer import write_tfds
+from fcos_tf.data.voc import write_voc
+from fcos_tf.data.voc_tree import image_ids_of
+
+FORMATS = ("coco", "voc", "tfds")
+_ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp",
+            "WEBP": ".webp"}  # fmt: skip
+
+
+def write_dataset(
+    data_format: str,
+    splits: Mapping[str, Annotations],
+    output_dir: str | os.PathLike,
+    *,
+    name: str = "detection",
+    read_bytes: Callable[..., bytes] = read_bytes,
+) -> Path:
+    """Writes splits so that `fcos_tf.data.load` reads the same examples back.
+
+    Images keep their bytes (TFDS: those that are neither JPEG nor PNG become PNG).
+
+    Args:
+        data_format: "coco": output_dir/annotations/instances_SPLIT.json and output_dir/SPLIT;
+            "voc": a tree of JPEGImages, Annotations and ImageSets; "tfds": TFRecord shards under
+            output_dir/NAME, to be read with `dataset="tfds:NAME"` and `data_dir=output_dir`.
+        splits: Name of each split -> annotations.
+        output_dir: Where to.
+        name: Name of the data set, for "tfds".
+        read_bytes: (file, offset, number of bytes or None) -> bytes of an image.
+
+    Returns:
+        What to give as `data_dir` to read it.
+
+    Raises:
+        ValueError: An unknown format, or an image that cannot be read; names it.
+        FileExistsError: There is a TFDS data set of that name.
+    """
+    if data_format not in FORMATS:
+        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {data_format!r}")
+    output_dir = Path(output_dir)
+    try:
+        if data_format == "tfds":
+            write_tfds(splits, output_dir, name=name, read_bytes=read_bytes)
+            return output_dir
+        for split, annotations in splits.items():
+            stems = _stems(annotations)
+            if data_format == "coco":
+                names = _copy(annotations, output_dir / split, stems, read_bytes)
+                file = output_dir / "annotations" / f"instances_{split}.json"
+                write_coco(annotations, file, file_names=names)
+            else:
+                names = _copy(annotations, output_dir / "JPEGImages", stems, read_bytes)
+                write_voc(annotations, output_dir, split, stems=stems, file_names=names)
+    except ImageError as error:
+        raise ValueError(str(error)) from None
+    return output_dir
+
+
+def write_digits(
+    data_format: str, output_dir: str | os.PathLike, counts: Mapping[str, int]
+) -> Path:
+    """Writes the first scenes of the embedded digits as files.
+
+    Args:
+        data_format: As for `write_dataset`; a TFDS data set is called "digits".
+        output_dir: Where to.
+        counts: Split -> how many scenes.
+
+    Returns:
+        What to give as `data_dir` to read them.
+    """
+    splits = {split: digits.read_digits(split, limit=n).annotations for split, n in counts.items()}
+    return write_dataset(
+        data_format, splits, output_dir, name="digits", read_bytes=digits.read_scene_bytes
+    )
+
+
+def _copy(annotations: Annotations, folder: Path, stems: Sequence[str], read) -> list[str]:
+    """Writes the images; returns their names, with the endings that their content asks for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for index, stem in enumerate(stems):
+        ranges = annotations.ranges
+        offset, num_bytes = (0, None) if ranges is None else map(int, ranges[index])
+        data = read(annotations.files[index], offset, num_bytes)
+        names.append(stem + _ending(data, annotations.files[index]))
+        (folder / names[-1]).write_bytes(data)
+    return names
+
+
+def _stems(annotations: Annotations) -> Sequence[str]:
+    """Names without ending: those of the files where they tell the image ids, else the ids."""
+    ids = annotations.image_ids.tolist()
+    stems = [Path(file).stem for file in annotations.files]
+    if annotations.ranges is None and len(set(stems)) == len(ids) and image_ids_of(stems) == ids:
+        return stems
+    return [f"{image_id:06d}" for image_id in ids]
+
+
+def _ending(data: bytes, file: str) -> str:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return _ENDINGS.get(image.format) or f".{image.format.lower()}"
+    except OSError:
+        raise ImageError(f"cannot decode image {file}") from None

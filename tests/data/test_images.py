@@ -1,0 +1,194 @@
+"""Decoding of every usual kind of image, and of broken ones."""
+
+import io
+import tracemalloc
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcos_tf.data.example import ImageError
+from fcos_tf.data.images import decode_image, read_bytes, resize_image
+
+
+def keep(height, width):
+    return height, width
+
+
+def photo(height=40, width=60):
+    """A smooth colour gradient, so that lossy formats stay close."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 255 / width, y * 255 / height, (x + y) * 2 % 256], -1).astype(np.uint8)
+
+
+def encode(image, kind, **options):
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(image)
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return data.getvalue()
+
+
+def decoded(data, size_for=keep):
+    return decode_image(data, "a.jpg", size_for)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP", "GIF", "TIFF"])
+def test_lossless_formats(kind):
+    grey = np.repeat(photo()[..., :1], 3, axis=-1)  # a GIF holds 256 greys exactly
+    image, size = decoded(encode(grey, kind, **({"lossless": True} if kind == "WEBP" else {})))
+    np.testing.assert_array_equal(image, grey)
+    assert image.dtype == np.uint8 and size == (40, 60)
+
+
+def test_jpeg_is_decoded_as_opencv_does():
+    data = encode(photo(), "JPEG")
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    np.testing.assert_array_equal(decoded(data)[0], expected)
+
+
+def test_real_photos_are_decoded_as_opencv_does(shared_data):
+    for file in sorted((shared_data / "voc2007" / "JPEGImages").glob("*.jpg"))[:20]:
+        expected = cv2.imread(str(file), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image, size = decode_image(read_bytes(str(file)), str(file), keep)
+        np.testing.assert_array_equal(image, expected[..., ::-1])
+        assert size == expected.shape[:2]
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
+def test_all_kinds_of_pixels_become_rgb(mode):
+    plain = Image.fromarray(photo())
+    if mode == "P":
+        image, expected = plain.convert("P"), np.asarray(plain.convert("P").convert("RGB"))
+    elif mode == "RGBA":
+        image, expected = plain.copy(), photo()
+        image.putalpha(7)  # left out, not blended
+    elif mode == "I;16":
+        grey = (photo()[..., 0].astype(np.uint16) << 8) + 129
+        image, expected = Image.fromarray(grey), np.repeat(photo()[..., :1], 3, axis=-1)
+    else:
+        image = plain.convert(mode)
+        expected = np.asarray(image.convert("RGB"))
+    found, _ = decoded(encode(image, "TIFF" if mode == "CMYK" else "PNG"))
+    np.testing.assert_array_equal(found, expected)
+    assert found.std() > 20
+
+
+def test_cmyk_jpeg():
+    found, _ = decoded(encode(Image.fromarray(photo()).convert("CMYK"), "JPEG", quality=95))
+    assert np.abs(found.astype(int) - photo()).mean() < 4
+
+
+def test_the_first_picture_of_an_animation():
+    frames = [Image.fromarray(np.full([4, 6, 3], value, np.uint8)) for value in (40, 200)]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (decoded(data)[0] == 40).all()
+
+
+def test_exif_rotation_is_not_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    data = encode(photo(), "JPEG", exif=exif)
+    image, size = decoded(data)
+    assert size == (40, 60) and image.shape == (40, 60, 3)  # boxes refer to the stored pixels
+    assert np.abs(image.astype(int) - photo()).mean() < 3
+
+
+def test_one_pixel():
+    image, size = decoded(encode(np.uint8([[[9, 8, 7]]]), "PNG"), lambda h, w: (5, 7))
+    assert size == (1, 1) and image.shape == (5, 7, 3) and (image == [9, 8, 7]).all()
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_huge_jpeg_is_decoded_small():
+    data = encode(np.zeros([9000, 12000, 3], np.uint8), "JPEG")
+    tracemalloc.start()
+    image, size = decoded(data, lambda h, w: (h // 24, w // 24))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert size == (9000, 12000) and image.shape == (375, 500, 3)
+    # An eighth of each side still is three times as large as needed: 1125 x 1500 x 3 bytes are
+    # 5 MB; the whole image would be 324 MB.
+    assert peak < 30e6
+
+
+def test_reduced_decoding_keeps_the_picture():
+    smooth = np.asarray(Image.fromarray(photo()[..., [0, 1, 1]]).resize((1200, 800)))
+    data = encode(smooth, "JPEG", quality=95)
+    whole = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    small, size = decoded(data, lambda h, w: (100, 150))
+    assert size == (800, 1200)
+    expected = resize_image(whole, 100, 150)
+    assert np.abs(small.astype(int) - expected)[2:-2, 2:-2].max() <= 4
+
+
+def test_reduction_leaves_twice_the_size_needed():
+    data = encode(photo(80, 120), "JPEG")
+    whole, _ = decoded(data)
+    # To 21x31 a half, 40x60, is less than twice as large: the whole image is decoded.
+    np.testing.assert_array_equal(
+        decoded(data, lambda h, w: (21, 31))[0], resize_image(whole, 21, 31)
+    )
+    assert (decoded(data, lambda h, w: (20, 30))[0] != resize_image(whole, 20, 30)).any()
+
+
+def test_resizing_follows_tensorflow_within_a_grey_level():
+    import tensorflow as tf
+
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, [37, 53, 3], dtype=np.uint8)
+    for size in ((74, 106), (20, 29), (37, 10), (1, 1), (130, 53)):
+        expected = tf.image.resize(image, size).numpy()  # bilinear, half-pixel, not antialiased
+        assert np.abs(resize_image(image, *size) - expected).max() <= 1.0
+
+
+PNG = encode(photo(), "PNG")
+JPEG = encode(photo(), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"no image at all", "cannot identify image file"),
+        (b"\xff\xd8\xff\xe0 no JPEG", ""),
+        (JPEG[: len(JPEG) // 2], "(?i:truncated)"),
+        (PNG[: len(PNG) // 2], "truncated"),
+        (PNG[:20], ""),
+        (PNG[:60] + b"\0" * 40 + PNG[100:], ""),
+        (encode(photo(), "GIF")[:200], ""),
+        (encode(photo(), "WEBP")[:150], ""),
+        (encode(photo(), "BMP")[:2000], "truncated"),
+        (b"<html><body>404 Not Found</body></html>", "cannot identify"),
+        (encode(Image.fromarray(np.full([4, 4], 1e9, np.float32)), "TIFF"), "got mode F"),
+        (PNG[:16] + (50_000).to_bytes(4, "big") * 2 + PNG[24:], ""),  # says it has 2.5 Gpixels
+    ],
+    ids=["empty", "text", "head", "half JPEG", "half PNG", "PNG head", "PNG holes", "GIF", "WebP",
+         "BMP", "HTML", "float", "bomb"],
+)  # fmt: skip
+def test_broken_images_are_named(data, reason):
+    with pytest.raises(ImageError, match=rf"^cannot decode image a\.jpg: .*{reason}"):
+        decoded(data)
+
+
+def test_bytes_of_a_part_of_a_file(tmp_path):
+    file = tmp_path / "shard"
+    file.write_bytes(b"0123456789")
+    assert read_bytes(str(file)) == b"0123456789"
+    assert read_bytes(str(file), 3, 4) == b"3456"
+    with pytest.raises(ImageError, match=r"cannot read .*shard: expected 4 bytes from 8 on, got 2"):
+        read_bytes(str(file), 8, 4)
+    with pytest.raises(ImageError, match=r"no image file .*nowhere"):
+        read_bytes(str(tmp_path / "nowhere"))
+    with pytest.raises(ImageError, match=r"cannot read .*: .*directory"):
+        read_bytes(str(tmp_path))
+
+
+def test_bytes_through_tensorflows_file_systems():
+    import tensorflow as tf
+
+    tf.io.gfile.GFile("ram://folder/a", "wb").write(b"0123456789")
+    assert read_bytes("ram://folder/a", 2, 3) == b"234"
+    with pytest.raises(ImageError, match="cannot read ram://folder/b"):
+        read_bytes("ram://folder/b")

@@ -1,0 +1,24 @@
+"""Small VOC trees for tests: every image is 40 pixels wide and 30 high."""
+
+from PIL import Image
+
+
+def voc_object(name="cat", corners=(1, 1, 10, 20), extra=""):
+    sides = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+    box = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
+    return f"<object><name>{name}</name>{extra}<bndbox>{box}</bndbox></object>"
+
+
+def write_list(root, split, *lines):
+    (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{x}\n" for x in lines))
+
+
+def add_image(root, stem, *objects, split="train", head="", suffix=".jpg"):
+    """Adds an image with its annotation to a tree and to a list; makes the folders."""
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), (128, 128, 128)).save(root / "JPEGImages" / (stem + suffix))
+    xml = f"<annotation>{head}{''.join(objects)}</annotation>"
+    (root / "Annotations" / f"{stem}.xml").write_text(xml)
+    with open(root / "ImageSets" / "Main" / f"{split}.txt", "a") as file:
+        file.write(stem + "\n")
