@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fcos_tf.data import digits
+from fcos_tf.data.writing import write_digits
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -13,8 +13,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_notebook_snippet_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    digits.write_voc("VOC2007", "train", 4)
-    digits.write_voc("VOC2007", "val", 2)
+    write_digits("voc", "VOC2007", {"train": 4, "val": 2})
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     # The same lines on a small model, small images and one epoch.
     for long, short in (

@@ -1,29 +1,41 @@
-"""Times training or inference, alone or beside torchvision, in one run.
+"""Times training, inference, input or evaluation, alone or beside others, in one run.
 
     python tools/benchmark.py --what=training --flagfile=bccd.cfg --peer=torchvision
     python tools/benchmark.py --what=inference --image_size=512x512 --batch_size=1
+    python tools/benchmark.py --what=input --dataset=voc --data_dir=VOC --peer=torchvision
+    python tools/benchmark.py --what=evaluation --peer=pycocotools
 
-Both sides take turns, so that a busy machine slows both; what counts is the ratio of the medians.
-Images and boxes are random: the time does not depend on what is seen. Training is one SGD step
-with clipped gradients; inference goes from uint8 images to detections.
+All sides take turns, so that a busy machine slows all; what counts is the ratio of the medians.
+Training and inference: one step on random images (the time does not depend on what is seen), an SGD
+step with clipped gradients, or from uint8 images to detections. Input: batches of --train_split as
+training gets them, beside a bare tf.data map that only decodes and resizes the same files; the peer
+is Pillow, torchvision's transforms and a DataLoader with a process per core. Evaluation: COCO's
+twelve numbers of 5000 images with 100 random detections each.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
-
-import numpy as np
+from collections.abc import Callable
 
 from fcos_tf.config import Config
 from fcos_tf.tools import command_line
 
-NUM_CLASSES = 3
-_OPTIONS = {
-    "what": "training or inference",
-    "peer": "torchvision, to be timed in turns with ours; default: none",
-    "rounds": "How many timed turns of --steps_per_round steps; default 5",
-    "steps_per_round": "Default 4",
+_PEERS = {
+    "training": "torchvision",
+    "inference": "torchvision",
+    "input": "torchvision",
+    "evaluation": "pycocotools",
 }
+_STEPS = {"training": 4, "inference": 4, "input": 100, "evaluation": 1}
+_OPTIONS = {
+    "what": "training, inference, input or evaluation",
+    "peer": "torchvision, or pycocotools for evaluation, to be timed in turns; default: none",
+    "rounds": "How many timed turns of --steps_per_round steps; default 5",
+    "steps_per_round": "Default 4; input 100 (batches), evaluation 1",
+}
+
+# Does so many steps and returns the seconds they took.
+Side = Callable[[int], float]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,94 +45,71 @@ def main(argv: list[str] | None = None) -> None:
 
 def _benchmark(config: Config, flags) -> None:
     what, peer = flags["what"].value, flags["peer"].value
-    if what not in ("training", "inference"):
-        raise ValueError(f"--what: expected training or inference, got {what!r}")
-    if peer not in (None, "torchvision"):
-        raise ValueError(f"--peer: expected torchvision, got {peer!r}")
-    rounds, steps = (
-        _count(name, flags[name].value, default)
-        for name, default in (("rounds", 5), ("steps_per_round", 4))
-    )
+    if what not in _PEERS:
+        raise ValueError(f"--what: expected one of {', '.join(_PEERS)}, got {what!r}")
+    if peer not in (None, _PEERS[what]):
+        raise ValueError(f"--peer: expected {_PEERS[what]} with --what={what}, got {peer!r}")
+    rounds = _count("rounds", flags["rounds"].value, 5)
+    steps = _count("steps_per_round", flags["steps_per_round"].value, _STEPS[what])
     command_line.load_tensorflow()
-    images, targets = _random_batch(config)
-
-    sides = {"fcos_tf": _ours(config, what, images, targets)}
-    if peer:
-        sides[peer] = _peer(config, what, images, targets)
+    title, images_per_step, sides = _sides(config, what, peer)
     seconds = time_in_turns(sides, rounds=rounds, steps=steps)
-    print(f"{what}, {config.backbone}, {config.image_size}, batch {config.batch_size}")
-    labels = {"fcos_tf": f"fcos_tf {config.precision}", peer: f"{peer} float32"}
-    ours = statistics.median(seconds["fcos_tf"])
+    print(title)
+    ours = statistics.median(next(iter(seconds.values())))
     for name, values in seconds.items():
         median = statistics.median(values)
         print(
-            f"{labels[name]:24} {median:8.3f} s per step ({min(values):.3f} to {max(values):.3f})  "
-            f"{config.batch_size / median:7.1f} images/s  {median / ours:5.2f} x"
+            f"{name:24} {median:8.3f} s per step ({min(values):.3f} to {max(values):.3f})  "
+            f"{images_per_step / median:7.1f} images/s  {median / ours:5.2f} x"
         )
 
 
-def time_in_turns(
-    sides: dict[str, Callable[[], None]], *, rounds: int, steps: int
-) -> dict[str, list[float]]:
+def _sides(config: Config, what: str, peer: str | None) -> tuple[str, int, dict[str, Side]]:
+    """Title, images in a step, and what to time: ours first."""
+    if what == "input":
+        from fcos_tf.tools import benchmark_input
+
+        return benchmark_input.sides(config, peer)
+    if what == "evaluation":
+        from fcos_tf.tools import benchmark_evaluation
+
+        return benchmark_evaluation.sides(config.seed, peer)
+    from fcos_tf.tools import benchmark_model
+
+    sides = {f"fcos_tf {config.precision}": timed(benchmark_model.ours(config, what))}
+    if peer:
+        sides[f"{peer} float32"] = timed(benchmark_model.torchvision(config, what))
+    title = f"{what}, {config.backbone}, {config.image_size}, batch {config.batch_size}"
+    return title, config.batch_size, sides
+
+
+def timed(step: Callable[[], object]) -> Side:
+    """Makes a side from a function that does one step."""
+
+    def run(steps: int) -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        return time.perf_counter() - start
+
+    return run
+
+
+def time_in_turns(sides: dict[str, Side], *, rounds: int, steps: int) -> dict[str, list[float]]:
     """Seconds per step of every side in every round, after one step each that does not count.
 
     Args:
-        sides: Name -> a function that does one step.
+        sides: Name -> a function that does so many steps and returns their seconds.
         rounds: How many turns each side has.
         steps: Steps in a turn.
     """
-    for step in sides.values():
-        step()
+    for run in sides.values():
+        run(1)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
-        for name, step in sides.items():
-            start = time.perf_counter()
-            for _ in range(steps):
-                step()
-            seconds[name].append((time.perf_counter() - start) / steps)
+        for name, run in sides.items():
+            seconds[name].append(run(steps) / steps)
     return seconds
-
-
-def _random_batch(config: Config):
-    from fcos_tf.data.transforms import parse_image_size
-
-    canvas = parse_image_size(config.image_size).canvas
-    if canvas is None:
-        raise ValueError(
-            f"--image_size: expected a fixed canvas like 512x512, got {config.image_size!r}"
-        )
-    rng = np.random.default_rng(config.seed)
-    batch, (height, width), num_boxes = config.batch_size, canvas, 12
-    images = rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
-    corner = rng.uniform(0, 0.7, (batch, num_boxes, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(0.05, 0.3, corner.shape)], -1)
-    boxes = (boxes * [width, height, width, height]).astype(np.float32)
-    labels = rng.integers(0, NUM_CLASSES, (batch, num_boxes), dtype=np.int32)
-    return images, {"boxes": boxes, "labels": labels}
-
-
-def _ours(config: Config, what: str, images, targets) -> Callable[[], None]:
-    import tensorflow as tf
-
-    from fcos_tf import build
-
-    model = build.make_model(config, [f"class {k}" for k in range(NUM_CLASSES)])
-    build.compile_model(config, model, total_steps=10**6)
-    if what == "inference":
-        detect = tf.function(model.detect)
-        return lambda: detect(images)["boxes"].numpy()
-    train = model.make_train_function() or model.train_function
-    batches: Iterable = iter(tf.data.Dataset.from_tensors((images, targets)).repeat())
-    return lambda: [float(value) for value in train(batches).values()]
-
-
-def _peer(config: Config, what: str, images, targets) -> Callable[[], None]:
-    from fcos_tf.tools.torchvision_peer import Peer
-
-    peer = Peer(config.backbone, NUM_CLASSES, images.shape[1:3])
-    if what == "inference":
-        return lambda: peer.detect(images)
-    return lambda: peer.train_step(images, targets)
 
 
 def _count(name: str, text: str | None, default: int) -> int:

@@ -78,7 +78,7 @@ def define_flags(options: Mapping[str, str]) -> flags.FlagValues:
     for field in dataclasses.fields(Config):
         text = field.metadata["help"]
         if isinstance(field.default, tuple):
-            flags.DEFINE_list(field.name, list(field.default), text, flag_values=values)
+            flags.DEFINE_list(field.name, list(map(str, field.default)), text, flag_values=values)
             continue
         define = {
             bool: flags.DEFINE_boolean,

@@ -2,15 +2,19 @@
 
     python tools/evaluate.py --flagfile=digits.cfg --model_dir=runs/digits
     python tools/evaluate.py --flagfile=digits.cfg --weights=model.keras --output_dir=results
-    python tools/evaluate.py --ground_truth=truth.json --detections=results.json
+    python tools/evaluate.py --flagfile=digits.cfg --model_dir=runs/digits --tta=flip,640x640
+    python tools/evaluate.py --ground_truth=truth.json --detections=found.json --metrics=coco,voc07
 
 The flags say on which data; the model is taken from its file as it was trained, except for the
-thresholds under "Detections" that are given on the command line. Prints COCO's table and writes
-metrics.json, detections.json (COCO results, with the data set's own ids) and detections.png.
+thresholds under "Detections" that are given on the command line. Prints the numbers of --metrics,
+over all classes and per class, and writes them to metrics.json and per_class.json; beside them
+detections.json (COCO results, with the data set's own ids) and detections.png.
 """
 
+import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from fcos_tf.tools import command_line, run_files
 
 # Flags that change how a trained model detects; they count only when given.
 _MODEL_ATTRIBUTES = ("score_threshold", "nms_threshold", "topk_per_level", "max_detections")
+_PER_CLASS_FILE = "per_class.json"
 _OPTIONS = {
     "weights": "A .keras file; default: the newest checkpoint in --model_dir, or model.keras there",
     "output_dir": "Where to write; default: --model_dir, or the folder of --weights",
@@ -36,21 +41,21 @@ def _evaluate(config: Config, flags) -> None:
     from fcos_tf.evaluation import format_per_class, format_table
 
     if flags["ground_truth"].value or flags["detections"].value:
-        result = score_files(flags["ground_truth"].value, flags["detections"].value)
+        scores = score_files(flags["ground_truth"].value, flags["detections"].value, config.metrics)
         output_dir = flags["output_dir"].value
         if output_dir:
-            _write_metrics(Path(output_dir), result.metrics)
+            _write_scores(Path(output_dir), scores)
     else:
         command_line.load_tensorflow()
         overrides = {n: getattr(config, n) for n in _MODEL_ATTRIBUTES if flags[n].present}
-        result = evaluate(
+        scores = evaluate(
             config,
             weights=flags["weights"].value,
             output_dir=flags["output_dir"].value,
             overrides=overrides,
         )
-    print(format_per_class(result.per_class))
-    print(format_table(result.metrics))
+    print(format_per_class(scores.per_class))
+    print(format_table(scores.metrics))
 
 
 def evaluate(
@@ -63,27 +68,59 @@ def evaluate(
     """Evaluates a trained model on the validation data of a config, and writes the results.
 
     Args:
-        config: Which data, and `model_dir`.
+        config: Which data, `metrics`, `tta` and `model_dir`.
         weights: A `.keras` file; by default the newest checkpoint in `config.model_dir`, or the
             final model there.
         output_dir: Where to write; by default `config.model_dir`, or the folder of `weights`.
         overrides: Attributes of the model to change, such as {"score_threshold": 0.3}.
 
     Returns:
-        A `fcos_tf.evaluation.CocoResult`.
+        A `fcos_tf.evaluation.Scores`; its metrics are as in metrics.json, so with the `step` of a
+        checkpoint.
 
     Raises:
-        ValueError: If the file is damaged or the model does not fit the data.
+        ValueError: If the file is damaged, the model does not fit the data, or `tta` is not
+            understood.
         FileNotFoundError: If there is no such file, or no data.
     """
     from fcos_tf import build, evaluation
+    from fcos_tf.evaluation.tta import parse_tta
     from fcos_tf.training import checkpoints
 
+    tta = parse_tta(config.tta)
     path = run_files.find_weights(config.model_dir, weights)
     model = checkpoints.load_model(path)
     for name, value in (overrides or {}).items():
         setattr(model, name, value)
     dataset = build.load_val_data(config, model.class_names)
+    _check_classes(config, path, model, dataset)
+    views = [
+        build.load_val_data(dataclasses.replace(config, image_size=size), model.class_names)
+        for size in tta.image_sizes
+    ]
+    print(f"evaluating {path} on {dataset.num_images} images", flush=True)
+    detect = evaluation.compile_detect(model)
+    records = evaluation.run_detector(
+        model,
+        dataset,
+        flip=tta.flip,
+        views=views,
+        detect=detect,
+        progress=_progress(dataset.num_images * (1 + len(views))),
+    )
+    scores = evaluation.score_records(records, config.metrics)
+    if path.parent.name == checkpoints.FOLDER:
+        step = checkpoints.step_of(path)
+        scores = dataclasses.replace(scores, metrics={"step": step, **scores.metrics})
+
+    folder = Path(output_dir or config.model_dir or path.parent)
+    _write_scores(folder, scores)
+    run_files.write_text(folder / run_files.DETECTIONS_FILE, json.dumps(records.detections))
+    run_files.save_pictures(folder / run_files.PICTURE_FILE, model, dataset, detect=detect)
+    return scores
+
+
+def _check_classes(config: Config, path: Path, model: Any, dataset: Any) -> None:
     if len(dataset.class_names) != model.num_classes:
         raise ValueError(
             f"{path}: a model of {model.num_classes} classes; expected "
@@ -92,36 +129,26 @@ def evaluate(
     if model.class_names and tuple(dataset.class_names) != tuple(model.class_names):
         raise ValueError(
             f"{path}: a model of the classes {', '.join(model.class_names)}, in this order; "
-            f"--class_names gives {', '.join(dataset.class_names)}"
+            f"--classes gives {', '.join(dataset.class_names)}"
         )
-    print(f"evaluating {path} on {dataset.num_images} images", flush=True)
-    detect = evaluation.compile_detect(model)
-    records = evaluation.run_detector(
-        model, dataset, detect=detect, progress=_progress(dataset.num_images)
-    )
-    result = evaluation.coco_evaluation(records.ground_truth, records.detections)
-
-    folder = Path(output_dir or config.model_dir or path.parent)
-    metrics = dict(result.metrics)
-    if path.parent.name == checkpoints.FOLDER:
-        metrics = {"step": checkpoints.step_of(path), **metrics}
-    _write_metrics(folder, metrics)
-    run_files.write_text(folder / run_files.DETECTIONS_FILE, json.dumps(records.detections))
-    run_files.save_pictures(folder / run_files.PICTURE_FILE, model, dataset, detect=detect)
-    return result
 
 
-def score_files(ground_truth: str, detections: str):
+def score_files(ground_truth: str, detections: str, metrics: Sequence[str] = ("coco",)):
     """Scores a COCO results file against a COCO ground truth file.
 
+    Args:
+        ground_truth: A COCO annotation file.
+        detections: A COCO results file.
+        metrics: Names of metrics, see `fcos_tf.evaluation.evaluate`.
+
     Returns:
-        A `fcos_tf.evaluation.CocoResult`.
+        A `fcos_tf.evaluation.Scores`.
 
     Raises:
         ValueError: If a name is missing, or a file is not of that form.
         FileNotFoundError: If there is no such file.
     """
-    from fcos_tf.evaluation import coco_evaluation
+    from fcos_tf.evaluation import Records, score_records
 
     loaded = []
     for flag, name in (("ground_truth", ground_truth), ("detections", detections)):
@@ -135,7 +162,7 @@ def score_files(ground_truth: str, detections: str):
         except ValueError as error:
             raise ValueError(f"--{flag}: {name} is not JSON: {error}") from error
     try:
-        return coco_evaluation(*loaded)
+        return score_records(Records(*loaded), metrics)
     except ValueError as error:
         raise ValueError(f"{ground_truth} and {detections}: {error}") from error
 
@@ -152,9 +179,10 @@ def _progress(total: int):
     return show
 
 
-def _write_metrics(folder: Path, metrics: dict[str, float]) -> None:
+def _write_scores(folder: Path, scores: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    run_files.write_metrics(folder / run_files.METRICS_FILE, metrics)
+    run_files.write_metrics(folder / run_files.METRICS_FILE, scores.metrics)
+    run_files.write_text(folder / _PER_CLASS_FILE, json.dumps(scores.per_class, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,8 @@ def save_pictures(
     images, truths, found = [], [], []
     for batch, targets in dataset:
         detections = detect(batch, targets["image_sizes"])
-        for i in range(min(len(batch), count - len(images))):
+        rows = np.flatnonzero(np.asarray(targets["image_ids"]) >= 0)  # without fillers
+        for i in rows[: count - len(images)]:
             images.append(np.asarray(batch[i]))
             truths.append({name: np.asarray(value[i]) for name, value in targets.items()})
             found.append({name: np.asarray(value[i]) for name, value in detections.items()})

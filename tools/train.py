@@ -3,9 +3,9 @@
     python tools/train.py --flagfile=digits.cfg --model_dir=runs/digits
 
 Under --model_dir it writes checkpoints/, tensorboard/, config.cfg (all flags of the run, for
---flagfile), metrics.jsonl (a line per log step and per evaluation) and, in the end, model.keras,
-metrics.json (the last evaluation) and detections.png. The same command again resumes from the
-newest checkpoint.
+--flagfile), metrics.jsonl (a line per log step and per evaluation), best.keras (the model with the
+highest --best_metric) and, in the end, model.keras, metrics.json (the last evaluation) and
+detections.png. The same command again resumes from the newest checkpoint.
 """
 
 import sys
@@ -93,7 +93,7 @@ def train(config: Config, report: Callable[[str], None] = print) -> dict[str, fl
         )
         metrics = _fit(config, model, train_data, val_data, start_step, total_steps)
     if not metrics:
-        metrics = evaluation.evaluate(model, val_data)
+        metrics = evaluation.evaluate(model, val_data, config.metrics)
     metrics = {"step": max(start_step, total_steps), **metrics}
     checkpoints.write_model(model, model_dir / run_files.MODEL_FILE)
     run_files.save_pictures(model_dir / run_files.PICTURE_FILE, model, val_data)

@@ -17,14 +17,14 @@ def save_gallery(
     path: str | Path,
     images: Sequence[Any],
     ground_truth: Any,
-    detections: Any,
+    detections: Any = None,
     class_names: Sequence[str] | None = None,
     *,
     columns: int = 2,
     score_threshold: float = 0.3,
     panel_size: int = 384,
 ) -> Path:
-    """Writes a PNG with a pair of panels for each image: ground truth, and detections.
+    """Writes a PNG with a pair of panels for each image, ground truth and detections, or with one.
 
     Images are scaled so that their long side fills a panel, and drawn on after that, so boxes
     and labels of a 128-pixel image can be read as well.
@@ -35,9 +35,10 @@ def save_gallery(
         ground_truth: the `targets` of a batch (`boxes` [B, M, 4] xyxy in pixels of `images`,
             `labels` [B, M] with -1 as padding, and, if there, `image_sizes` [B, 2], to which the
             images are cut), or B such dictionaries for one image each.
-        detections: `boxes` [B, D, 4], `scores` [B, D], `labels` [B, D], or B dictionaries.
+        detections: `boxes` [B, D, 4], `scores` [B, D], `labels` [B, D], or B dictionaries. None:
+            only the ground truth is drawn.
         class_names: name of each label; without it the number is written.
-        columns: pairs beside each other.
+        columns: pairs, or single panels, beside each other.
         score_threshold: detections below it are left out.
         panel_size: side of a panel in pixels.
 
@@ -50,21 +51,26 @@ def save_gallery(
     if len(images) == 0:
         raise ValueError(f"no images to draw for {path}")
     truths = _per_image(ground_truth, len(images), "ground truth")
-    found = _per_image(detections, len(images), "detections")
+    if detections is None:
+        found = [None] * len(images)
+    else:
+        found = _per_image(detections, len(images), "detections")
     columns = max(1, min(columns, len(images)))
     cells = [
-        _pair(as_rgb(image), truth, detection, class_names, score_threshold, panel_size)
+        _panels(as_rgb(image), truth, detection, class_names, score_threshold, panel_size)
         for image, truth, detection in zip(images, truths, found, strict=True)
     ]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(panel.height for pair in row for panel, _ in pair) for row in rows]
 
     gap, head, foot = panel_size // 32, panel_size // 9, panel_size // 12
-    cell_width = 2 * panel_size + 4 * gap
+    titles = ["ground truth"]
+    if detections is not None:
+        titles.append(f"detections, score ≥ {score_threshold:g}")
+    cell_width = len(titles) * (panel_size + gap) + 2 * gap
     size = (columns * cell_width, head + sum(heights) + len(rows) * (foot + gap))
     canvas = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(canvas)
-    titles = ("ground truth", f"detections, score ≥ {score_threshold:g}")
     for column in range(columns):
         for side, title in enumerate(titles):
             left = column * cell_width + 2 * gap + side * (panel_size + gap)
@@ -85,10 +91,10 @@ def save_gallery(
     return path
 
 
-def _pair(
+def _panels(
     image: np.ndarray,
     truth: Mapping[str, Any],
-    detection: Mapping[str, Any],
+    detection: Mapping[str, Any] | None,
     class_names: Sequence[str] | None,
     score_threshold: float,
     panel_size: int,
@@ -97,10 +103,9 @@ def _pair(
     image = _valid_part(image, truth.get("image_sizes"))
     true_labels = np.asarray(truth["labels"])
     kept = true_labels >= 0
-    sides = (
-        ("object", (np.asarray(truth["boxes"])[kept], true_labels[kept], None)),
-        ("detection", select_detections(detection, score_threshold)),
-    )
+    sides = [("object", (np.asarray(truth["boxes"])[kept], true_labels[kept], None))]
+    if detection is not None:
+        sides.append(("detection", select_detections(detection, score_threshold)))
     return [
         (_panel(image, *found, class_names, panel_size), _count(len(found[0]), noun))
         for noun, found in sides

@@ -2,25 +2,70 @@
 
 import pytest
 
-from fcos_tf.tools import benchmark
+from fcos_tf.data.writing import write_digits
+from fcos_tf.tools import benchmark, benchmark_evaluation
 
 
 def test_sides_take_turns_after_one_step_that_does_not_count():
     calls = []
-    sides = {name: lambda name=name: calls.append(name) for name in "ab"}
+    sides = {name: benchmark.timed(lambda name=name: calls.append(name)) for name in "ab"}
     seconds = benchmark.time_in_turns(sides, rounds=2, steps=3)
     assert "".join(calls) == "ab" + "aaabbb" * 2
     assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
 
 
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as end:
+        benchmark.main(["benchmark.py", *arguments])
+    out = capsys.readouterr()
+    return end.value.code, out.out.splitlines(), out.err
+
+
 @pytest.mark.parametrize("what", ["training", "inference"])
 def test_it_times_our_model(what, capsys):
     arguments = ["--backbone=resnet18", "--fpn_channels=32", "--head_convs=0", "--batch_size=2"]
-    with pytest.raises(SystemExit) as end:
-        benchmark.main(
-            ["benchmark.py", f"--what={what}", "--image_size=64x64", "--rounds=1", *arguments]
-        )
-    assert end.value.code == 0
-    lines = capsys.readouterr().out.splitlines()
+    code, lines, _ = run(capsys, f"--what={what}", "--image_size=64x64", "--rounds=1", *arguments)
+    assert code == 0
     assert lines[0].startswith(f"{what}, resnet18, 64x64, batch 2")
     assert "s per step" in lines[1] and lines[1].endswith("1.00 x")
+
+
+def test_it_times_batches_of_files_beside_a_bare_map(capsys, tmp_path):
+    write_digits("voc", tmp_path, {"train": 8})
+    code, lines, _ = run(
+        capsys, "--what=input", "--dataset=voc", f"--data_dir={tmp_path}", "--image_size=64x64",
+        "--batch_size=4", "--rounds=1", "--steps_per_round=2",
+    )  # fmt: skip
+    assert code == 0 and lines[0] == "input, 8 files, 64x64, batch 4"
+    assert lines[1].startswith("fcos_tf ") and lines[1].endswith("1.00 x")
+    assert lines[2].startswith("bare tf.data ")
+
+
+def test_it_times_evaluation_and_compares_the_numbers(capsys, monkeypatch):
+    pytest.importorskip("pycocotools")
+    monkeypatch.setattr(benchmark_evaluation, "NUM_IMAGES", 20)
+    arguments = ("--what=evaluation", "--peer=pycocotools", "--rounds=1")
+    code, lines, _ = run(capsys, *arguments)
+    assert code == 0 and lines[0] == "evaluation, 20 images, 100 detections each"
+    assert lines[2].startswith("pycocotools ")
+    ours = benchmark_evaluation._ours
+    monkeypatch.setattr(
+        benchmark_evaluation, "_ours", lambda *records: [v + 1e-8 for v in ours(*records)]
+    )
+    code, _, error = run(capsys, *arguments)
+    assert code == 1 and "numbers differ by 1" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--what=speed"], "--what: expected one of training, inference, input, evaluation"),
+        (["--what=input", "--peer=pycocotools"], "--peer: expected torchvision with --what=input"),
+        (["--what=training", "--rounds=0"], "--rounds: expected a number of at least 1, got '0'"),
+        (["--what=input", "--image_size=80,99"], "expected a fixed canvas like 512x512"),
+        (["--what=input"], "--dataset: expected coco or voc, image files, got 'digits'"),
+    ],
+)
+def test_wrong_flags_are_told(capsys, arguments, message):
+    code, _, error = run(capsys, *arguments)
+    assert code == 1 and message in error

@@ -22,17 +22,17 @@ def test_no_flags_give_the_defaults():
 def test_flags_of_every_type():
     config = parse(
         "--batch_size=4", "--learning_rate", "0.5", "--nohorizontal_flip",
-        "--class_names=RBC, WBC", "--decay_steps=10,20", "--backbone=resnet18",
+        "--classes=RBC, WBC", "--decay_steps=10,20", "--backbone=resnet18",
     )  # fmt: skip
     assert config == Config(
         batch_size=4, learning_rate=0.5, horizontal_flip=False,
-        class_names=("RBC", "WBC"), decay_steps=(10, 20), backbone="resnet18",
+        classes=("RBC", "WBC"), decay_steps=(10, 20), backbone="resnet18",
     )  # fmt: skip
 
 
 def test_what_a_run_writes_can_be_read_again(tmp_path):
     config = Config(
-        class_names=("a", "b"), decay_steps=(6, 8), horizontal_flip=False, weight_decay=3e-5
+        classes=("a", "b"), decay_steps=(6, 8), horizontal_flip=False, weight_decay=3e-5
     )
     file = tmp_path / "config.cfg"
     file.write_text(to_flags(config))

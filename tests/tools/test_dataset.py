@@ -1,0 +1,122 @@
+"""The tool that looks at data sets and writes them, and the pictures of training examples."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fcos_tf.data
+from fcos_tf.data.writing import write_digits
+from fcos_tf.tools import dataset, visualize
+
+
+def run(tool, capsys, *arguments):
+    with pytest.raises(SystemExit) as end:
+        tool.main(["tool.py", *arguments])
+    out = capsys.readouterr()
+    return end.value.code, out.out, out.err
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Scenes as a VOC tree; one image is empty, one box is inverted, another image has no boxes."""
+    folder = write_digits("voc", tmp_path / "voc", {"train": 6, "val": 4})
+    (folder / "JPEGImages" / "val_00002.png").write_bytes(b"")
+    xml = folder / "Annotations" / "val_00003.xml"
+    xml.write_text(xml.read_text().replace("<xmax>", "<xmax>-", 1))
+    xml = folder / "Annotations" / "val_00004.xml"
+    xml.write_text("<annotation/>")
+    return folder
+
+
+def test_summary(tree, capsys):
+    code, out, _ = run(
+        dataset, capsys, "--dataset=voc", f"--data_dir={tree}", "--check_images=true"
+    )
+    assert code == 0
+    train, val = out.split("voc val: ")
+    scenes = [fcos_tf.data.digits.make_scene(i, "train") for i in range(6)]
+    labels = np.concatenate([scene.labels for scene in scenes])
+    assert train.startswith(f"voc train: 6 images, {len(labels)} boxes\n")
+    assert "image sizes: width 128 to 128" in train
+    for label in set(labels):
+        images = sum(label in scene.labels for scene in scenes)
+        line = f"    {label} {(labels == label).sum():8d} boxes in {images:7d} images\n"
+        assert line in train
+    assert "  0 faults in the annotations, 0 of them dropped\n" in train
+    assert "  6 images read, 0 of them cannot be\n" in train
+    assert val.startswith("4 images, ")
+    assert "; 1 images without; 0 ignored" in val
+    assert "  1 faults in the annotations, 1 of them dropped\n" in val
+    assert "val_00003.xml: object 1 box (" in val and "has no area (dropped)" in val
+    assert "  4 images read, 1 of them cannot be\n" in val
+    assert "val_00002.png: the file is empty" in val
+
+
+def test_a_data_set_is_written_in_every_form(tree, capsys, tmp_path):
+    (tree / "JPEGImages" / "val_00002.png").unlink()
+    options = {"split": "val", "batch_size": 9, "image_size": (64, 64)}
+    expected = list(fcos_tf.data.load("voc", data_dir=tree, **options))
+    for data_format, name in (("coco", "coco"), ("voc", "voc"), ("tfds", "tfds:detection")):
+        folder = tmp_path / data_format
+        code, out, error = run(
+            dataset, capsys, "--what=write", f"--format={data_format}", f"--output_dir={folder}",
+            "--dataset=voc", f"--data_dir={tree}", "--split=val",
+        )  # fmt: skip
+        assert (code, out) == (0, f"{folder}\n"), error
+        found = list(fcos_tf.data.load(name, data_dir=folder, **options))
+        for (images_a, targets_a), (images_b, targets_b) in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(images_a, images_b)
+            for key, value in targets_a.items():
+                np.testing.assert_array_equal(value, targets_b[key], err_msg=key)
+
+
+def test_an_image_that_cannot_be_read_is_not_written(tree, capsys, tmp_path):
+    code, _, error = run(
+        dataset, capsys, "--what=write", "--format=coco", f"--output_dir={tmp_path}",
+        "--dataset=voc", f"--data_dir={tree}",
+    )  # fmt: skip
+    assert code == 1 and "val_00002.png" in error and len(error.splitlines()) < 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--what=draw"], "--what: expected summary or write, got 'draw'"),
+        (["--what=write", "--format=coco"], "--output_dir: expected with --what=write, got none"),
+        (["--what=write", "--output_dir=x"], "--format: expected with --what=write, got none"),
+        (["--what=write", "--output_dir=x", "--format=csv"], "expected one of coco, voc, tfds"),
+        (["--check_images=yes"], "--check_images: expected true or false, got 'yes'"),
+        (["--split=test"], "no split 'test' in digits; there are: train, val"),
+        (["--dataset=voc"], "dataset voc needs data_dir"),
+    ],
+)
+def test_wrong_flags_are_told(capsys, arguments, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run(dataset, capsys, "--overfit=2", *arguments)
+    assert code == 1 and message in error
+
+
+def test_pictures_of_training_examples(tree, capsys, tmp_path):
+    code, out, _ = run(
+        visualize, capsys, "--what=augmentations", "--dataset=voc", f"--data_dir={tree}",
+        "--image_size=64x64", "--batch_size=4", "--augment=mosaic,color_jitter",
+        f"--output_dir={tmp_path}", "--num_images=5",
+    )  # fmt: skip
+    assert (code, out) == (0, f"{tmp_path}/augmentations.png\n")
+    picture = np.asarray(Image.open(tmp_path / "augmentations.png"))
+    # Panels of 384 pixels, four beside each other and two below each other.
+    assert picture.shape[1] > 4 * 384 and picture.shape[0] > 2 * 384
+    assert picture.std() > 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--what=points"], "--what: expected augmentations, got 'points'"),
+        (["--what=augmentations"], "--output_dir: expected a folder, got none"),
+        (["--what=augmentations", "--output_dir=x", "--num_images=0"], "at least 1, got '0'"),
+    ],
+)
+def test_wrong_flags_of_pictures_are_told(capsys, arguments, message):
+    code, _, error = run(visualize, capsys, *arguments)
+    assert code == 1 and message in error

@@ -1,0 +1,98 @@
+"""COCO's twelve numbers from the same random records: ours and pycocotools'."""
+
+import contextlib
+import io
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+NUM_IMAGES, NUM_DETECTIONS, NUM_OBJECTS, NUM_CLASSES = 5000, 100, 7, 80
+
+
+def sides(seed: int, peer: str | None):
+    """Title, images in a step, and what to time; see `benchmark`."""
+    truth, detections = random_records(seed)
+    results: dict[str, list[float]] = {}
+    made = {"fcos_tf": _timed(lambda: results.update(ours=_ours(truth, detections)))}
+    if peer:
+
+        def run():
+            results["peer"] = _pycocotools(truth, detections)
+            distance = np.abs(np.subtract(results["ours"], results["peer"])).max()
+            if distance > 1e-9:
+                raise RuntimeError(f"ours and {peer}'s numbers differ by {distance}")
+
+        made[peer] = _timed(run)
+    title = f"evaluation, {NUM_IMAGES} images, {NUM_DETECTIONS} detections each"
+    return title, NUM_IMAGES, made
+
+
+def random_records(seed: int) -> tuple[dict, list[dict]]:
+    """COCO ground truth, crowds included, and detections of which many are near an object."""
+    rng = np.random.default_rng(seed)
+    images = [{"id": i, "height": 480, "width": 640} for i in range(1, NUM_IMAGES + 1)]
+    annotations, detections = [], []
+    for image in images:
+        corner = rng.uniform(0, 400, (NUM_OBJECTS, 2))
+        sides = np.exp(rng.uniform(np.log(8), np.log(240), (NUM_OBJECTS, 2)))
+        labels = rng.integers(1, NUM_CLASSES + 1, NUM_OBJECTS)
+        boxes = np.concatenate([corner, sides], axis=1)
+        for box, label, chance in zip(boxes, labels, rng.random(NUM_OBJECTS), strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1, "image_id": image["id"], "category_id": int(label),
+                    "bbox": box.tolist(), "area": float(box[2] * box[3]),
+                    "iscrowd": int(chance < 0.02),
+                }
+            )  # fmt: skip
+        near = rng.integers(0, NUM_OBJECTS, NUM_DETECTIONS)
+        found = boxes[near] * np.exp(rng.normal(0, 0.1, (NUM_DETECTIONS, 4)))
+        other = rng.random(NUM_DETECTIONS) < 0.5
+        classes = np.where(other, rng.integers(1, NUM_CLASSES + 1, NUM_DETECTIONS), labels[near])
+        scores = rng.random(NUM_DETECTIONS)
+        for box, label, score in zip(found, classes, scores, strict=True):
+            detections.append(
+                {
+                    "image_id": image["id"], "category_id": int(label), "bbox": box.tolist(),
+                    "score": float(score),
+                }
+            )  # fmt: skip
+    categories = [{"id": k, "name": str(k)} for k in range(1, NUM_CLASSES + 1)]
+    return {"images": images, "annotations": annotations, "categories": categories}, detections
+
+
+def _timed(step: Callable[[], None]) -> Callable[[int], float]:
+    def run(steps: int) -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        return time.perf_counter() - start
+
+    return run
+
+
+def _ours(truth: dict, detections: list[dict]) -> list[float]:
+    from fcos_tf.evaluation.coco import coco_metrics
+
+    return list(coco_metrics(truth, detections).values())
+
+
+def _pycocotools(truth: dict, detections: list[dict]) -> list[float]:
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError:
+        raise ValueError(
+            "--peer=pycocotools: expected pycocotools; pip install pycocotools"
+        ) from None
+    with contextlib.redirect_stdout(io.StringIO()):
+        index = COCO()
+        # It writes into the records that it gets.
+        index.dataset = {**truth, "annotations": [dict(a) for a in truth["annotations"]]}
+        index.createIndex()
+        evaluator = COCOeval(index, index.loadRes([dict(d) for d in detections]), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return evaluator.stats.tolist()

@@ -1,0 +1,115 @@
+"""Batches of images from disk: ours, a bare tf.data map, and Pillow with a DataLoader."""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+
+from fcos_tf.config import Config
+
+# Batches that are not timed, while threads and processes start and buffers fill.
+_WARM_UP = 3
+
+
+def sides(config: Config, peer: str | None):
+    """Title, images in a step, and what to time; see `benchmark`."""
+    from fcos_tf import build, data
+    from fcos_tf.data.image_size import parse_image_size
+
+    size = parse_image_size(config.image_size)
+    if size.canvas is None:
+        raise ValueError(
+            f"--image_size: expected a fixed canvas like 512x512, got {config.image_size!r}"
+        )
+    if config.dataset not in ("coco", "voc"):
+        raise ValueError(f"--dataset: expected coco or voc, image files, got {config.dataset!r}")
+    found = data.read_annotations(
+        config.dataset,
+        config.train_split,
+        data_dir=config.data_dir or None,
+        annotations=config.annotations or None,
+        images=config.images or None,
+    ).annotations
+    ours = build.load_train_data(config)
+    made = {
+        "fcos_tf": _timed(lambda: ours),
+        "bare tf.data": _timed(_bare(found.files, size, config.batch_size)),
+    }
+    if peer:
+        made["torchvision DataLoader"] = _timed(_torchvision(found.files, size, config.batch_size))
+    title = f"input, {len(found.files)} files, {config.image_size}, batch {config.batch_size}"
+    return title, config.batch_size, made
+
+
+def _timed(make: Callable[[], Iterable]) -> Callable[[int], float]:
+    """Seconds for so many batches of a fresh iterator, which leaves nothing running behind it."""
+    batches = make()
+
+    def run(steps: int) -> float:
+        iterator = iter(batches)
+        for _ in range(_WARM_UP):
+            next(iterator)
+        start = time.perf_counter()
+        for _ in range(steps):
+            next(iterator)
+        return time.perf_counter() - start
+
+    return run
+
+
+def _bare(files, size, batch_size: int):
+    """Only decodes and resizes, with TensorFlow's own operations."""
+    import tensorflow as tf
+
+    def load(file):
+        image = tf.io.decode_jpeg(tf.io.read_file(file), channels=3)
+        return tf.image.resize(image, size.canvas)
+
+    dataset = tf.data.Dataset.from_tensor_slices(list(files)).repeat()
+    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    return lambda: dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def _torchvision(files, size, batch_size: int):
+    """Decodes, resizes, flips, pads and batches with Pillow and torchvision."""
+    from fcos_tf.tools.torchvision_peer import import_torchvision
+
+    torch, _ = import_torchvision()
+    loader = torch.utils.data.DataLoader(
+        _Photos(list(files), size),
+        batch_size=batch_size,
+        shuffle=True,
+        num_workers=os.cpu_count() or 1,
+        drop_last=True,
+    )
+
+    class Endless:
+        def __iter__(self):
+            while True:
+                yield from loader
+
+    return Endless
+
+
+class _Photos:
+    """A map-style data set, as torch's DataLoader takes it to its processes."""
+
+    def __init__(self, files: list[str], size):
+        self.files = files
+        self.size = size
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index: int):
+        import torch
+        from PIL import Image
+        from torchvision.transforms import functional
+
+        with Image.open(self.files[index]) as file:
+            image = file.convert("RGB")
+        image = functional.resize(image, list(self.size.resized(image.height, image.width)))
+        if torch.rand(()) < 0.5:
+            image = functional.hflip(image)
+        height, width = self.size.canvas
+        image = functional.pad(image, [0, 0, width - image.width, height - image.height])
+        return functional.pil_to_tensor(image)
