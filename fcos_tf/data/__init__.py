@@ -190,19 +190,29 @@ def load(
             )
     if horizontal_flip is None:
         horizontal_flip = training and source.can_flip
-    result = pipeline.Pipeline(
-        Reader(source, size, image_faults, replace_bad=training, portrait=portrait, cache=cache),
-        Order(
-            num_images=source.num_images, batch_size=batch_size, training=training, repeat=repeat,
-            seed=seed % 2**31, start_step=start_step, num_hosts=num_hosts, host=host,
-            portrait=portrait,
-        ),
-        image_size=size,
-        horizontal_flip=horizontal_flip,
-        augmentations=augmentations,
+    order = Order(
+        num_images=source.num_images,
+        batch_size=batch_size,
+        training=training,
+        repeat=repeat,
+        seed=seed % 2**31,
+        start_step=start_step,
+        num_hosts=num_hosts,
+        host=host,
+        portrait=portrait,
+    )
+    reader = Reader(
+        source,
+        size,
+        image_faults,
+        training=training,
+        seed=order.seed,
         most_boxes=_most_boxes(source, max_boxes),
-        most_ignored=source.most_ignored,
-    ).batches()  # fmt: skip
+        horizontal_flip=horizontal_flip,
+        portrait=portrait,
+        cache=cache,
+    )
+    result = pipeline.batches(reader, order, augmentations)
     result.class_names = source.class_names
     result.num_images = source.num_images
     result.category_ids = source.category_ids

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from fcos_tf.data.transforms import cut_boxes
+from fcos_tf.data.transforms import LEAST_SIDE
 
 AUGMENTATIONS = ("color_jitter", "rand_augment", "mosaic", "scale_jitter")
 
@@ -184,10 +184,12 @@ def mosaic(
 
     shift = tf.cast(centres[:, tf.newaxis] - _ENDS_AT_CENTRE * sizes, tf.float32)  # [B, 4, 2]
     shift = tf.gather(shift, [1, 0, 1, 0], axis=-1)[:, :, tf.newaxis]  # [B, 4, 1, 4]
-    boxes, seen = cut_boxes(tf.gather(targets["boxes"], sources) + shift, canvas)  # [B, 4, M, 4]
+    limit = tf.cast(tf.gather(canvas, [1, 0, 1, 0]), tf.float32)
+    boxes = tf.clip_by_value(tf.gather(targets["boxes"], sources) + shift, 0.0, limit)
     labels = tf.gather(targets["labels"], sources)  # [B, 4, M]
+    large = tf.reduce_all(boxes[..., 2:] - boxes[..., :2] >= LEAST_SIDE, axis=-1)
+    seen = large & (labels >= 0)
 
-    # Padding has no area, so it is not seen either.
     most = 4 * tf.shape(labels)[-1]
     first = tf.argsort(tf.reshape(tf.cast(~seen, tf.int32), [-1, most]), stable=True)  # [B, 4M]
     boxes = tf.where(seen[..., tf.newaxis], boxes, 0.0)

@@ -29,23 +29,23 @@ def file_source(annotations: Annotations, note: Callable[[list[str]], None]) -> 
         offset, num_bytes = (0, None) if ranges is None else map(int, ranges[index])
         name = file if ranges is None else f"{file}, {num_bytes} bytes from {offset} on"
         image, stored = decode_image(read_bytes(file, offset, num_bytes), name, size_for)
-        rows = np.arange(starts[index], starts[index + 1])
-        if tuple(annotations.sizes[index]) != stored:
-            rows = _usable_rows(annotations, index, rows, stored, name, note)
+        rows = slice(starts[index], starts[index + 1])
         found = boxes[rows]
-        if tuple(annotations.sizes[index]) != stored:
-            found = np.clip(found, 0, np.array([stored[1], stored[0]] * 2, np.float32))
-        ignored = annotations.ignored[rows]
+        if stored != tuple(annotations.sizes[index].tolist()):
+            inside = _inside(annotations, index, rows, stored, name, note)
+            rows = np.arange(rows.start, rows.stop)[inside]
+            found = np.clip(found[inside], 0, np.array([stored[1], stored[0]] * 2, np.float32))
+        labels, ignored = annotations.labels[rows], annotations.ignored[rows]
         learned = ~ignored
         return Example(
             image=image,
             original_size=np.array(stored, np.int32),
             image_id=int(annotations.image_ids[index]),
             boxes=found[learned],
-            labels=annotations.labels[rows[learned]],
-            areas=areas[rows[learned]],
+            labels=labels[learned],
+            areas=areas[rows][learned],
             ignored_boxes=found[ignored],
-            ignored_labels=annotations.labels[rows[ignored]],
+            ignored_labels=labels[ignored],
         )
 
     known = (annotations.sizes > 0).all()
@@ -71,8 +71,8 @@ def _most_rows(annotations: Annotations, keep: np.ndarray) -> int:
     return int(counts.max())
 
 
-def _usable_rows(annotations, index, rows, stored, name, note) -> np.ndarray:
-    """The rows of an image of another size than annotated whose boxes reach into it."""
+def _inside(annotations, index, rows, stored, name, note) -> np.ndarray:
+    """Which boxes reach into an image of another size than annotated; notes what is wrong."""
     height, width = stored
     messages = []
     if (annotations.sizes[index] > 0).all():
@@ -81,13 +81,12 @@ def _usable_rows(annotations, index, rows, stored, name, note) -> np.ndarray:
             f"{name}: expected an image of {annotated} pixels, as annotated, got {width}x{height}; "
             "the image is believed"
         )
-    corners = annotations.boxes[rows]
+    corners, numbers = annotations.boxes[rows], annotations.numbers[rows]
     inside = (corners[:, 0] < width) & (corners[:, 1] < height)
-    for row in rows[~inside]:
-        box = ", ".join(f"{value:g}" for value in annotations.boxes[row])
+    for box, number in zip(corners[~inside], numbers[~inside], strict=True):
+        text = ", ".join(f"{value:g}" for value in box)
         messages.append(
-            f"{name}: left out box {annotations.numbers[row]} ({box}), outside the image of "
-            f"{width}x{height} pixels"
+            f"{name}: left out box {number} ({text}), outside the image of {width}x{height} pixels"
         )
     note(messages)
-    return rows[inside]
+    return inside

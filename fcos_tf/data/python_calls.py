@@ -3,7 +3,8 @@
 A data set fetches ahead in threads of its own. One that is inside a Python function at the moment
 the interpreter shuts down never gets the interpreter lock again, and the shutdown waits for it
 without end: any script that leaves an iterator open would hang after its last line. So calls are
-counted, and before the shutdown begins no new ones start and those under way are waited for.
+counted, and before the shutdown begins those under way are waited for. New ones are given a
+stand-in; an error would make TensorFlow print its traceback.
 """
 
 import atexit
@@ -26,12 +27,12 @@ class _Calls:
         self.last = 0.0
         self.closed = False
 
-    def begin(self) -> None:
+    def begin(self) -> bool:
+        """Whether a call may start."""
         with self.lock:
             self.last = time.monotonic()
-            if self.closed:
-                raise RuntimeError("the interpreter is shutting down")
-            self.under_way += 1
+            self.under_way += not self.closed
+            return not self.closed
 
     def end(self) -> None:
         with self.lock:
@@ -39,7 +40,7 @@ class _Calls:
             self.under_way -= 1
 
     def close(self) -> None:
-        """Refuses calls, and returns when none is under way and none has come for a while."""
+        """Lets no call start, and returns when none is under way and none has come for a while."""
         give_up = time.monotonic() + _PATIENCE_SECONDS
         with self.lock:
             self.closed = True
@@ -55,7 +56,14 @@ _CALLS = _Calls()
 atexit.register(_CALLS.close)
 
 
-def call_python(function: Callable, inputs: Sequence[tf.Tensor], dtypes: Sequence[tf.DType]):
+# Autograph would take the functions for parts of the graph, and run slow copies of them.
+@tf.autograph.experimental.do_not_convert
+def call_python(
+    function: Callable,
+    inputs: Sequence[tf.Tensor],
+    dtypes: Sequence[tf.DType],
+    stand_in: Callable[[], Sequence],
+) -> list[tf.Tensor]:
     """`tf.numpy_function` for data sets: calls a Python function from a graph.
 
     The function must not call TensorFlow: with every thread of the pool in such a function, none
@@ -65,15 +73,16 @@ def call_python(function: Callable, inputs: Sequence[tf.Tensor], dtypes: Sequenc
         function: Takes and returns NumPy arrays; called from several threads.
         inputs: Tensors it gets.
         dtypes: Of what it returns.
+        stand_in: Gives something of the same form, when the interpreter is about to end and nobody
+            will see it.
 
     Returns:
         List of tensors of unknown shape.
     """
 
-    # Autograph would take the function for a part of the graph, and run a slow copy of it.
-    @tf.autograph.experimental.do_not_convert
     def counted(*arrays):
-        _CALLS.begin()
+        if not _CALLS.begin():
+            return stand_in()
         try:
             return function(*arrays)
         finally:

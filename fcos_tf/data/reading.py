@@ -1,10 +1,12 @@
-"""The Python side of a data set: reads examples, in threads of tf.data."""
+"""The Python side of a data set: examples from the file to the canvas, in threads of tf.data."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from fcos_tf.data import transforms
 from fcos_tf.data.example import Example, ImageError, Source
 from fcos_tf.data.faults import ImageFaults
 from fcos_tf.data.image_size import ImageSize
@@ -12,39 +14,43 @@ from fcos_tf.data.python_calls import call_python
 
 FILLER_ID = -1  # image id of a row that holds no image
 
-_DTYPES = {
-    "image": tf.uint8,
-    "original_size": tf.int32,
-    "image_id": tf.int64,
+# What an example is called in a batch, and what it is there without the axis of the batch.
+_TARGETS = {
     "boxes": tf.float32,
     "labels": tf.int32,
+    "image_sizes": tf.float32,
+    "original_sizes": tf.float32,
+    "image_ids": tf.int64,
+}
+_EVALUATION_TARGETS = {
     "areas": tf.float32,
     "ignored_boxes": tf.float32,
     "ignored_labels": tf.int32,
 }
-_SHAPES = {
-    "image": [None, None, 3],
-    "original_size": [2],
-    "image_id": [],
-    "boxes": [None, 4],
-    "labels": [None],
-    "areas": [None],
-    "ignored_boxes": [None, 4],
-    "ignored_labels": [None],
-}
-FOR_TRAINING = ("image", "original_size", "image_id", "boxes", "labels")
+
+
+class _Chances(NamedTuple):
+    """Numbers in [0, 1) that belong to one seed, pass and position alone."""
+
+    size: float
+    crop_y: float
+    crop_x: float
+    flip: float
 
 
 @dataclass(eq=False)
 class Reader:
-    """Reads examples of a source, resized; knows what to do with images that cannot be read.
+    """Reads examples of a source; knows what to do with images that cannot be read.
 
     Args:
         source: The split.
         image_size: To what size images are brought.
         faults: Counts bad images and says when they are too many.
-        replace_bad: Take the next image of the split in place of a bad one, else a filler: a
-            black image of one pixel, without boxes, whose id is FILLER_ID.
+        training: Take the next image of the split in place of a bad one. In evaluation a filler
+            stands there: a black image of one pixel, without boxes, whose id is FILLER_ID.
+        seed: In [0, 2^31), of everything random.
+        most_boxes: M, what boxes are padded to.
+        horizontal_flip: Mirror every other image, at random.
         portrait: bool [n] where batches hold one orientation; images are then fitted to its
             canvas, and replaced by others of it.
         cache: Keep every example in memory, resized, once it has been read.
@@ -53,67 +59,125 @@ class Reader:
     source: Source
     image_size: ImageSize
     faults: ImageFaults
-    replace_bad: bool
+    training: bool
+    seed: int
+    most_boxes: int
+    horizontal_flip: bool = False
     portrait: np.ndarray | None = None
     cache: bool = False
     _cached: dict[int, Example] = field(default_factory=dict)
 
-    def __call__(
-        self, index: tf.Tensor, chance: tf.Tensor, names: tuple[str, ...] = tuple(_DTYPES)
-    ) -> dict[str, tf.Tensor]:
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, element: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Graph function.
 
         Args:
-            index: int64 scalar.
-            chance: float32 scalar in [0, 1), see `ImageSize.resized`.
-            names: Which parts of an `Example`.
+            element: int64 [3]: image index, pass, position in the pass.
 
         Returns:
-            Name -> tensor.
+            Image, uint8 [H, W, 3], padded where the canvas is known before the batch is, and
+            targets, as `fcos_tf.data.load` has them in a batch.
 
         Raises:
             tf.errors.InvalidArgumentError: More bad images than tolerated; names one.
         """
+        names = _TARGETS | ({} if self.training else _EVALUATION_TARGETS)
 
-        def read(index, chance):
-            example, complaint = self._read(int(index), float(chance))
-            return [getattr(example, name) for name in names] + [complaint]
+        def read(element):
+            index, *place = element.tolist()
+            chances = self._chances(*place)
+            example, complaint = self._read(index, chances)
+            image, targets = self._finish(index, example, chances)
+            return [image, *(targets[name] for name in names), complaint]
 
-        dtypes = [_DTYPES[name] for name in names]
-        *parts, complaint = call_python(read, [index, chance], [*dtypes, tf.string])
+        def stand_in():
+            image, targets = self._finish(0, _filler(), self._chances(0, 0))
+            return [image, *(targets[name] for name in names), ""]
+
+        image, *values, complaint = call_python(
+            read, [element], [tf.uint8, *names.values(), tf.string], stand_in
+        )
         # The complaint is handed back rather than raised in there, which would wrap it in a
         # traceback of TensorFlow's inside.
         with tf.control_dependencies([tf.debugging.Assert(tf.equal(complaint, ""), [complaint])]):
-            return {
-                name: tf.ensure_shape(part, _SHAPES[name])
-                for name, part in zip(names, parts, strict=True)
-            }
+            image = tf.ensure_shape(image, [*(self.image_size.canvas or [None, None]), 3])
+        targets = dict(zip(names, values, strict=True))
+        rows, ignored = self.most_boxes, self.source.most_ignored
+        shapes = {
+            "boxes": [rows, 4], "labels": [rows], "image_sizes": [2], "original_sizes": [2],
+            "image_ids": [], "areas": [rows], "ignored_boxes": [ignored, 4],
+            "ignored_labels": [ignored],
+        }  # fmt: skip
+        return image, {name: tf.ensure_shape(v, shapes[name]) for name, v in targets.items()}
 
-    def _read(self, index: int, chance: float) -> tuple[Example, str]:
+    def _chances(self, pass_number: int, position: int) -> _Chances:
+        counter = [0, 0, position, pass_number]
+        philox = np.random.Philox(key=[self.seed, 0], counter=counter)
+        return _Chances(*np.random.Generator(philox).random(4).tolist())
+
+    def _read(self, index: int, chances: _Chances) -> tuple[Example, str]:
         """The example, and what to stop with if it had better not be used."""
         if index in self._cached:
             return self._cached[index], ""
-        fit = (
-            None if self.portrait is None else self.image_size.canvases()[int(self.portrait[index])]
-        )
+        fit = None if self.portrait is None else self._canvas(index)
         current = index
         while True:
             try:
                 example = self.source.read(
-                    current, lambda h, w: self.image_size.resized(h, w, chance, fit)
+                    current, lambda h, w: self.image_size.resized(h, w, chances.size, fit)
                 )
                 break
             except ImageError as error:
                 complaint = self.faults.skip(str(error))
-                example = _filler()
-                if complaint or not self.replace_bad:
-                    return example, complaint
+                if complaint or not self.training:
+                    return _filler(), complaint
                 current = self._next(current)
                 if current == index:
-                    return example, f"no image of the split can be read; the last: {error}"
+                    return _filler(), f"no image of the split can be read; the last: {error}"
         if self.cache:
             self._cached[index] = example
         return example, ""
+
+    def _finish(self, index: int, example: Example, chances: _Chances):
+        """Crops, flips and pads; returns the image and its targets."""
+        image, labels = example.image, example.labels
+        before, after = tuple(example.original_size.tolist()), image.shape[:2]
+        boxes = transforms.scale_boxes(example.boxes, before, after)
+        if self.image_size.scale_jitter is not None:
+            image, boxes, labels = transforms.crop_to_canvas(
+                image, boxes, labels, self.image_size.canvas, (chances.crop_y, chances.crop_x)
+            )
+        flipped = self.horizontal_flip and chances.flip < 0.5
+        if flipped:
+            image, boxes = transforms.flip_horizontal(image, boxes)
+        boxes, labels = transforms.pad_boxes(boxes, labels, self.most_boxes)
+        targets = {
+            "boxes": boxes,  # [M, 4]
+            "labels": labels,  # [M]
+            "image_sizes": np.array(image.shape[:2], np.float32),
+            "original_sizes": example.original_size.astype(np.float32),
+            "image_ids": np.int64(example.image_id),
+        }
+        if not self.training:
+            ignored = transforms.scale_boxes(example.ignored_boxes, before, after)
+            if flipped:
+                ignored = transforms.flip_boxes(ignored, image.shape[1])
+            targets["ignored_boxes"], targets["ignored_labels"] = transforms.pad_boxes(
+                ignored, example.ignored_labels, self.source.most_ignored
+            )  # [K, 4], [K]
+            targets["areas"] = np.zeros(self.most_boxes, np.float32)
+            targets["areas"][: len(example.areas)] = example.areas
+        canvas = self._canvas(index)
+        image = (
+            np.ascontiguousarray(image) if canvas is None else transforms.pad_image(image, *canvas)
+        )
+        return image, targets
+
+    def _canvas(self, index: int) -> tuple[int, int] | None:
+        """(H, W) of the batch that an image will be in, where that is known before."""
+        if self.portrait is None:
+            return self.image_size.canvas
+        return self.image_size.canvases()[int(self.portrait[index])]
 
     def _next(self, index: int) -> int:
         """The next image of the split, in a circle, that may stand in for this one."""

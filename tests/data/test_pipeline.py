@@ -9,7 +9,7 @@ from fcos_tf.data.faults import ImageFaults
 from fcos_tf.data.image_size import ImageSize, parse_image_size
 from fcos_tf.data.images import resize_image
 from fcos_tf.data.order import Order
-from fcos_tf.data.pipeline import Pipeline
+from fcos_tf.data.pipeline import batches as make_batches
 from fcos_tf.data.reading import Reader
 
 
@@ -50,14 +50,16 @@ def pipeline(source, *, max_bad_images=0, max_boxes=2, cache=False, buckets=Fals
     flip, augmentations = options.pop("horizontal_flip"), options.pop("augmentations")
     portrait = source.portrait if buckets else None
     faults = ImageFaults(max_bad_images)
-    reader = Reader(source, size, faults, options["training"], portrait, cache)
+    reader = Reader(
+        source, size, faults, training=options["training"], seed=options["seed"],
+        most_boxes=max_boxes, horizontal_flip=flip, portrait=portrait, cache=cache,
+    )  # fmt: skip
     order = Order(num_images=source.num_images, portrait=portrait, **options)
-    made = Pipeline(reader, order, size, flip, augmentations, max_boxes, source.most_ignored)
-    return made, faults
+    return make_batches(reader, order, augmentations), faults
 
 
 def batches(source, **kwargs):
-    return pipeline(source, **kwargs)[0].batches()
+    return pipeline(source, **kwargs)[0]
 
 
 def ids(dataset):
@@ -304,7 +306,7 @@ def test_a_cached_image_is_read_once():
 
 def test_bad_images_are_replaced_in_training():
     made, faults = pipeline(numbered(6, bad={2, 3}), max_bad_images=2, seed=1)
-    seen = [i for batch in ids(made.batches().take(30)) for i in batch]  # 20 passes
+    seen = [i for batch in ids(made.take(30)) for i in batch]  # 20 passes
     # 4 stands in for 2 and 3.
     assert {i: seen.count(i) for i in set(seen)} == {0: 20, 1: 20, 4: 60, 5: 20}
     assert sorted(faults.skipped) == ["image 2 is bad", "image 3 is bad"]
@@ -314,14 +316,14 @@ def test_a_bad_image_is_replaced_by_one_of_its_orientation():
     portrait = np.array([0, 1, 0, 0, 1], bool)
     options = {"buckets": True, "image_size": "40,70", "max_bad_images": 1, "batch_size": 1}
     made, _ = pipeline(numbered(5, bad={1}, portrait=portrait), **options)
-    assert {i for batch in ids(made.batches().take(20)) for i in batch} == {0, 2, 3, 4}
+    assert {i for batch in ids(made.take(20)) for i in batch} == {0, 2, 3, 4}
 
 
 def test_bad_images_leave_a_filler_in_evaluation():
     made, faults = pipeline(
         numbered(6, bad={2}), max_bad_images=1, training=False, repeat=False, horizontal_flip=False
     )
-    dataset = made.batches()
+    dataset = made
     assert ids(dataset) == [[0, 1, -1, 3], [4, 5]] and dataset.cardinality() == 2
     images, targets = next(iter(dataset))
     assert not images[2].numpy().any()
@@ -338,7 +340,7 @@ def test_too_many_bad_images_stop(training, caplog):
         tf.errors.InvalidArgumentError,
         match=r"3 images cannot be read, more than max_bad_images=2; the last: image . is bad",
     ):
-        list(made.batches().take(16))
+        list(made.take(16))
     assert len(faults.skipped) == 3
     assert "skipped bad image 2 of at most 2: image" in caplog.text
 
@@ -346,7 +348,7 @@ def test_too_many_bad_images_stop(training, caplog):
 def test_a_split_of_bad_images_stops():
     made, _ = pipeline(numbered(3, bad={0, 1, 2}), max_bad_images=99, batch_size=1)
     with pytest.raises(tf.errors.InvalidArgumentError, match="no image of the split can be read"):
-        list(made.batches().take(1))
+        list(made.take(1))
 
 
 @pytest.mark.parametrize("names", [("color_jitter",), ("rand_augment",), ("mosaic",)])
