@@ -260,6 +260,11 @@ class Config:
                 "--image_size: expected a canvas like 512x512 (height x width) or sides like "
                 f"800,1333 or 640-800,1333 (short, long), got {self.image_size!r}"
             )
+        if self.orientation_buckets and "," not in self.image_size:
+            raise ValueError(
+                "--orientation_buckets: expected with an --image_size like 800,1333, "
+                f"got --image_size={self.image_size}"
+            )
         if len(self.scale_jitter) != 2 or not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
             raise ValueError(
                 "--scale_jitter: expected two increasing factors above 0 such as 0.1,2.0, "

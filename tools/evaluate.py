@@ -95,8 +95,7 @@ def evaluate(
     dataset = build.load_val_data(config, model.class_names)
     _check_classes(config, path, model, dataset)
     views = [
-        build.load_val_data(dataclasses.replace(config, image_size=size), model.class_names)
-        for size in tta.image_sizes
+        build.load_val_data(_with_size(config, size), model.class_names) for size in tta.image_sizes
     ]
     print(f"evaluating {path} on {dataset.num_images} images", flush=True)
     detect = evaluation.compile_detect(model)
@@ -131,6 +130,12 @@ def _check_classes(config: Config, path: Path, model: Any, dataset: Any) -> None
             f"{path}: a model of the classes {', '.join(model.class_names)}, in this order; "
             f"--classes gives {', '.join(dataset.class_names)}"
         )
+
+
+def _with_size(config: Config, image_size: str) -> Config:
+    """The config of a further view; a fixed canvas needs no batches of one orientation."""
+    buckets = config.orientation_buckets and "," in image_size
+    return dataclasses.replace(config, image_size=image_size, orientation_buckets=buckets)
 
 
 def score_files(ground_truth: str, detections: str, metrics: Sequence[str] = ("coco",)):

@@ -272,3 +272,10 @@ def test_a_run_needs_a_folder_and_a_length():
         train_tool.train(Config(steps=1))
     with pytest.raises(ValueError, match=r"--steps or --epochs: expected one"):
         train_tool.train(Config(model_dir="unused"))
+
+
+def test_further_views_need_no_batches_of_one_orientation():
+    config = Config(image_size="80,120", orientation_buckets=True)
+    for size, buckets in (("64x64", False), ("100,150", True)):
+        view = evaluate_tool._with_size(config, size)
+        assert (view.image_size, view.orientation_buckets) == (size, buckets)
