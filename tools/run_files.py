@@ -28,6 +28,12 @@ _HARMLESS = (
     "keep_checkpoints",
     "log_every",
     "eval_every",
+    "metrics",
+    "best_metric",
+    "tta",
+    "cache",
+    "max_faults",
+    "max_bad_images",
 )
 
 

@@ -89,8 +89,8 @@ def load(
         horizontal_flip: Mirror every other image, at random. Default: when training, unless the
             data set does not stand it (digits).
         augment: What else is done to training images: "color_jitter", "rand_augment",
-            "mosaic" (of four images of the batch) and "scale_jitter", see
-            `augment.py`.
+            "mosaic" (of four images of the batch; M becomes four times as large) and
+            "scale_jitter", see `augment.py`.
         scale_jitter: With that one, the least and the largest factor on the size that fits the
             canvas; larger images are cropped to it.
         orientation_buckets: With sides such as "800,1333": batches of one orientation, padded to
