@@ -7,7 +7,8 @@
 
 The summary counts images, boxes and classes of both splits, or of --split, and lists every fault of
 the annotations; with --check_images it reads every image as training would. Formats to write are
-coco, voc and tfds (TFRecord shards; read them with --dataset=tfds:NAME --data_dir=OUTPUT_DIR).
+coco, voc and tfds (TFRecord shards; read them with --dataset=tfds:NAME --data_dir=OUTPUT_DIR);
+images that cannot be read are left out, up to --max_bad_images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -99,16 +100,19 @@ def write(
 ) -> Path:
     """Writes splits in another format; see `fcos_tf.data.writing.write_dataset`."""
     from fcos_tf.data import digits, images
-    from fcos_tf.data.faults import report_faults
-    from fcos_tf.data.writing import write_dataset
+    from fcos_tf.data.faults import ImageFaults, report_faults
+    from fcos_tf.data.writing import drop_unreadable, write_dataset
 
+    read = digits.read_scene_bytes if config.dataset == "digits" else images.read_bytes
+    bad_images = ImageFaults(config.max_bad_images)
     annotations = {}
     for split in splits:
         found = _read(config, split)
         where = f"{config.dataset} {split}"
         report_faults(where, found.faults, found.other_classes, config.max_faults)
         annotations[split] = found.annotations
-    read = digits.read_scene_bytes if config.dataset == "digits" else images.read_bytes
+        if config.dataset != "digits":
+            annotations[split] = drop_unreadable(found.annotations, bad_images)
     return write_dataset(data_format, annotations, output_dir, name=name, read_bytes=read)
 
 

@@ -90,6 +90,20 @@ def save_pictures(
     )
 
 
+def check_readable(val_data: Any) -> None:
+    """Reads the first batch to evaluate on, so that a folder of broken images is told at once.
+
+    Raises:
+        ValueError: If not one image of it can be read.
+    """
+    _, targets = next(iter(val_data))
+    if not (targets["image_ids"].numpy() >= 0).any():
+        skipped = val_data.image_faults.skipped
+        raise ValueError(
+            f"none of the first {len(skipped)} images to evaluate on can be read: {skipped[0]}"
+        )
+
+
 def write_metrics(path: str | Path, metrics: dict[str, float]) -> None:
     """Writes metrics as JSON, at once or not at all."""
     write_text(Path(path), json.dumps(metrics, indent=2) + "\n")

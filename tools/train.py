@@ -64,6 +64,7 @@ def train(config: Config, report: Callable[[str], None] = print) -> dict[str, fl
 
     train_data = build.load_train_data(config, start_step=start_step)
     val_data = build.load_val_data(config, train_data.class_names)
+    run_files.check_readable(val_data)
     total_steps = build.count_steps(config, train_data.num_images)
     if checkpoint:
         run_files.warn_of_changes(config, model_dir)

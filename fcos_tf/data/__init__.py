@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -82,7 +83,7 @@ def load(
         seed: Of the order and of everything random.
         repeat: Go on for ever.
         start_step: Skip so many batches, at no cost: the data set continues exactly as one that
-            was not interrupted.
+            was not interrupted. In training only with `repeat`.
         limit: Use only the first `limit` images of the split.
         classes: Names of the classes in the order of their labels; objects of others are left
             out. Default: all, COCO's and TFDS' in their own order, VOC's sorted.
@@ -130,6 +131,7 @@ def load(
         batch_size=(batch_size, 1),
         start_step=(start_step, 0),
         limit=(limit, 1),
+        seed=(seed, -(2**63)),
         max_boxes=(max_boxes, 1),
         max_faults=(max_faults, 0),
         max_bad_images=(max_bad_images, 0),
@@ -151,13 +153,21 @@ def load(
             f"orientation_buckets: expected an image_size like 800,1333, got {image_size!r}"
         )
 
+    if training and start_step and not repeat:
+        raise ValueError(
+            "start_step: expected 0, or repeat=True, in training; every pass would skip"
+        )
+    if num_hosts > 1 and size.canvas is None and not orientation_buckets:
+        raise ValueError(
+            "num_hosts: expected a fixed canvas or orientation_buckets, so that all hosts have "
+            f"the same sizes, got image_size={image_size!r}"
+        )
     if dataset != "coco" and (annotations is not None or images is not None):
         raise ValueError(f"annotations and images: expected with dataset coco, got {dataset!r}")
     image_faults = ImageFaults(max_bad_images)
     faults, dropped = [], []
     if dataset == "digits":
-        if classes is not None and tuple(classes) != digits.CLASS_NAMES:
-            raise ValueError(f"classes: digits has {digits.CLASS_NAMES}, got {tuple(classes)}")
+        digits.check_classes(classes)
         source = digits.digits_source(split, limit=limit)
     else:
         where = f"{dataset} {split}"
@@ -234,7 +244,11 @@ def _most_boxes(source: Source, max_boxes: int | None) -> int:
 
 def _check_numbers(**numbers: tuple[int | None, int]) -> None:
     for name, (value, least) in numbers.items():
-        if value is not None and value < least:
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise ValueError(f"{name}: expected a whole number, got {value!r}")
+        if value < least:
             raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
@@ -244,7 +258,7 @@ def _check_augmentations(names, scale_jitter, size) -> tuple[str, ...]:
         if name not in AUGMENTATIONS:
             raise ValueError(f"augment: expected some of {', '.join(AUGMENTATIONS)}, got {name!r}")
     if "scale_jitter" in names:
-        if len(scale_jitter) != 2 or not 0 < scale_jitter[0] <= scale_jitter[1]:
+        if np.shape(scale_jitter) != (2,) or not 0 < scale_jitter[0] <= scale_jitter[1]:
             raise ValueError(f"scale_jitter: expected 0 < low <= high, got {scale_jitter!r}")
         if size.canvas is None:
             raise ValueError("augment: scale_jitter needs an image_size like 512x512")

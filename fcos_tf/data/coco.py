@@ -13,6 +13,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ import numpy as np
 from fcos_tf.data import coco_records
 from fcos_tf.data.example import (
     COORDINATE_DECIMALS,
+    OVERHANG,
     Annotations,
+    Fault,
     ReadResult,
     check_annotations,
 )
+from fcos_tf.data.images import stored_size
 
 KEYS = ("images", "annotations", "categories")
 
@@ -69,11 +73,12 @@ def read_coco(
     file, folder = _find_json(split, data_dir, annotations), _find_images(split, data_dir, images)
     content = _load(file)
     names, category_faults = coco_records.read_categories(content["categories"], str(file))
-    chosen = _choose(names, class_names, file)
+    names, chosen, absent = _choose(names, class_names, file)
     listed = coco_records.read_images(content["images"], str(folder), limit)
     objects = coco_records.read_objects(content["annotations"], listed, names, chosen)
     faults = [
         *category_faults,
+        *absent,
         *coco_records.faults(
             _with_losses(listed.problems, objects.per_image), content["images"], "image", str(file)
         ),
@@ -90,8 +95,9 @@ def read_coco(
         class_names=tuple(names[category] for category in chosen),
         category_ids=chosen,
     ).images(listed.used)
+    read, size_faults = _believe_images(read)
     clean, box_faults = check_annotations(read, str(file), "annotation")
-    return ReadResult(clean, faults + box_faults, objects.other_classes)
+    return ReadResult(clean, faults + size_faults + box_faults, objects.other_classes)
 
 
 def write_coco(
@@ -242,14 +248,44 @@ def _with_losses(
     ]
 
 
+def _believe_images(read: Annotations) -> tuple[Annotations, list[Fault]]:
+    """Puts sizes right of which boxes say that they are wrong.
+
+    Opening all images would take minutes. Boxes that reach over an image by more than `OVERHANG`
+    are a reason to look at that one's header; all others are compared when they are decoded.
+    """
+    sizes, faults = read.sizes.copy(), []
+    limits = np.tile(sizes[read.owners][:, ::-1], 2) + OVERHANG
+    with np.errstate(invalid="ignore"):
+        over = ((read.boxes > limits) & (limits > OVERHANG)).any(axis=1)
+    for index in np.unique(read.owners[over]):
+        annotated, stored = tuple(sizes[index].tolist()), stored_size(read.files[index])
+        if stored and stored != annotated:
+            sizes[index] = stored
+            what = (
+                f"expected an image of {annotated[1]}x{annotated[0]} pixels, as annotated, "
+                f"got {stored[1]}x{stored[0]}; the image is believed"
+            )
+            faults.append(Fault(read.files[index], "", what, kept=True))
+    return replace(read, sizes=sizes), faults
+
+
 def _choose(
     names: dict[int, str], class_names: Sequence[str] | None, file: Path
-) -> tuple[int, ...]:
-    """The category id of each label."""
+) -> tuple[dict[int, str], tuple[int, ...], list[Fault]]:
+    """The categories, the id of each label, and faults for classes that are not there.
+
+    Files that list only the categories they use are common: a class that another split has gets
+    an id that is free here.
+    """
     id_of = {name: category for category, name in names.items()}
-    unknown = [repr(name) for name in class_names or () if name not in id_of]
-    if unknown:
+    unknown = [name for name in class_names or () if name not in id_of]
+    if class_names and len(unknown) == len(class_names):
         raise ValueError(
-            f"{file}: class_names: no category {', '.join(unknown)}; there are: {', '.join(id_of)}"
+            f"{file}: classes: expected some of {', '.join(id_of)}, got {', '.join(class_names)}"
         )
-    return tuple(id_of[name] for name in class_names or id_of)
+    free = max(names) + 1
+    id_of |= {name: free + i for i, name in enumerate(unknown)}
+    faults = [Fault(str(file), "", f"has no category {name!r}", kept=True) for name in unknown]
+    chosen = tuple(id_of[name] for name in class_names or id_of)
+    return {category: name for name, category in id_of.items()}, chosen, faults

@@ -5,6 +5,7 @@ crops of its two sample photos. Nothing is downloaded and nothing is stored: a s
 of (seed, split, index), see `digit_scenes`. No glyph of val occurs in train.
 """
 
+from collections.abc import Sequence
 from functools import cache
 
 import cv2
@@ -92,6 +93,12 @@ def check_split(split: str) -> None:
     """Raises ValueError for a split that the digits do not have."""
     if split not in SPLIT_SIZES:
         raise ValueError(f"no split {split!r} in digits; there are: {', '.join(SPLIT_SIZES)}")
+
+
+def check_classes(classes: Sequence[str] | None) -> None:
+    """Raises ValueError for other classes than the ten digits in their order."""
+    if classes is not None and tuple(classes) != CLASS_NAMES:
+        raise ValueError(f"classes: digits has {CLASS_NAMES}, got {tuple(classes)}")
 
 
 @cache

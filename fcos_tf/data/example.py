@@ -14,6 +14,8 @@ import numpy as np
 # normalised float32, come back as the numbers that were written, whichever format they were in.
 COORDINATE_DECIMALS = 3
 
+OVERHANG = 1.0  # pixels that a box may reach over its image without a word
+
 
 class Fault(NamedTuple):
     """One thing that is wrong with annotations, or with an image.
@@ -172,7 +174,9 @@ def check_annotations(
     """Drops boxes that no detector can learn and clips the others to their image.
 
     Dropped are boxes with a value that is not finite, without area (x2 <= x1 or y2 <= y1), or
-    wholly outside an image of known size. What is left is rounded to thousandths of a pixel.
+    outside an image of known size; also those that reach over it and have less than a pixel in it.
+    Cutting off more than `OVERHANG` is a fault, too, though the rest is kept; less is usual (COCO's
+    own boxes reach over by hundredths). What is left is rounded to thousandths of a pixel.
 
     Args:
         annotations: As read.
@@ -180,7 +184,7 @@ def check_annotations(
         item: What a box is called there, for example "annotation".
 
     Returns:
-        The clean annotations and a fault for each box dropped.
+        The clean annotations, and a fault for each box that is dropped or cut.
     """
     boxes = np.asarray(annotations.boxes, np.float64).reshape(-1, 4)
     sizes = np.asarray(annotations.sizes)[annotations.owners]  # [T, 2]
@@ -189,23 +193,29 @@ def check_annotations(
     finite = np.isfinite(boxes).all(axis=1)
     with np.errstate(invalid="ignore"):
         clipped = np.where(known, np.clip(boxes, 0.0, limits), boxes).round(COORDINATE_DECIMALS)
-        has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        inside = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
+        has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        left = (clipped[:, 2:] - clipped[:, :2]).min(axis=1)  # the shorter side
+        cut = np.abs(clipped - boxes).max(axis=1) > OVERHANG
+    used = finite & has_area & np.where(cut, left >= 1.0, left > 0.0)
     faults = []
-    for row in np.flatnonzero(~(finite & has_area & inside)):
+    for row in np.flatnonzero(~used | cut & finite & has_area):
+        height, width = sizes[row]
+        image = f"the image of {width}x{height} pixels"
         if not finite[row]:
             what = "is not finite"
-        elif not has_area[row]:
-            what = "has no area"
-        elif known[row]:
-            height, width = sizes[row]
-            what = f"lies outside the image of {width}x{height} pixels"
+        elif not has_area[row] or (left[row] <= 0 and not known[row]):
+            what = "has no area"  # or less than a thousandth of a pixel
+        elif used[row]:
+            what = f"reaches over {image} and is cut"
+        elif left[row] <= 0:
+            what = f"lies outside {image}"
         else:
-            what = "has no area"  # under a thousandth of a pixel
+            what = f"lies outside {image}, but for a strip of {left[row]:g} pixels"
         owner = annotations.owners[row]
         origin = origins if isinstance(origins, str) else origins[owner]
         corners = ", ".join(f"{value:g}" for value in boxes[row])
         number = annotations.numbers[row]
-        faults.append(Fault(origin, f"{item} {number}", f"box ({corners}) {what}"))
-    kept = replace(annotations, boxes=clipped).rows(finite & has_area & inside)
-    return kept, faults
+        faults.append(
+            Fault(origin, f"{item} {number}", f"box ({corners}) {what}", kept=bool(used[row]))
+        )
+    return replace(annotations, boxes=clipped).rows(used), faults

@@ -55,6 +55,15 @@ def read_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> byte
     return data
 
 
+def stored_size(file: str) -> tuple[int, int] | None:
+    """(height, width) as an image's header has it, EXIF not applied; None: it cannot be read."""
+    try:
+        with Image.open(file) as image:
+            return image.size[1], image.size[0]
+    except Exception:  # Pillow's plugins raise whatever they stumble over; decoding will say it
+        return None
+
+
 def decode_image(data: bytes, name: str, size_for: SizeRule) -> tuple[np.ndarray, tuple[int, int]]:
     """Decodes an image and resizes it.
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+# An index i <= FILLER stands for a row without an image, among images like number FILLER - i.
+FILLER = -1
+
 
 @dataclass(frozen=True, eq=False)
 class Order:
@@ -71,6 +74,8 @@ class Order:
     def streams(self) -> list[tf.data.Dataset]:
         """The images of this host, one element each: int64 [3] (image index, pass, position).
 
+        An index from FILLER down stands for a row without image: see there.
+
         Each stream is to be batched by itself, one after the other; there are two only in
         evaluation by orientation, where the last batch of each may be smaller. Pass and position
         say which random numbers an example gets.
@@ -98,11 +103,16 @@ class Order:
         streams = []
         skip = self.start_step
         for group in self.groups():
-            position = np.arange(len(group))
+            count = len(group)
+            if self.num_hosts > 1:  # all hosts have equally many batches, filled up
+                count = self._steps_of(group) * self.batch_size
+            position = np.arange(count)
+            filler = np.full(count - len(group), FILLER - group[0])
+            index = np.concatenate([group, filler])
             step, row = np.divmod(position, self.batch_size)
             mine = (step >= skip) & (row // self.host_batch_size == self.host)
             skip = max(0, skip - self._steps_of(group))
-            elements = np.stack([group, np.zeros_like(group), position], axis=1)[mine]  # [m, 3]
+            elements = np.stack([index, np.zeros_like(index), position], axis=1)[mine]  # [m, 3]
             if len(elements):
                 streams.append(tf.data.Dataset.from_tensor_slices(elements.astype(np.int64)))
         return streams

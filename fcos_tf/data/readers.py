@@ -35,9 +35,9 @@ def read_annotations(
         if list(classes).count(name) > 1:
             raise ValueError(f"classes: {name!r} is there more than once")
     options = {"class_names": classes, "limit": limit}
+    data_dir, annotations, images = map(_expand_user, (data_dir, annotations, images))
     if dataset == "digits":
-        if classes is not None and tuple(classes) != digits.CLASS_NAMES:
-            raise ValueError(f"classes: digits has {digits.CLASS_NAMES}, got {tuple(classes)}")
+        digits.check_classes(classes)
         return digits.read_digits(split, limit=limit)
     if dataset == "coco":
         json_file, folder = (
@@ -58,6 +58,15 @@ def read_annotations(
         options["include_difficult"] = include_difficult
         return tfds.read_tfds(name, split, data_dir=data_dir, **options)
     raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
+
+
+def _expand_user(path):
+    """`~` as a shell would have read it; not all shells do after `--data_dir=`."""
+    if path is None or (isinstance(path, str) and "," in path):
+        return path
+    if isinstance(path, str | os.PathLike):
+        return os.path.expanduser(path)
+    return [os.path.expanduser(part) for part in path]
 
 
 def select(

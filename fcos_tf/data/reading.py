@@ -10,6 +10,7 @@ from fcos_tf.data import transforms
 from fcos_tf.data.example import Example, ImageError, Source
 from fcos_tf.data.faults import ImageFaults
 from fcos_tf.data.image_size import ImageSize
+from fcos_tf.data.order import FILLER
 from fcos_tf.data.python_calls import call_python
 
 FILLER_ID = -1  # image id of a row that holds no image
@@ -86,7 +87,10 @@ class Reader:
         def read(element):
             index, *place = element.tolist()
             chances = self._chances(*place)
-            example, complaint = self._read(index, chances)
+            if index <= FILLER:
+                index, example, complaint = FILLER - index, _filler(), ""
+            else:
+                example, complaint = self._read(index, chances)
             image, targets = self._finish(index, example, chances)
             return [image, *(targets[name] for name in names), complaint]
 

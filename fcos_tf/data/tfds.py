@@ -30,8 +30,9 @@ def read_tfds(
     """Reads the annotations of a split of a prepared TFDS data set. Downloads nothing.
 
     Which features are used, see `find_detection_features`. Objects with a true `is_crowd`,
-    `is_difficult` or `is_group_of` are ignored. Boxes are scaled by the size that is stored in the
-    image itself; where it cannot be read, the size is 0 and the boxes stay normalised.
+    `is_difficult` or `is_group_of` (or `iscrowd`, `crowd`, `difficult`) are ignored. Boxes are
+    scaled by the size that is stored in the image itself; where it cannot be read, the size is 0
+    and the boxes stay normalised.
 
     `image_id` is the feature `image/id`, or the file name as a number where every one consists of
     digits; where neither is there and different for all images, the position from 1.
@@ -63,7 +64,7 @@ def read_tfds(
     info, where = builder.info, os.fspath(builder.data_dir)
     features = find_detection_features(info.features, where)
     if include_difficult:
-        ignored = tuple(n for n in features.ignored if not n.endswith("/is_difficult"))
+        ignored = tuple(n for n in features.ignored if not n.endswith("difficult"))
         features = replace(features, ignored=ignored)
     parts = _parts(info, split, limit, where)
     columns = read_parts(parts, features)
@@ -219,7 +220,7 @@ def _choose_classes(
     unknown = [name for name in class_names if name not in stored]
     if unknown:
         raise ValueError(
-            f"{where}: class_names: no class {', '.join(map(repr, unknown))}; "
+            f"{where}: classes: no class {', '.join(map(repr, unknown))}; "
             f"there are: {', '.join(stored)}"
         )
     chosen = [stored.index(name) for name in class_names]

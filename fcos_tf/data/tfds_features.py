@@ -1,5 +1,6 @@
 """Which features of a TFDS data set hold the image, the boxes and the labels."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -7,7 +8,10 @@ import numpy as np
 
 _IMAGE_IDS = ("image/id", "image_id")
 _FILE_NAMES = ("image/filename", "image/file_name", "filename")
-_IGNORED = ("is_crowd", "is_difficult", "is_group_of")
+_IGNORED = ("is_crowd", "iscrowd", "crowd", "is_difficult", "difficult", "is_group_of")
+_LABEL = re.compile(
+    r"(?!is_)(.*_)?(label|class|category)(_?(id|idx|index))?|labels|classes|categories"
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,10 @@ def find_detection_features(features: Mapping, where: str) -> DetectionFeatures:
     Boxes are those of the one `Sequence` that holds a `BBoxFeature` (`objects` in most data sets,
     `faces` in wider_face, `bobjects` in open_images_v4). Labels are its `ClassLabel`; of several
     (VOC has poses besides) the one called `label`, else the only one whose classes have names.
-    Where there is none, all objects are of one class, named as the `Sequence`.
+    Where boxes are a `Sequence` by themselves, those beside it count as if all were in one.
+
+    Where nothing could be a label of objects, all are of one class, named as the `Sequence`. A
+    label of the whole image is none.
 
     Args:
         features: `info.features` of a TFDS builder.
@@ -59,20 +66,24 @@ def find_detection_features(features: Mapping, where: str) -> DetectionFeatures:
         A `DetectionFeatures`.
 
     Raises:
-        ValueError: No image or boxes, or several and nothing says which; lists the features.
+        ValueError: No image or boxes, or several and nothing says which; labels without names, or
+            elsewhere than the boxes; lists the features. Images that are not stored as they are.
     """
     from tensorflow_datasets import features as kinds
 
     leaves = dict(_leaves(features))
 
+    def unexpected(found: Mapping, what: str) -> ValueError:
+        return ValueError(
+            f"{where}: expected {what}, got {', '.join(found) or 'none'}; "
+            f"its features are: {', '.join(_describe(leaves))}"
+        )
+
     def pick(found: Mapping, usual: str, what: str) -> str:
         if usual in found:
             return usual
         if len(found) != 1:
-            raise ValueError(
-                f"{where}: expected one {what}, got {', '.join(found) or 'none'}; "
-                f"its features are: {', '.join(_describe(leaves))}"
-            )
+            raise unexpected(found, f"one {what}")
         return next(iter(found))
 
     images = _of_kind(leaves, kinds.Image, but_not=kinds.LabeledImage)
@@ -82,8 +93,11 @@ def find_detection_features(features: Mapping, where: str) -> DetectionFeatures:
     }
     with_boxes = {n: m for n, m in sequences.items() if _of_kind(m, kinds.BBoxFeature)}
     image = pick(images, "image", "Image feature")
+    dtype = np.dtype(images[image].np_dtype)
+    if dtype not in (np.uint8, np.uint16):  # TFDS hides the bits of float32 in the PNG of an RGBA
+        raise ValueError(f"{where}: expected {image} of dtype uint8 or uint16, got {dtype}")
     objects = pick(with_boxes, "objects", "Sequence of a BBoxFeature")
-    members = with_boxes[objects]
+    members, folder = _objects(sequences, objects)
     bbox = pick(_of_kind(members, kinds.BBoxFeature), "bbox", f"BBoxFeature in {objects}")
     stored_as = members[bbox].bbox_format  # None in data sets older than the option
     if stored_as is not None and stored_as.value != "REL_YXYX":
@@ -94,9 +108,14 @@ def find_detection_features(features: Mapping, where: str) -> DetectionFeatures:
     labels = _of_kind(members, kinds.ClassLabel)
     named = {n: f for n, f in labels.items() if f.names != [str(i) for i in range(f.num_classes)]}
     label = pick(named or labels, "label", f"ClassLabel in {objects}") if labels else None
+    if label is None:
+        lists = {n: f for n, f in leaves.items() if n not in with_boxes and f.shape != ()}
+        maybe = _possible_labels(lists) | _possible_labels({objects: leaves[objects]})
+        if maybe:
+            raise unexpected(maybe, f"a ClassLabel as the label of each object of {objects}")
 
     def path(member: str) -> str:
-        return f"{objects}/{member}" if member else objects
+        return folder + member
 
     image_ids = (name for name in _IMAGE_IDS if _is_integer(leaves.get(name)))
     file_names = (name for name in _FILE_NAMES if isinstance(leaves.get(name), kinds.Text))
@@ -138,6 +157,46 @@ def _members(sequence) -> dict[str, object]:
 
     inside = sequence.feature
     return dict(_leaves(inside)) if isinstance(inside, FeaturesDict) else {"": inside}
+
+
+def _objects(sequences: Mapping[str, Mapping], name: str) -> tuple[dict[str, object], str]:
+    """What belongs to each object, and what goes before the names of these features.
+
+    Args:
+        sequences: Members of all `Sequence`s.
+        name: Of the one with the boxes.
+    """
+    if "" not in sequences[name]:
+        return dict(sequences[name]), f"{name}/"
+    from tensorflow_datasets.core.features import BBoxFeature
+
+    folder = name[: name.rfind("/") + 1]
+    members = {
+        other.removeprefix(folder): inside[""]
+        for other, inside in sequences.items()
+        if "" in inside and other.startswith(folder)
+        if other == name or not isinstance(inside[""], BBoxFeature)
+    }
+    return members, folder
+
+
+def _possible_labels(features: Mapping) -> dict[str, object]:
+    """Those in (sequences of) features that may say what an object is."""
+    from tensorflow_datasets.core.features import ClassLabel, FeaturesDict, Sequence, Text
+
+    found = {}
+    for name, feature in features.items():
+        if isinstance(feature, Sequence):
+            inside = {f"{name}/{n}" if n else name: f for n, f in _members(feature).items()}
+            found |= _possible_labels(inside)
+        elif isinstance(feature, FeaturesDict):
+            found |= _possible_labels({f"{name}/{n}": f for n, f in _leaves(feature)})
+        elif isinstance(feature, ClassLabel) or (
+            _LABEL.fullmatch(name.rpartition("/")[2])
+            and (isinstance(feature, Text) or np.issubdtype(feature.np_dtype, np.integer))
+        ):
+            found[name] = feature
+    return found
 
 
 def _is_integer(feature) -> bool:

@@ -68,7 +68,7 @@ def write_tfds(
     root = os.path.expanduser(os.fspath(output_dir)).rstrip("/")
     folder = f"{root}/{name}/{version}"
     if tf.io.gfile.exists(f"{folder}/dataset_info.json"):
-        raise FileExistsError(f"{folder} holds a data set; delete it or choose another version")
+        raise FileExistsError(f"{folder} holds a data set; delete it or choose another name")
     tf.io.gfile.makedirs(folder)
 
     features = _features(first.class_names)

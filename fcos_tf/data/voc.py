@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from fcos_tf.data.example import Annotations, Fault, ReadResult, check_annotations
+from fcos_tf.data.images import stored_size
 from fcos_tf.data.voc_tree import (
     ANNOTATIONS,
     FOLDERS,
@@ -160,7 +161,7 @@ def _read_image(
         return None, [Fault(str(xml), "", what)], []
 
     objects, faults, others = {}, [], []
-    stored, written = _stored_size(folder / name), read_size(root)
+    stored, written = stored_size(str(folder / name)), read_size(root)
     if stored and written and stored != written:
         what = "expected {1}x{0} pixels, as the image has, got {3}x{2}".format(*stored, *written)
         faults.append(Fault(str(xml), "size", what, kept=True))
@@ -174,15 +175,6 @@ def _read_image(
         except ValueError as error:
             faults.append(Fault(str(xml), f"object {number}", str(error)))
     return _Image(str(folder / name), stored or written or (0, 0), objects), faults, others
-
-
-def _stored_size(file: Path) -> tuple[int, int] | None:
-    """(height, width) from the header; None: unreadable, which counts when it is decoded."""
-    try:
-        with Image.open(file) as image:
-            return image.size[1], image.size[0]
-    except Exception:  # Pillow's plugins raise whatever they stumble over
-        return None
 
 
 def _columns(
@@ -252,7 +244,7 @@ def write_voc(
                 f"{what}: expected {annotations.num_images} different names, got {some}"
             )
     for stem in stems:
-        if parse_list(stem) != [stem] or Path(stem).name != stem:
+        if parse_list(stem, [f"{stem}.xml"]) != [stem] or Path(stem).name != stem:
             raise ValueError(f"stems: expected names that a split file can hold, got {stem!r}")
 
     for folder in FOLDERS:

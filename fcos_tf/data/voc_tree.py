@@ -7,7 +7,7 @@ data_dir/ImageSets/Main/SPLIT.txt      one NAME a line
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +54,7 @@ def list_split(data_dir: DataDir, split: str) -> VocSplit:
         trees += inside
         parts = [_split_files(inside, part) for part in split.split("+")]
         for tree, file in [(tree, part[tree]) for tree in inside for part in parts if tree in part]:
-            lines = parse_list(_read_list(file))
+            lines = parse_list(_read_list(file), os.listdir(tree / ANNOTATIONS))
             if not any(lines):
                 raise ValueError(f"{file} names no image")
             for number, name in enumerate(lines, start=1):
@@ -82,13 +82,23 @@ def image_ids_of(names: Sequence[str]) -> list[int]:
     return list(range(1, len(names) + 1))
 
 
-def parse_list(text: str) -> list[str]:
+def parse_list(text: str, annotations: Iterable[str]) -> list[str]:
     """The name on each line of a split file; empty for a blank line.
 
     The per-class lists of the published sets (cat_train.txt) carry a second column, whether the
-    image has the class. It does not count: they name the same images.
+    image has the class. It does not count: they name the same images. It is one only if all lines
+    have it and none is the name of an image as it stands ("photo 1").
+
+    Args:
+        text: Of the split file.
+        annotations: Names of the annotation files that are there.
     """
-    return [re.sub(r"\s+(-1|0|1)$", "", line.strip()) for line in text.splitlines()]
+    lines = [line.strip() for line in text.splitlines()]
+    without = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]
+    has_column = all(cut != line for cut, line in zip(without, lines, strict=True) if line)
+    if has_column and {f"{line}.xml" for line in lines}.isdisjoint(annotations):
+        return without
+    return lines
 
 
 def join(trees: Sequence[Path]) -> str:

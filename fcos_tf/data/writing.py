@@ -5,11 +5,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from fcos_tf.data import digits
 from fcos_tf.data.coco import write_coco
 from fcos_tf.data.example import Annotations, ImageError
+from fcos_tf.data.faults import ImageFaults
 from fcos_tf.data.images import read_bytes
 from fcos_tf.data.tfds_writer import write_tfds
 from fcos_tf.data.voc import write_voc
@@ -30,7 +32,8 @@ def write_dataset(
 ) -> Path:
     """Writes splits so that `fcos_tf.data.load` reads the same examples back.
 
-    Images keep their bytes (TFDS: those that are neither JPEG nor PNG become PNG).
+    Images keep their bytes (TFDS: those that are neither JPEG nor PNG become PNG). Nothing that is
+    there is overwritten. A VOC tree has no place for areas, category ids and the order of classes.
 
     Args:
         data_format: "coco": output_dir/annotations/instances_SPLIT.json and output_dir/SPLIT;
@@ -46,7 +49,7 @@ def write_dataset(
 
     Raises:
         ValueError: An unknown format, or an image that cannot be read; names it.
-        FileExistsError: There is a TFDS data set of that name.
+        FileExistsError: Something of that name is there.
     """
     if data_format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {data_format!r}")
@@ -55,18 +58,45 @@ def write_dataset(
         if data_format == "tfds":
             write_tfds(splits, output_dir, name=name, read_bytes=read_bytes)
             return output_dir
+        stems = {split: _stems(annotations) for split, annotations in splits.items()}
+        if data_format == "voc":
+            _check_shared_folder(stems, output_dir)
         for split, annotations in splits.items():
-            stems = _stems(annotations)
             if data_format == "coco":
-                names = _copy(annotations, output_dir / split, stems, read_bytes)
                 file = output_dir / "annotations" / f"instances_{split}.json"
+                _check_absent(file, output_dir / split)
+                names = _copy(annotations, output_dir / split, stems[split], read_bytes)
                 write_coco(annotations, file, file_names=names)
             else:
-                names = _copy(annotations, output_dir / "JPEGImages", stems, read_bytes)
-                write_voc(annotations, output_dir, split, stems=stems, file_names=names)
+                names = _copy(annotations, output_dir / "JPEGImages", stems[split], read_bytes)
+                write_voc(annotations, output_dir, split, stems=stems[split], file_names=names)
     except ImageError as error:
         raise ValueError(str(error)) from None
     return output_dir
+
+
+def drop_unreadable(
+    annotations: Annotations, faults: ImageFaults, read_bytes: Callable[..., bytes] = read_bytes
+) -> Annotations:
+    """The split without images that are not there or not an image; others may still be damaged.
+
+    Args:
+        annotations: The split.
+        faults: Counts and names what is left out.
+        read_bytes: As for `write_dataset`.
+
+    Raises:
+        ValueError: More bad images than `faults` tolerates.
+    """
+    readable = np.ones(annotations.num_images, bool)
+    for index, file in enumerate(annotations.files):
+        try:
+            _ending(_read(annotations, index, read_bytes), file)
+        except ImageError as error:
+            readable[index] = False
+            if complaint := faults.skip(str(error)):
+                raise ValueError(complaint) from None
+    return annotations.images(readable)
 
 
 def write_digits(
@@ -93,12 +123,37 @@ def _copy(annotations: Annotations, folder: Path, stems: Sequence[str], read) ->
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for index, stem in enumerate(stems):
-        ranges = annotations.ranges
-        offset, num_bytes = (0, None) if ranges is None else map(int, ranges[index])
-        data = read(annotations.files[index], offset, num_bytes)
+        data = _read(annotations, index, read)
         names.append(stem + _ending(data, annotations.files[index]))
         (folder / names[-1]).write_bytes(data)
     return names
+
+
+def _read(annotations: Annotations, index: int, read: Callable[..., bytes]) -> bytes:
+    ranges = annotations.ranges
+    offset, num_bytes = (0, None) if ranges is None else map(int, ranges[index])
+    return read(annotations.files[index], offset, num_bytes)
+
+
+def _check_absent(*paths: Path) -> None:
+    for path in paths:
+        if path.exists():
+            raise FileExistsError(f"{path} is there already; choose another folder")
+
+
+def _check_shared_folder(stems: Mapping[str, Sequence[str]], output_dir: Path) -> None:
+    """All splits of a VOC tree have their images in one folder: no name may come twice."""
+    _check_absent(*(output_dir / "ImageSets" / "Main" / f"{split}.txt" for split in stems))
+    owner: dict[str, str] = {}
+    for split, names in stems.items():
+        for name in names:
+            if name in owner:
+                raise ValueError(
+                    f"format voc: image {name} is in {owner[name]} and in {split}; write one split "
+                    "into each folder"
+                )
+            owner[name] = split
+            _check_absent(output_dir / "Annotations" / f"{name}.xml")
 
 
 def _stems(annotations: Annotations) -> Sequence[str]:

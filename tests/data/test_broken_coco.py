@@ -4,7 +4,9 @@ import json
 import math
 import warnings
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fcos_tf.data.coco import read_coco
 
@@ -135,7 +137,18 @@ FAULTS = {
         [("annotation 11", "box (100, 2, 130, 6) lies outside the image of 100x80 pixels", False)],
         [10, 20],
     ),
-    "box partly outside is clipped": (changed("annotations", 1, bbox=[-9, 70, 20, 30]), [], ALL),
+    "box partly outside is clipped": (
+        changed("annotations", 1, bbox=[-9, 70, 20, 30]),
+        [
+            (
+                "annotation 11",
+                "box (-9, 70, 11, 100) reaches over the image of 100x80 pixels and is cut",
+                True,
+            )
+        ],
+        ALL,
+    ),
+    "box a little outside is clipped": (changed("annotations", 1, bbox=[-1, 70, 20, 11]), [], ALL),
     # What annotations refer to
     "image_id unknown": (
         changed("annotations", 1, image_id=9),
@@ -418,10 +431,31 @@ def test_values_that_are_not_used(tmp_path):
     assert not annotations.ignored[1]
 
 
-def test_unknown_class_name(tmp_path):
+def test_a_class_that_the_file_does_not_list(tmp_path):
     root = write(tmp_path, sound_content())
-    with pytest.raises(ValueError, match="class_names: no category 'cow'; there are: cat, dog"):
-        read_coco("val", data_dir=root, class_names=["cat", "cow"])
+    annotations, faults, _ = read_coco("val", data_dir=root, class_names=["cow", "cat"])
+    # As where a val file lists only what it uses: labels stay those of the model.
+    assert annotations.class_names == ("cow", "cat")
+    assert annotations.category_ids[0] not in (3, 5) and set(annotations.labels.tolist()) == {1}
+    assert [(fault.what, fault.kept) for fault in faults] == [("has no category 'cow'", True)]
+    with pytest.raises(ValueError, match="classes: expected some of cat, dog, got cow, hen"):
+        read_coco("val", data_dir=root, class_names=["cow", "hen"])
+
+
+def test_the_image_is_believed_where_boxes_doubt_its_size(tmp_path):
+    content = sound_content()
+    image, annotation = content["images"][0], content["annotations"][0]
+    content["annotations"] = [{**annotation, "bbox": [150, 150, 40, 40]}]
+    assert annotation["image_id"] == image["id"] and image["width"] == 100
+    root = write(tmp_path, content)
+    (file,) = root.rglob(image["file_name"])
+    Image.fromarray(np.zeros([200, 240, 3], np.uint8)).save(file)
+    annotations, faults, _ = read_coco("val", data_dir=root)
+    assert annotations.boxes.tolist() == [[150, 150, 190, 190]]
+    assert annotations.sizes[0].tolist() == [200, 240]
+    (fault,) = faults
+    assert fault.kept and fault.file == str(file)
+    assert fault.what.startswith("expected an image of 100x80 pixels, as annotated, got 240x200")
 
 
 def test_no_annotation_file(tmp_path):

@@ -149,7 +149,9 @@ def test_an_empty_split(folder):
 
 
 def test_an_unknown_class_name(folder):
-    with pytest.raises(ValueError, match="no class 'cow'; there are: cat, dog"):
+    with pytest.raises(
+        ValueError, match=r"pets/1\.0\.0: classes: no class 'cow'; there are: cat, dog"
+    ):
         read(folder, class_names=["cat", "cow"])
 
 
@@ -190,6 +192,44 @@ def test_an_unknown_class_name(folder):
                 ),
             },
             "expected one ClassLabel in objects, got kind, pose",
+        ),
+        (
+            {
+                "image": F.Image(),
+                "objects": F.Sequence({"bbox": F.BBoxFeature(), "category": F.Scalar(np.int64)}),
+            },
+            "expected a ClassLabel .* of objects, got objects/category; .* category .Scalar.",
+        ),
+        (
+            {
+                "image": F.Image(),
+                "objects": F.Sequence({"bbox": F.BBoxFeature(), "label": F.Text()}),
+            },
+            "expected a ClassLabel .* got objects/label",
+        ),
+        (
+            {
+                "image": F.Image(),
+                "bbox": F.Sequence(F.BBoxFeature()),
+                "class_id": F.Sequence(F.Scalar(np.int64)),
+            },
+            "expected a ClassLabel .* of bbox, got class_id",
+        ),
+        (
+            {
+                "image": F.Image(),
+                "category_id": F.Tensor(shape=(None,), dtype=np.int32),
+                "objects": F.Sequence({"bbox": F.BBoxFeature(), "id": np.int64, "area": np.int64}),
+                "kinds": F.Sequence(F.ClassLabel(names=["a", "b"])),
+            },
+            "expected a ClassLabel .* of objects, got category_id, kinds",
+        ),
+        (
+            {
+                "image": F.Image(shape=(4, 4, 1), dtype=np.float32, encoding_format="png"),
+                "objects": F.Sequence(F.BBoxFeature()),
+            },
+            "expected image of dtype uint8 or uint16, got float32",
         ),
     ],
 )
@@ -291,10 +331,11 @@ def test_a_faulty_object_is_dropped_and_named(folder, features, what):
     assert result.annotations.owners.tolist() == [1, 2, 3]
 
 
-def test_a_box_beyond_the_image_is_clipped(folder):
+def test_a_box_beyond_the_image_is_cut_and_named(folder):
     rewrite(folder, objects__bbox=[-0.5, 0.5, 0.5, 1.5])
     result = read(folder)
-    assert result.faults == []
+    (fault,) = result.faults
+    assert fault.kept and "box (10, -5, 30, 5) reaches over the image of 20x10" in fault.what
     assert result.annotations.boxes[0].tolist() == [10, 0, 20, 5]
 
 

@@ -110,10 +110,12 @@ def test_objects_that_cannot_be_learned(root, broken, what):
     assert annotations.numbers[-2:].tolist() == [1, 3] and others == {}
 
 
-def test_boxes_that_reach_out_are_cut_without_a_fault(root):
+def test_boxes_that_reach_out_are_cut_and_named(root):
     add_image(root, "d", voc_object(corners=(-3, 20, 45, 99)))
-    annotations, faults, _ = read_voc(root, "train")
-    assert faults == [] and annotations.boxes[-1].tolist() == [0, 19, 40, 30]
+    annotations, (fault,), _ = read_voc(root, "train")
+    what = "box (-4, 19, 45, 99) reaches over the image of 40x30 pixels and is cut"
+    assert fault == Fault(str(root / "Annotations" / "d.xml"), "object 1", what, kept=True)
+    assert annotations.boxes[-1].tolist() == [0, 19, 40, 30]
 
 
 def test_missing_annotation(root):
@@ -193,7 +195,7 @@ def test_an_annotation_without_objects_is_no_fault(root):
 
 
 def test_names_that_are_there_twice(root):
-    write_list(root, "train", "a", "b", "", "a", "c", "a 1")
+    write_list(root, "train", "a", "b", "", "a", "c", "a")
     annotations, faults, _ = read_voc(root, "train")
     file = str(root / "ImageSets" / "Main" / "train.txt")
     assert faults == [Fault(file, "line 4", "names 'a' once more"),

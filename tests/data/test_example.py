@@ -30,12 +30,25 @@ def annotations(boxes, owners=None, sizes=((100, 200),), **columns):
 
 
 def test_good_boxes_are_untouched_and_outside_parts_are_cut_off():
-    clean, faults = check_annotations(
-        annotations([[0, 0, 200, 100], [-5, 90, 20, 130]]), "a.xml", "object"
+    boxes = [[0, 0, 200, 100], [-1, 90, 20, 101], [-5, 90, 20, 99], [199.5, 0, 202, 9]]
+    clean, faults = check_annotations(annotations(boxes), "a.xml", "object")
+    # A pixel too far is nothing to speak of; more is, and of the last too little is left.
+    np.testing.assert_array_equal(
+        clean.boxes, [[0, 0, 200, 100], [0, 90, 20, 100], [0, 90, 20, 99]]
     )
-    assert faults == []
-    np.testing.assert_array_equal(clean.boxes, [[0, 0, 200, 100], [0, 90, 20, 100]])
-    assert clean.labels.tolist() == [0, 1]
+    assert clean.labels.tolist() == [0, 1, 2]
+    assert [(str(fault), fault.kept) for fault in faults] == [
+        (
+            "a.xml: object 3 box (-5, 90, 20, 99) reaches over the image of 200x100 pixels and is "
+            "cut",
+            True,
+        ),
+        (
+            "a.xml: object 4 box (199.5, 0, 202, 9) lies outside the image of 200x100 pixels, but "
+            "for a strip of 0.5 pixels",
+            False,
+        ),
+    ]
 
 
 def test_each_dropped_box_is_named_with_its_number_and_reason():
@@ -77,7 +90,7 @@ def test_each_box_is_held_against_its_own_image():
     )
     # Of the second image the size is not known.
     assert clean.boxes.tolist() == [[0, 0, 30, 40], [0, 0, 50, 50], [0, 0, 50, 50]]
-    assert faults == []
+    assert [(fault.file, fault.item, fault.kept) for fault in faults] == [("a", "object 1", True)]
 
 
 def test_coordinates_are_rounded_to_thousandths():

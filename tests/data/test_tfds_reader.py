@@ -210,7 +210,7 @@ def test_writing_refuses(tmp_path, three_images):
         others = make_annotations(["x"], [(1, 1)], [(0, (0, 0, 1, 1), 0, 1, False, 1)], ("a", "b"))
         write_tfds({"train": three_images, "val": others}, tmp_path, name="pets")
     write_tfds({"train": three_images}, tmp_path, name="pets")
-    with pytest.raises(FileExistsError, match=r"pets/1\.0\.0 holds a data set"):
+    with pytest.raises(FileExistsError, match=r"pets/1\.0\.0 holds .* or choose another name"):
         write_tfds({"train": three_images}, tmp_path, name="pets")
 
 
@@ -480,8 +480,65 @@ def test_features_of_published_data_sets():
         *("image", "image/id", "objects/bbox", "objects/label", "objects/area"),
         *("objects/is_crowd", "objects/id"),
     }
-    found = find({"photo": F.Image(), "boxes": F.Sequence(F.BBoxFeature())})
+    found = find({"photo": F.Image(dtype=np.uint16), "boxes": F.Sequence(F.BBoxFeature())})
     assert (found.image, found.bbox, found.class_names) == ("photo", "boxes", ("boxes",))
+
+    # stanford_dogs: the breed is of the whole image
+    breed, boxes = F.ClassLabel(names=["a", "b"]), F.Sequence({"bbox": F.BBoxFeature()})
+    found = find({"image": F.Image(), "label": breed, "objects": boxes})
+    assert (found.label, found.class_names) == (None, ("objects",))
+
+
+@pytest.mark.parametrize("folder", [None, "objects"])
+def test_lists_side_by_side_are_read_as_one(tmp_path, tfds_can_store, folder):
+    features = {
+        "bbox": F.Sequence(F.BBoxFeature()),
+        "label": F.Sequence(F.ClassLabel(names=["cat", "dog"])),
+        "is_crowd": F.Sequence(np.bool_),
+    }
+    lists = {
+        "bbox": [F.BBox(0.0, 0.0, 0.5, 1.0), F.BBox(0.5, 0.0, 1.0, 0.5)],
+        "label": ["dog", "cat"],
+        "is_crowd": [False, True],
+    }
+    if folder:
+        features, lists = {folder: features}, {folder: lists}
+    example = {"image": image_bytes(10, 8), **lists}
+    store(tmp_path, {"image": F.Image(), **features}, [example])
+    annotations = read_tfds("other", "train", data_dir=tmp_path).annotations
+    assert annotations.class_names == ("cat", "dog")
+    assert annotations.labels.tolist() == [1, 0]
+    assert annotations.ignored.tolist() == [False, True]
+    assert annotations.boxes.tolist() == [[0, 0, 8, 5], [0, 5, 4, 10]]  # [.5 * 10, 1 * 8], ...
+
+
+def test_lists_side_by_side_of_different_length(tmp_path, tfds_can_store):
+    """Here the labels are of the whole image."""
+    features = {
+        "image": F.Image(),
+        "bbox": F.Sequence(F.BBoxFeature()),
+        "labels": F.Sequence(F.ClassLabel(names=["cat", "dog"])),
+    }
+    example = {"image": image_bytes(10, 8), "bbox": [F.BBox(0.0, 0.0, 1.0, 1.0)], "labels": [0, 1]}
+    store(tmp_path, features, [example])
+    with pytest.raises(ValueError, match="record 0: has 1 boxes, but 2, 1, 1 values"):
+        read_tfds("other", "train", data_dir=tmp_path)
+
+
+def test_flags_of_other_names_count_too(tmp_path, tfds_can_store):
+    flags = ("iscrowd", "crowd", "difficult")
+    thing = {"bbox": F.BBoxFeature(), **dict.fromkeys(flags, np.bool_)}
+    box = F.BBox(0.0, 0.0, 0.5, 1.0)
+    objects = [{"bbox": box, **{name: name == true for name in flags}} for true in ("", *flags)]
+    example = {"image": image_bytes(10, 8), "things": objects}
+    store(tmp_path, {"image": F.Image(), "things": F.Sequence(thing)}, [example])
+
+    def ignored(**options):
+        result = read_tfds("other", "train", data_dir=tmp_path, **options)
+        return result.annotations.ignored.tolist()
+
+    assert ignored() == [False, True, True, True]
+    assert ignored(include_difficult=True) == [False, True, True, False]
 
 
 def test_crowds_group_boxes_and_areas_are_read(tmp_path, tfds_can_store):

@@ -175,6 +175,19 @@ def test_limit_and_second_column(tree):
     assert names_of(read(root, "train", limit=9)) == ["a.jpg", "b.jpg"]
 
 
+def test_names_that_end_in_what_looks_like_a_second_column(tree):
+    root = tree("photo 0", voc_object())
+    tree("photo 1")
+    tree("photo 2", split="val"), tree("photo 1", split="val")
+    assert names_of(read(root, "train")) == ["photo 0.jpg", "photo 1.jpg"]
+    assert names_of(read(root, "val")) == ["photo 2.jpg", "photo 1.jpg"]
+    write_list(root, "cat_train", "photo 0  1", "photo 1 -1")
+    assert names_of(read(root, "cat_train")) == ["photo 0.jpg", "photo 1.jpg"]
+    (root / "Annotations" / "photo 1.xml").unlink()  # a line that is no column speaks for all
+    _, (fault,), _ = read_voc(root, "val")
+    assert fault.file.endswith("photo 1.xml")
+
+
 def test_names_with_spaces_and_lists_of_other_editors(tree):
     root = tree("my cat (1)", voc_object())
     file = root / "ImageSets" / "Main" / "windows.txt"
@@ -206,8 +219,10 @@ def test_the_image_is_believed_over_the_annotation(tree):
     annotations, faults, _ = read_voc(root, "train")
     assert annotations.sizes.tolist() == [[30, 40]]
     np.testing.assert_array_equal(annotations.boxes, [[0, 0, 40, 20]])
+    xml = str(root / "Annotations" / "a.xml")
     what = "expected 40x30 pixels, as the image has, got 400x300"
-    assert faults == [Fault(str(root / "Annotations" / "a.xml"), "size", what, kept=True)]
+    cut = "box (0, 0, 100, 20) reaches over the image of 40x30 pixels and is cut"
+    assert faults == [Fault(xml, "size", what, True), Fault(xml, "object 1", cut, True)]
 
 
 def test_sizes_are_those_of_the_stored_pixels(tree):

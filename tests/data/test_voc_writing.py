@@ -132,7 +132,6 @@ def test_real_splits_come_back(shared_data, tmp_path):
         (["a", "b"], "stems: expected 1 different names, got 'a', 'b'"),
         ([], "stems: expected 1 different names, got none"),
         (["sub/a"], "got 'sub/a'"),
-        (["a 1"], "got 'a 1'"),  # would be read as a with a second column
         ([" a"], "got ' a'"),
         ([""], "got ''"),
         (["a\nb"], r"got 'a\\nb'"),

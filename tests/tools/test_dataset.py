@@ -54,10 +54,12 @@ def test_summary(tree, capsys):
 
 def test_a_data_set_is_written_in_every_form(tree, capsys, tmp_path):
     (tree / "JPEGImages" / "val_00002.png").unlink()
-    options = {"split": "val", "batch_size": 9, "image_size": (64, 64)}
+    # A VOC tree only knows the classes that occur in it.
+    names = tuple("0123456789")
+    options = {"split": "val", "batch_size": 9, "image_size": (64, 64), "classes": names}
     expected = list(fcos_tf.data.load("voc", data_dir=tree, **options))
     for data_format, name in (("coco", "coco"), ("voc", "voc"), ("tfds", "tfds:detection")):
-        folder = tmp_path / data_format
+        folder = tmp_path / f"new {data_format}"
         code, out, error = run(
             dataset, capsys, "--what=write", f"--format={data_format}", f"--output_dir={folder}",
             "--dataset=voc", f"--data_dir={tree}", "--split=val",
@@ -70,12 +72,46 @@ def test_a_data_set_is_written_in_every_form(tree, capsys, tmp_path):
                 np.testing.assert_array_equal(value, targets_b[key], err_msg=key)
 
 
-def test_an_image_that_cannot_be_read_is_not_written(tree, capsys, tmp_path):
-    code, _, error = run(
-        dataset, capsys, "--what=write", "--format=coco", f"--output_dir={tmp_path}",
-        "--dataset=voc", f"--data_dir={tree}",
+def write(capsys, tree, data_format, folder, *arguments):
+    return run(
+        dataset, capsys, "--what=write", f"--format={data_format}", f"--output_dir={folder}",
+        "--dataset=voc", f"--data_dir={tree}", *arguments,
     )  # fmt: skip
-    assert code == 1 and "val_00002.png" in error and len(error.splitlines()) < 6
+
+
+def test_images_that_cannot_be_read_are_left_out_or_stop(tree, capsys, tmp_path, caplog):
+    code, _, error = write(capsys, tree, "coco", tmp_path / "a", "--max_bad_images=0")
+    assert code == 1 and "val_00002.png" in error and not (tmp_path / "a").exists()
+    code, *_ = write(capsys, tree, "coco", tmp_path / "a")
+    assert code == 0 and "skipped bad image 1 of at most 10" in caplog.text
+    kept = fcos_tf.data.read_annotations("coco", "val", data_dir=tmp_path / "a").annotations
+    assert kept.image_ids.tolist() == [1, 3, 4]
+
+
+@pytest.mark.parametrize("data_format", ["coco", "voc", "tfds"])
+def test_nothing_is_overwritten(tree, capsys, tmp_path, data_format):
+    folder = tree if data_format == "voc" else tmp_path / "new"
+    before = {file: file.read_bytes() for file in tree.rglob("*.*")}
+    if data_format != "voc":
+        assert write(capsys, tree, data_format, folder)[0] == 0
+    code, _, error = write(capsys, tree, data_format, folder)
+    assert code == 1 and "Traceback" not in error and str(folder) in error.splitlines()[-1]
+    assert before == {file: file.read_bytes() for file in tree.rglob("*.*")}
+
+
+def test_a_voc_tree_has_one_folder_for_all_splits(capsys, tmp_path):
+    folder = write_digits("coco", tmp_path / "coco", {"train": 3, "val": 3})
+    for split in ("train", "val"):  # the same names in both folders
+        for file in (folder / split).iterdir():
+            file.rename(file.with_name(file.name.replace(split, "scene")))
+        json_file = folder / "annotations" / f"instances_{split}.json"
+        json_file.write_text(json_file.read_text().replace(f'"{split}_', '"scene_'))
+    code, _, error = run(
+        dataset, capsys, "--what=write", "--format=voc", f"--output_dir={tmp_path / 'voc'}",
+        "--dataset=coco", f"--data_dir={folder}",
+    )  # fmt: skip
+    assert code == 1 and "image scene_00001 is in train and in val" in error
+    assert not list((tmp_path / "voc").rglob("*.png"))
 
 
 @pytest.mark.parametrize(
