@@ -2,10 +2,10 @@
 
 import contextlib
 import io
-import time
-from collections.abc import Callable
 
 import numpy as np
+
+from fcos_tf.tools.benchmark import timed
 
 NUM_IMAGES, NUM_DETECTIONS, NUM_OBJECTS, NUM_CLASSES = 5000, 100, 7, 80
 
@@ -14,7 +14,7 @@ def sides(seed: int, peer: str | None):
     """Title, images in a step, and what to time; see `benchmark`."""
     truth, detections = random_records(seed)
     results: dict[str, list[float]] = {}
-    made = {"fcos_tf": _timed(lambda: results.update(ours=_ours(truth, detections)))}
+    made = {"fcos_tf": timed(lambda: results.update(ours=_ours(truth, detections)))}
     if peer:
 
         def run():
@@ -23,7 +23,7 @@ def sides(seed: int, peer: str | None):
             if distance > 1e-9:
                 raise RuntimeError(f"ours and {peer}'s numbers differ by {distance}")
 
-        made[peer] = _timed(run)
+        made[peer] = timed(run)
     title = f"evaluation, {NUM_IMAGES} images, {NUM_DETECTIONS} detections each"
     return title, NUM_IMAGES, made
 
@@ -60,16 +60,6 @@ def random_records(seed: int) -> tuple[dict, list[dict]]:
             )  # fmt: skip
     categories = [{"id": k, "name": str(k)} for k in range(1, NUM_CLASSES + 1)]
     return {"images": images, "annotations": annotations, "categories": categories}, detections
-
-
-def _timed(step: Callable[[], None]) -> Callable[[int], float]:
-    def run(steps: int) -> float:
-        start = time.perf_counter()
-        for _ in range(steps):
-            step()
-        return time.perf_counter() - start
-
-    return run
 
 
 def _ours(truth: dict, detections: list[dict]) -> list[float]:

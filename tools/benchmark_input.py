@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 
 from fcos_tf.config import Config
 
-# Batches that are not timed, while threads and processes start and buffers fill.
-_WARM_UP = 3
+# Batches that are not timed: while threads and processes start, and until those are gone that
+# were prefetched at leisure.
+_WARM_UP = 20
 
 
 def sides(config: Config, peer: str | None):
@@ -31,16 +32,18 @@ def sides(config: Config, peer: str | None):
     ).annotations
     ours = build.load_train_data(config)
     made = {
-        "fcos_tf": _timed(lambda: ours),
-        "bare tf.data": _timed(_bare(found.files, size, config.batch_size)),
+        "fcos_tf": _timed_batches(lambda: ours),
+        "bare tf.data": _timed_batches(_bare(found.files, size, config.batch_size)),
     }
     if peer:
-        made["torchvision DataLoader"] = _timed(_torchvision(found.files, size, config.batch_size))
+        made["torchvision DataLoader"] = _timed_batches(
+            _torchvision(found.files, size, config.batch_size)
+        )
     title = f"input, {len(found.files)} files, {config.image_size}, batch {config.batch_size}"
     return title, config.batch_size, made
 
 
-def _timed(make: Callable[[], Iterable]) -> Callable[[int], float]:
+def _timed_batches(make: Callable[[], Iterable]) -> Callable[[int], float]:
     """Seconds for so many batches of a fresh iterator, which leaves nothing running behind it."""
     batches = make()
 
@@ -62,7 +65,8 @@ def _bare(files, size, batch_size: int):
 
     def load(file):
         image = tf.io.decode_jpeg(tf.io.read_file(file), channels=3)
-        return tf.image.resize(image, size.canvas)
+        # Back to uint8, so that all sides move the same bytes.
+        return tf.cast(tf.image.resize(image, size.canvas), tf.uint8)
 
     dataset = tf.data.Dataset.from_tensor_slices(list(files)).repeat()
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE)

@@ -41,6 +41,11 @@ def _evaluate(config: Config, flags) -> None:
     from fcos_tf.evaluation import format_per_class, format_table
 
     if flags["ground_truth"].value or flags["detections"].value:
+        if config.tta:
+            raise ValueError(
+                "--tta: expected none with --ground_truth and --detections, as there is no model "
+                f"to look at images; got {','.join(config.tta)}"
+            )
         scores = score_files(flags["ground_truth"].value, flags["detections"].value, config.metrics)
         output_dir = flags["output_dir"].value
         if output_dir:
@@ -163,7 +168,12 @@ def score_files(ground_truth: str, detections: str, metrics: Sequence[str] = ("c
         if not Path(name).is_file():
             raise FileNotFoundError(f"--{flag}: no file {name}")
         try:
-            loaded.append(json.loads(Path(name).read_text(encoding="utf-8")))
+            # Some tools put a byte order mark first.
+            loaded.append(json.loads(Path(name).read_text(encoding="utf-8-sig")))
+        except RecursionError as error:
+            raise ValueError(
+                f"--{flag}: {name}: expected COCO's form, got JSON nested too deeply to read"
+            ) from error
         except ValueError as error:
             raise ValueError(f"--{flag}: {name} is not JSON: {error}") from error
     try:

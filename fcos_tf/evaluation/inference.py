@@ -75,7 +75,7 @@ def run_detector(
     """
     datasets = (dataset, *views)
     for each in datasets:
-        _check_finite(each)
+        check_finite(each)
     detect = detect or compile_detect(model)
     if flip:
         detect = _mirrored_too(detect)
@@ -110,11 +110,12 @@ def _run_over(
 ) -> _Run:
     image_ids: dict[int, None] = {}
     columns: dict[str, list[np.ndarray]] = defaultdict(list)
-    full_batch = 0
+    full_batch = num_rows = 0
     for images, targets in dataset:
         targets = {key: np.asarray(value) for key, value in targets.items()}
         real = targets["image_ids"] >= 0
         full_batch = max(full_batch, len(real))
+        num_rows += len(real)
         found = _detect_batch(detect, images, targets["image_sizes"], full_batch)
         targets, found = (
             {key: value[real] for key, value in each.items()} for each in (targets, found)
@@ -128,8 +129,17 @@ def _run_over(
         if progress is not None:
             progress(images_before + len(image_ids))
     if not image_ids:
-        raise ValueError("the data set has no batch to evaluate on")
+        raise ValueError(_without_images(dataset, num_rows))
     return _Run(list(image_ids), columns)
+
+
+def _without_images(dataset: Iterable, num_rows: int) -> str:
+    """What to say of a data set none of whose rows was an image."""
+    if not num_rows:
+        return "the data set has no batch to evaluate on"
+    skipped = getattr(getattr(dataset, "image_faults", None), "skipped", ())
+    first = f"; the first: {skipped[0]}" if skipped else ""
+    return f"the data set has no image to evaluate on: {num_rows} could not be read{first}"
 
 
 def _merge(model: Any, runs: Sequence[_Run]) -> dict[str, np.ndarray]:
@@ -245,8 +255,13 @@ def _to_records(
     return Records(ground_truth, detections)
 
 
-def _check_finite(dataset: Iterable) -> None:
-    """A repeating data set would be evaluated for ever; tf.data gives -1 for its cardinality."""
+def check_finite(dataset: Iterable) -> None:
+    """Refuses a `tf.data.Dataset` that repeats, as it would be evaluated for ever.
+
+    Raises:
+        ValueError: the data set has no end.
+    """
+    # tf.data gives -1 for endless.
     cardinality = getattr(dataset, "cardinality", None)
     if callable(cardinality) and int(cardinality()) == -1:
         raise ValueError("the data set never ends; load it with repeat=False to evaluate on it")

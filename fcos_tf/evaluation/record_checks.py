@@ -5,11 +5,14 @@ something in them is not as it should be are they looked at one by one, to say w
 """
 
 import math
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+_ID_RANGE = np.iinfo(np.int64)
 
 
 class TruthColumns(NamedTuple):
@@ -53,6 +56,7 @@ def category_names(
         raise ValueError("the ground truth lists no categories and no class names were given")
     if not categories:
         categories = [{"id": index + 1, "name": n} for index, n in enumerate(class_names)]
+    categories = _as_list(categories, "'categories' of the ground truth")
     _need_ids(categories, "category")
     names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
     if len(names) != len(categories):
@@ -73,6 +77,7 @@ def image_ids_of(ground_truth: Mapping[str, Any]) -> set[int]:
     images = ground_truth.get("images")
     if not images:
         raise ValueError("the ground truth lists no images")
+    images = _as_list(images, "'images' of the ground truth")
     _need_ids(images, "image")
     counts = Counter(image["id"] for image in images)
     if len(counts) != len(images):
@@ -81,14 +86,29 @@ def image_ids_of(ground_truth: Mapping[str, Any]) -> set[int]:
     return set(counts)
 
 
+def _as_list(records: Any, what: str) -> list:
+    """Returns the records as a list, or says that they are none."""
+    if not isinstance(records, Iterable) or isinstance(records, Mapping | str | bytes):
+        raise ValueError(f"{what}: expected a list, got {reprlib.repr(records)}")
+    return list(records)
+
+
 def _need_ids(records: Sequence[Any], kind: str) -> None:
     for position, record in enumerate(records):
         if not isinstance(record, Mapping) or "id" not in record:
-            raise ValueError(f"{kind} at position {position}: expected an 'id', got {record!r}")
-        if not isinstance(record["id"], int | np.integer):
+            raise ValueError(
+                f"{kind} at position {position}: expected an 'id', got {reprlib.repr(record)}"
+            )
+        number = record["id"]
+        if not isinstance(number, int | np.integer):
             raise ValueError(
                 f"{kind} at position {position}: expected a whole number as 'id', "
-                f"got {record['id']!r}"
+                f"got {reprlib.repr(number)}"
+            )
+        if not _ID_RANGE.min <= number <= _ID_RANGE.max:
+            raise ValueError(
+                f"{kind} at position {position}: expected an 'id' of at most 64 bits, "
+                f"got {reprlib.repr(number)}"
             )
 
 
@@ -107,7 +127,7 @@ def checked_annotations(
     """
     if "annotations" not in ground_truth:
         raise ValueError("the ground truth has no 'annotations'")
-    records = list(ground_truth["annotations"])
+    records = _as_list(ground_truth["annotations"], "'annotations' of the ground truth")
     return _checked(records, _truth_columns, _check_annotation, image_ids, names)
 
 
@@ -120,7 +140,8 @@ def checked_detections(
             "expected the detections as a list of COCO results, got a dictionary; are ground "
             "truth and detections swapped?"
         )
-    return _checked(list(detections), _detection_columns, _check_detection, image_ids, names)
+    records = _as_list(detections, "detections")
+    return _checked(records, _detection_columns, _check_detection, image_ids, names)
 
 
 def _checked(
@@ -185,8 +206,8 @@ def _detection_columns(records: list) -> DetectionColumns:
 
 def _ids(records: list, key: str) -> np.ndarray:
     ids = np.array([record[key] for record in records]) if records else np.zeros(0, np.int64)
-    if ids.dtype.kind != "i":
-        raise TypeError(f"expected whole numbers, got {ids.dtype}")
+    if ids.dtype.kind != "i" or ids.ndim != 1:
+        raise TypeError(f"expected whole numbers, got {ids.dtype} {ids.shape}")
     return ids.astype(np.int64)
 
 
@@ -205,12 +226,12 @@ def _check_annotation(
     area = source.get("area")
     if area is not None:
         if not _finite_floats([area]):
-            raise ValueError(f"{what}: expected a finite area, got {area!r}")
+            raise ValueError(f"{what}: expected a finite area, got {reprlib.repr(area)}")
         annotation["area"] = float(area)
-    crowd = source.get("iscrowd") or 0
-    if not _finite_floats([crowd]):
-        raise ValueError(f"{what}: expected iscrowd 0 or 1, got {crowd!r}")
-    return {**annotation, "iscrowd": crowd}
+    crowd = _finite_floats([source.get("iscrowd") or 0])
+    if not crowd:
+        raise ValueError(f"{what}: expected iscrowd 0 or 1, got {reprlib.repr(source['iscrowd'])}")
+    return {**annotation, "iscrowd": int(crowd[0])}
 
 
 def _check_detection(
@@ -224,7 +245,7 @@ def _check_detection(
     if not score:
         raise ValueError(
             f"{what} (image id {source['image_id']}): expected a finite score, "
-            f"got {source['score']}"
+            f"got {reprlib.repr(source['score'])}"
         )
     return {**detection, "score": score[0]}
 
@@ -234,31 +255,41 @@ def _check_common(
 ) -> dict[str, Any]:
     """Checks what annotations and detections share and returns a fresh record with it."""
     if not isinstance(source, Mapping):
-        raise ValueError(f"{what}: expected a dictionary, got {source!r}")
+        raise ValueError(f"{what}: expected a dictionary, got {reprlib.repr(source)}")
     for key in ("image_id", "category_id", "bbox"):
         if key not in source:
             raise ValueError(f"{what} has no {key!r}; it has {sorted(source)}")
     image_id, category_id = source["image_id"], source["category_id"]
-    if image_id not in image_ids:
-        raise ValueError(f"{what} refers to image id {image_id!r}, which the ground truth lacks")
-    if category_id not in names:
+    if not _is_one_of(image_id, image_ids):
         raise ValueError(
-            f"{what} (image id {image_id}) refers to category id {category_id!r}; "
+            f"{what} refers to image id {reprlib.repr(image_id)}, which the ground truth lacks"
+        )
+    if not _is_one_of(category_id, names):
+        raise ValueError(
+            f"{what} (image id {image_id}) refers to category id {reprlib.repr(category_id)}; "
             f"the ground truth has {sorted(names)}"
         )
     bbox = _finite_floats(source["bbox"])
     if len(bbox) != 4 or min(bbox[2:]) < 0:
         raise ValueError(
             f"{what} (image id {image_id}): expected a finite bbox (x, y, width >= 0, "
-            f"height >= 0), got {source['bbox']}"
+            f"height >= 0), got {reprlib.repr(source['bbox'])}"
         )
     return {"image_id": int(image_id), "category_id": int(category_id), "bbox": bbox}
+
+
+def _is_one_of(value: Any, ids: Iterable[int]) -> bool:
+    """Whether it is among the ids; what cannot be looked up, such as a list, is not."""
+    try:
+        return value in ids
+    except TypeError:
+        return False
 
 
 def _finite_floats(values: Any) -> list[float]:
     """Returns the values as floats, or nothing if any of them is not a finite number."""
     try:
         numbers = [float(value) for value in values]
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return []
     return numbers if all(map(math.isfinite, numbers)) else []

@@ -16,6 +16,7 @@ from pathlib import Path
 import keras
 
 from fcos_tf import evaluation
+from fcos_tf.evaluation.inference import check_finite
 from fcos_tf.training import checkpoints
 
 VALIDATION_PREFIX = "val_"
@@ -193,6 +194,9 @@ class DetectionMetrics(keras.callbacks.Callback):
         metrics: Names of metrics, "coco", "voc07" or "voc12", see `fcos_tf.evaluation.evaluate`.
         every: Epochs between two evaluations, >= 1. The last epoch is always evaluated.
 
+    Raises:
+        ValueError: An unknown metric, a data set without end, or `every` below 1.
+
     Example:
         >>> model.fit(train, epochs=2, callbacks=[DetectionMetrics(val)])
     """
@@ -201,8 +205,10 @@ class DetectionMetrics(keras.callbacks.Callback):
         super().__init__()
         if every < 1:
             raise ValueError(f"every: expected a number of epochs >= 1, got {every}")
+        check_finite(dataset)
         self.dataset = dataset
-        self.metrics = tuple(metrics)
+        self.metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+        evaluation.metric_names(self.metrics)  # refuses unknown ones now, not after an epoch
         self.every = every
         self._detect = None
 
@@ -226,13 +232,14 @@ class BestModel(StepCallback):
     """Keeps the model of the best evaluation: `best.keras`, and `best.json` that says how good.
 
     Stand after the callback that evaluates. A run that is resumed, also by another process, goes
-    on from what `best.json` holds.
+    on from what `best.json` holds. One that starts at step 0 does not: its first evaluation
+    replaces what an older run has left there.
 
     Args:
         model_dir: The run's folder.
         monitor: The number to choose by, the higher the better: `AP`, `AP50`, `mAP_voc07` ... Where
             `best.json` holds another one, the choice starts anew.
-        first_step: Updates done before the first `fit`.
+        first_step: Updates done before the first `fit`; above 0 in a resumed run.
 
     Example:
         >>> model.fit(train, epochs=9, callbacks=[DetectionMetrics(val), BestModel("runs/a")])
@@ -273,6 +280,13 @@ class BestModel(StepCallback):
         """The best value so far; -inf if there is none."""
         path = self.model_dir / BEST_RECORD_FILE
         if not path.is_file() or not (self.model_dir / BEST_MODEL_FILE).is_file():
+            return -math.inf
+        if not self.step:
+            warnings.warn(
+                f"{path} is of an older run and does not count, as this one starts at step 0; "
+                f"the first evaluation replaces it and {BEST_MODEL_FILE}",
+                stacklevel=3,
+            )
             return -math.inf
         try:
             record = json.loads(path.read_text(encoding="utf-8"))

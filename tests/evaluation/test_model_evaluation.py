@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from fcos_tf import data
+from fcos_tf.data.writing import write_digits
 from fcos_tf.evaluation import (
     Records,
     compile_detect,
@@ -225,6 +226,22 @@ def test_rows_with_a_negative_image_id_only_fill_up():
     assert [image["id"] for image in records.ground_truth["images"]] == [11, 33]
     assert [a["image_id"] for a in records.ground_truth["annotations"]] == [11, 33]
     assert [d["image_id"] for d in records.detections] == [11, 33]
+
+
+def test_images_none_of_which_can_be_read_are_counted(tmp_path):
+    write_digits("voc", tmp_path, {"val": 3})
+    images = sorted((tmp_path / "JPEGImages").iterdir())
+    for image in images:
+        image.write_bytes(b"")
+    val = data.load(
+        "voc", data_dir=tmp_path, split="val", batch_size=2, image_size=(64, 64), max_bad_images=3
+    )
+    message = r"no image to evaluate on: 3 could not be read; the first: .*val_.*file is empty"
+    with pytest.raises(ValueError, match=message):
+        evaluate(FindsNothing(), val)
+    # Without the data set's own list, as after a map.
+    with pytest.raises(ValueError, match=r"no image to evaluate on: 3 could not be read$"):
+        evaluate(FindsNothing(), make_dataset(image_ids=(-1, -1, -1)))
 
 
 def test_what_cannot_be_evaluated_is_named():

@@ -162,6 +162,14 @@ def test_detection_metrics_evaluates_when_due(monkeypatch):
     assert history.history["val_AP50"] == [0.75] * 3
 
 
+def test_detection_metrics_refuses_before_the_first_epoch_what_it_cannot_do():
+    assert callbacks.DetectionMetrics([], metrics="voc07").metrics == ("voc07",)
+    with pytest.raises(ValueError, match="unknown metric 'voc'; there are: coco, voc07"):
+        callbacks.DetectionMetrics([], metrics=("coco", "voc"))
+    with pytest.raises(ValueError, match=r"never ends.*repeat=False"):
+        callbacks.DetectionMetrics(make_dataset(0))
+
+
 @pytest.fixture
 def evaluations(monkeypatch):
     """Puts numbers in place of evaluations, by epoch: (AP, mAP_voc07)."""
@@ -228,7 +236,8 @@ def test_the_best_model_is_kept(tmp_path, evaluations, monitor, best_epoch):
 def test_a_resumed_run_knows_its_best(tmp_path, evaluations):
     def resume(numbers, monitor="AP"):
         evaluations(numbers)
-        fit_with(make_model(), callbacks.BestModel(tmp_path, monitor=monitor), epochs=1)
+        best = callbacks.BestModel(tmp_path, monitor=monitor, first_step=1)
+        fit_with(make_model(), best, epochs=1)
         return json.loads((tmp_path / "best.json").read_text())["value"]
 
     assert resume([(0.5, 0.25)]) == 0.5
@@ -244,7 +253,20 @@ def test_a_resumed_run_knows_its_best(tmp_path, evaluations):
     assert resume([(0.25, 0.0625)], monitor="mAP_voc07") == 0.0625
     (tmp_path / "best.json").write_text("{")
     with pytest.raises(ValueError, match=r"best\.json: expected monitor, value and step"):
-        callbacks.BestModel(tmp_path)
+        callbacks.BestModel(tmp_path, first_step=1)
+
+
+def test_a_run_from_step_0_does_not_count_what_an_older_one_left(tmp_path, evaluations):
+    fit_with(make_model(), callbacks.BestModel(tmp_path))
+    old = json.loads((tmp_path / "best.json").read_text())
+    assert (old["value"], old["step"]) == (0.75, 2)
+    with pytest.warns(UserWarning, match=r"best\.json is of an older run and does not count"):
+        best = callbacks.BestModel(tmp_path)
+    assert json.loads((tmp_path / "best.json").read_text()) == old  # until the first evaluation
+    evaluations([(0.25, 0.5)])
+    fit_with(make_model(), best, epochs=1)
+    new = json.loads((tmp_path / "best.json").read_text())
+    assert (new["value"], new["step"]) == (0.25, 1)
 
 
 def test_a_number_that_is_never_evaluated_is_named(tmp_path, evaluations):
