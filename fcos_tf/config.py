@@ -123,7 +123,11 @@ class Config:
 
     # Model
     model: str = _option("fcos", "Model", "The detector.", choices=("fcos",))
-    backbone: str = _option("resnet50", "Model", "resnet18, resnet34, resnet50 or resnet101.")
+    backbone: str = _option(
+        "resnet50", "Model",
+        "resnet18, resnet34, resnet50, resnet101, resnext50_32x4d, resnext101_32x8d, "
+        "resnext101_64x4d, regnetx_400mf and others of that family.",
+    )  # fmt: skip
     backbone_weights: str = _option(
         "", "Model", "Empty = random; imagenet (ResNet-50 and 101, downloaded); or a weights file."
     )

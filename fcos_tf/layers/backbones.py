@@ -1,13 +1,25 @@
 """Backbones by name, the weights they start from, and the settings that fit those weights."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import keras
 
+from fcos_tf.layers.regnet import VARIANTS, regnet
 from fcos_tf.layers.resnet import resnet
 
-BACKBONES = {f"resnet{depth}": depth for depth in (18, 34, 50, 101)}
+# Each takes stride_in_3x3, norm, frozen_stages and name, and gives a model with maps c2 to c5.
+BACKBONES: dict[str, Callable[..., keras.Model]] = {
+    **{f"resnet{depth}": partial(resnet, depth) for depth in (18, 34, 50, 101)},
+    "resnext50_32x4d": partial(resnet, 50, groups=32, group_width=4),
+    "resnext101_32x8d": partial(resnet, 101, groups=32, group_width=8),
+    "resnext101_64x4d": partial(resnet, 101, groups=64, group_width=4),
+    **{name: partial(regnet, name) for name in VARIANTS},
+}
+# What keras.applications distributes ImageNet weights for.
+IMAGENET_BACKBONES = {"resnet50": "ResNet50", "resnet101": "ResNet101"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +86,10 @@ def build_backbone(
     """Builds a backbone and loads its weights.
 
     Args:
-        name: "resnet18", "resnet34", "resnet50" or "resnet101".
+        name: a key of `BACKBONES`.
         weights: None (random), "imagenet", or a `.keras` file of this backbone, as
             `detector.backbone.save(file)` writes.
-        stride_in_3x3: see `layers.resnet.resnet`.
+        stride_in_3x3: see `layers.resnet.resnet`; only ResNets have the choice.
         norm: likewise.
         frozen_stages: likewise.
         dtype: dtype policy of the layers; None: the global one.
@@ -86,17 +98,17 @@ def build_backbone(
         A model from [B, H, W, 3] normalised images to a dict `c2`..`c5`.
 
     Raises:
-        ValueError: for an unknown name, or weights that do not exist for it.
+        ValueError: for an unknown name, a stride placement or weights that do not exist for it.
         FileNotFoundError: if the weights file is missing.
         OSError: if the weights cannot be downloaded.
     """
     if name not in BACKBONES:
         raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}; got {name!r}")
-    depth = BACKBONES[name]
     if weights == "imagenet":
-        if depth not in (50, 101):
+        if name not in IMAGENET_BACKBONES:
             raise ValueError(
-                f"backbone_weights='imagenet' exist for resnet50 and resnet101; got {name!r}"
+                f"backbone_weights='imagenet' exist for {' and '.join(IMAGENET_BACKBONES)}; "
+                f"got {name!r}"
             )
         if stride_in_3x3:
             raise ValueError(
@@ -111,14 +123,14 @@ def build_backbone(
     try:
         if dtype is not None:
             keras.config.set_dtype_policy(dtype)
-        backbone = resnet(
-            depth, stride_in_3x3=stride_in_3x3, norm=norm, frozen_stages=frozen_stages, name=name
+        backbone = BACKBONES[name](
+            stride_in_3x3=stride_in_3x3, norm=norm, frozen_stages=frozen_stages, name=name
         )
     finally:
         keras.config.set_dtype_policy(global_policy)
 
     if weights == "imagenet":
-        copy_keras_applications(_download(depth), backbone)
+        copy_keras_applications(_download(name), backbone)
     elif weights is not None:
         try:
             source = keras.models.load_model(weights, compile=False)
@@ -132,7 +144,7 @@ def copy_layers(source: keras.Model, target: keras.Model, *, file: str) -> None:
     """Copies weights between backbones that may differ in their kind of batch norm.
 
     Args:
-        source: a model of `layers.resnet.resnet`.
+        source: a model as `build_backbone` makes them.
         target: likewise.
         file: where the source came from, for the complaint.
 
@@ -158,15 +170,15 @@ def copy_layers(source: keras.Model, target: keras.Model, *, file: str) -> None:
         layer.set_weights(theirs.get_weights())
 
 
-def _download(depth: int) -> keras.Model:
-    build = {50: keras.applications.ResNet50, 101: keras.applications.ResNet101}[depth]
+def _download(name: str) -> keras.Model:
     try:
+        build = getattr(keras.applications, IMAGENET_BACKBONES[name])
         return build(weights="imagenet", include_top=False)
     except Exception as error:  # keras raises a bare Exception when a download fails
         folder = Path.home() / ".keras" / "models"
         raise OSError(
-            f"cannot download the ImageNet weights of ResNet-{depth} ({error}); put "
-            f"resnet{depth}_weights_tf_dim_ordering_tf_kernels_notop.h5 into {folder}, "
+            f"cannot download the ImageNet weights of {name} ({error}); put "
+            f"{name}_weights_tf_dim_ordering_tf_kernels_notop.h5 into {folder}, "
             "or leave --backbone_weights empty"
         ) from error
 

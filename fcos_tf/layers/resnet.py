@@ -1,4 +1,15 @@
-"""ResNet-18/34/50/101 (He et al., Deep Residual Learning) as a pyramid backbone."""
+"""ResNet-18/34/50/101 and ResNeXt-50/101 as pyramid backbones.
+
+He et al., Deep Residual Learning, 1512.03385; Xie et al., Aggregated Residual Transformations,
+1611.05431.
+
+Layers against torchvision's modules, where a `_conv` holds `weight` (kernel, transposed) and a
+`_norm` the batch norm:
+
+    stem_conv, stem_norm                            conv1, bn1
+    stage{s}_block{b}_{i}_conv, _norm               layer{s}.{b - 1}.conv{i}, bn{i}
+    stage{s}_block{b}_shortcut_conv, _norm          layer{s}.{b - 1}.downsample.0, .1
+"""
 
 import keras
 
@@ -16,15 +27,20 @@ DEPTHS = {
 def resnet(
     depth: int = 50,
     *,
+    groups: int = 1,
+    group_width: int = 64,
     stride_in_3x3: bool = True,
     norm: str = "batch",
     frozen_stages: int = 0,
     name: str | None = None,
 ) -> keras.Model:
-    """Builds a ResNet without its classifier.
+    """Builds a ResNet or ResNeXt without its classifier.
 
     Args:
         depth: 18, 34, 50 or 101.
+        groups: of a bottleneck's 3x3 convolution; more than 1 makes a ResNeXt.
+        group_width: channels per group in the first stage; they double in every further one.
+            ResNeXt-50-32x4d has 32 groups of width 4.
         stride_in_3x3: where a bottleneck halves the map: in its 3x3 convolution (torchvision) or
             in its first 1x1 (the original MSRA weights, `keras.applications`).
         norm: "batch" (trained), "sync" (statistics over all replicas) or "frozen".
@@ -37,7 +53,8 @@ def resnet(
         strides 4, 8, 16 and 32; their channels are 64-512, or 256-2048 for 50 and deeper.
 
     Raises:
-        ValueError: for an unknown depth or norm, or `frozen_stages` outside 0..5.
+        ValueError: for an unknown depth or norm, `frozen_stages` outside 0..5, or groups in a
+            ResNet without bottlenecks.
     """
     if depth not in DEPTHS:
         raise ValueError(f"ResNet depth must be one of {sorted(DEPTHS)}; got {depth!r}")
@@ -45,7 +62,12 @@ def resnet(
         raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
     if frozen_stages not in range(6):
         raise ValueError(f"frozen_stages must be 0 to 5; got {frozen_stages!r}")
-    blocks, bottleneck = DEPTHS[depth]
+    blocks, has_bottlenecks = DEPTHS[depth]
+    if (groups, group_width) != (1, 64) and not has_bottlenecks:
+        raise ValueError(
+            f"groups need a ResNet of bottlenecks: depth 50 or 101; got {depth} with "
+            f"groups={groups}, group_width={group_width}"
+        )
 
     images = keras.Input((None, None, 3), name="images")
     x = conv_norm(images, 64, 7, stride=2, norm=norm, trainable=frozen_stages < 1, name="stem")
@@ -55,15 +77,22 @@ def resnet(
 
     features = {}
     for stage, repeats in enumerate(blocks):
-        width = 64 * 2**stage
         options = {"norm": norm, "trainable": frozen_stages < stage + 2}
         for block in range(repeats):
             stride = 2 if stage > 0 and block == 0 else 1
             prefix = f"stage{stage + 1}_block{block + 1}"
-            if bottleneck:
-                x = _bottleneck(x, width, stride, stride_in_3x3, prefix, options)
+            if has_bottlenecks:
+                x = bottleneck(
+                    x,
+                    groups * group_width * 2**stage,
+                    256 * 2**stage,
+                    strides=(1, stride) if stride_in_3x3 else (stride, 1),
+                    groups=groups,
+                    name=prefix,
+                    **options,
+                )
             else:
-                x = _basic(x, width, stride, prefix, options)
+                x = _basic(x, 64 * 2**stage, stride, prefix, options)
         features[f"c{stage + 2}"] = x
     return keras.Model(images, features, name=name or f"resnet{depth}")
 
@@ -74,12 +103,34 @@ def _basic(x, width, stride, name, options):
     return _add_shortcut(x, y, stride, name, options)
 
 
-def _bottleneck(x, width, stride, stride_in_3x3, name, options):
-    first, second = (1, stride) if stride_in_3x3 else (stride, 1)
-    y = conv_norm(x, width, 1, stride=first, name=f"{name}_1", **options)
-    y = conv_norm(y, width, 3, stride=second, name=f"{name}_2", **options)
-    y = conv_norm(y, 4 * width, 1, activation=False, name=f"{name}_3", **options)
-    return _add_shortcut(x, y, stride, name, options)
+def bottleneck(
+    x,
+    width: int,
+    filters: int,
+    *,
+    strides: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    name: str,
+    **options,
+):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut, which is a 1x1 where the shapes differ.
+
+    Args:
+        x: [B, H, W, channels] Keras tensor.
+        width: channels of the 3x3 convolution.
+        filters: output channels.
+        strides: of the first 1x1 and of the 3x3 convolution.
+        groups: of the 3x3 convolution.
+        name: prefix of the layers' names.
+        **options: `norm` and `trainable` of `conv_norm`.
+
+    Returns:
+        [B, ceil(H / s), ceil(W / s), filters], s the product of the strides.
+    """
+    y = conv_norm(x, width, 1, stride=strides[0], name=f"{name}_1", **options)
+    y = conv_norm(y, width, 3, stride=strides[1], groups=groups, name=f"{name}_2", **options)
+    y = conv_norm(y, filters, 1, activation=False, name=f"{name}_3", **options)
+    return _add_shortcut(x, y, strides[0] * strides[1], name, options)
 
 
 def _add_shortcut(x, y, stride, name, options):

@@ -1,4 +1,4 @@
-"""ResNets: published parameter counts, keras.applications as a reference, freezing."""
+"""ResNets and ResNeXts: published parameter counts, keras.applications as a reference, freezing."""
 
 import keras
 import numpy as np
@@ -21,6 +21,41 @@ from fcos_tf.layers.resnet import resnet
 def test_parameter_counts(depth, parameters):
     model = resnet(depth)
     assert sum(np.prod(v.shape) for v in model.trainable_weights) == parameters
+
+
+# torchvision's published totals of ResNeXt, less the classifier.
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("resnext50_32x4d", 25_028_904 - 2_049_000),
+        ("resnext101_32x8d", 88_791_336 - 2_049_000),
+        ("resnext101_64x4d", 83_455_272 - 2_049_000),
+    ],
+)
+def test_parameter_counts_of_resnext(name, parameters):
+    model = backbones.build_backbone(name)
+    assert model.name == name
+    assert sum(np.prod(v.shape) for v in model.trainable_weights) == parameters
+
+
+def test_resnext_widths():
+    # Table 1 of the ResNeXt paper: 128 to 1024 channels inside, 256 to 2048 outside.
+    model = backbones.build_backbone("resnext50_32x4d")
+    inside = [model.get_layer(f"stage{s}_block1_2_conv") for s in (1, 2, 3, 4)]
+    assert [layer.filters for layer in inside] == [128, 256, 512, 1024]
+    assert [layer.groups for layer in inside] == [32] * 4
+    assert [layer.strides for layer in inside] == [(1, 1), (2, 2), (2, 2), (2, 2)]
+    assert [model.output[f"c{k}"].shape[-1] for k in (2, 3, 4, 5)] == [256, 512, 1024, 2048]
+
+
+def test_groups_need_bottlenecks():
+    with pytest.raises(ValueError, match=r"groups need.*got 18 with groups=32"):
+        resnet(18, groups=32, group_width=4)
+
+
+def test_unknown_backbone_lists_the_known():
+    with pytest.raises(ValueError, match=r"resnet18.*resnext50_32x4d.*regnetx_400mf.*'vgg'"):
+        backbones.build_backbone("vgg")
 
 
 def test_strides_and_channels_on_an_odd_size():
@@ -117,6 +152,11 @@ def test_no_network_says_which_file_to_put_where(monkeypatch):
     monkeypatch.setattr(keras.applications, "ResNet50", fail)
     with pytest.raises(OSError, match=r"resnet50_weights\S+notop.h5 into \S+models"):
         backbones.build_backbone("resnet50", weights="imagenet", stride_in_3x3=False)
+
+
+def test_imagenet_weights_exist_for_two_resnets():
+    with pytest.raises(ValueError, match="resnet50 and resnet101; got 'resnext50_32x4d'"):
+        backbones.build_backbone("resnext50_32x4d", weights="imagenet", stride_in_3x3=False)
 
 
 def test_imagenet_weights_refuse_the_other_stride():

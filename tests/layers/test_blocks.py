@@ -1,10 +1,18 @@
-"""Padding, frozen batch norm and scales."""
+"""Padding, grouped convolution, frozen batch norm and scales."""
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from fcos_tf.layers.blocks import FrozenBatchNormalization, Scale, conv, normalization
+from fcos_tf.layers import blocks
+from fcos_tf.layers.blocks import (
+    FrozenBatchNormalization,
+    GroupedConv2D,
+    Scale,
+    conv,
+    normalization,
+)
 
 
 def test_stride_two_pads_both_sides():
@@ -58,3 +66,144 @@ def test_scale():
     np.testing.assert_array_equal(layer(np.float32([3])), [3])
     layer.set_weights([np.float32(2)])
     np.testing.assert_array_equal(layer(np.float32([3])), [6])
+
+
+def grouped_and_inputs(*, channels, filters, groups, stride=1, layer_class=GroupedConv2D):
+    """A layer with seeded weights, and an image; the same for either class of layer."""
+    layer = layer_class(filters, 3, strides=stride, groups=groups, use_bias=False)
+    layer.build((None, 7, 9, channels))
+    rng = np.random.default_rng(0)
+    layer.set_weights([rng.normal(size=layer.kernel.shape)])
+    return layer, rng.normal(size=(2, 7, 9, channels)).astype("float32")
+
+
+def output_and_gradients(layer, x):
+    """Output, and the gradients of the sum of its squares by input and kernel, in a graph."""
+
+    @tf.function
+    def run(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            loss = tf.reduce_sum(y * y)
+        return y, *tape.gradient(loss, [x, layer.kernel.value])
+
+    return [np.asarray(v) for v in run(tf.constant(x))]
+
+
+def assert_close(ours, theirs, tolerance):
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.shape == b.shape
+        assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+
+
+def test_grouped_convolution_by_hand():
+    # 1x1 kernels of ones: each output channel is the sum of its group's two input channels.
+    layer = GroupedConv2D(4, 1, groups=2, use_bias=False)
+    layer.build((None, 1, 1, 4))
+    layer.set_weights([np.ones((1, 1, 2, 4))])
+    np.testing.assert_array_equal(layer(np.float32([[[[1, 2, 30, 40]]]]))[0, 0, 0], [3, 3, 70, 70])
+
+
+@pytest.fixture(params=[True, False], ids=["native", "split"])
+def native(request, monkeypatch):
+    """Both ways to do a grouped convolution; the native one only where it has a gradient."""
+    if request.param and not blocks._has_grouped_gradient("float32"):
+        pytest.skip("TensorFlow has no gradient of grouped convolutions on this CPU")
+    monkeypatch.setattr(blocks, "_has_grouped_gradient", lambda dtype: request.param)
+    return request.param
+
+
+# As many filters as channels, fewer, more; the reference is Keras' layer, compiled by XLA on a CPU.
+@pytest.mark.parametrize(
+    ("channels", "filters", "groups", "stride"),
+    [(32, 32, 2, 1), (40, 20, 5, 2), (12, 24, 3, 2), (8, 8, 8, 1)],
+)
+def test_grouped_convolution_equals_keras(native, channels, filters, groups, stride):
+    shape = {"channels": channels, "filters": filters, "groups": groups, "stride": stride}
+    ours, x = grouped_and_inputs(**shape)
+    theirs, _ = grouped_and_inputs(**shape, layer_class=keras.layers.Conv2D)
+    assert_close(output_and_gradients(ours, x), output_and_gradients(theirs, x), 1e-5)
+    assert [v.path.split("/")[-1] for v in ours.weights] == ["kernel"]
+    assert ours.kernel.shape == theirs.kernel.shape == (3, 3, channels // groups, filters)
+
+
+def test_grouped_convolution_in_eager_mode_and_under_xla(native):
+    layer, x = grouped_and_inputs(channels=12, filters=12, groups=3)
+    expected = tf.function(layer)(x).numpy()
+    np.testing.assert_allclose(layer(x), expected, atol=1e-4)
+    np.testing.assert_allclose(tf.function(layer, jit_compile=True)(x), expected, atol=1e-4)
+
+
+def test_grouped_convolution_equals_pytorch(native):
+    torch = pytest.importorskip("torch")
+    layer, image = grouped_and_inputs(channels=24, filters=12, groups=6, stride=2)
+    x = torch.tensor(image.transpose(0, 3, 1, 2), requires_grad=True)
+    kernel = torch.tensor(layer.get_weights()[0].transpose(3, 2, 0, 1), requires_grad=True)
+    y = torch.nn.functional.conv2d(x, kernel, stride=2, groups=6)
+    (y * y).sum().backward()
+    theirs = [
+        y.detach().numpy().transpose(0, 2, 3, 1),
+        x.grad.numpy().transpose(0, 2, 3, 1),
+        kernel.grad.numpy().transpose(2, 3, 1, 0),
+    ]
+    assert_close(output_and_gradients(layer, image), theirs, 1e-5)
+
+
+def convolutions_in_graph(layer, x):
+    """Input channels of each convolution in the layer's graph."""
+    graph = tf.function(lambda x: layer(x)).get_concrete_function(tf.constant(x)).graph
+    return [op.inputs[0].shape[-1] for op in graph.get_operations() if op.type == "Conv2D"]
+
+
+def test_one_convolution_or_one_per_group(native):
+    layer, x = grouped_and_inputs(channels=24, filters=24, groups=6)
+    graph = tf.function(lambda x: layer(x)).get_concrete_function(tf.constant(x)).graph
+    convolutions = [op for op in graph.get_operations() if op.type == "Conv2D"]
+    channels = [op.inputs[0].shape[-1] for op in convolutions]
+    assert channels == ([24] if native else [4] * 6)
+
+
+def refuse(**arguments):
+    raise tf.errors.InvalidArgumentError(None, None, "not supported on CPU")
+
+
+@pytest.mark.parametrize("operation", ["Conv2DBackpropInput", "Conv2DBackpropFilter"])
+@pytest.mark.parametrize(("devices", "expected"), [({}, False), ({"TPU": ["a TPU"]}, True)])
+def test_native_only_where_there_is_a_gradient(monkeypatch, operation, devices, expected):
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: devices.get(kind, []))
+    monkeypatch.setattr(tf.raw_ops, operation, refuse)
+    assert blocks._has_grouped_gradient.__wrapped__("float32") == expected
+
+
+def test_gradient_where_it_is_said_to_be():
+    # The answer must hold in the first trace of a graph too, with a tape outside.
+    layer, x = grouped_and_inputs(channels=8, filters=8, groups=2)
+    blocks._has_grouped_gradient.cache_clear()
+    assert all(np.abs(v).max() > 0 for v in output_and_gradients(layer, x))
+    assert blocks._has_grouped_gradient.cache_info().currsize == 1
+
+
+def test_grouped_convolution_saves_and_loads(tmp_path):
+    image = keras.Input((6, 6, 8))
+    model = keras.Model(image, conv(image, 16, 3, groups=4, stride=2, name="c"))
+    assert isinstance(model.get_layer("c"), GroupedConv2D)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    layer = loaded.get_layer("c")
+    assert (type(layer), layer.groups, layer.strides) == (GroupedConv2D, 4, (2, 2))
+    x = np.random.default_rng(0).normal(size=(1, 6, 6, 8)).astype("float32")
+    assert loaded(x).shape == (1, 3, 3, 16)
+    np.testing.assert_allclose(loaded(x), model(x), atol=1e-6)
+
+
+def test_grouped_convolution_in_mixed_precision():
+    full, x = grouped_and_inputs(channels=24, filters=24, groups=6)
+    mixed = GroupedConv2D(24, 3, groups=6, use_bias=False, dtype="mixed_bfloat16")
+    mixed.build(x.shape)
+    mixed.set_weights(full.get_weights())
+    y = mixed(x)
+    assert (keras.backend.standardize_dtype(y.dtype), mixed.kernel.dtype) == ("bfloat16", "float32")
+    # bfloat16 has 8 bits: each of the 36 products is off by up to 2 ** -8 of its size.
+    assert_close([np.asarray(y, "float32")], [np.asarray(full(x))], 2e-2)

@@ -1,0 +1,135 @@
+"""RegNetX (Radosavovic et al., Designing Network Design Spaces, 2003.13678) as a pyramid backbone.
+
+Layers against torchvision's modules, where a `_conv` is `.0` with `weight` (kernel, transposed) and
+a `_norm` is `.1`, the batch norm:
+
+    stem                                stem
+    stage{s}_block{b}_1, _2, _3         trunk_output.block{s}.block{s}-{b - 1}.f.a, f.b, f.c
+    stage{s}_block{b}_shortcut          trunk_output.block{s}.block{s}-{b - 1}.proj
+"""
+
+import dataclasses
+import math
+
+import keras
+
+from fcos_tf.layers.blocks import NORMS, conv_norm
+from fcos_tf.layers.resnet import bottleneck
+
+STEM_CHANNELS = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class RegNetParameters:
+    """What makes one member of the family (section 3.3 and appendix of the paper).
+
+    Attributes:
+        depth: blocks in all.
+        w_0: width of the first block.
+        w_a: by how much each further block would be wider, before widths are made equal per stage.
+        w_m: factor between the widths of neighbouring stages.
+        group_width: channels per group of the 3x3 convolutions.
+        half_up: how a width halfway between two multiples of the group width is rounded: up
+            (torchvision), or to the even multiple (the paper).
+    """
+
+    depth: int
+    w_0: int
+    w_a: float
+    w_m: float
+    group_width: int
+    half_up: bool = True
+
+
+VARIANTS = {
+    "regnetx_200mf": RegNetParameters(depth=13, w_0=24, w_a=36.44, w_m=2.49, group_width=8),
+    # 392 channels lie halfway between 24 and 25 groups of 16: 400 in torchvision, 384 in the paper.
+    "regnetx_400mf": RegNetParameters(depth=22, w_0=24, w_a=24.48, w_m=2.54, group_width=16),
+    "regnetx_400mf_384": RegNetParameters(
+        depth=22, w_0=24, w_a=24.48, w_m=2.54, group_width=16, half_up=False
+    ),
+    "regnetx_800mf": RegNetParameters(depth=16, w_0=56, w_a=35.73, w_m=2.28, group_width=16),
+    "regnetx_1_6gf": RegNetParameters(depth=18, w_0=80, w_a=34.01, w_m=2.25, group_width=24),
+}
+
+
+def stages(parameters: RegNetParameters) -> list[tuple[int, int]]:
+    """Width and depth of each stage.
+
+    Block j would have width w_0 + w_a * j; it gets the nearest w_0 * w_m ** s with a whole s,
+    rounded to a multiple of 8. Neighbours of the same width are a stage, whose width is then
+    rounded to a multiple of the group width (or is one group, if it is narrower than that).
+
+    Returns:
+        (width, depth) per stage, from the input on.
+    """
+    p = parameters
+    depths = {}  # by width; widths only grow
+    for j in range(p.depth):
+        s = round(math.log((p.w_0 + p.w_a * j) / p.w_0) / math.log(p.w_m))
+        width = 8 * round(p.w_0 * p.w_m**s / 8)
+        depths[width] = depths.get(width, 0) + 1
+
+    rounded = []
+    for width, depth in depths.items():
+        group = min(width, p.group_width)
+        groups = math.floor(width / group + 0.5) if p.half_up else round(width / group)
+        rounded.append((groups * group, depth))
+    return rounded
+
+
+def regnet(
+    variant: str = "regnetx_400mf",
+    *,
+    stride_in_3x3: bool = True,
+    norm: str = "batch",
+    frozen_stages: int = 0,
+    name: str | None = None,
+) -> keras.Model:
+    """Builds a RegNetX without its classifier.
+
+    Args:
+        variant: a key of `VARIANTS`.
+        stride_in_3x3: True; here because other backbones have the choice.
+        norm: "batch" (trained), "sync" (statistics over all replicas) or "frozen".
+        frozen_stages: how many parts from the input on do not learn, weights and statistics:
+            1 is the stem, 2 the stem and the first stage, ... 5 everything.
+        name: of the model.
+
+    Returns:
+        A model from [B, H, W, 3] normalised images to a dict of feature maps `c2` to `c5` with
+        strides 4, 8, 16 and 32; regnetx_400mf has 32, 64, 160 and 400 channels there.
+
+    Raises:
+        ValueError: for an unknown variant or norm, `frozen_stages` outside 0..5, or
+            `stride_in_3x3=False`.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"RegNet variant must be one of {', '.join(VARIANTS)}; got {variant!r}")
+    if not stride_in_3x3:
+        raise ValueError(f"stride_in_3x3 must be True for {variant}; got {stride_in_3x3!r}")
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
+    if frozen_stages not in range(6):
+        raise ValueError(f"frozen_stages must be 0 to 5; got {frozen_stages!r}")
+    parameters = VARIANTS[variant]
+
+    images = keras.Input((None, None, 3), name="images")
+    options = {"norm": norm, "trainable": frozen_stages < 1}
+    x = conv_norm(images, STEM_CHANNELS, 3, stride=2, name="stem", **options)
+
+    features = {}
+    for stage, (width, depth) in enumerate(stages(parameters)):
+        options["trainable"] = frozen_stages < stage + 2
+        for block in range(depth):
+            x = bottleneck(
+                x,
+                width,
+                width,
+                strides=(1, 2 if block == 0 else 1),
+                groups=width // min(width, parameters.group_width),
+                name=f"stage{stage + 1}_block{block + 1}",
+                **options,
+            )
+        features[f"c{stage + 2}"] = x
+    return keras.Model(images, features, name=name or variant)
