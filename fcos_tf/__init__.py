@@ -10,7 +10,17 @@ import sys
 from fcos_tf.version import __version__
 
 _NAMES = {"FCOS": "fcos_tf.models.fcos", "load_model": "fcos_tf.training.checkpoints"}
-_MODULES = ("build", "data", "evaluation", "layers", "models", "ops", "training", "visualization")
+_MODULES = (
+    "build",
+    "convert",
+    "data",
+    "evaluation",
+    "layers",
+    "models",
+    "ops",
+    "training",
+    "visualization",
+)
 # Where the classes are defined that a saved model may name.
 _SERIALIZABLE = (
     "fcos_tf.models.fcos",

@@ -1,0 +1,19 @@
+"""Published PyTorch checkpoints as Keras weights."""
+
+from fcos_tf.convert.report import (
+    ConversionReport,
+    Misshaped,
+    assign,
+    depthwise_to_keras,
+    to_keras,
+)
+from fcos_tf.convert.torch_files import read_tensors
+
+__all__ = [
+    "ConversionReport",
+    "Misshaped",
+    "assign",
+    "depthwise_to_keras",
+    "read_tensors",
+    "to_keras",
+]

@@ -1,0 +1,268 @@
+"""Unpickling that can make tensors and containers, and nothing else.
+
+A pickle is a program: it may call whatever it can name. Here it can name the functions below only,
+all of them stand-ins of this file. Nothing of PyTorch or NumPy is called while a pickle is read:
+a tensor becomes a note of where its numbers lie, which `torch_files` follows afterwards.
+
+What PyTorch writes: `torch/_utils.py` (the `_rebuild_*` functions) and `torch/serialization.py`
+(persistent ids). What NumPy writes: `ndarray.__reduce__`.
+"""
+
+import math
+import pickle
+import re
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+_STORAGE_DTYPES = {
+    "Double": "float64",
+    "Float": "float32",
+    "Half": "float16",
+    "BFloat16": "bfloat16",
+    "Long": "int64",
+    "Int": "int32",
+    "Short": "int16",
+    "Char": "int8",
+    "Byte": "uint8",
+    "Bool": "bool",
+    "ComplexDouble": "complex128",
+    "ComplexFloat": "complex64",
+}
+_EXTENSION_DTYPES = (
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+)
+_TORCH_DTYPES = {
+    **{name: np.dtype(name) for name in _STORAGE_DTYPES.values() if name != "bfloat16"},
+    **{name: np.dtype(name) for name in ("uint16", "uint32", "uint64")},
+    **{name: np.dtype(getattr(ml_dtypes, name)) for name in _EXTENSION_DTYPES},
+}
+
+
+class RefusedError(Exception):
+    """The pickle asks for something that a file of tensors does not need."""
+
+
+class Symbol(NamedTuple):
+    """A class or dtype that a pickle may name, but not call."""
+
+    name: str
+    dtype: np.dtype | None = None
+
+
+class StorageRef(NamedTuple):
+    """A row of numbers in the file, which tensors look at.
+
+    Attributes:
+        key: its name in the file.
+        dtype: of an element; None where the storage is bytes and each tensor says what they mean.
+        numel: elements, or bytes where the dtype is None.
+        start: first element of the part that is meant; views of storages, before PyTorch 0.4.
+        length: of that part.
+    """
+
+    key: str
+    dtype: np.dtype | None
+    numel: int
+    start: int
+    length: int
+
+
+class TensorRef(NamedTuple):
+    """A tensor: a storage and how to look at it. `offset` and `stride` count elements."""
+
+    storage: StorageRef
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: np.dtype
+
+
+class Dict(dict):
+    """Stands in for `collections.OrderedDict`; attributes such as `_metadata` are dropped."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        """Drops the attributes."""
+
+
+class PickledDtype:
+    """Stands in for a NumPy dtype, which is made by a call and then given its byte order."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, code, align=False, copy=True):
+        if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?([biufc]\d{1,2}|\?)", code):
+            raise RefusedError(f"numpy.dtype({code!r})")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state):
+        """Takes the byte order from `numpy.dtype.__reduce__`'s (version, order, ...)."""
+        if state[1] in ("<", ">", "="):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class PickledArray:
+    """Stands in for a NumPy array, which is made empty and then given its contents."""
+
+    __slots__ = ("array",)
+
+    def __init__(self):
+        self.array = None
+
+    def __setstate__(self, state):
+        """Takes (version, shape, dtype, is Fortran order, bytes); text is Python 2's bytes."""
+        *_, shape, dtype, fortran, data = state
+        self.fill(data, dtype, shape, "F" if fortran else "C")
+
+    def fill(self, data, dtype, shape, order: str):
+        """Sets the array, without a copy if `data` is bytes."""
+        data = data.encode("latin1") if isinstance(data, str) else bytes(data)
+        shape = tuple(int(side) for side in shape)
+        expected = math.prod(shape) * dtype.dtype.itemsize
+        if len(data) != expected:
+            raise ValueError(f"array {shape}: expected {expected} bytes, got {len(data)}")
+        array = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
+        self.array = array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+class _Function:
+    """A function that a pickle may call; it has no state that the pickle could change."""
+
+    __slots__ = ("_call", "_name")
+
+    def __init__(self, name, call):
+        self._name, self._call = name, call
+
+    def __call__(self, *args, **kwargs):
+        return self._call(*args, **kwargs)
+
+    def __setstate__(self, state):
+        raise RefusedError(f"new attributes for {self._name}")
+
+
+def _tensor(storage, offset, shape, stride, requires_grad=False, hooks=None, metadata=None):
+    if not isinstance(storage, StorageRef) or storage.dtype is None:
+        raise ValueError(f"expected a typed storage, got {storage}")
+    if metadata:
+        raise RefusedError(f"a tensor with the marks {metadata}")
+    return TensorRef(storage, offset, tuple(shape), tuple(stride), storage.dtype)
+
+
+def _tensor_of_bytes(
+    storage, offset, shape, stride, requires_grad, hooks, dtype, metadata=None
+):  # PyTorch's _rebuild_tensor_v3
+    if not isinstance(storage, StorageRef) or not isinstance(dtype, Symbol) or not dtype.dtype:
+        raise ValueError(f"expected a storage and a dtype, got {storage} and {dtype}")
+    if metadata:
+        raise RefusedError(f"a tensor with the marks {metadata}")
+    return TensorRef(storage, offset, tuple(shape), tuple(stride), dtype.dtype)
+
+
+def _tensor_with_attributes(function, kind, args, state):
+    if not isinstance(function, _Function):
+        raise ValueError(f"expected a function, got {function!r}")
+    return function(*args)
+
+
+def _array_from_buffer(data, dtype, shape, order):
+    array = PickledArray()
+    array.fill(data, dtype, shape, order)
+    return array
+
+
+def _number(dtype, data):
+    array = _array_from_buffer(data, dtype, (), "C").array
+    return array.item()
+
+
+def _encode(text, encoding="latin1"):
+    if encoding not in ("latin1", "latin-1"):  # others need the registry of codecs
+        raise RefusedError(f"_codecs.encode to {encoding!r}")
+    return text.encode("latin1")
+
+
+def _dictionary(*items):
+    return Dict(*items)
+
+
+_FUNCTIONS = {
+    "collections.OrderedDict": _dictionary,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_of_bytes,
+    "torch._utils._rebuild_parameter": lambda data, requires_grad, hooks: data,
+    "torch._utils._rebuild_parameter_with_state": lambda data, grad, hooks, state: data,
+    "torch._tensor._rebuild_from_type_v2": _tensor_with_attributes,
+    "torch.Size": lambda sides=(): tuple(sides),
+    "torch.device": lambda *names: ":".join(map(str, names)),
+    "numpy.dtype": PickledDtype,
+    "_codecs.encode": _encode,
+    "__builtin__.bytes": lambda: b"",  # how Python 3 writes no bytes for Python 2
+}
+for _module in ("numpy.core", "numpy._core"):
+    _FUNCTIONS[f"{_module}.multiarray._reconstruct"] = lambda kind, shape, code: PickledArray()
+    _FUNCTIONS[f"{_module}.multiarray.scalar"] = _number
+    _FUNCTIONS[f"{_module}.numeric._frombuffer"] = _array_from_buffer
+
+_SYMBOLS = {
+    "numpy.ndarray": None,
+    "torch.Tensor": None,
+    "torch.nn.parameter.Parameter": None,
+    "torch.storage.UntypedStorage": None,
+    **{f"torch.{name}": dtype for name, dtype in _TORCH_DTYPES.items()},
+    **{
+        f"torch.{device}{name}Storage": _TORCH_DTYPES[dtype]
+        for name, dtype in _STORAGE_DTYPES.items()
+        for device in ("", "cuda.")
+    },
+}
+
+
+class TensorUnpickler(pickle.Unpickler):
+    """Reads one pickle of containers and tensors; use it once.
+
+    Args:
+        stream: the file, at the start of the pickle; afterwards at its end.
+
+    Attributes:
+        storages: key -> `StorageRef` of every storage that the pickle names.
+    """
+
+    def __init__(self, stream: BinaryIO):
+        super().__init__(stream, encoding="latin1")  # of Python 2's strings
+        self.storages: dict[str, StorageRef] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The stand-in of a global.
+
+        Raises:
+            RefusedError: for every other global.
+        """
+        full = f"{module}.{name}"
+        if full in _FUNCTIONS:
+            return _Function(full, _FUNCTIONS[full])
+        if full in _SYMBOLS:
+            return Symbol(full, _SYMBOLS[full])
+        raise RefusedError(full)
+
+    def persistent_load(self, pid: Any) -> StorageRef:
+        """The storage that ("storage", type, key, device, numel[, view]) names."""
+        word, kind, key, _, numel, *rest = pid
+        if word != "storage" or not isinstance(kind, Symbol) or "Storage" not in kind.name:
+            raise RefusedError(f"a reference to {word!r} of {kind!r}")
+        if not isinstance(key, str) or type(numel) is not int or numel < 0:
+            raise ValueError(f"expected a key and a length of a storage, got {key!r}, {numel!r}")
+        first = self.storages.setdefault(key, StorageRef(key, kind.dtype, numel, 0, numel))
+        if (first.dtype, first.numel) != (kind.dtype, numel):
+            raise ValueError(f"storage {key}: expected {first}, got {kind.name} of {numel}")
+        if rest and rest[0] is not None:
+            _, start, length = rest[0]
+            return StorageRef(key, kind.dtype, numel, start, length)
+        return first

@@ -1,0 +1,173 @@
+"""A pickle can call nothing but the stand-ins of `pickled_tensors`."""
+
+import os
+import pickle
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from fcos_tf.convert import pickled_tensors, read_tensors
+from tests.convert import pickle_bytes as pb
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, function, *args):
+        self.reduced = function, args
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def write(path, form, value: bytes):
+    """A pickle as each kind of file has it; `value` without the opcodes around it."""
+    if form == "zip":
+        pb.zip_file(path, value, {})
+    elif form == "legacy":
+        pb.legacy_file(path, value, {})
+    else:
+        path = path.with_suffix(".pkl")
+        path.write_bytes(pb.pickle(value))
+    return path
+
+
+FORMS = ["zip", "legacy", "pkl"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("os", "system"), ("posix", "system"), ("nt", "system"), ("subprocess", "Popen"),
+        ("builtins", "eval"), ("builtins", "exec"), ("builtins", "getattr"),
+        ("builtins", "__import__"), ("__builtin__", "eval"), ("builtins", "open"),
+        ("numpy", "load"), ("numpy", "fromfile"), ("numpy", "memmap"), ("numpy.core", "load"),
+        ("numpy.testing._private.utils", "runstring"), ("numpy.f2py", "crackfortran.myeval"),
+        ("torch", "load"), ("torch.serialization", "load"), ("torch.hub", "load"),
+        ("torch._utils", "__builtins__"), ("torch", "os.system"), ("collections", "namedtuple"),
+        ("collections", "OrderedDict.__init__"), ("_codecs", "decode"),
+        ("copyreg", "_reconstructor"),
+        ("functools", "partial"), ("operator", "attrgetter"), ("importlib", "import_module"),
+        ("fcos_tf.convert.pickled_tensors", "pickle"), ("argparse", "Namespace"),
+    ],
+)  # fmt: skip
+def test_other_globals_are_refused_by_name(tmp_path, form, module, name):
+    marker = tmp_path / "ran"
+    value = pb.table(a=pb.call(pb.glob(module, name), pb.text(f"touch {marker}")))
+    path = write(tmp_path / "a.pth", form, value)
+    with pytest.raises(ValueError) as caught:
+        read_tensors(path)
+    assert str(caught.value).startswith(f"{path}: expected nothing but tensors")
+    assert f"asks for {module}.{name}: refused" in str(caught.value)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_nothing_runs(tmp_path, protocol):
+    marker = tmp_path / "ran"
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"a": Evil(os.system, f"touch {marker}")}, protocol))
+    with pytest.raises(ValueError, match=rf"{os.system.__module__}\.system: refused"):
+        read_tensors(path)
+    assert not marker.exists()
+    pickle.loads(path.read_bytes())  # the same bytes do run where nothing is refused
+    assert marker.exists()
+
+
+def test_the_same_through_the_opcodes_that_instantiate(tmp_path):
+    path = tmp_path / "a.pkl"
+    marker = tmp_path / "ran"
+    argument = pb.text(f"touch {marker}")
+    for value in (
+        b"(" + argument + b"ios\nsystem\n",  # INST
+        b"(" + pb.glob("os", "system") + argument + b"o",  # OBJ
+        pb.text("os") + pb.text("system") + b"\x93" + pb.tup(argument) + b"R",  # STACK_GLOBAL
+        pb.glob("os", "system") + pb.tup(argument) + b"\x81",  # NEWOBJ
+    ):
+        path.write_bytes(pb.pickle(value))
+        with pytest.raises(ValueError, match=r"os\.system: refused"):
+            read_tensors(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("function", sorted(pickled_tensors._FUNCTIONS))
+def test_allowed_functions_cannot_be_altered(tmp_path, function):
+    # BUILD with (None, {name: value}) is how a pickle sets attributes.
+    module, _, name = function.rpartition(".")
+    for state in (
+        pb.table(_call=pb.NONE),
+        pb.tup(pb.NONE, pb.table(_call=pb.glob("collections", "OrderedDict"))),
+    ):
+        path = write(tmp_path / "a.pth", "pkl", pb.build(pb.glob(module, name), state))
+        with pytest.raises(ValueError, match="new attributes for"):
+            read_tensors(path)
+
+
+@pytest.mark.parametrize("name", ["float32", "FloatStorage", "Tensor"])
+def test_classes_can_be_named_but_neither_called_nor_altered(tmp_path, name):
+    symbol = pb.glob("torch", name)
+    state = pb.tup(pb.NONE, pb.table(name=pb.text("x"), dtype=pb.NONE))
+    for value in (pb.call(symbol), symbol + pb.tup() + b"\x81", pb.build(symbol, state)):
+        path = write(tmp_path / "a.pth", "zip", pb.table(a=value))
+        with pytest.raises(ValueError, match="truncated or damaged"):
+            read_tensors(path)
+    assert pickled_tensors._SYMBOLS["torch.float32"] == np.float32
+
+
+def test_a_tensor_cannot_be_altered_after_its_checks(tmp_path):
+    tensor = pb.tensor(pb.storage("FloatStorage", "0", 1), 0, (1,), (1,))
+    state = pb.tup(pb.NONE, pb.table(offset=pb.number(9)))
+    path = pb.zip_file(tmp_path / "a.pth", pb.table(a=pb.build(tensor, state)), {"0": bytes(4)})
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("code", ["O", "O8", "V8", "S4", "U4", "M8", "f4,f4", "float32", ""])
+def test_arrays_of_objects_are_refused(tmp_path, code):
+    dtype = pb.call(pb.glob("numpy", "dtype"), pb.text(code), pb.FALSE, pb.TRUE)
+    path = write(tmp_path / "a.pth", "pkl", pb.table(a=dtype))
+    with pytest.raises(ValueError, match=r"asks for numpy\.dtype\(.*: refused"):
+        read_tensors(path)
+
+
+def test_numpy_arrays_of_objects_are_refused_as_numpy_writes_them(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"a": np.array([Evil(os.getcwd)], object)}))
+    with pytest.raises(ValueError, match="refused"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        pb.tup(pb.text("module"), pb.glob("torch", "FloatStorage"), *[pb.text("0")] * 3),
+        pb.tup(pb.text("storage"), pb.glob("torch", "float32"), *[pb.text("0")] * 3),
+        pb.tup(pb.text("storage"), pb.text("FloatStorage"), *[pb.text("0")] * 3),
+    ],
+)
+def test_other_references_are_refused(tmp_path, reference):
+    path = write(tmp_path / "a.pth", "zip", pb.table(a=reference + b"Q"))
+    with pytest.raises(ValueError, match="asks for a reference"):
+        read_tensors(path)
+
+
+def test_keys_of_storages_stay_inside_the_file(tmp_path):
+    (tmp_path / "secret").write_bytes(bytes(4))
+    reference = pb.storage("FloatStorage", "../../secret", 1)
+    value = pb.table(a=pb.tensor(reference, 0, (1,), (1,)))
+    with pytest.raises(ValueError, match=r"expected a record x/data/\.\./\.\./secret, got none"):
+        read_tensors(write(tmp_path / "a.pth", "zip", value))
+
+
+def test_codecs_other_than_latin_1_are_refused(tmp_path):
+    value = pb.call(pb.glob("_codecs", "encode"), pb.text("a"), pb.text("rot13"))
+    with pytest.raises(ValueError, match=r"_codecs\.encode to 'rot13': refused"):
+        read_tensors(write(tmp_path / "a.pth", "pkl", pb.table(a=value)))
+
+
+def test_ordered_dictionaries_pass(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps(OrderedDict(model=OrderedDict(a=np.ones(2)))))
+    assert read_tensors(path)["a"].tolist() == [1, 1]
