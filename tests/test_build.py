@@ -1,9 +1,13 @@
+import dataclasses
+
 import keras
 import pytest
 import tensorflow as tf
 
 from fcos_tf import build
 from fcos_tf.config import Config
+from fcos_tf.data.augment import AUGMENTATIONS
+from fcos_tf.evaluation import METRICS
 from fcos_tf.training import callbacks
 from fcos_tf.training.schedules import WarmupConstant, WarmupCosine
 
@@ -109,3 +113,10 @@ def test_the_best_metric_must_be_measured():
         config = Config(model_dir="x", metrics=metrics, best_metric=best)
         made = build.make_callbacks(config, [], [])
         assert [c.monitor for c in made if isinstance(c, callbacks.BestModel)] == [expected]
+
+
+def test_flags_offer_what_the_parts_know():
+    # The config stands below them and cannot ask.
+    choices = {field.name: field.metadata["choices"] for field in dataclasses.fields(Config)}
+    assert set(choices["augment"]) == set(AUGMENTATIONS)
+    assert set(choices["metrics"]) == set(METRICS)

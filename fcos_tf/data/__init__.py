@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import tensorflow as tf
@@ -143,7 +144,7 @@ def load(
         )
     augmentations = _check_augmentations(augment, scale_jitter, size) if training else ()
     if "scale_jitter" in augmentations:
-        size = type(size)(canvas=size.canvas, scale_jitter=tuple(map(float, scale_jitter)))
+        size = replace(size, scale_jitter=tuple(map(float, scale_jitter)))
     if not training:
         size = size.fixed()
     if cache and size.is_random:

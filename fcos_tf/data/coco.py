@@ -136,8 +136,7 @@ def write_coco(
         if height and width:
             record.update(height=height, width=width)
     x1, y1, x2, y2 = annotations.boxes.T
-    box_areas = (x2 - x1) * (y2 - y1)
-    numbers, count = annotations.numbers, len(box_areas)
+    numbers, count = annotations.numbers, len(annotations.numbers)
     # pycocotools takes a match with the annotation of id 0 for none.
     if len(np.unique(numbers)) < count or (numbers <= 0).any():
         numbers = np.arange(1, count + 1)
@@ -148,7 +147,7 @@ def write_coco(
             image_id=annotations.image_ids[annotations.owners].tolist(),
             category_id=np.array(annotations.category_ids, int)[annotations.labels].tolist(),
             bbox=np.stack([x1, y1, x2 - x1, y2 - y1], 1).round(COORDINATE_DECIMALS).tolist(),
-            area=np.where(np.isnan(annotations.areas), box_areas, annotations.areas).tolist(),
+            area=annotations.known_areas().tolist(),
             iscrowd=annotations.ignored.astype(int).tolist(),
         ),
         "categories": _records(

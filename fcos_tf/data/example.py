@@ -77,6 +77,16 @@ class Annotations:
         """How many images."""
         return len(self.files)
 
+    def place_of(self, index: int) -> tuple[str, int, int | None]:
+        """Where an image lies: (file, offset, length in bytes), length None = up to the end."""
+        offset, length = (0, None) if self.ranges is None else map(int, self.ranges[index])
+        return self.files[index], offset, length
+
+    def known_areas(self) -> np.ndarray:
+        """float64 [T], `areas` with those of the boxes where the data set has none."""
+        box_areas = np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1)
+        return np.where(np.isnan(self.areas), box_areas, self.areas)
+
     def rows(self, keep: np.ndarray) -> "Annotations":
         """The same images with only some of the boxes; `keep` is bool [T] or indices."""
         names = ("owners", "boxes", "labels", "areas", "ignored", "numbers")

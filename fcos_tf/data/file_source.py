@@ -19,15 +19,13 @@ def file_source(annotations: Annotations, note: Callable[[list[str]], None]) -> 
         A `Source`.
     """
     boxes = annotations.boxes.astype(np.float32)
-    areas = _areas(annotations)
+    areas = annotations.known_areas().astype(np.float32)
     # Image i owns the rows starts[i] to starts[i + 1].
     starts = np.searchsorted(annotations.owners, np.arange(annotations.num_images + 1))
-    ranges = annotations.ranges
 
     def read(index: int, size_for: SizeRule) -> Example:
-        file = annotations.files[index]
-        offset, num_bytes = (0, None) if ranges is None else map(int, ranges[index])
-        name = file if ranges is None else f"{file}, {num_bytes} bytes from {offset} on"
+        file, offset, num_bytes = annotations.place_of(index)
+        name = file if num_bytes is None else f"{file}, {num_bytes} bytes from {offset} on"
         image, stored = decode_image(read_bytes(file, offset, num_bytes), name, size_for)
         rows = slice(starts[index], starts[index + 1])
         found = boxes[rows]
@@ -58,12 +56,6 @@ def file_source(annotations: Annotations, note: Callable[[list[str]], None]) -> 
         category_ids=annotations.category_ids,
         portrait=annotations.sizes[:, 0] > annotations.sizes[:, 1] if known else None,
     )
-
-
-def _areas(annotations: Annotations) -> np.ndarray:
-    width, height = (annotations.boxes[:, 2:] - annotations.boxes[:, :2]).T
-    missing = np.isnan(annotations.areas)
-    return np.where(missing, width * height, annotations.areas).astype(np.float32)
 
 
 def _most_rows(annotations: Annotations, keep: np.ndarray) -> int:

@@ -22,7 +22,7 @@ def read_annotations(
     limit: int | None = None,
     include_difficult: bool = False,
 ) -> ReadResult:
-    """Reads what a data set says about a split, without opening its images.
+    """Reads what a data set says about a split, without decoding its images.
 
     Args, Raises: see `fcos_tf.data.load`.
 

@@ -171,11 +171,8 @@ class Reader:
             )  # [K, 4], [K]
             targets["areas"] = np.zeros(self.most_boxes, np.float32)
             targets["areas"][: len(example.areas)] = example.areas
-        canvas = self._canvas(index)
-        image = (
-            np.ascontiguousarray(image) if canvas is None else transforms.pad_image(image, *canvas)
-        )
-        return image, targets
+        canvas = self._canvas(index) or image.shape[:2]
+        return transforms.pad_image(image, *canvas), targets
 
     def _canvas(self, index: int) -> tuple[int, int] | None:
         """(H, W) of the batch that an image will be in, where that is known before."""

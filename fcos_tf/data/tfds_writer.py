@@ -158,12 +158,11 @@ def _features(class_names: Sequence[str]):
 
 def _example(annotations: Annotations, index: int, read: Callable[..., bytes]) -> dict:
     """One example in the form that TFDS' features encode."""
-    file, place = annotations.files[index], ()
+    file, offset, num_bytes = annotations.place_of(index)
     file_name = PurePath(file).name
-    if annotations.ranges is not None:
-        place = tuple(map(int, annotations.ranges[index]))
+    if num_bytes is not None:
         file_name = str(annotations.image_ids[index])  # the file is one of many images
-    data, (height, width) = _encoded(read(file, *place), file)
+    data, (height, width) = _encoded(read(file, offset, num_bytes), file)
     rows = slice(*np.searchsorted(annotations.owners, [index, index + 1]))
     boxes = annotations.boxes[rows]
     annotated = tuple(annotations.sizes[index])

@@ -91,7 +91,7 @@ def drop_unreadable(
     readable = np.ones(annotations.num_images, bool)
     for index, file in enumerate(annotations.files):
         try:
-            _ending(_read(annotations, index, read_bytes), file)
+            _ending(read_bytes(*annotations.place_of(index)), file)
         except ImageError as error:
             readable[index] = False
             if complaint := faults.skip(str(error)):
@@ -123,16 +123,10 @@ def _copy(annotations: Annotations, folder: Path, stems: Sequence[str], read) ->
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for index, stem in enumerate(stems):
-        data = _read(annotations, index, read)
+        data = read(*annotations.place_of(index))
         names.append(stem + _ending(data, annotations.files[index]))
         (folder / names[-1]).write_bytes(data)
     return names
-
-
-def _read(annotations: Annotations, index: int, read: Callable[..., bytes]) -> bytes:
-    ranges = annotations.ranges
-    offset, num_bytes = (0, None) if ranges is None else map(int, ranges[index])
-    return read(annotations.files[index], offset, num_bytes)
 
 
 def _check_absent(*paths: Path) -> None:
@@ -169,5 +163,5 @@ def _ending(data: bytes, file: str) -> str:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return _ENDINGS.get(image.format) or f".{image.format.lower()}"
-    except OSError:
-        raise ImageError(f"cannot decode image {file}") from None
+    except Exception as error:  # Pillow's plugins raise whatever they stumble over
+        raise ImageError(f"cannot decode image {file}: {error}") from None

@@ -1,9 +1,12 @@
 """The benchmark takes turns, and times something real."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from fcos_tf.data.image_size import parse_image_size
 from fcos_tf.data.writing import write_digits
-from fcos_tf.tools import benchmark, benchmark_evaluation
+from fcos_tf.tools import benchmark, benchmark_evaluation, benchmark_input
 
 
 def test_sides_take_turns_after_one_step_that_does_not_count():
@@ -69,3 +72,24 @@ def test_it_times_evaluation_and_compares_the_numbers(capsys, monkeypatch):
 def test_wrong_flags_are_told(capsys, arguments, message):
     code, _, error = run(capsys, *arguments)
     assert code == 1 and message in error
+
+
+def test_the_bare_side_of_the_input_benchmark_moves_the_same_bytes(tmp_path):
+    # One colour, which no resizing changes: 200 comes as 200 and as one byte.
+    Image.new("RGB", (48, 40), (200, 200, 200)).save(tmp_path / "a.jpg", quality=95)
+    size = parse_image_size("32x64")
+    (batch,) = benchmark_input._bare([str(tmp_path / "a.jpg")], size, 2)().take(1)
+    assert batch.shape == (2, 32, 64, 3)
+    assert batch.dtype == "uint8"
+    assert np.all(batch == 200)
+
+
+def test_batches_that_were_prefetched_at_leisure_are_not_timed():
+    taken = []
+    run = benchmark_input._timed_batches(lambda: map(taken.append, range(100)))
+    run(5)
+    assert len(taken) == 20 + 5
+
+
+def test_evaluation_is_timed_as_all_other_steps():
+    assert benchmark_evaluation.timed is benchmark.timed

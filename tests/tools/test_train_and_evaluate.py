@@ -13,8 +13,6 @@ import pytest
 from PIL import Image
 
 from fcos_tf.config import Config
-from fcos_tf.data.image_size import parse_image_size
-from fcos_tf.tools import benchmark, benchmark_evaluation, benchmark_input
 from fcos_tf.tools import evaluate as evaluate_tool
 from fcos_tf.tools import train as train_tool
 from fcos_tf.tools.command_line import define_flags, parse
@@ -281,24 +279,3 @@ def test_further_views_need_no_batches_of_one_orientation():
     for size, buckets in (("64x64", False), ("100,150", True)):
         view = evaluate_tool._with_size(config, size)
         assert (view.image_size, view.orientation_buckets) == (size, buckets)
-
-
-def test_the_bare_side_of_the_input_benchmark_moves_the_same_bytes(tmp_path):
-    # One colour, which no resizing changes: 200 comes as 200 and as one byte.
-    Image.new("RGB", (48, 40), (200, 200, 200)).save(tmp_path / "a.jpg", quality=95)
-    size = parse_image_size("32x64")
-    (batch,) = benchmark_input._bare([str(tmp_path / "a.jpg")], size, 2)().take(1)
-    assert batch.shape == (2, 32, 64, 3)
-    assert batch.dtype == "uint8"
-    assert np.all(batch == 200)
-
-
-def test_batches_that_were_prefetched_at_leisure_are_not_timed():
-    taken = []
-    run = benchmark_input._timed_batches(lambda: map(taken.append, range(100)))
-    run(5)
-    assert len(taken) == 20 + 5
-
-
-def test_evaluation_is_timed_as_all_other_steps():
-    assert benchmark_evaluation.timed is benchmark.timed
