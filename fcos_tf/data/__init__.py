@@ -51,11 +51,12 @@ def load(
 ) -> tf.data.Dataset:
     """Loads a split of a data set as batches `(images, targets)`.
 
-    `images` is uint8 [B, H, W, 3] RGB, resized, padded with zeros right and bottom. `targets` is a
-    dict: `boxes` float32 [B, M, 4], xyxy in pixels of `images`, padding 0; `labels` int32 [B, M],
-    padding -1; `image_sizes` float32 [B, 2], (height, width) of the part that is not padding;
-    `original_sizes` float32 [B, 2], (height, width) on disk; `image_ids` int64 [B]. For evaluation
-    also `areas` float32 [B, M], of the objects in pixels of the stored image, padding 0, and the
+    `images` is [B, H, W, 3] RGB 0-255, resized, padded with zeros right and bottom: uint8 for
+    training, and for evaluation float32, not rounded after resizing. `targets` is a dict: `boxes`
+    float32 [B, M, 4], xyxy in pixels of `images`, padding 0; `labels` int32 [B, M], padding -1;
+    `image_sizes` float32 [B, 2], (height, width) of the part that is not padding; `original_sizes`
+    float32 [B, 2], (height, width) on disk; `image_ids` int64 [B]. For evaluation also `areas`
+    float32 [B, M], of the objects in pixels of the stored image, padding 0, and the
     objects that are neither right nor wrong to detect (COCO's crowds, VOC's difficult ones), as
     `ignored_boxes` float32 [B, K, 4] and `ignored_labels` int32 [B, K]. They are never learned.
 

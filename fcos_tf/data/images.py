@@ -100,16 +100,16 @@ def decode_image(data: bytes, name: str, size_for: SizeRule) -> tuple[np.ndarray
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes with bilinear interpolation, half-pixel centres, without antialiasing.
 
-    The rule of `tf.image.resize` and of torchvision's detectors, in whole grey levels, and within
-    one level of theirs.
+    The rule of `tf.image.resize` and of torchvision's detectors.
 
     Args:
-        image: uint8 [h, w, 3].
+        image: uint8 or float32 [h, w, 3].
         height: Rows of the result.
         width: Columns of the result.
 
     Returns:
-        uint8 [height, width, 3].
+        [height, width, 3] of the same dtype: uint8 are whole grey levels, within one level of the
+        exact result, and several times faster.
     """
     if image.shape[:2] == (height, width):
         return image

@@ -7,9 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from fcos_tf.data import transforms
-from fcos_tf.data.example import Example, ImageError, Source
+from fcos_tf.data.example import Example, ImageError, SizeRule, Source
 from fcos_tf.data.faults import ImageFaults
 from fcos_tf.data.image_size import ImageSize
+from fcos_tf.data.images import resize_image
 from fcos_tf.data.order import FILLER
 from fcos_tf.data.python_calls import call_python
 
@@ -48,7 +49,9 @@ class Reader:
         image_size: To what size images are brought.
         faults: Counts bad images and says when they are too many.
         training: Take the next image of the split in place of a bad one. In evaluation a filler
-            stands there: a black image of one pixel, without boxes, whose id is FILLER_ID.
+            stands there: a black image of one pixel, without boxes, whose id is FILLER_ID. For
+            evaluation images are also resized exactly, in float32, as the published detectors do;
+            for training to whole grey levels, which takes less time and memory.
         seed: In [0, 2^31), of everything random.
         most_boxes: M, what boxes are padded to.
         horizontal_flip: Mirror every other image, at random.
@@ -76,8 +79,8 @@ class Reader:
             element: int64 [3]: image index, pass, position in the pass.
 
         Returns:
-            Image, uint8 [H, W, 3], padded where the canvas is known before the batch is, and
-            targets, as `fcos_tf.data.load` has them in a batch.
+            Image, [H, W, 3], uint8 in training and float32 in evaluation, padded where the canvas
+            is known before the batch is, and targets, as `fcos_tf.data.load` has them in a batch.
 
         Raises:
             tf.errors.InvalidArgumentError: More bad images than tolerated; names one.
@@ -99,7 +102,7 @@ class Reader:
             return [image, *(targets[name] for name in names), ""]
 
         image, *values, complaint = call_python(
-            read, [element], [tf.uint8, *names.values(), tf.string], stand_in
+            read, [element], [self._image_type(), *names.values(), tf.string], stand_in
         )
         # The complaint is handed back rather than raised in there, which would wrap it in a
         # traceback of TensorFlow's inside.
@@ -114,6 +117,9 @@ class Reader:
         }  # fmt: skip
         return image, {name: tf.ensure_shape(v, shapes[name]) for name, v in targets.items()}
 
+    def _image_type(self) -> tf.DType:
+        return tf.uint8 if self.training else tf.float32
+
     def _chances(self, pass_number: int, position: int) -> _Chances:
         counter = [0, 0, position, pass_number]
         philox = np.random.Philox(key=[self.seed, 0], counter=counter)
@@ -127,7 +133,7 @@ class Reader:
         current = index
         while True:
             try:
-                example = self.source.read(
+                example = self._read_resized(
                     current, lambda h, w: self.image_size.resized(h, w, chances.size, fit)
                 )
                 break
@@ -141,6 +147,13 @@ class Reader:
         if self.cache:
             self._cached[index] = example
         return example, ""
+
+    def _read_resized(self, index: int, size_for: SizeRule) -> Example:
+        if self.training:
+            return self.source.read(index, size_for)
+        example = self.source.read(index, lambda h, w: (h, w))
+        pixels = example.image.astype(np.float32)
+        return example._replace(image=resize_image(pixels, *size_for(*pixels.shape[:2])))
 
     def _finish(self, index: int, example: Example, chances: _Chances):
         """Crops, flips and pads; returns the image and its targets."""
@@ -172,6 +185,7 @@ class Reader:
             targets["areas"] = np.zeros(self.most_boxes, np.float32)
             targets["areas"][: len(example.areas)] = example.areas
         canvas = self._canvas(index) or image.shape[:2]
+        image = image.astype(self._image_type().as_numpy_dtype, copy=False)  # a filler is uint8
         return transforms.pad_image(image, *canvas), targets
 
     def _canvas(self, index: int) -> tuple[int, int] | None:

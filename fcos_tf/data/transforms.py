@@ -112,16 +112,16 @@ def pad_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Pads an image with zeros, right and bottom; boxes keep their coordinates.
 
     Args:
-        image: uint8 [h, w, 3], no larger than the canvas.
+        image: [h, w, 3], no larger than the canvas.
         height: H.
         width: W.
 
     Returns:
-        uint8 [H, W, 3].
+        [H, W, 3] of the same dtype.
     """
     if image.shape[:2] == (height, width):
         return np.ascontiguousarray(image)
-    canvas = np.zeros([height, width, 3], np.uint8)
+    canvas = np.zeros([height, width, 3], image.dtype)
     canvas[: image.shape[0], : image.shape[1]] = image
     return canvas
 

@@ -141,6 +141,9 @@ def test_resizing_follows_tensorflow_within_a_grey_level():
     for size in ((74, 106), (20, 29), (37, 10), (1, 1), (130, 53)):
         expected = tf.image.resize(image, size).numpy()  # bilinear, half-pixel, not antialiased
         assert np.abs(resize_image(image, *size) - expected).max() <= 1.0
+        exact = resize_image(image.astype(np.float32), *size)
+        assert exact.dtype == np.float32
+        assert np.abs(exact - expected).max() <= 1e-3
 
 
 PNG = encode(photo(), "PNG")

@@ -153,6 +153,21 @@ def test_flips_take_image_and_boxes_half_of_the_time():
     assert (images.numpy()[:, 0, 0, 0] == 255).all()
 
 
+def test_evaluation_resizes_exactly_and_training_to_whole_grey_levels():
+    options = {"repeat": False, "horizontal_flip": False, "image_size": "9x13"}
+    image = numbered(3).read(1, lambda h, w: (h, w)).image
+    # 4x6 fits 9x13 at a scale of 13 / 6: 8.7 rows, so 8.
+    expected = tf.image.resize(image, (8, 13)).numpy()
+    assert (expected % 1 != 0).any()
+    for images, targets in batches(numbered(3), training=False, **options):
+        row = targets["image_ids"].numpy().tolist().index(1)
+        np.testing.assert_allclose(images.numpy()[row, :8], expected, atol=1e-3)
+    for images, targets in batches(numbered(3), training=True, batch_size=3, **options):
+        row = targets["image_ids"].numpy().tolist().index(1)
+        assert images.dtype == tf.uint8
+        np.testing.assert_allclose(images.numpy()[row, :8], expected, atol=1)
+
+
 def test_padding_of_a_fixed_canvas():
     dataset = batches(
         numbered(3), training=False, repeat=False, horizontal_flip=False, max_boxes=4,
@@ -160,7 +175,7 @@ def test_padding_of_a_fixed_canvas():
     )  # fmt: skip
     ((images, targets),) = dataset
     # 4x6 to 16x12: scale 2, so 8x12 and 8 rows of padding.
-    assert images.shape == (3, 16, 12, 3) and images.dtype == tf.uint8
+    assert images.shape == (3, 16, 12, 3) and images.dtype == tf.float32
     assert not images.numpy()[:, 8:].any() and images.numpy()[1, :8].all()
     assert targets["image_sizes"].numpy().tolist() == [[8, 12]] * 3
     assert targets["original_sizes"].numpy().tolist() == [[4, 6]] * 3
