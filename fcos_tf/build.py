@@ -3,7 +3,9 @@
 The only module that knows the config and all other parts; those take plain arguments.
 """
 
+import dataclasses
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,8 +13,9 @@ import keras
 import tensorflow as tf
 
 from fcos_tf import data, evaluation
-from fcos_tf.config import AUTO, Config
+from fcos_tf.config import AUTO, Config, flag_value
 from fcos_tf.models.fcos import FCOS
+from fcos_tf.models.weights import load_detector
 from fcos_tf.training import callbacks, optimizers, schedules
 
 
@@ -69,13 +72,19 @@ def make_model(config: Config, class_names: Sequence[str]) -> FCOS:
     """The detector for these classes, not compiled.
 
     Raises:
-        ValueError: If `num_classes` is set and there are not that many.
+        ValueError: If `num_classes` is set and there are not that many, or `initial_weights` is no
+            detector.
+        FileNotFoundError: If there is no such file.
     """
     if config.num_classes and config.num_classes != len(class_names):
         raise ValueError(
             f"--num_classes: expected 0 or {len(class_names)}, the number of classes of "
             f"--dataset={config.dataset} ({', '.join(class_names)}), got {config.num_classes}"
         )
+    if config.initial_weights:
+        _warn_of_idle_options(config)
+        model = load_detector(config.initial_weights)
+        return model.with_classes(class_names, dtype=config.precision)
     return FCOS(
         len(class_names),
         class_names=tuple(class_names),
@@ -85,18 +94,41 @@ def make_model(config: Config, class_names: Sequence[str]) -> FCOS:
         frozen_stages=None if config.frozen_stages < 0 else config.frozen_stages,
         stride_in_3x3={AUTO: None, "true": True, "false": False}[config.stride_in_3x3],
         channel_order=_unless_auto(config.channel_order),
+        fpn_levels=config.fpn_levels,
         fpn_channels=config.fpn_channels,
+        fpn_upsampling=config.fpn_upsampling,
         head_convs=config.head_convs,
+        head_norm=config.head_norm,
         centerness_on=config.centerness_on,
         quality=config.quality,
+        rules=config.rules,
         box_loss=config.box_loss,
+        box_loss_weight=config.box_loss_weight,
         center_sampling_radius=config.center_sampling_radius or None,
         score_threshold=config.score_threshold,
         nms_threshold=config.nms_threshold,
         topk_per_level=config.topk_per_level,
         max_detections=config.max_detections,
+        image_size=config.image_size,
         dtype=config.precision,
     )
+
+
+def _warn_of_idle_options(config: Config) -> None:
+    """Names the options that do not count because the model comes from a file."""
+    idle = [
+        f"--{field.name}={flag_value(getattr(config, field.name))}"
+        for field in dataclasses.fields(config)
+        if field.metadata["section"] in ("Model", "Detections")
+        and field.name not in ("model", "initial_weights")
+        and getattr(config, field.name) != field.default
+    ]
+    if idle:
+        warnings.warn(
+            f"the model is that of --initial_weights={config.initial_weights}; of no effect: "
+            f"{' '.join(idle)}",
+            stacklevel=3,
+        )
 
 
 def make_optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:

@@ -123,14 +123,23 @@ class Config:
 
     # Model
     model: str = _option("fcos", "Model", "The detector.", choices=("fcos",))
+    initial_weights: str = _option(
+        "", "Model",
+        "A .keras file of a detector to start from, trained or converted. Its own settings count "
+        "in place of those of this section and the next; where the data set has other classes, "
+        "its class logits start anew. Empty = none.",
+    )  # fmt: skip
     backbone: str = _option(
         "resnet50", "Model",
         "resnet18, resnet34, resnet50, resnet101, resnext50_32x4d, resnext101_32x8d, "
-        "resnext101_64x4d, regnetx_400mf and others of that family.",
+        "resnext101_64x4d, regnetx_400mf and others of that family, mobilenet_v2, simple_cnn, or "
+        "keras_cv/PRESET, such as keras_cv/efficientnetv2_b0_imagenet.",
     )  # fmt: skip
     backbone_weights: str = _option(
-        "", "Model", "Empty = random; imagenet (ResNet-50 and 101, downloaded); or a weights file."
-    )
+        "", "Model",
+        "Empty = random; imagenet = what Keras distributes, downloaded; or a .keras file, such as "
+        "tools/convert.py makes.",
+    )  # fmt: skip
     backbone_norm: str = _option(
         AUTO, "Model",
         "Batch norm of the backbone: trained per device, frozen, or synchronised over devices; "
@@ -153,10 +162,20 @@ class Config:
         AUTO, "Model", "What the backbone sees; auto = as the backbone weights need it.",
         choices=(AUTO, "rgb", "bgr"),
     )  # fmt: skip
+    fpn_levels: int = _option(
+        5, "Model", "Levels of the pyramid: 3 = P3-P5, 5 = P3-P7.", least=3, most=5
+    )
     fpn_channels: int = _option(
         256, "Model", "Channels of the pyramid and the heads, a multiple of 32.", least=32
     )
+    fpn_upsampling: str = _option(
+        "nearest", "Model", "How the pyramid enlarges maps on its way down.",
+        choices=("nearest", "bilinear"),
+    )  # fmt: skip
     head_convs: int = _option(4, "Model", "Convolutions in each tower of the head.", least=0)
+    head_norm: str = _option(
+        "group", "Model", "Normalisation after each of them.", choices=("group", "none")
+    )
     centerness_on: str = _option(
         "box", "Model", "The tower that carries centerness.", choices=("box", "class")
     )
@@ -164,7 +183,16 @@ class Config:
         "centerness", "Model", "What the third output learns: centerness, or the box's IoU.",
         choices=("centerness", "iou"),
     )  # fmt: skip
+    rules: str = _option(
+        "fcos_tf", "Model",
+        "The conventions in which published implementations differ (where points lie, ties, what "
+        "the score threshold is for ...) by the name of one of them.",
+        choices=(
+            "fcos_tf", "official", "official_improved", "adelaidet", "torchvision", "detectron2"
+        ),
+    )  # fmt: skip
     box_loss: str = _option("giou", "Model", "Box loss.", choices=("giou", "iou", "l1"))
+    box_loss_weight: float = _option(1.0, "Model", "Factor of the box loss in the total.", above=0)
     center_sampling_radius: float = _option(
         1.5, "Model", "In strides: only points this near a box's centre learn it; 0 = all inside.",
         least=0,
@@ -172,8 +200,11 @@ class Config:
 
     # Detections
     score_threshold: float = _option(
-        0.05, "Detections", "Least class probability of a detection.", least=0, most=1
-    )
+        0.05, "Detections",
+        "Least class probability of a detection; with the --rules of torchvision and detectron2 "
+        "least score.",
+        least=0, most=1,
+    )  # fmt: skip
     nms_threshold: float = _option(
         0.6, "Detections", "IoU above which the weaker of two boxes of a class goes.",
         least=0, most=1,

@@ -1,13 +1,17 @@
 import dataclasses
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from fcos_tf import build
+from fcos_tf import FCOS, build
 from fcos_tf.config import Config
 from fcos_tf.data.augment import AUGMENTATIONS
 from fcos_tf.evaluation import METRICS
+from fcos_tf.layers.fpn import UPSAMPLINGS
+from fcos_tf.layers.heads import NORMS
+from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.training import callbacks
 from fcos_tf.training.schedules import WarmupConstant, WarmupCosine
 
@@ -73,18 +77,36 @@ def test_model_follows_the_flags():
         backbone="resnet18", fpn_channels=32, head_convs=1, box_loss="iou", quality="iou",
         center_sampling_radius=0, max_detections=7, nms_threshold=0.5, score_threshold=0.2,
         channel_order="bgr", backbone_norm="frozen", frozen_stages=1, precision="mixed_bfloat16",
+        fpn_levels=3, fpn_upsampling="bilinear", head_norm="none", rules="adelaidet",
+        box_loss_weight=0.25, image_size="64x64",
     )  # fmt: skip
     model = build.make_model(config, ("rod", "ring"))
     given = model.get_config()
     for name in ("backbone", "fpn_channels", "head_convs", "box_loss", "quality", "max_detections",
                  "nms_threshold", "score_threshold", "channel_order", "backbone_norm",
-                 "frozen_stages", "centerness_on", "topk_per_level"):  # fmt: skip
+                 "frozen_stages", "centerness_on", "topk_per_level", "fpn_levels", "head_norm",
+                 "fpn_upsampling", "rules", "box_loss_weight", "image_size"):  # fmt: skip
         assert given[name] == getattr(config, name), name
     assert not given["center_sampling_radius"]
     assert model.class_names == ("rod", "ring")
     assert model.dtype_policy.name == "mixed_bfloat16"
     build.compile_model(config, model, 10)
     assert model.jit_compile is False  # no GPU, or tests would be slow
+
+
+def test_a_detector_to_start_from(tmp_path):
+    file = str(tmp_path / "start.keras")
+    small = {"backbone": "resnet18", "fpn_channels": 32, "head_convs": 1}
+    source = FCOS(2, class_names=("rod", "ring"), rules="detectron2", **small)
+    source.save(file)
+    config = Config(initial_weights=file, precision="mixed_bfloat16")
+    model = build.make_model(config, ("cup",))
+    assert (model.class_names, model.rules) == (("cup",), RULES["detectron2"])
+    assert model.dtype_policy.name == "mixed_bfloat16"
+    np.testing.assert_array_equal(model.head.ltrb.kernel, source.head.ltrb.kernel)
+    config = Config(initial_weights=file, backbone="resnet34", max_detections=7)
+    with pytest.warns(UserWarning, match=r"start.keras; of no effect: --backbone=resnet34 --max_d"):
+        build.make_model(config, ("cup",))
 
 
 def test_wrong_number_of_classes_is_refused():
@@ -120,3 +142,6 @@ def test_flags_offer_what_the_parts_know():
     choices = {field.name: field.metadata["choices"] for field in dataclasses.fields(Config)}
     assert set(choices["augment"]) == set(AUGMENTATIONS)
     assert set(choices["metrics"]) == set(METRICS)
+    assert set(choices["rules"]) == set(RULES)
+    assert set(choices["fpn_upsampling"]) == set(UPSAMPLINGS)
+    assert set(choices["head_norm"]) == set(NORMS)

@@ -90,6 +90,7 @@ def evaluate(
     """
     from fcos_tf import build, evaluation
     from fcos_tf.evaluation.tta import parse_tta
+    from fcos_tf.models.fcos_presets import detectable
     from fcos_tf.training import checkpoints
 
     tta = parse_tta(config.tta)
@@ -97,13 +98,19 @@ def evaluate(
     model = checkpoints.load_model(path)
     for name, value in (overrides or {}).items():
         setattr(model, name, value)
-    dataset = build.load_val_data(config, model.class_names)
-    _check_classes(config, path, model, dataset)
-    views = [
-        build.load_val_data(_with_size(config, size), model.class_names) for size in tta.image_sizes
-    ]
+    class_names = model.class_names and detectable(model.class_names)
+    dataset = build.load_val_data(config, class_names)
+    if not class_names and len(dataset.class_names) != model.num_classes:
+        raise ValueError(
+            f"{path}: a model of {model.num_classes} classes; expected "
+            f"{len(dataset.class_names)}, as many as --dataset={config.dataset} has"
+        )
+    try:
+        detect = evaluation.compile_detect(model, dataset.class_names)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    views = [build.load_val_data(_with_size(config, size), class_names) for size in tta.image_sizes]
     print(f"evaluating {path} on {dataset.num_images} images", flush=True)
-    detect = evaluation.compile_detect(model)
     records = evaluation.run_detector(
         model,
         dataset,
@@ -122,19 +129,6 @@ def evaluate(
     run_files.write_text(folder / run_files.DETECTIONS_FILE, json.dumps(records.detections))
     run_files.save_pictures(folder / run_files.PICTURE_FILE, model, dataset, detect=detect)
     return scores
-
-
-def _check_classes(config: Config, path: Path, model: Any, dataset: Any) -> None:
-    if len(dataset.class_names) != model.num_classes:
-        raise ValueError(
-            f"{path}: a model of {model.num_classes} classes; expected "
-            f"{len(dataset.class_names)}, as many as --dataset={config.dataset} has"
-        )
-    if model.class_names and tuple(dataset.class_names) != tuple(model.class_names):
-        raise ValueError(
-            f"{path}: a model of the classes {', '.join(model.class_names)}, in this order; "
-            f"--classes gives {', '.join(dataset.class_names)}"
-        )
 
 
 def _with_size(config: Config, image_size: str) -> Config:

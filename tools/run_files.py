@@ -69,12 +69,20 @@ def save_pictures(
     count: int = NUM_PICTURES,
     detect: Callable[..., Any] | None = None,
 ) -> None:
-    """Draws ground truth and detections of the first `count` images of a data set."""
+    """Draws ground truth and detections of the first `count` images of a data set.
+
+    Args:
+        path: The picture.
+        model: A detector.
+        dataset: What to detect on, with `class_names`.
+        count: How many images.
+        detect: What `evaluation.compile_detect(model, dataset.class_names)` gave.
+    """
     import numpy as np
 
     from fcos_tf import evaluation, visualization
 
-    detect = detect or evaluation.compile_detect(model)
+    detect = detect or evaluation.compile_detect(model, dataset.class_names)
     images, truths, found = [], [], []
     for batch, targets in dataset:
         detections = detect(batch, targets["image_sizes"])
@@ -86,7 +94,7 @@ def save_pictures(
         if len(images) == count:
             break
     visualization.save_gallery(
-        path, images, truths, found, model.class_names, score_threshold=PICTURE_THRESHOLD
+        path, images, truths, found, dataset.class_names, score_threshold=PICTURE_THRESHOLD
     )
 
 

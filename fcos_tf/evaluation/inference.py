@@ -24,13 +24,47 @@ _FOUND = ("boxes", "scores", "labels")
 _IGNORED = ("ignored_boxes", "ignored_labels")
 
 
-def compile_detect(model: Any) -> DetectFunction:
+def compile_detect(model: Any, class_names: Sequence[str] | None = None) -> DetectFunction:
     """Returns `model.detect` as one compiled function of `(images, image_sizes)`.
 
     On TensorFlow it is traced once per canvas at most; the trace holds thresholds and whatever
     else is a plain attribute of the model, but reads the weights afresh on every call.
+
+    Args:
+        model: a detector.
+        class_names: the classes of a data set. Where the model's are others, or in another order,
+            its labels are brought to those of the data set by name; what the data set has no class
+            for becomes padding, label -1.
+
+    Raises:
+        ValueError: the data set has a class that the model does not know.
     """
-    return compiled(lambda images, image_sizes: model.detect(images, image_sizes))
+    table = _label_table(getattr(model, "class_names", None), class_names)
+    if table is None:
+        return compiled(lambda images, image_sizes: model.detect(images, image_sizes))
+
+    def detect(images, image_sizes):
+        from keras import ops
+
+        found = model.detect(images, image_sizes)
+        return {**found, "labels": ops.take(ops.convert_to_tensor(table), found["labels"] + 1)}
+
+    return compiled(detect)
+
+
+def _label_table(
+    model_names: Sequence[str] | None, class_names: Sequence[str] | None
+) -> np.ndarray | None:
+    """A data set's label for the model's labels from -1 on, int32 [C + 1]; None: the same."""
+    if not model_names or not class_names or tuple(model_names) == tuple(class_names):
+        return None
+    unknown = [name for name in class_names if name not in model_names]
+    if unknown:
+        raise ValueError(
+            f"expected a model of the data set's classes; it does not know {', '.join(unknown)}"
+        )
+    label_of = {name: label for label, name in enumerate(class_names)}
+    return np.array([-1, *(label_of.get(name, -1) for name in model_names)], np.int32)
 
 
 def compiled(function: Callable) -> Callable:
@@ -76,13 +110,14 @@ def run_detector(
     datasets = (dataset, *views)
     for each in datasets:
         check_finite(each)
-    detect = detect or compile_detect(model)
+    detect = detect or compile_detect(model, getattr(dataset, "class_names", None))
     if flip:
         detect = _mirrored_too(detect)
+    last_pixel = 1.0 if getattr(model, "inclusive_pixels", False) else 0.0
     runs: list[_Run] = []
     for each in datasets:
         images_before = sum(len(run.image_ids) for run in runs)
-        runs.append(_run_over(each, detect, progress, images_before))
+        runs.append(_run_over(each, detect, progress, images_before, last_pixel))
     first = runs[0]
     found = _merge(model, runs) if flip or views else first.columns
     return _to_records(first, found, *_classes(model, dataset, first.columns))
@@ -107,6 +142,7 @@ def _run_over(
     detect: DetectFunction,
     progress: Callable[[int], None] | None,
     images_before: int,
+    last_pixel: float,
 ) -> _Run:
     image_ids: dict[int, None] = {}
     columns: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -124,7 +160,7 @@ def _run_over(
             if image_id in image_ids:
                 raise ValueError(f"image id {image_id} occurs twice in the data set")
             image_ids[image_id] = None
-        for name, rows in _to_original_frame(targets, found).items():
+        for name, rows in _to_original_frame(targets, found, last_pixel).items():
             columns[name].extend(rows)
         if progress is not None:
             progress(images_before + len(image_ids))
@@ -197,16 +233,22 @@ def _detect_batch(
 
 
 def _to_original_frame(
-    targets: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]
+    targets: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], last_pixel: float
 ) -> dict[str, np.ndarray]:
-    """Returns the columns of `_Run` for a batch, [B, ...] each."""
+    """Returns the columns of `_Run` for a batch, [B, ...] each.
+
+    Args:
+        targets: of the batch.
+        found: detections in pixels of the resized images.
+        last_pixel: 1 where x2 and y2 of those name a pixel that belongs to the box, else 0.
+    """
     original = targets["original_sizes"].astype(np.float64)  # [B, 2] (height, width)
     scale = original / targets["image_sizes"].astype(np.float64)
     scale = np.tile(scale[:, ::-1], 2)[:, None]  # [B, 1, 4] to x, y, x, y
     limit = np.tile(original[:, ::-1], 2)[:, None]  # [B, 1, 4]
     columns = {
         **found,
-        "boxes": np.clip(found["boxes"] * scale, 0.0, limit),
+        "boxes": np.clip(found["boxes"] * scale + [0, 0, last_pixel, last_pixel], 0.0, limit),
         "sizes": original,
         "true_boxes": targets["boxes"] * scale,
         "true_labels": targets["labels"],

@@ -7,19 +7,29 @@ from pathlib import Path
 
 import keras
 
+from fcos_tf.layers.blocks import EPSILON
+from fcos_tf.layers.keras_cv import PREFIX as KERAS_CV
+from fcos_tf.layers.keras_cv import KerasCVBackbone, keras_home
+from fcos_tf.layers.mobilenet import mobilenet_v2
 from fcos_tf.layers.regnet import VARIANTS, regnet
 from fcos_tf.layers.resnet import resnet
+from fcos_tf.layers.simple_cnn import simple_cnn
 
-# Each takes stride_in_3x3, norm, frozen_stages and name, and gives a model with maps c2 to c5.
+# Each takes stride_in_3x3, norm, norm_epsilon, frozen_stages and name; gives maps c3 to c5,
+# and c2 where there is one.
 BACKBONES: dict[str, Callable[..., keras.Model]] = {
     **{f"resnet{depth}": partial(resnet, depth) for depth in (18, 34, 50, 101)},
     "resnext50_32x4d": partial(resnet, 50, groups=32, group_width=4),
     "resnext101_32x8d": partial(resnet, 101, groups=32, group_width=8),
     "resnext101_64x4d": partial(resnet, 101, groups=64, group_width=4),
     **{name: partial(regnet, name) for name in VARIANTS},
+    "mobilenet_v2": mobilenet_v2,
+    "simple_cnn": simple_cnn,
 }
-# What keras.applications distributes ImageNet weights for.
+# What keras.applications distributes ImageNet weights for. Its MobileNetV2 pads on one side only:
+# with its weights ours would not give its features.
 IMAGENET_BACKBONES = {"resnet50": "ResNet50", "resnet101": "ResNet101"}
+TORCH_EXTENSIONS = (".pth", ".pt", ".bin", ".tar", ".pkl", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +56,8 @@ RANDOM = BackbonePreset(
     norm="batch",
     frozen_stages=0,
 )
+# What keras_cv calls rescaling: 0-255 to 0-1. Its presets with weights were trained so.
+KERAS_CV_RANDOM = dataclasses.replace(RANDOM, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
 # keras.applications: "caffe" preprocessing; frozen as in the FCOS recipes.
 IMAGENET = BackbonePreset(
     channel_order="bgr",
@@ -57,18 +69,23 @@ IMAGENET = BackbonePreset(
 )
 
 
-def resolve_preset(weights: str | None, **overrides) -> BackbonePreset:
+def resolve_preset(backbone: str, weights: str | None, **overrides) -> BackbonePreset:
     """The settings that fit some weights, with those that are given taking precedence.
 
     Args:
+        backbone: a name that `build_backbone` takes.
         weights: None, "imagenet", or a `.keras` file (whose preprocessing nobody can know: RGB
-            and the ImageNet mean and deviation unless overridden).
+            and the ImageNet mean and deviation unless overridden, which is right for converted
+            files; 0-1 for backbones of keras_cv).
         **overrides: fields of `BackbonePreset`; None leaves the preset's value.
     """
-    preset = IMAGENET if weights == "imagenet" else RANDOM
-    if weights not in (None, "imagenet"):
+    if backbone.startswith(KERAS_CV):
+        preset = KERAS_CV_RANDOM
+    else:
+        preset = IMAGENET if weights == "imagenet" else RANDOM
+    if weights is not None:
         preset = dataclasses.replace(
-            RANDOM, norm=IMAGENET.norm, frozen_stages=IMAGENET.frozen_stages
+            preset, norm=IMAGENET.norm, frozen_stages=IMAGENET.frozen_stages
         )
     given = {name: value for name, value in overrides.items() if value is not None}
     return dataclasses.replace(preset, **given)
@@ -80,68 +97,101 @@ def build_backbone(
     weights: str | None = None,
     stride_in_3x3: bool = True,
     norm: str = "batch",
+    norm_epsilon: float = EPSILON,
     frozen_stages: int = 0,
     dtype=None,
 ) -> keras.Model:
     """Builds a backbone and loads its weights.
 
     Args:
-        name: a key of `BACKBONES`.
+        name: a key of `BACKBONES`, or "keras_cv/" and a preset of keras_cv.
         weights: None (random), "imagenet", or a `.keras` file of this backbone, as
-            `detector.backbone.save(file)` writes.
+            `detector.backbone.save(file)` and `tools/convert.py` write.
         stride_in_3x3: see `layers.resnet.resnet`; only ResNets have the choice.
         norm: likewise.
+        norm_epsilon: likewise.
         frozen_stages: likewise.
         dtype: dtype policy of the layers; None: the global one.
 
     Returns:
-        A model from [B, H, W, 3] normalised images to a dict `c2`..`c5`.
+        A model from [B, H, W, 3] normalised images to a dict of maps `c3`, `c4` and `c5` with
+        strides 8, 16 and 32, and `c2` where the backbone has one.
 
     Raises:
         ValueError: for an unknown name, a stride placement or weights that do not exist for it.
         FileNotFoundError: if the weights file is missing.
         OSError: if the weights cannot be downloaded.
     """
-    if name not in BACKBONES:
-        raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}; got {name!r}")
-    if weights == "imagenet":
-        if name not in IMAGENET_BACKBONES:
-            raise ValueError(
-                f"backbone_weights='imagenet' exist for {' and '.join(IMAGENET_BACKBONES)}; "
-                f"got {name!r}"
-            )
-        if stride_in_3x3:
-            raise ValueError(
-                "backbone_weights='imagenet' were trained with stride_in_3x3=False; got True"
-            )
-    elif weights is not None and not (Path(weights).is_file() and weights.endswith(".keras")):
-        raise FileNotFoundError(
-            f"backbone_weights: expected 'imagenet' or an existing .keras file; got {weights!r}"
+    is_keras_cv = name.startswith(KERAS_CV)
+    if name not in BACKBONES and not is_keras_cv:
+        raise ValueError(
+            f"backbone must be one of {', '.join(BACKBONES)} or {KERAS_CV}PRESET; got {name!r}"
         )
+    if weights is not None:
+        _check_weights(name, weights, stride_in_3x3)
+    if is_keras_cv:
+        preset = name.removeprefix(KERAS_CV)
+        build = partial(KerasCVBackbone, preset, pretrained=weights == "imagenet")
+    else:
+        build = BACKBONES[name]
 
     global_policy = keras.config.dtype_policy()
     try:
         if dtype is not None:
             keras.config.set_dtype_policy(dtype)
-        backbone = BACKBONES[name](
-            stride_in_3x3=stride_in_3x3, norm=norm, frozen_stages=frozen_stages, name=name
+        backbone = build(
+            name=name.replace("/", "_"),
+            stride_in_3x3=stride_in_3x3,
+            norm=norm,
+            norm_epsilon=norm_epsilon,
+            frozen_stages=frozen_stages,
         )
     finally:
         keras.config.set_dtype_policy(global_policy)
 
-    if weights == "imagenet":
+    if weights == "imagenet" and not is_keras_cv:
         copy_keras_applications(_download(name), backbone)
-    elif weights is not None:
+    elif weights not in (None, "imagenet"):
         try:
             source = keras.models.load_model(weights, compile=False)
-        except (TypeError, KeyError, OSError) as error:
+        except (TypeError, KeyError, OSError, ValueError) as error:
             raise ValueError(f"backbone_weights: cannot load {weights}: {error}") from error
         copy_layers(source, backbone, file=weights)
     return backbone
 
 
+def _check_weights(name, weights, stride_in_3x3):
+    """Raises an error that says what to do unless such weights can be loaded."""
+    if weights == "imagenet":
+        if name.startswith(KERAS_CV):
+            return
+        if name not in IMAGENET_BACKBONES:
+            raise ValueError(
+                f"backbone_weights='imagenet' exist for {', '.join(IMAGENET_BACKBONES)} and "
+                f"{KERAS_CV}..._imagenet; got {name!r}; a file of torchvision or timm can be "
+                "converted by tools/convert.py --flavour=imagenet"
+            )
+        if stride_in_3x3:
+            raise ValueError(
+                "backbone_weights='imagenet' were trained with stride_in_3x3=False; got True"
+            )
+    elif weights.endswith(TORCH_EXTENSIONS):
+        output = f"{weights.removesuffix(Path(weights).suffix)}.keras"
+        raise ValueError(
+            f"backbone_weights: expected 'imagenet' or a .keras file; got {weights!r}; convert it "
+            f"by python tools/convert.py --flavour=imagenet --backbone={name} --source={weights} "
+            f"--output={output}"
+        )
+    elif not (Path(weights).is_file() and weights.endswith(".keras")):
+        raise FileNotFoundError(
+            f"backbone_weights: expected 'imagenet' or an existing .keras file; got {weights!r}"
+        )
+
+
 def copy_layers(source: keras.Model, target: keras.Model, *, file: str) -> None:
-    """Copies weights between backbones that may differ in their kind of batch norm.
+    """Copies weights between backbones that may differ in their batch norm, kind and epsilon.
+
+    A larger epsilon is the same as a larger variance.
 
     Args:
         source: a model as `build_backbone` makes them.
@@ -167,7 +217,10 @@ def copy_layers(source: keras.Model, target: keras.Model, *, file: str) -> None:
                 f"backbone_weights {file}: its {layer.name} has strides {theirs.strides}, "
                 f"expected {layer.strides}; give stride_in_3x3 the other value"
             )
-        layer.set_weights(theirs.get_weights())
+        values = theirs.get_weights()
+        if hasattr(layer, "epsilon"):
+            values[-1] = values[-1] + theirs.epsilon - layer.epsilon
+        layer.set_weights(values)
 
 
 def _download(name: str) -> keras.Model:
@@ -175,7 +228,7 @@ def _download(name: str) -> keras.Model:
         build = getattr(keras.applications, IMAGENET_BACKBONES[name])
         return build(weights="imagenet", include_top=False)
     except Exception as error:  # keras raises a bare Exception when a download fails
-        folder = Path.home() / ".keras" / "models"
+        folder = keras_home() / "models"
         raise OSError(
             f"cannot download the ImageNet weights of {name} ({error}); put "
             f"{name}_weights_tf_dim_ordering_tf_kernels_notop.h5 into {folder}, "

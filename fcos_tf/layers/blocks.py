@@ -11,6 +11,7 @@ from keras import ops
 
 EPSILON = 1e-5
 NORMS = ("batch", "sync", "frozen")
+PARTS = 5  # of a backbone that can be frozen: the stem, and four stages that each halve the map
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
@@ -144,6 +145,22 @@ def _has_grouped_gradient(dtype: str) -> bool:
     return True
 
 
+def check_freezing(norm: str, frozen_stages: int) -> None:
+    """Checks what all backbones take.
+
+    Args:
+        norm: one of `NORMS`.
+        frozen_stages: how many parts from the input on do not learn, 0 to `PARTS`.
+
+    Raises:
+        ValueError: if either is out of its range.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
+    if frozen_stages not in range(PARTS + 1):
+        raise ValueError(f"frozen_stages must be 0 to {PARTS}; got {frozen_stages!r}")
+
+
 def he_normal() -> keras.initializers.Initializer:
     """Normal with variance 2 / fan_out (He et al., Delving Deep into Rectifiers)."""
     return keras.initializers.VarianceScaling(
@@ -151,23 +168,24 @@ def he_normal() -> keras.initializers.Initializer:
     )
 
 
-def normalization(norm: str, *, name: str) -> keras.layers.Layer:
+def normalization(norm: str, *, name: str, epsilon: float = EPSILON) -> keras.layers.Layer:
     """Batch normalisation of one of three kinds.
 
     Args:
         norm: "batch" (momentum 0.9, statistics of the replica's batch), "sync" (statistics of the
             batches of all replicas) or "frozen".
         name: of the layer.
+        epsilon: added to the variance.
 
     Raises:
         ValueError: for another kind.
     """
     if norm == "frozen":
-        return FrozenBatchNormalization(name=name)
+        return FrozenBatchNormalization(epsilon, name=name)
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
     return keras.layers.BatchNormalization(
-        momentum=0.9, epsilon=EPSILON, synchronized=norm == "sync", name=name
+        momentum=0.9, epsilon=epsilon, synchronized=norm == "sync", name=name
     )
 
 
@@ -179,9 +197,10 @@ def conv(
     name: str,
     stride: int = 1,
     groups: int = 1,
+    use_bias: bool = False,
     trainable: bool = True,
 ):
-    """A convolution without bias, padded by kernel_size // 2 on all four sides.
+    """A convolution, padded by kernel_size // 2 on all four sides.
 
     Args:
         x: [B, H, W, channels] Keras tensor.
@@ -190,6 +209,7 @@ def conv(
         name: of the convolution layer.
         stride: 1 or 2.
         groups: into how many independent parts the channels fall.
+        use_bias: whether a bias is added.
         trainable: whether its weights learn.
 
     Returns:
@@ -199,18 +219,23 @@ def conv(
     if stride > 1 and kernel_size > 1:
         x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
         padding = "valid"
-    layer = keras.layers.Conv2D if groups == 1 else GroupedConv2D
-    return layer(
-        filters,
-        kernel_size,
-        strides=stride,
-        padding=padding,
-        groups=groups,
-        use_bias=False,
-        kernel_initializer=he_normal(),
-        trainable=trainable,
-        name=name,
-    )(x)
+    options = {
+        "strides": stride,
+        "padding": padding,
+        "use_bias": use_bias,
+        "trainable": trainable,
+        "name": name,
+    }
+    if groups == filters == x.shape[-1]:  # has a gradient of its own on every CPU
+        layer = keras.layers.DepthwiseConv2D(
+            kernel_size, depthwise_initializer=he_normal(), **options
+        )
+    else:
+        layer_class = keras.layers.Conv2D if groups == 1 else GroupedConv2D
+        layer = layer_class(
+            filters, kernel_size, groups=groups, kernel_initializer=he_normal(), **options
+        )
+    return layer(x)
 
 
 def conv_norm(
@@ -222,10 +247,11 @@ def conv_norm(
     stride: int = 1,
     groups: int = 1,
     norm: str = "batch",
+    norm_epsilon: float = EPSILON,
     trainable: bool = True,
-    activation: bool = True,
+    activation: str | None = "relu",
 ):
-    """Convolution without bias, batch normalisation, ReLU.
+    """Convolution without bias, batch normalisation, activation.
 
     Args:
         x: [B, H, W, channels] Keras tensor.
@@ -235,8 +261,9 @@ def conv_norm(
         stride: 1 or 2.
         groups: see `conv`.
         norm: see `normalization`; a block that is not trainable gets frozen statistics.
+        norm_epsilon: likewise.
         trainable: whether weights and statistics learn.
-        activation: whether a ReLU follows.
+        activation: "relu", "relu6", or None: nothing follows.
 
     Returns:
         [B, ceil(H / stride), ceil(W / stride), filters].
@@ -250,5 +277,8 @@ def conv_norm(
         name=f"{name}_conv",
         trainable=trainable,
     )
-    x = normalization(norm if trainable else "frozen", name=f"{name}_norm")(x)
-    return keras.layers.ReLU(name=f"{name}_relu")(x) if activation else x
+    norm = norm if trainable else "frozen"
+    x = normalization(norm, epsilon=norm_epsilon, name=f"{name}_norm")(x)
+    if activation is None:
+        return x
+    return keras.layers.Activation(activation, name=f"{name}_{activation}")(x)

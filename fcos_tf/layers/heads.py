@@ -1,6 +1,7 @@
 """The FCOS head: two towers, shared by all levels, and three outputs (FCOS, figure 2)."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -8,6 +9,9 @@ from keras import ops
 from fcos_tf.layers.blocks import EPSILON, Scale
 
 CENTERNESS_BRANCHES = ("box", "class")
+NORMS = ("group", "none")
+ACTIVATIONS = ("relu", "relu_in_training", "exp")
+LARGEST_LOG_DISTANCE = 18.0  # exp of it is 7e7 pixels
 PRIOR_PROBABILITY = 0.01
 
 
@@ -16,16 +20,21 @@ class FCOSHead(keras.layers.Layer):
     """Class logits, distances and centerness for every point of every level.
 
     Each tower is `num_convs` times 3x3 convolution, group normalisation, ReLU. The distances are
-    relu(scale * x) with one learnable scale for each level. At the start every class has
-    probability near 0.01, so that the many background points do not swamp the first steps (Lin et
-    al., Focal Loss, section 4.1).
+    relu(scale * x), with one learnable scale for each level, in strides. At the start every class
+    has probability near 0.01, so that the many background points do not swamp the first steps (Lin
+    et al., Focal Loss, section 4.1).
 
     Args:
         num_classes: C.
+        strides: L strides of the levels, in pixels.
         channels: of the pyramid and of the towers; a multiple of `groups`.
-        num_levels: L.
         num_convs: depth of a tower.
+        norm: "group", or "none": convolution and ReLU only.
         centerness_on: "box" (the improved form) or "class": the tower that carries centerness.
+        box_activation: "relu"; "relu_in_training", which predicts scale * x as it is, as the
+            paper's improved code does; or "exp" for distances exp(scale * x) in pixels, the first
+            form of the paper; what comes out is in strides nevertheless.
+        level_scales: whether there are scales.
         groups: of the group normalisation.
     """
 
@@ -33,25 +42,33 @@ class FCOSHead(keras.layers.Layer):
         self,
         num_classes: int,
         *,
+        strides: Sequence[int] = (8, 16, 32, 64, 128),
         channels: int = 256,
-        num_levels: int = 5,
         num_convs: int = 4,
+        norm: str = "group",
         centerness_on: str = "box",
+        box_activation: str = "relu",
+        level_scales: bool = True,
         groups: int = 32,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if centerness_on not in CENTERNESS_BRANCHES:
-            raise ValueError(
-                f"centerness_on must be one of {', '.join(CENTERNESS_BRANCHES)}; "
-                f"got {centerness_on!r}"
-            )
-        if channels % groups:
+        for name, value, choices in (
+            ("norm", norm, NORMS),
+            ("centerness_on", centerness_on, CENTERNESS_BRANCHES),
+            ("box_activation", box_activation, ACTIVATIONS),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+        if norm == "group" and channels % groups:
             raise ValueError(f"channels must be a multiple of {groups} groups; got {channels}")
         self.num_classes = num_classes
         self.channels = channels
+        self.strides = tuple(strides)
         self.num_convs = num_convs
+        self.norm = norm
         self.centerness_on = centerness_on
+        self.box_activation = box_activation
         self.groups = groups
         self.class_tower = self._tower("class")
         self.box_tower = self._tower("box")
@@ -59,7 +76,8 @@ class FCOSHead(keras.layers.Layer):
         self.class_logits = self._output(num_classes, "class_logits", prior)
         self.ltrb = self._output(4, "ltrb")
         self.centerness = self._output(1, "centerness")
-        self.scales = [Scale(name=f"scale_{level}", dtype="float32") for level in range(num_levels)]
+        count = len(self.strides) if level_scales else 0
+        self.scales = [Scale(name=f"scale_{level}", dtype="float32") for level in range(count)]
 
     def _conv(self, filters, name, dtype, **kwargs):
         initializer = keras.initializers.RandomNormal(stddev=0.01)
@@ -77,11 +95,16 @@ class FCOSHead(keras.layers.Layer):
         layers = []
         for k in range(self.num_convs):
             layers.append(self._conv(self.channels, f"{name}_conv_{k}", self.dtype_policy))
-            layers.append(
-                keras.layers.GroupNormalization(
-                    self.groups, epsilon=EPSILON, name=f"{name}_norm_{k}", dtype=self.dtype_policy
+            if self.norm == "group":
+                layers.append(
+                    keras.layers.GroupNormalization(
+                        self.groups,
+                        epsilon=EPSILON,
+                        name=f"{name}_norm_{k}",
+                        dtype=self.dtype_policy,
+                    )
                 )
-            )
+            layers.append(keras.layers.ReLU(name=f"{name}_relu_{k}", dtype=self.dtype_policy))
         return layers
 
     def _output(self, filters, name, bias=0.0):
@@ -100,17 +123,22 @@ class FCOSHead(keras.layers.Layer):
         for scale in self.scales:
             scale.build(shape)
 
-    def call(self, features):
+    def call(self, features, training=False):
         """Predicts for a list of levels.
 
         Args:
             features: L maps [B, Hl, Wl, channels], finest first.
+            training: only of meaning to "relu_in_training".
 
         Returns:
-            dict of float32: `class_logits` [B, N, C], `ltrb` [B, N, 4] >= 0 in strides,
+            dict of float32: `class_logits` [B, N, C], `ltrb` [B, N, 4] in strides, >= 0,
             `centerness_logits` [B, N]. The points are in the order of `ops.pyramid_points`.
         """
-        levels = [self._level(x, scale) for x, scale in zip(features, self.scales, strict=True)]
+        scales = self.scales or [None] * len(self.strides)
+        levels = [
+            self._level(x, scale, stride, training)
+            for x, scale, stride in zip(features, scales, self.strides, strict=True)
+        ]
         class_logits, ltrb, centerness = (
             ops.concatenate(parts, axis=1) for parts in zip(*levels, strict=True)
         )
@@ -120,10 +148,19 @@ class FCOSHead(keras.layers.Layer):
             "centerness_logits": ops.squeeze(centerness, axis=-1),
         }
 
-    def _level(self, x, scale):
-        class_features = _run(self.class_tower, x)
-        box_features = _run(self.box_tower, x)
-        ltrb = ops.relu(scale(self.ltrb(box_features)))
+    def _level(self, x, scale, stride, training):
+        class_features = box_features = x
+        for layer in self.class_tower:
+            class_features = layer(class_features)
+        for layer in self.box_tower:
+            box_features = layer(box_features)
+        ltrb = self.ltrb(box_features)
+        if scale is not None:
+            ltrb = scale(ltrb)
+        if self.box_activation == "exp":
+            ltrb = ops.exp(ops.minimum(ltrb, LARGEST_LOG_DISTANCE)) / stride
+        elif self.box_activation == "relu" or training:
+            ltrb = ops.relu(ltrb)
         on_box = self.centerness_on == "box"
         centerness = self.centerness(box_features if on_box else class_features)
         return tuple(
@@ -136,15 +173,12 @@ class FCOSHead(keras.layers.Layer):
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
+            "strides": self.strides,
             "channels": self.channels,
-            "num_levels": len(self.scales),
             "num_convs": self.num_convs,
+            "norm": self.norm,
             "centerness_on": self.centerness_on,
+            "box_activation": self.box_activation,
+            "level_scales": bool(self.scales),
             "groups": self.groups,
         }
-
-
-def _run(tower, x):
-    for conv, norm in zip(tower[::2], tower[1::2], strict=True):
-        x = ops.relu(norm(conv(x)))
-    return x

@@ -13,7 +13,7 @@ import math
 
 import keras
 
-from fcos_tf.layers.blocks import NORMS, conv_norm
+from fcos_tf.layers.blocks import EPSILON, check_freezing, conv_norm
 from fcos_tf.layers.resnet import bottleneck
 
 STEM_CHANNELS = 32
@@ -83,6 +83,7 @@ def regnet(
     *,
     stride_in_3x3: bool = True,
     norm: str = "batch",
+    norm_epsilon: float = EPSILON,
     frozen_stages: int = 0,
     name: str | None = None,
 ) -> keras.Model:
@@ -92,6 +93,7 @@ def regnet(
         variant: a key of `VARIANTS`.
         stride_in_3x3: True; here because other backbones have the choice.
         norm: "batch" (trained), "sync" (statistics over all replicas) or "frozen".
+        norm_epsilon: added to the variance.
         frozen_stages: how many parts from the input on do not learn, weights and statistics:
             1 is the stem, 2 the stem and the first stage, ... 5 everything.
         name: of the model.
@@ -108,14 +110,11 @@ def regnet(
         raise ValueError(f"RegNet variant must be one of {', '.join(VARIANTS)}; got {variant!r}")
     if not stride_in_3x3:
         raise ValueError(f"stride_in_3x3 must be True for {variant}; got {stride_in_3x3!r}")
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
-    if frozen_stages not in range(6):
-        raise ValueError(f"frozen_stages must be 0 to 5; got {frozen_stages!r}")
+    check_freezing(norm, frozen_stages)
     parameters = VARIANTS[variant]
 
     images = keras.Input((None, None, 3), name="images")
-    options = {"norm": norm, "trainable": frozen_stages < 1}
+    options = {"norm": norm, "norm_epsilon": norm_epsilon, "trainable": frozen_stages < 1}
     x = conv_norm(images, STEM_CHANNELS, 3, stride=2, name="stem", **options)
 
     features = {}

@@ -13,7 +13,7 @@ Layers against torchvision's modules, where a `_conv` holds `weight` (kernel, tr
 
 import keras
 
-from fcos_tf.layers.blocks import NORMS, conv_norm
+from fcos_tf.layers.blocks import EPSILON, check_freezing, conv_norm
 
 # Blocks in each of the four stages; whether a block is the bottleneck of three convolutions.
 DEPTHS = {
@@ -31,6 +31,7 @@ def resnet(
     group_width: int = 64,
     stride_in_3x3: bool = True,
     norm: str = "batch",
+    norm_epsilon: float = EPSILON,
     frozen_stages: int = 0,
     name: str | None = None,
 ) -> keras.Model:
@@ -44,6 +45,7 @@ def resnet(
         stride_in_3x3: where a bottleneck halves the map: in its 3x3 convolution (torchvision) or
             in its first 1x1 (the original MSRA weights, `keras.applications`).
         norm: "batch" (trained), "sync" (statistics over all replicas) or "frozen".
+        norm_epsilon: added to the variance.
         frozen_stages: how many parts from the input on do not learn, weights and statistics:
             1 is the stem, 2 the stem and the first stage, ... 5 everything.
         name: of the model.
@@ -58,10 +60,7 @@ def resnet(
     """
     if depth not in DEPTHS:
         raise ValueError(f"ResNet depth must be one of {sorted(DEPTHS)}; got {depth!r}")
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
-    if frozen_stages not in range(6):
-        raise ValueError(f"frozen_stages must be 0 to 5; got {frozen_stages!r}")
+    check_freezing(norm, frozen_stages)
     blocks, has_bottlenecks = DEPTHS[depth]
     if (groups, group_width) != (1, 64) and not has_bottlenecks:
         raise ValueError(
@@ -70,14 +69,15 @@ def resnet(
         )
 
     images = keras.Input((None, None, 3), name="images")
-    x = conv_norm(images, 64, 7, stride=2, norm=norm, trainable=frozen_stages < 1, name="stem")
+    options = {"norm": norm, "norm_epsilon": norm_epsilon, "trainable": frozen_stages < 1}
+    x = conv_norm(images, 64, 7, stride=2, name="stem", **options)
     # Zeros never win over the outputs of a ReLU, so zero padding stands for -inf.
     x = keras.layers.ZeroPadding2D(1, name="pool_pad")(x)
     x = keras.layers.MaxPooling2D(3, strides=2, name="pool")(x)
 
     features = {}
     for stage, repeats in enumerate(blocks):
-        options = {"norm": norm, "trainable": frozen_stages < stage + 2}
+        options["trainable"] = frozen_stages < stage + 2
         for block in range(repeats):
             stride = 2 if stage > 0 and block == 0 else 1
             prefix = f"stage{stage + 1}_block{block + 1}"
@@ -99,7 +99,7 @@ def resnet(
 
 def _basic(x, width, stride, name, options):
     y = conv_norm(x, width, 3, stride=stride, name=f"{name}_1", **options)
-    y = conv_norm(y, width, 3, activation=False, name=f"{name}_2", **options)
+    y = conv_norm(y, width, 3, activation=None, name=f"{name}_2", **options)
     return _add_shortcut(x, y, stride, name, options)
 
 
@@ -122,21 +122,21 @@ def bottleneck(
         strides: of the first 1x1 and of the 3x3 convolution.
         groups: of the 3x3 convolution.
         name: prefix of the layers' names.
-        **options: `norm` and `trainable` of `conv_norm`.
+        **options: `norm`, `norm_epsilon` and `trainable` of `conv_norm`.
 
     Returns:
         [B, ceil(H / s), ceil(W / s), filters], s the product of the strides.
     """
     y = conv_norm(x, width, 1, stride=strides[0], name=f"{name}_1", **options)
     y = conv_norm(y, width, 3, stride=strides[1], groups=groups, name=f"{name}_2", **options)
-    y = conv_norm(y, filters, 1, activation=False, name=f"{name}_3", **options)
+    y = conv_norm(y, filters, 1, activation=None, name=f"{name}_3", **options)
     return _add_shortcut(x, y, strides[0] * strides[1], name, options)
 
 
 def _add_shortcut(x, y, stride, name, options):
     if stride != 1 or x.shape[-1] != y.shape[-1]:
         x = conv_norm(
-            x, y.shape[-1], 1, stride=stride, activation=False, name=f"{name}_shortcut", **options
+            x, y.shape[-1], 1, stride=stride, activation=None, name=f"{name}_shortcut", **options
         )
     x = keras.layers.Add(name=f"{name}_add")([x, y])
     return keras.layers.ReLU(name=f"{name}_out")(x)

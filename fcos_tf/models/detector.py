@@ -33,9 +33,12 @@ class Detector(TensorFlowSteps, keras.Model):
         mean: three numbers in 0-255, in `channel_order`, subtracted from the image.
         std: three numbers, the divisor after that.
         class_names: names of the classes, kept with the model.
+        image_size: to which size images are brought for this model, kept with it.
     """
 
     loss_names: tuple[str, ...] = ()
+    # Whether boxes x2 and y2 name the last pixel inside; evaluation then adds 1 in the original.
+    inclusive_pixels = False
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class Detector(TensorFlowSteps, keras.Model):
         mean: Sequence[float],
         std: Sequence[float],
         class_names: Sequence[str] | None = None,
+        image_size: str | None = None,
         **kwargs,
     ):
         # Autocasting would turn image sizes and float images into bfloat16 under mixed precision:
@@ -58,6 +62,7 @@ class Detector(TensorFlowSteps, keras.Model):
         self.mean = tuple(float(v) for v in mean)
         self.std = tuple(float(v) for v in std)
         self.class_names = None if class_names is None else tuple(class_names)
+        self.image_size = image_size
         self.loss_trackers = {
             name: keras.metrics.Mean(name=name) for name in (*self.loss_names, "num_positives")
         }
@@ -154,6 +159,7 @@ class Detector(TensorFlowSteps, keras.Model):
             "mean": self.mean,
             "std": self.std,
             "class_names": self.class_names,
+            "image_size": self.image_size,
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
         }

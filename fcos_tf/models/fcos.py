@@ -10,20 +10,22 @@ Shape shorthand: B images, N points over all levels, M padded boxes, C classes, 
 from collections.abc import Sequence
 
 import keras
-from keras import ops
 
 from fcos_tf.layers.backbones import build_backbone, resolve_preset
+from fcos_tf.layers.blocks import EPSILON
 from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.layers.heads import FCOSHead
-from fcos_tf.models.detector import Detector, sum_over_replicas, unpack_inputs
-from fcos_tf.models.fcos_detections import fcos_detections
-from fcos_tf.models.fcos_targets import SIZE_RANGES, expand_size_ranges, fcos_targets
-from fcos_tf.ops import losses
-from fcos_tf.ops.points import grid_sizes, pyramid_points
+from fcos_tf.models.detector import Detector, unpack_inputs
+from fcos_tf.models.fcos_detections import fcos_detections, place_points
+from fcos_tf.models.fcos_losses import BOX_LOSSES, QUALITIES, fcos_losses
+from fcos_tf.models.fcos_presets import preset_arguments
+from fcos_tf.models.fcos_rules import RULES
+from fcos_tf.models.fcos_targets import expand_size_ranges, fcos_targets, level_size_ranges
+from fcos_tf.models.weights import copy_weights, load_detector
+from fcos_tf.ops.points import grid_sizes
 
 STRIDES = (8, 16, 32, 64, 128)
-BOX_LOSSES = {"giou": losses.giou_loss, "iou": losses.iou_loss, "l1": losses.l1_loss}
-QUALITIES = ("centerness", "iou")
+CLASS_LOGITS = "class_logits"  # the layer that depends on the classes
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
@@ -39,29 +41,41 @@ class FCOS(Detector):
 
     Args:
         num_classes: C.
-        backbone: "resnet18", "resnet34", "resnet50" or "resnet101".
-        backbone_weights: None (random), "imagenet" (what `keras.applications` distributes;
-            ResNet-50 and 101) or a `.keras` file of the backbone.
+        backbone: a name of `layers.backbones`, such as "resnet50", "regnetx_400mf" or
+            "keras_cv/efficientnetv2_b0_imagenet".
+        backbone_weights: None (random), "imagenet" (what Keras distributes, for the backbones that
+            have it) or a `.keras` file of the backbone.
         backbone_norm: "batch", "sync" or "frozen" batch normalisation. None: "frozen" with
             backbone weights, "batch" without.
+        norm_epsilon: of the backbone's batch normalisation.
         frozen_stages: how many parts of the backbone do not learn: 1 the stem, 2 the stem and
             the first stage, ... None: 2 with backbone weights, 0 without.
         stride_in_3x3: where a bottleneck halves the map. None, here and for `channel_order`,
             `mean` and `std`: what the backbone weights were trained with; without weights
             the 3x3 convolution, RGB and the ImageNet mean and deviation.
+        fpn_levels: levels of the pyramid, from 3 (P3-P5) to 5 (P3-P7).
         fpn_channels: of the pyramid and of the head's towers.
+        fpn_upsampling: "nearest" or "bilinear", on the pyramid's way down.
         head_convs: convolutions in a tower.
+        head_norm: "group" or "none", after each of them.
         centerness_on: the tower that carries centerness, "box" or "class".
         quality: what the third output learns, "centerness", or "iou": the IoU of the predicted
             box with its target. With "iou" the box loss is not weighted.
+        rules: the conventions in which published implementations differ, by the name of one of
+            them: a key of `models.fcos_rules.RULES`.
         box_loss: "giou", "iou" or "l1".
+        box_loss_weight: its factor in the total.
         size_ranges: for each level the smallest and largest ltrb distance, in pixels, it learns.
+            None: limits at 64, 128, 256 and 512 pixels, the last level's without an end.
         center_sampling_radius: in strides; None or 0 turns centre sampling off.
-        score_threshold: least class probability of a candidate, before centerness.
+        score_threshold: least class probability of a candidate, before centerness; or its least
+            score, under rules that have it so.
         nms_threshold: IoU above which the weaker of two boxes of a class goes.
         topk_per_level: candidates of each level that reach NMS.
         max_detections: D.
         class_names: kept with the model; C of them.
+        image_size: to which size images are brought for this model, such as "800,1333" (short and
+            long side) or "512x512"; kept with the model.
         channel_order: "rgb" or "bgr", what the backbone sees. Images come in as RGB.
         mean: three numbers in 0-255, in `channel_order`.
         std: three numbers, likewise.
@@ -84,20 +98,27 @@ class FCOS(Detector):
         backbone: str = "resnet50",
         backbone_weights: str | None = None,
         backbone_norm: str | None = None,
+        norm_epsilon: float = EPSILON,
         frozen_stages: int | None = None,
         stride_in_3x3: bool | None = None,
+        fpn_levels: int = 5,
         fpn_channels: int = 256,
+        fpn_upsampling: str = "nearest",
         head_convs: int = 4,
+        head_norm: str = "group",
         centerness_on: str = "box",
         quality: str = "centerness",
+        rules: str = "fcos_tf",
         box_loss: str = "giou",
-        size_ranges: Sequence[tuple[float, float]] = SIZE_RANGES,
+        box_loss_weight: float = 1.0,
+        size_ranges: Sequence[tuple[float, float]] | None = None,
         center_sampling_radius: float | None = 1.5,
         score_threshold: float = 0.05,
         nms_threshold: float = 0.6,
         topk_per_level: int = 1000,
         max_detections: int = 100,
         class_names: Sequence[str] | None = None,
+        image_size: str | None = None,
         channel_order: str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -107,13 +128,15 @@ class FCOS(Detector):
             raise ValueError(f"num_classes must be at least 1; got {num_classes}")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"expected {num_classes} class_names; got {len(class_names)}")
-        if box_loss not in BOX_LOSSES:
-            raise ValueError(f"box_loss must be one of {', '.join(BOX_LOSSES)}; got {box_loss!r}")
-        if quality not in QUALITIES:
-            raise ValueError(f"quality must be one of {', '.join(QUALITIES)}; got {quality!r}")
-        if len(size_ranges) != len(STRIDES):
-            raise ValueError(f"expected {len(STRIDES)} size_ranges; got {len(size_ranges)}")
+        for name, value, choices in (
+            ("box_loss", box_loss, BOX_LOSSES),
+            ("quality", quality, QUALITIES),
+            ("rules", rules, RULES),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
         preset = resolve_preset(
+            backbone,
             backbone_weights,
             norm=backbone_norm,
             frozen_stages=frozen_stages,
@@ -127,6 +150,7 @@ class FCOS(Detector):
             mean=preset.mean,
             std=preset.std,
             class_names=class_names,
+            image_size=image_size,
             **kwargs,
         )
         # What the model was built from; loading a saved model needs no backbone weights.
@@ -134,16 +158,23 @@ class FCOS(Detector):
             "num_classes": num_classes,
             "backbone": backbone,
             "backbone_norm": preset.norm,
+            "norm_epsilon": norm_epsilon,
             "frozen_stages": preset.frozen_stages,
             "stride_in_3x3": preset.stride_in_3x3,
+            "fpn_levels": fpn_levels,
             "fpn_channels": fpn_channels,
+            "fpn_upsampling": fpn_upsampling,
             "head_convs": head_convs,
+            "head_norm": head_norm,
             "centerness_on": centerness_on,
+            "rules": rules,
         }
         self.num_classes = num_classes
         self.quality = quality
+        self.rules = RULES[rules]
+        self.inclusive_pixels = self.rules.inclusive_pixels
         self.box_loss = box_loss
-        self.size_ranges = tuple((float(low), float(high)) for low, high in size_ranges)
+        self.box_loss_weight = box_loss_weight
         self.center_sampling_radius = center_sampling_radius
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
@@ -155,16 +186,28 @@ class FCOS(Detector):
             weights=backbone_weights,
             stride_in_3x3=preset.stride_in_3x3,
             norm=preset.norm,
+            norm_epsilon=norm_epsilon,
             frozen_stages=preset.frozen_stages,
             dtype=self.dtype_policy,
         )
-        self.fpn = FeaturePyramid(fpn_channels, dtype=self.dtype_policy, name="fpn")
+        self.fpn = FeaturePyramid(
+            fpn_channels,
+            levels=fpn_levels,
+            upsampling=fpn_upsampling,
+            dtype=self.dtype_policy,
+            name="fpn",
+        )
+        self.strides = STRIDES[:fpn_levels]
+        self.size_ranges = level_size_ranges(fpn_levels, size_ranges)
         self.head = FCOSHead(
             num_classes,
+            strides=self.strides,
             channels=fpn_channels,
-            num_levels=len(STRIDES),
             num_convs=head_convs,
+            norm=head_norm,
             centerness_on=centerness_on,
+            box_activation=self.rules.box_activation,
+            level_scales=self.rules.level_scales,
             dtype=self.dtype_policy,
             name="head",
         )
@@ -175,7 +218,7 @@ class FCOS(Detector):
         if self.built:
             return
         self.fpn.build({name: x.shape for name, x in self.backbone.output.items()})
-        self.head.build([(None, None, None, self.fpn.channels)] * len(STRIDES))
+        self.head.build([(None, None, None, self.fpn.channels)] * len(self.strides))
         super().build(input_shape)
 
     def call(self, inputs, training=False):
@@ -193,7 +236,7 @@ class FCOS(Detector):
         images, image_sizes = unpack_inputs(inputs)
         x = self.preprocess(images, image_sizes)
         features = self.fpn(self.backbone(x, training=training))
-        return self.head(list(features.values()))
+        return self.head(list(features.values()), training=training)
 
     def compute_losses(self, predictions, targets, image_size):
         """Focal, box and centerness loss of a batch (FCOS, equation 2 and section 3.4).
@@ -208,8 +251,8 @@ class FCOS(Detector):
             this replica's sum over the normaliser of all replicas, and `num_positives`, the
             number of positive points on all replicas, at least 1.
         """
-        grids = grid_sizes(*image_size, STRIDES)
-        points, point_strides = pyramid_points(grids, STRIDES)
+        grids = grid_sizes(*image_size, self.strides)
+        points, point_strides = place_points(grids, self.strides, image_size, self.rules)
         learnt = fcos_targets(
             points,
             point_strides,
@@ -218,32 +261,17 @@ class FCOS(Detector):
             targets["labels"],
             num_classes=self.num_classes,
             center_sampling_radius=self.center_sampling_radius,
+            rules=self.rules,
         )
-        positive = learnt["positive_mask"]
-        ltrb, ltrb_targets = predictions["ltrb"], learnt["ltrb_targets"]
-        num_positives = ops.sum(ops.cast(positive, "float32"))
-        num_positives = ops.maximum(sum_over_replicas(num_positives), 1.0)
-
-        if self.quality == "iou":
-            quality_targets = ops.stop_gradient(losses.ltrb_iou(ltrb, ltrb_targets))
-            box_weights, box_normaliser = 1.0, num_positives
-        else:
-            quality_targets = box_weights = learnt["centerness_targets"]
-            box_normaliser = sum_over_replicas(ops.sum(box_weights))
-            # Few or no positives: keep the quotient finite, as the official code does.
-            box_normaliser = ops.maximum(box_normaliser, 1e-6)
-
-        classification = losses.sigmoid_focal_loss(
-            predictions["class_logits"], learnt["class_targets"]
+        return fcos_losses(
+            predictions,
+            learnt,
+            point_strides,
+            quality=self.quality,
+            box_loss=self.box_loss,
+            box_loss_weight=self.box_loss_weight,
+            rules=self.rules,
         )
-        box = BOX_LOSSES[self.box_loss](ltrb, ltrb_targets) * box_weights
-        centerness = losses.binary_cross_entropy(predictions["centerness_logits"], quality_targets)
-        return {
-            "classification_loss": ops.sum(classification) / num_positives,
-            "box_loss": ops.sum(ops.where(positive, box, 0.0)) / box_normaliser,
-            "centerness_loss": ops.sum(ops.where(positive, centerness, 0.0)) / num_positives,
-            "num_positives": num_positives,
-        }
 
     def decode(self, predictions, image_size, image_sizes=None, *, jit_compile=False):
         """Detections from raw predictions, see `fcos_detections`.
@@ -261,13 +289,64 @@ class FCOS(Detector):
             predictions,
             image_size,
             image_sizes,
-            strides=STRIDES,
+            strides=self.strides,
             score_threshold=self.score_threshold,
             nms_threshold=self.nms_threshold,
             topk_per_level=self.topk_per_level,
             max_detections=self.max_detections,
+            rules=self.rules,
             jit_compile=jit_compile,
         )
+
+    @classmethod
+    def from_preset(cls, name: str, weights: str | None = None, **overrides) -> "FCOS":
+        """A detector with the settings of a published one.
+
+        Args:
+            name: a key of `models.fcos_presets.PRESETS`, such as "torchvision_coco".
+            weights: None (random) or a `.keras` file of such a detector, converted by
+                `tools/convert.py`. Where its classes are others, the class logits stay random.
+            **overrides: arguments of the constructor; `num_classes` or `class_names` alone give
+                the other.
+
+        Raises:
+            ValueError: for an unknown name, or weights of another architecture.
+            FileNotFoundError: if the weights file is missing.
+
+        Example:
+            >>> model = FCOS.from_preset("torchvision_coco", class_names=("cat", "dog"))
+            >>> model.num_classes, model.image_size
+            (2, '800,1333')
+        """
+        model = cls(**preset_arguments(name, overrides))
+        if weights is not None:
+            source = load_detector(weights)
+            other_classes = (source.num_classes, source.class_names) != (
+                model.num_classes,
+                model.class_names,
+            )
+            skip = (CLASS_LOGITS,) if other_classes else ()
+            copy_weights(source, model, file=weights, skip=skip)
+        return model
+
+    def with_classes(self, class_names: Sequence[str], *, dtype=None) -> "FCOS":
+        """This detector for other classes: all weights but those of the class logits.
+
+        Args:
+            class_names: the new classes in the order of their labels.
+            dtype: dtype policy of the new model; None: that of this one.
+
+        Returns:
+            A new model; with the same names in the same order, one that equals this one.
+        """
+        names = tuple(class_names)
+        config = {**self.get_config(), "num_classes": len(names), "class_names": names}
+        if dtype is not None:
+            config["dtype"] = dtype
+        model = type(self).from_config(config)
+        skip = () if names == self.class_names else (CLASS_LOGITS,)
+        copy_weights(self, model, file=self.name, skip=skip)
+        return model
 
     def get_config(self):
         """The constructor's arguments, with every None resolved."""
@@ -276,6 +355,7 @@ class FCOS(Detector):
             **self._architecture,
             "quality": self.quality,
             "box_loss": self.box_loss,
+            "box_loss_weight": self.box_loss_weight,
             "size_ranges": self.size_ranges,
             "center_sampling_radius": self.center_sampling_radius,
             "score_threshold": self.score_threshold,

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from keras import ops
 
-from fcos_tf.ops.boxes import clip_boxes
+from fcos_tf.models.fcos_rules import RULES, FCOSRules
+from fcos_tf.ops.boxes import box_area, clip_boxes
 from fcos_tf.ops.nms import class_wise_nms
 from fcos_tf.ops.points import decode_ltrb, grid_sizes, pyramid_points
 
@@ -23,12 +24,12 @@ def fcos_detections(
     nms_threshold: float,
     topk_per_level: int,
     max_detections: int,
+    rules: FCOSRules = RULES["fcos_tf"],
     jit_compile: bool = False,
 ) -> dict:
     """The best candidates of each level, as boxes, after class-wise suppression.
 
-    The score is sqrt(class probability * centerness). A candidate's class probability must be
-    above the threshold before that.
+    The score is sqrt(class probability * centerness).
 
     Args:
         predictions: `class_logits` [B, N, C], `ltrb` [B, N, 4] in strides, `centerness_logits`
@@ -36,10 +37,11 @@ def fcos_detections(
         image_size: (height, width) of the padded images.
         image_sizes: [B, 2] float, (height, width) to clip the boxes to; None: the padded size.
         strides: L strides in pixels.
-        score_threshold: least class probability, exclusive.
+        score_threshold: least class probability, or least score, as the rules say; exclusive.
         nms_threshold: IoU above which the weaker of two boxes of a class goes.
         topk_per_level: most candidates of a level that reach the suppression.
         max_detections: D.
+        rules: where points lie, what the threshold is for, how boxes are clipped and suppressed.
         jit_compile: whether the caller is being compiled by XLA.
 
     Returns:
@@ -47,10 +49,12 @@ def fcos_detections(
         descending order, `labels` [B, D] int32, `num_detections` [B] int32; see `class_wise_nms`.
     """
     grids = grid_sizes(*image_size, strides)
-    points, point_strides = pyramid_points(grids, strides)
+    points, point_strides = place_points(grids, strides, image_size, rules)
     probability = ops.sigmoid(predictions["class_logits"])  # [B, N, C]
     quality = ops.sigmoid(predictions["centerness_logits"])[..., None]  # [B, N, 1]
-    scores = ops.where(probability > score_threshold, ops.sqrt(probability * quality), 0.0)
+    scores = ops.sqrt(probability * quality)
+    compared = scores if rules.threshold_on == "score" else probability
+    scores = ops.where(compared > score_threshold, scores, 0.0)
 
     start, candidates = 0, []
     for rows, columns in grids:
@@ -70,14 +74,53 @@ def fcos_detections(
 
     if image_sizes is None:
         image_sizes = ops.cast(ops.stack(image_size), "float32")[None]  # [1, 2]
-    return class_wise_nms(
-        clip_boxes(boxes, image_sizes),
+    limits = ops.cast(image_sizes, "float32") - (1 if rules.inclusive_pixels else 0)
+    if rules.clip_before_nms:
+        boxes = clip_boxes(boxes, limits)
+    detections = class_wise_nms(
+        boxes,
         best,
         labels,
         iou_threshold=nms_threshold,
         max_detections=max_detections,
+        plus_one=rules.inclusive_pixels,
         jit_compile=jit_compile,
     )
+    return detections if rules.clip_before_nms else _clip_detections(detections, limits)
+
+
+def place_points(grids, strides: Sequence[int], image_size, rules: FCOSRules):
+    """`ops.points.pyramid_points` under the rules of an implementation.
+
+    Args:
+        grids: L pairs (rows, columns).
+        strides: L strides in pixels.
+        image_size: (height, width) of the padded images.
+        rules: where points lie.
+
+    Returns:
+        points [N, 2] float32, (x, y) pixels, and point_strides [N] float32.
+    """
+    canvas = image_size if rules.point_spacing == "canvas" else None
+    return pyramid_points(grids, strides, offset=rules.point_offset, image_size=canvas)
+
+
+def _clip_detections(detections, limits):
+    """Clips boxes and drops those without area, moving the others up."""
+    boxes = clip_boxes(detections["boxes"], limits)
+    valid = box_area(boxes) > 0  # [B, D]
+    order = ops.argsort(ops.where(valid, 0, 1), axis=1)
+    valid = ops.take_along_axis(valid, order, axis=1)
+    boxes, scores, labels = (
+        ops.take_along_axis(x, order[..., None] if x is boxes else order, axis=1)
+        for x in (boxes, detections["scores"], detections["labels"])
+    )
+    return {
+        "boxes": ops.where(valid[..., None], boxes, 0.0),
+        "scores": ops.where(valid, scores, 0.0),
+        "labels": ops.where(valid, labels, -1),
+        "num_detections": ops.sum(ops.cast(valid, "int32"), axis=1),
+    }
 
 
 def top_candidates(scores, limit: int):

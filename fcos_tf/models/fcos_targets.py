@@ -11,11 +11,30 @@ from collections.abc import Sequence
 
 from keras import ops
 
+from fcos_tf.models.fcos_rules import RULES, FCOSRules
 from fcos_tf.ops.boxes import box_area
 from fcos_tf.ops.points import centerness, encode_ltrb
 
 INFINITY = 1e8
 SIZE_RANGES = ((0, 64), (64, 128), (128, 256), (256, 512), (512, INFINITY))
+
+
+def level_size_ranges(levels: int, size_ranges=None) -> tuple[tuple[float, float], ...]:
+    """The size range of each level of a pyramid.
+
+    Args:
+        levels: L.
+        size_ranges: L pairs (smallest, largest) in pixels; None: those of the paper, the last
+            one, where L is less than 5, without an end.
+
+    Raises:
+        ValueError: for another number of pairs than levels.
+    """
+    if size_ranges is None:
+        size_ranges = (*SIZE_RANGES[: levels - 1], (SIZE_RANGES[levels - 1][0], INFINITY))
+    if len(size_ranges) != levels:
+        raise ValueError(f"expected {levels} size_ranges; got {len(size_ranges)}")
+    return tuple((float(low), float(high)) for low, high in size_ranges)
 
 
 def expand_size_ranges(size_ranges: Sequence[tuple[float, float]], grids):
@@ -36,20 +55,28 @@ def expand_size_ranges(size_ranges: Sequence[tuple[float, float]], grids):
 
 
 def match_points(
-    points, point_strides, size_ranges, boxes, labels, *, center_sampling_radius: float | None
+    points,
+    point_strides,
+    size_ranges,
+    boxes,
+    labels,
+    *,
+    center_sampling_radius: float | None,
+    rules: FCOSRules = RULES["fcos_tf"],
 ):
     """The ground-truth box that each point learns.
 
     Args:
         points: [N, 2] float32, (x, y) pixels.
         point_strides: [N] float32, pixels.
-        size_ranges: [N, 2] float32, pixels; both limits belong to the range, as in the official
-            code, so that a distance on a limit is learnt on both levels.
+        size_ranges: [N, 2] float32, pixels; by default both limits belong to the range, as in the
+            official code, so that a distance on a limit is learnt on both levels.
         boxes: [B, M, 4] float32, xyxy pixels; padding 0.
         labels: [B, M] int32; padding -1.
         center_sampling_radius: half the side, in strides, of the square around a box's centre in
             which points may learn it; the square is clipped to the box. None or 0: anywhere
             inside the box. Points exactly on a border are outside.
+        rules: says whether limits belong to their range, and which of two boxes is the smaller.
 
     Returns:
         [B, N] int32, index into the M boxes, -1 for background. Of boxes with equal area the
@@ -64,9 +91,11 @@ def match_points(
     # Differences to the sides themselves, not to centre and half width: exact on borders.
     # Few [B, N, M] arrays live at a time: 1000 boxes on 22,300 points are 89 MB each.
     largest = ops.maximum(ops.maximum(x - x1, x2 - x), ops.maximum(y - y1, y2 - y))
-    candidate = (size_ranges[None, :, None, 0] <= largest) & (
-        largest <= size_ranges[None, :, None, 1]
-    )
+    low, high = size_ranges[None, :, None, 0], size_ranges[None, :, None, 1]
+    if rules.inclusive_ranges:
+        candidate = (low <= largest) & (largest <= high)
+    else:
+        candidate = (low < largest) & (largest < high)
     if center_sampling_radius:
         reach = center_sampling_radius * point_strides[None, :, None]
         center_x, center_y = (x1 + x2) / 2, (y1 + y2) / 2
@@ -75,9 +104,17 @@ def match_points(
     candidate = candidate & (x > x1) & (x < x2) & (y > y1) & (y < y2)
     candidate = candidate & valid[:, None, :]  # [B, N, M + 1]
 
-    area = ops.where(candidate, box_area(boxes)[:, None, :], float("inf"))
+    area = ops.where(candidate, _tie_area(boxes, rules.tie_area)[:, None, :], float("inf"))
     matched = ops.cast(ops.argmin(area, axis=-1), "int32")  # [B, N]
     return ops.where(ops.any(candidate, axis=-1), matched, -1)
+
+
+def _tie_area(boxes, kind: str):
+    """What the smallest of several boxes is told by: [B, M, 4] to [B, M]."""
+    if kind == "plus_one":
+        return box_area(boxes + ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0]))
+    area = box_area(boxes)
+    return area - INFINITY if kind == "float32" else area
 
 
 def fcos_targets(
@@ -89,6 +126,7 @@ def fcos_targets(
     *,
     num_classes: int,
     center_sampling_radius: float | None = 1.5,
+    rules: FCOSRules = RULES["fcos_tf"],
 ) -> dict:
     """Everything that the points learn from the boxes of a batch.
 
@@ -100,6 +138,7 @@ def fcos_targets(
         labels: [B, M] int32, 0..C-1; padding -1.
         num_classes: C.
         center_sampling_radius: see `match_points`.
+        rules: see `match_points`.
 
     Returns:
         dict: `matched_gt_index` [B, N] int32, -1 = background; `positive_mask` [B, N] bool;
@@ -116,6 +155,7 @@ def fcos_targets(
         boxes,
         labels,
         center_sampling_radius=center_sampling_radius,
+        rules=rules,
     )
     positive = matched >= 0
     # A padding entry at the end answers for background: no gather out of range when M is 0.

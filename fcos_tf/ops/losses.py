@@ -44,34 +44,37 @@ def binary_cross_entropy(logits, targets):
     return ops.softplus(logits) - logits * ops.cast(targets, "float32")
 
 
-def ltrb_iou(ltrb, ltrb_targets):
+def ltrb_iou(ltrb, ltrb_targets, *, plus_one: bool = False):
     """IoU of two boxes that are given from the same point.
 
     Args:
         ltrb: [..., 4] float >= 0, distances to the sides, in any one unit.
         ltrb_targets: [..., 4] float >= 0, likewise.
+        plus_one: (intersection + 1) / (union + 1), as the paper's code has it, which is kinder to
+            boxes of few units.
 
     Returns:
         [...] float32 in [0, 1].
     """
     intersection, union, _ = _overlap(ltrb, ltrb_targets)
-    return intersection / ops.maximum(union, EPSILON)
+    return _iou(intersection, union, plus_one)
 
 
-def iou_loss(ltrb, ltrb_targets):
+def iou_loss(ltrb, ltrb_targets, *, plus_one: bool = False):
     """-ln IoU (UnitBox; FCOS, equation 2) on distances from a common point.
 
     Args:
         ltrb: [..., 4] float >= 0, predicted distances.
         ltrb_targets: [..., 4] float >= 0.
+        plus_one: see `ltrb_iou`.
 
     Returns:
         [...] float32, unreduced, finite also for boxes that do not overlap.
     """
-    return -ops.log(ops.maximum(ltrb_iou(ltrb, ltrb_targets), EPSILON))
+    return -ops.log(ops.maximum(ltrb_iou(ltrb, ltrb_targets, plus_one=plus_one), EPSILON))
 
 
-def giou_loss(ltrb, ltrb_targets):
+def giou_loss(ltrb, ltrb_targets, *, plus_one: bool = False):
     """1 - GIoU (Rezatofighi et al., Generalized IoU) on distances from a common point.
 
         GIoU = IoU - (hull - union) / hull
@@ -79,12 +82,13 @@ def giou_loss(ltrb, ltrb_targets):
     Args:
         ltrb: [..., 4] float >= 0, predicted distances.
         ltrb_targets: [..., 4] float >= 0.
+        plus_one: see `ltrb_iou`; the second term has none.
 
     Returns:
         [...] float32 in [0, 2], unreduced.
     """
     intersection, union, hull = _overlap(ltrb, ltrb_targets)
-    iou = intersection / ops.maximum(union, EPSILON)
+    iou = _iou(intersection, union, plus_one)
     return 1 - iou + (hull - union) / ops.maximum(hull, EPSILON)
 
 
@@ -111,6 +115,12 @@ def _overlap(ltrb, ltrb_targets):
     intersection = _area(smaller)
     union = _area(a) + _area(b) - intersection
     return intersection, union, _area(larger)
+
+
+def _iou(intersection, union, plus_one):
+    if plus_one:
+        return (intersection + 1) / (union + 1)
+    return intersection / ops.maximum(union, EPSILON)
 
 
 def _area(ltrb):

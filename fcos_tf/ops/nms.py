@@ -10,7 +10,14 @@ from fcos_tf.ops.boxes import paired_iou
 
 
 def class_wise_nms(
-    boxes, scores, labels, *, iou_threshold: float, max_detections: int, jit_compile: bool = False
+    boxes,
+    scores,
+    labels,
+    *,
+    iou_threshold: float,
+    max_detections: int,
+    plus_one: bool = False,
+    jit_compile: bool = False,
 ):
     """Keeps the best-scored boxes that no better box of the same class overlaps too much.
 
@@ -24,6 +31,7 @@ def class_wise_nms(
         labels: [B, K] int32.
         iou_threshold: the IoU above which the weaker of two boxes goes.
         max_detections: D.
+        plus_one: whether the IoU is of boxes whose sides are one longer (inclusive pixels).
         jit_compile: under TensorFlow, whether the caller is being compiled by XLA, which has no
             kernel for the native operation.
 
@@ -31,10 +39,14 @@ def class_wise_nms(
         dict: `boxes` [B, D, 4], `scores` [B, D] in descending order, `labels` [B, D] int32 and
         `num_detections` [B] int32. Padding is 0 in `boxes` and `scores`, -1 in `labels`.
     """
-    if keras.backend.backend() == "tensorflow" and not jit_compile:
-        keep, valid = _native_nms(boxes, scores, labels, iou_threshold, max_detections)
-    else:
-        keep, valid = _portable_nms(boxes, scores, labels, iou_threshold, max_detections)
+    native = keras.backend.backend() == "tensorflow" and not jit_compile
+    keep, valid = (_native_nms if native else _portable_nms)(
+        boxes + ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0]) if plus_one else boxes,
+        scores,
+        labels,
+        iou_threshold,
+        max_detections,
+    )
     kept_boxes = ops.take_along_axis(boxes, keep[..., None], axis=1)  # [B, D, 4]
     kept_scores = ops.take_along_axis(scores, keep, axis=1)
     kept_labels = ops.take_along_axis(labels, keep, axis=1)

@@ -30,24 +30,32 @@ def grid_sizes(height, width, strides: Sequence[int]) -> list:
     return [(-(-height // stride), -(-width // stride)) for stride in strides]
 
 
-def pyramid_points(grids, strides: Sequence[int]):
+def pyramid_points(grids, strides: Sequence[int], *, offset: float = 0.5, image_size=None):
     """The point of every cell of every level, row by row, level after level.
 
     The cell in column i and row j of a level of stride s stands for the image point
-    (i * s + s // 2, j * s + s // 2), as in section 3.1 of the paper.
+    (i * s + s / 2, j * s + s / 2), as in section 3.1 of the paper.
 
     Args:
         grids: L pairs (rows, columns), see `grid_sizes`.
         strides: L strides in pixels.
+        offset: where in its cell the point lies: 0.5 in the middle, 0 on the upper left corner.
+        image_size: None, or (height, width) to be divided into as many cells as a level has; cells
+            then are image side // grid side large, as torchvision has it.
 
     Returns:
         points: [N, 2] float32, (x, y) in pixels.
         point_strides: [N] float32, the stride of each point's level.
     """
     points, point_strides = [], []
-    for (rows, columns), stride in zip(grids, strides, strict=True):
-        x = ops.arange(columns, dtype="float32") * stride + stride // 2
-        y = ops.arange(rows, dtype="float32") * stride + stride // 2
+    for grid, stride in zip(grids, strides, strict=True):
+        cells = (stride, stride)
+        if image_size is not None:
+            cells = [side // count for side, count in zip(image_size, grid, strict=True)]
+        y, x = (
+            (ops.arange(count, dtype="float32") + offset) * ops.cast(cell, "float32")
+            for count, cell in zip(grid, cells, strict=True)
+        )
         grid_x, grid_y = ops.meshgrid(x, y)  # [rows, columns]
         level = ops.stack([ops.reshape(grid_x, [-1]), ops.reshape(grid_y, [-1])], axis=-1)
         points.append(level)

@@ -85,6 +85,28 @@ def test_boxes_go_back_to_the_original_frame_and_to_the_ids_of_the_data_set():
     ]
 
 
+def test_labels_go_by_name_where_model_and_data_set_have_other_classes():
+    # The model's 0 is nothing that the data set knows, 1 is its second class and 2 its first.
+    labels = np.array([[2], [1], [0]], np.int32)
+    model = KnownAnswers(labels=labels)
+    model.class_names = ("__background__", "dog", "cat")
+    records = run_detector(model, make_dataset())
+    found = [(d["image_id"], d["category_id"]) for d in records.detections]
+    assert found == [(11, 7), (22, 9)]
+    model.class_names = ("__background__", "dog", "cow")
+    with pytest.raises(ValueError, match="it does not know cat"):
+        run_detector(model, make_dataset())
+
+
+def test_inclusive_pixels_end_one_later_in_the_original():
+    model = KnownAnswers()
+    model.inclusive_pixels = True
+    records = run_detector(model, make_dataset())
+    # [10, 5, 20, 25] -> [40, 10, 80 + 1, 50 + 1]; the image ends at 400.
+    assert records.detections[0]["bbox"] == [40.0, 10.0, 41.0, 41.0]
+    assert records.detections[2]["bbox"] == [120.0, 20.0, 241.0, 61.0]
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_scores_do_not_depend_on_the_batch_size(batch_size):
     metrics = evaluate(KnownAnswers(), make_dataset(batch_size))

@@ -119,11 +119,11 @@ def test_keras_applications_weights_give_the_same_features():
 
 
 def test_settings_follow_the_weights():
-    assert backbones.resolve_preset(None) == backbones.RANDOM
-    preset = backbones.resolve_preset("imagenet", frozen_stages=0, norm=None)
+    assert backbones.resolve_preset("resnet50", None) == backbones.RANDOM
+    preset = backbones.resolve_preset("resnet50", "imagenet", frozen_stages=0, norm=None)
     assert (preset.channel_order, preset.stride_in_3x3) == ("bgr", False)
     assert (preset.norm, preset.frozen_stages) == ("frozen", 0)
-    preset = backbones.resolve_preset("mine.keras")
+    preset = backbones.resolve_preset("resnet50", "mine.keras")
     assert (preset.channel_order, preset.norm, preset.frozen_stages) == ("rgb", "frozen", 2)
 
 

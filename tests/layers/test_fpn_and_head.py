@@ -23,7 +23,7 @@ def test_nearest_enlargement_to_odd_sizes():
     centre[1, 1] = 1
     for lateral in fpn.laterals:
         lateral.set_weights([np.ones((1, 1, 1, 1)), np.zeros(1)])
-    for output in (*fpn.output_convs, fpn.p6, fpn.p7):
+    for output in (*fpn.output_convs, *fpn.extra_convs):
         output.set_weights([centre, np.zeros(1)])
     out = {name: x.numpy()[0, :, :, 0] for name, x in fpn(maps).items()}
     np.testing.assert_array_equal(out["p5"], [[1, 2], [3, 4]])
@@ -38,14 +38,49 @@ def test_p7_sees_only_what_is_positive_in_p6():
     fpn = FeaturePyramid(1)
     maps = {f"c{k}": np.ones((1, 2 ** (6 - k), 2 ** (6 - k), 1), "float32") for k in (3, 4, 5)}
     fpn(maps)
-    fpn.p6.set_weights([np.zeros((3, 3, 1, 1)), np.float32([-2])])
-    fpn.p7.set_weights([np.ones((3, 3, 1, 1)), np.float32([0.5])])
+    p6, p7 = fpn.extra_convs
+    p6.set_weights([np.zeros((3, 3, 1, 1)), np.float32([-2])])
+    p7.set_weights([np.ones((3, 3, 1, 1)), np.float32([0.5])])
     out = fpn(maps)
     assert float(out["p6"][0, 0, 0, 0]) == -2 and float(out["p7"][0, 0, 0, 0]) == 0.5
 
 
+def test_bilinear_enlargement():
+    # Half-pixel centres: of 4 cells made from (1, 5) the outer two keep their value and the inner
+    # ones lie a quarter of the way in: 1 + 4 / 4 = 2 and 5 - 1 = 4. Both levels have one row.
+    fpn = FeaturePyramid(1, levels=3, upsampling="bilinear")
+    maps = {
+        "c3": np.zeros((1, 1, 7, 1), "float32"),
+        "c4": np.zeros((1, 1, 4, 1), "float32"),
+        "c5": np.float32([1, 5]).reshape(1, 1, 2, 1),
+    }
+    fpn(maps)
+    centre = np.zeros((3, 3, 1, 1))
+    centre[1, 1] = 1
+    for lateral in fpn.laterals:
+        lateral.set_weights([np.ones((1, 1, 1, 1)), np.zeros(1)])
+    for output in fpn.output_convs:
+        output.set_weights([centre, np.zeros(1)])
+    out = fpn(maps)
+    assert list(out) == ["p3", "p4", "p5"]
+    np.testing.assert_allclose(out["p4"][0, 0, :, 0], [1, 2, 4, 5], atol=1e-6)
+    # 7 cells over 4: cell i has its centre at (i + .5) * 4 / 7 - .5, clamped to 0..3.
+    centres = np.clip((np.arange(7) + 0.5) * 4 / 7 - 0.5, 0, 3)
+    expected = np.interp(centres, range(4), [1, 2, 4, 5])
+    np.testing.assert_allclose(out["p3"][0, 0, :, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [({"levels": 2}, "levels must be 3 to 5.*got 2"), ({"upsampling": "cubic"}, "nearest, bil")],
+)
+def test_pyramid_refuses(arguments, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        FeaturePyramid(8, **arguments)
+
+
 def build_head(**kwargs):
-    head = FCOSHead(3, channels=32, num_levels=2, num_convs=2, **kwargs)
+    head = FCOSHead(3, channels=32, strides=(8, 16), num_convs=2, **kwargs)
     head.build([(None, None, None, 32)] * 2)
     return head
 
@@ -86,14 +121,54 @@ def test_centerness_branch(branch, other):
     assert np.any(before != np.asarray(head(features())["centerness_logits"]))
 
 
+def test_exponential_distances_are_pixels_before_they_are_strides():
+    head = build_head(box_activation="exp")
+    head.ltrb.set_weights([np.zeros((3, 3, 32, 4)), np.log(np.float32([8, 16, 32, 1e30]))])
+    head.scales[1].set_weights([np.float32(2)])
+    ltrb = np.asarray(head(features())["ltrb"])
+    # 8, 16 and 32 pixels on stride 8; squared by the scale on stride 16. The fourth overflows
+    # nowhere: it is held at e^18.
+    np.testing.assert_allclose(ltrb[0, 0, :3], [1, 2, 4], rtol=1e-5)
+    np.testing.assert_allclose(ltrb[0, -1, :3], [4, 16, 64], rtol=1e-5)
+    np.testing.assert_allclose(ltrb[0, 0, 3], np.exp(18) / 8, rtol=1e-4)
+
+
+def test_without_scales_and_norms():
+    head = build_head(level_scales=False, norm="none")
+    # Two towers of two convolutions 9 * 32 * 32 + 32, outputs for 3 + 4 + 1 numbers.
+    assert head.count_params() == 4 * (9 * 32 * 32 + 32) + 8 * (9 * 32 + 1)
+    x = features()[0]
+    out = head([x, x])
+    np.testing.assert_allclose(out["ltrb"][:, :16], out["ltrb"][:, 16:], rtol=1e-5)
+    # Twice the input gives twice of everything but the biases, as no norm takes the size away.
+    for conv in head.box_tower[::2]:
+        assert not np.any(conv.bias)
+    doubled = head([2 * x, 2 * x])
+    np.testing.assert_allclose(doubled["ltrb"], 2 * np.asarray(out["ltrb"]), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["norm", "centerness_on", "box_activation"])
+def test_head_names_its_choices(name):
+    with pytest.raises(ValueError, match=f"{name} must be one of .*got 'none of these'"):
+        FCOSHead(3, **{name: "none of these"})
+
+
 def test_parameters_of_the_published_detector():
-    # torchvision's fcos_resnet50_fpn has 32,269,600 (91 classes, frozen norm not counted); ours
-    # has the five scales besides.
+    # torchvision's fcos_resnet50_fpn has 32,269,600 (91 classes, frozen norm not counted); others
+    # have five scales besides.
+    model = FCOS(91, backbone="resnet50", backbone_norm="frozen", rules="torchvision")
+    assert sum(np.prod(v.shape) for v in model.trainable_weights) == 32_269_600
     model = FCOS(91, backbone="resnet50", backbone_norm="frozen")
     assert sum(np.prod(v.shape) for v in model.trainable_weights) == 32_269_600 + 5
 
 
-@pytest.mark.parametrize("layer", [FeaturePyramid(32), FCOSHead(3, channels=32)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        FeaturePyramid(32, levels=4, upsampling="bilinear"),
+        FCOSHead(3, channels=32, norm="none", level_scales=False, box_activation="exp"),
+    ],
+)
 def test_config_round_trip(layer):
     config = keras.saving.serialize_keras_object(layer)
     assert keras.saving.deserialize_keras_object(config).get_config() == layer.get_config()

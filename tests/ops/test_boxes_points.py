@@ -53,6 +53,14 @@ def test_points_are_cell_times_stride_plus_half():
     np.testing.assert_array_equal(strides, [8, 8, 8, 16, 16])
 
 
+def test_points_without_offset_that_divide_the_canvas():
+    # torchvision at a side of 800: 7 cells of 800 // 7 = 114 pixels, though the stride is 128.
+    points, strides = point_ops.pyramid_points([(7, 2)], (128,), offset=0.0, image_size=(800, 200))
+    np.testing.assert_array_equal(points[:3], [[0, 0], [100, 0], [0, 114]])
+    np.testing.assert_array_equal(points[-1], [100, 6 * 114])
+    np.testing.assert_array_equal(strides, [128] * 14)
+
+
 def test_encode_ltrb():
     points, strides = np.array([[12, 20]], "float32"), np.array([8], "float32")
     box = np.array([[4, 4, 28, 36]], "float32")

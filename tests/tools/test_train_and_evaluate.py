@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcos_tf import FCOS
 from fcos_tf.config import Config
+from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.tools import evaluate as evaluate_tool
 from fcos_tf.tools import train as train_tool
 from fcos_tf.tools.command_line import define_flags, parse
@@ -91,6 +93,25 @@ def test_the_same_command_resumes_and_then_has_nothing_to_do(run_dir, tmp_path):
     told.clear()
     assert train_tool.train(config, report=told.append) == metrics
     assert told == [f"{folder} is finished: step 4 of 4"]
+
+
+def test_training_on_from_a_detector_of_other_classes(run_dir, tmp_path):
+    start = FCOS(
+        2, class_names=("cup", "fork"), rules="torchvision", backbone="resnet18", fpn_channels=32,
+        head_convs=1, score_threshold=0.001,
+    )  # fmt: skip
+    start.save(tmp_path / "start.keras")
+    data = [flag for flag in SMALL if not flag.startswith(("--back", "--fpn", "--head", "--score"))]
+    command = [*data, f"--initial_weights={tmp_path / 'start.keras'}", "--steps=2"]
+    config = parse(define_flags({}), ["train.py", *command, f"--model_dir={tmp_path / 'run'}"])
+    train_tool.train(config, report=lambda line: None)
+    model = keras.models.load_model(tmp_path / "run" / "model.keras", compile=False)
+    assert model.class_names == tuple("0123456789") and model.rules == RULES["torchvision"]
+    assert model.score_threshold == 0.001
+    # Frozen or not, the stem has hardly moved in two steps of warm-up; drawn anew it would have.
+    kernels = [m.backbone.get_layer("stem_conv").kernel for m in (start, model)]
+    assert np.abs(np.asarray(kernels[0]) - np.asarray(kernels[1])).max() < 0.01
+    assert np.std(kernels[0]) > 0.02
 
 
 def test_other_options_on_resuming_are_named(run_dir, tmp_path):

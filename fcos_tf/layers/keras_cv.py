@@ -1,0 +1,232 @@
+"""Backbones of keras_cv by preset name, as pyramid backbones.
+
+A keras_cv backbone is built from `keras_cv_architectures`, without network, unless its ImageNet
+weights are asked for. Around it, images are padded so that every level of it is exact, and its maps
+are cut to the size they have in all other backbones. keras_cv is imported when one is built: that
+takes seconds.
+"""
+
+import os
+from pathlib import Path
+
+import keras
+from keras import ops
+
+from fcos_tf.layers.blocks import EPSILON, PARTS, check_freezing
+from fcos_tf.layers.keras_cv_architectures import ARCHITECTURES
+
+PREFIX = "keras_cv/"
+LARGEST_STRIDE = 2**PARTS
+
+
+def keras_home() -> Path:
+    """Where Keras keeps what it downloads."""
+    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+
+
+@keras.saving.register_keras_serializable(package="fcos_tf")
+class PadToLargestStride(keras.layers.Layer):
+    """Pads images with zeros on the right and at the bottom to multiples of 32.
+
+    keras_cv's networks divide odd sizes by two each in its own way, some of them not at all.
+    """
+
+    def call(self, images):
+        """[B, H, W, C] to [B, 32 * ceil(H / 32), 32 * ceil(W / 32), C]."""
+        height, width = ops.shape(images)[1:3]
+        bottom, right = -height % LARGEST_STRIDE, -width % LARGEST_STRIDE
+        return ops.pad(images, ((0, 0), (0, bottom), (0, right), (0, 0)))
+
+    def compute_output_shape(self, input_shape):
+        """The padded shape; unknown sides stay unknown."""
+        batch, *sides, channels = input_shape
+        return (batch, *(_round_up(side) for side in sides), channels)
+
+
+def _round_up(side):
+    return None if side is None else side + -side % LARGEST_STRIDE
+
+
+@keras.saving.register_keras_serializable(package="fcos_tf")
+class CutToImage(keras.layers.Layer):
+    """Cuts a map of padded images to what the images cover.
+
+    Args:
+        stride: of the map, in pixels.
+    """
+
+    def __init__(self, stride: int, **kwargs):
+        super().__init__(**kwargs)
+        self.stride = stride
+
+    def call(self, feature, images):
+        """[B, h, w, C] and [B, H, W, 3] to [B, ceil(H / stride), ceil(W / stride), C]."""
+        height, width = (-(-side // self.stride) for side in ops.shape(images)[1:3])
+        return feature[:, :height, :width]
+
+    def compute_output_shape(self, feature_shape, images_shape):
+        """The map's shape with the sides of the images divided by the stride."""
+        sides = (None if n is None else -(-n // self.stride) for n in images_shape[1:3])
+        return (feature_shape[0], *sides, feature_shape[-1])
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "stride": self.stride}
+
+
+class PinnedBatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalisation that stays frozen, even after `model.trainable = True`.
+
+    A layer within keras_cv's own layers can hardly be replaced, but it can change its class.
+    """
+
+    @classmethod
+    def pin(cls, layer: keras.layers.BatchNormalization) -> None:
+        """Freezes a built layer for good."""
+        layer.trainable = False
+        layer.__class__ = cls
+
+    @property
+    def trainable(self):
+        """False; setting it has no effect."""
+        return False
+
+    @trainable.setter
+    def trainable(self, value):
+        pass
+
+
+@keras.saving.register_keras_serializable(package="fcos_tf")
+class KerasCVBackbone(keras.Model):
+    """A backbone of keras_cv.
+
+    A saved one is loaded without network, and without running code from the file, which keras_cv's
+    own CSPDarkNets would need.
+
+    Args:
+        preset: such as "efficientnetv2_b0_imagenet".
+        pretrained: whether to load the preset's weights.
+        stride_in_3x3: True; here because other backbones have the choice.
+        norm: "batch" (trained), "sync" (statistics over all replicas) or "frozen". Momentum and
+            epsilon are the architecture's own.
+        norm_epsilon: its default; other backbones have the choice.
+        frozen_stages: how many parts from the input on do not learn, weights and statistics: 1 is
+            what comes up to the first batch norm, 2 up to level P2, ... 5 everything.
+        name: of the model.
+
+    Returns:
+        A model from [B, H, W, 3] images in 0-1 to a dict of feature maps `c2` to `c5` with strides
+        4, 8, 16 and 32: levels P2 to P5 of keras_cv.
+
+    Raises:
+        ValueError: for an unknown preset, one without weights that is to have some, or options that
+            are out of their range.
+        OSError: if the weights are not there and cannot be downloaded.
+    """
+
+    def __init__(
+        self,
+        preset: str,
+        *,
+        pretrained: bool = False,
+        stride_in_3x3: bool = True,
+        norm: str = "batch",
+        norm_epsilon: float = EPSILON,
+        frozen_stages: int = 0,
+        name: str | None = None,
+        **kwargs,
+    ):
+        architecture = preset.removesuffix("_imagenet")
+        if architecture not in ARCHITECTURES:
+            raise ValueError(
+                f"keras_cv presets that can be backbones are {', '.join(ARCHITECTURES)}, and most "
+                f"of them with _imagenet; got {preset!r}"
+            )
+        check_freezing(norm, frozen_stages)
+        for option, value, default in (
+            ("stride_in_3x3", stride_in_3x3, True),
+            ("norm_epsilon", norm_epsilon, EPSILON),
+        ):
+            if value != default:
+                raise ValueError(
+                    f"{PREFIX}{preset} has no choice of {option}: leave it {default}; got {value!r}"
+                )
+
+        network = _network(preset, *ARCHITECTURES[architecture], pretrained=pretrained)
+        maps = {
+            f"c{level}": network.get_layer(network.pyramid_level_inputs[f"P{level}"]).output
+            for level in (2, 3, 4, 5)
+        }
+        levels = keras.Model(network.input, maps, name="levels")
+        _freeze(levels, norm, frozen_stages)
+        images = keras.Input((None, None, 3), name="images")
+        padded = levels(PadToLargestStride(name="pad")(images))
+        outputs = {
+            level: CutToImage(2 ** int(level[1:]), name=f"{level}_cut")(feature, images)
+            for level, feature in padded.items()
+        }
+        super().__init__(images, outputs, name=name or preset, **kwargs)
+        self._arguments = {"preset": preset, "norm": norm, "frozen_stages": frozen_stages}
+
+    def get_config(self):
+        """The constructor's arguments; weights are loaded from the file that holds this."""
+        return {**self._arguments, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Builds the model anew."""
+        return cls(**config)
+
+
+def _network(preset, class_name, arguments, *, pretrained):
+    """The backbone as keras_cv builds it, without rescaling: the detector normalises."""
+    import keras_cv
+
+    backbone_class = getattr(keras_cv.models, class_name)
+    if not pretrained:
+        return backbone_class(include_rescaling=False, **arguments)
+    with_weights = backbone_class.presets_with_weights
+    if preset not in with_weights:
+        raise ValueError(
+            f"backbone_weights='imagenet' exist for {PREFIX}"
+            f"{f', {PREFIX}'.join(with_weights) or 'no ' + class_name}; got {PREFIX}{preset}"
+        )
+    folder = keras_home() / "models" / "keras_cv" / preset
+    source = str(folder) if (folder / "config.json").is_file() else preset
+    try:
+        network = backbone_class.from_preset(source, load_weights=True, include_rescaling=False)
+    except Exception as error:  # of many kinds, from the network down to HDF5
+        page = with_weights[preset]["kaggle_handle"].removeprefix("kaggle://").rpartition("/")[0]
+        raise OSError(
+            f"cannot load the ImageNet weights of {PREFIX}{preset} "
+            f"({' '.join(str(error).split())}); put config.json and model.weights.h5 of "
+            f"https://www.kaggle.com/models/{page} into {folder}, or leave --backbone_weights empty"
+        ) from error
+    got = network.get_config()
+    differing = {key: got.get(key) for key in arguments if got.get(key) != arguments[key]}
+    if differing:
+        raise ValueError(f"{source}: expected the architecture of {preset}, got {differing}")
+    return network
+
+
+def _freeze(levels, norm, frozen_stages):
+    """Freezes parts and batch norms, or synchronises these, in a model with outputs c2 to c5."""
+    frozen = []
+    if frozen_stages > 1:
+        frozen = keras.Model(levels.input, levels.output[f"c{frozen_stages}"]).layers
+    elif frozen_stages == 1:
+        first = next(k for k, layer in enumerate(levels.layers) if _batch_norms([layer]))
+        frozen = levels.layers[: first + 1]
+    for layer in frozen:
+        layer.trainable = False
+    pinned = _batch_norms(levels.layers if norm == "frozen" else frozen)
+    for layer in _batch_norms(levels.layers):
+        layer.synchronized = norm == "sync"
+        if layer in pinned:
+            PinnedBatchNormalization.pin(layer)
+
+
+def _batch_norms(layers):
+    """All batch norms among layers and within them."""
+    inner = (each for layer in layers for each in layer._flatten_layers())
+    return [each for each in inner if isinstance(each, keras.layers.BatchNormalization)]

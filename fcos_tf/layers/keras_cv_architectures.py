@@ -1,0 +1,163 @@
+"""The architectures behind keras_cv's presets, so that they can be built without a download.
+
+keras_cv 0.9 keeps the arguments of its backbone classes at Kaggle, beside the weights. What stands
+here is the published design of each family in those arguments' words: He et al. 1512.03385 and
+1603.05027 (ResNet), Huang et al. 1608.06993 (DenseNet), Ge et al. 2107.08430 (CSPDarkNet, as in
+YOLOX), Howard et al. 1905.02244 (MobileNetV3), Tan and Le 1905.11946 and 2104.00298 (EfficientNet).
+
+Left out is what cannot be a pyramid backbone for images of any size: MiT and ViTDet are built for
+one size, and VideoSwin sees videos.
+"""
+
+from typing import Any
+
+
+def _resnets():
+    blocks = {
+        18: ([2, 2, 2, 2], "basic_block"),
+        34: ([3, 4, 6, 3], "basic_block"),
+        50: ([3, 4, 6, 3], "block"),
+        101: ([3, 4, 23, 3], "block"),
+        152: ([3, 8, 36, 3], "block"),
+    }
+    for depth, (repeats, block_type) in blocks.items():
+        arguments = {
+            "stackwise_filters": [64, 128, 256, 512],
+            "stackwise_blocks": repeats,
+            "stackwise_strides": [1, 2, 2, 2],
+            "block_type": block_type,
+        }
+        yield f"resnet{depth}", ("ResNetBackbone", arguments)
+        yield f"resnet{depth}_v2", ("ResNetV2Backbone", arguments)
+
+
+def _densenets():
+    for depth, repeats in {121: (12, 24, 16), 169: (12, 32, 32), 201: (12, 48, 32)}.items():
+        yield (
+            f"densenet{depth}",
+            ("DenseNetBackbone", {"stackwise_num_repeats": [6, *repeats]}),
+        )
+
+
+def _darknets():
+    for size, width, depth in (("tiny", 48, 1), ("s", 64, 1), ("m", 96, 2), ("l", 128, 3)):
+        yield f"csp_darknet_{size}", _darknet(width, depth)
+    yield "csp_darknet_xl", _darknet(170, 4)
+
+
+def _darknet(width, depth):
+    return "CSPDarkNetBackbone", {
+        "stackwise_channels": [width * 2**stage for stage in range(4)],
+        "stackwise_depth": [depth, 3 * depth, 3 * depth, depth],
+    }
+
+
+def _mobilenets():
+    # Rows of tables 1 and 2: kernel, expansion, filters, squeeze and excite, activation, stride.
+    relu, swish = "relu", "hard_swish"
+    large = (
+        (3, 1, 16, None, relu, 1),
+        (3, 4, 24, None, relu, 2),
+        (3, 3, 24, None, relu, 1),
+        (5, 3, 40, 0.25, relu, 2),
+        (5, 3, 40, 0.25, relu, 1),
+        (5, 3, 40, 0.25, relu, 1),
+        (3, 6, 80, None, swish, 2),
+        (3, 2.5, 80, None, swish, 1),
+        (3, 2.3, 80, None, swish, 1),
+        (3, 2.3, 80, None, swish, 1),
+        (3, 6, 112, 0.25, swish, 1),
+        (3, 6, 112, 0.25, swish, 1),
+        (5, 6, 160, 0.25, swish, 2),
+        (5, 6, 160, 0.25, swish, 1),
+        (5, 6, 160, 0.25, swish, 1),
+    )
+    small = (
+        (3, 1, 16, 0.25, relu, 2),
+        (3, 72 / 16, 24, None, relu, 2),
+        (3, 88 / 24, 24, None, relu, 1),
+        (5, 4, 40, 0.25, swish, 2),
+        (5, 6, 40, 0.25, swish, 1),
+        (5, 6, 40, 0.25, swish, 1),
+        (5, 3, 48, 0.25, swish, 1),
+        (5, 3, 48, 0.25, swish, 1),
+        (5, 6, 96, 0.25, swish, 2),
+        (5, 6, 96, 0.25, swish, 1),
+        (5, 6, 96, 0.25, swish, 1),
+    )
+    columns = ("kernel_size", "expansion", "filters", "se_ratio", "activation", "stride")
+    for size, rows in (("small", small), ("large", large)):
+        arguments = {
+            f"stackwise_{column}": list(values)
+            for column, values in zip(columns, zip(*rows, strict=True), strict=True)
+        }
+        yield f"mobilenet_v3_{size}", ("MobileNetV3Backbone", arguments)
+
+
+# Width and depth of B0 to B7 against B0.
+_COMPOUND_SCALING = (
+    (1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8), (1.6, 2.2), (1.8, 2.6), (2.0, 3.1),
+)  # fmt: skip
+
+
+def _efficientnets_v1():
+    for index, (width, depth) in enumerate(_COMPOUND_SCALING):
+        lite = {
+            "width_coefficient": width,
+            "depth_coefficient": depth,
+            "stackwise_kernel_sizes": [3, 3, 5, 3, 5, 5, 3],
+            "stackwise_num_repeats": [1, 2, 2, 3, 3, 4, 1],
+            "stackwise_input_filters": [32, 16, 24, 40, 80, 112, 192],
+            "stackwise_output_filters": [16, 24, 40, 80, 112, 192, 320],
+            "stackwise_expansion_ratios": [1, 6, 6, 6, 6, 6, 6],
+            "stackwise_strides": [1, 2, 2, 2, 1, 2, 1],
+        }
+        squeezed = {**lite, "stackwise_squeeze_and_excite_ratios": [0.25] * 7}
+        yield f"efficientnetv1_b{index}", ("EfficientNetV1Backbone", squeezed)
+        if index < 5:
+            yield f"efficientnetlite_b{index}", ("EfficientNetLiteBackbone", lite)
+
+
+def _efficientnets_v2():
+    # Repeats; filters from the stem on.
+    b0 = ([1, 2, 2, 3, 5, 8], [32, 16, 32, 48, 96, 112, 192])
+    for index, (width, depth) in enumerate(_COMPOUND_SCALING[:4]):
+        yield f"efficientnetv2_b{index}", _efficientnet_v2(*b0, width, depth)
+    sizes = {
+        "s": ([2, 4, 4, 6, 9, 15], [24, 24, 48, 64, 128, 160, 256]),
+        "m": ([3, 5, 5, 7, 14, 18, 5], [24, 24, 48, 80, 160, 176, 304, 512]),
+        "l": ([4, 7, 7, 10, 19, 25, 7], [32, 32, 64, 96, 192, 224, 384, 640]),
+    }
+    for size, (repeats, filters) in sizes.items():
+        yield f"efficientnetv2_{size}", _efficientnet_v2(repeats, filters)
+
+
+def _efficientnet_v2(repeats, filters, width=1.0, depth=1.0):
+    stages = len(repeats)
+    return "EfficientNetV2Backbone", {
+        "width_coefficient": width,
+        "depth_coefficient": depth,
+        "stackwise_kernel_sizes": [3] * stages,
+        "stackwise_num_repeats": repeats,
+        "stackwise_input_filters": filters[:-1],
+        "stackwise_output_filters": filters[1:],
+        "stackwise_expansion_ratios": [1, 4, 4, 4, 6, 6, 6][:stages],
+        "stackwise_squeeze_and_excite_ratios": [0, 0, 0, 0.25, 0.25, 0.25, 0.25][:stages],
+        "stackwise_strides": [1, 2, 2, 2, 1, 2, 1][:stages],
+        "stackwise_conv_types": ["fused"] * 3 + ["unfused"] * (stages - 3),
+    }
+
+
+# Name of a preset without weights -> its class in keras_cv.models, the arguments of that.
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    name: architecture
+    for family in (
+        _resnets,
+        _densenets,
+        _darknets,
+        _mobilenets,
+        _efficientnets_v1,
+        _efficientnets_v2,
+    )
+    for name, architecture in family()
+}

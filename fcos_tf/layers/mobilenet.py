@@ -1,0 +1,89 @@
+"""MobileNetV2 as a pyramid backbone.
+
+Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 1801.04381. As torchvision
+builds it: padding is symmetric at stride 2, and batch norm has epsilon 1e-5.
+
+Blocks are counted within the stage that makes a map. Of each, `_1` is the 1x1 convolution that
+expands (the very first block has none), `_2` the depthwise 3x3 and `_3` the 1x1 that projects.
+"""
+
+import keras
+
+from fcos_tf.layers.blocks import EPSILON, check_freezing, conv_norm
+
+STEM_CHANNELS = 32
+# By stage, the rows of table 2: expansion, channels, blocks, and the stride of the first of them.
+STAGES = (
+    ((1, 16, 1, 1), (6, 24, 2, 2)),
+    ((6, 32, 3, 2),),
+    ((6, 64, 4, 2), (6, 96, 3, 1)),
+    ((6, 160, 3, 2), (6, 320, 1, 1)),
+)
+
+
+def mobilenet_v2(
+    *,
+    stride_in_3x3: bool = True,
+    norm: str = "batch",
+    norm_epsilon: float = EPSILON,
+    frozen_stages: int = 0,
+    name: str = "mobilenet_v2",
+) -> keras.Model:
+    """Builds a MobileNetV2 of width 1 without its last 1x1 convolution and its classifier.
+
+    Args:
+        stride_in_3x3: True; here because other backbones have the choice.
+        norm: "batch" (trained), "sync" (statistics over all replicas) or "frozen".
+        norm_epsilon: added to the variance.
+        frozen_stages: how many parts from the input on do not learn, weights and statistics:
+            1 is the stem, 2 the stem and what makes `c2`, ... 5 everything.
+        name: of the model.
+
+    Returns:
+        A model from [B, H, W, 3] normalised images to a dict of feature maps `c2` to `c5` with
+        strides 4, 8, 16 and 32 and 24, 32, 96 and 320 channels. They are the linear outputs of
+        the last blocks of their stride, which may be negative.
+
+    Raises:
+        ValueError: for an unknown norm, `frozen_stages` outside 0..5, or `stride_in_3x3=False`.
+    """
+    if not stride_in_3x3:
+        raise ValueError(f"stride_in_3x3 must be True for {name}; got {stride_in_3x3!r}")
+    check_freezing(norm, frozen_stages)
+
+    images = keras.Input((None, None, 3), name="images")
+    options = {"norm": norm, "norm_epsilon": norm_epsilon, "trainable": frozen_stages < 1}
+    x = conv_norm(images, STEM_CHANNELS, 3, stride=2, activation="relu6", name="stem", **options)
+
+    features = {}
+    for stage, rows in enumerate(STAGES):
+        options["trainable"] = frozen_stages < stage + 2
+        block = 0
+        for expansion, channels, repeats, stride in rows:
+            for repeat in range(repeats):
+                block += 1
+                x = _inverted_residual(
+                    x,
+                    expansion,
+                    channels,
+                    stride=stride if repeat == 0 else 1,
+                    name=f"stage{stage + 1}_block{block}",
+                    **options,
+                )
+        features[f"c{stage + 2}"] = x
+    return keras.Model(images, features, name=name)
+
+
+def _inverted_residual(x, expansion, channels, *, stride, name, **options):
+    """Expand, convolve each channel alone, project; a shortcut where the shapes agree."""
+    width = expansion * x.shape[-1]
+    y = x
+    if expansion > 1:
+        y = conv_norm(y, width, 1, activation="relu6", name=f"{name}_1", **options)
+    y = conv_norm(
+        y, width, 3, stride=stride, groups=width, activation="relu6", name=f"{name}_2", **options
+    )
+    y = conv_norm(y, channels, 1, activation=None, name=f"{name}_3", **options)
+    if stride == 1 and x.shape[-1] == channels:
+        y = keras.layers.Add(name=f"{name}_add")([x, y])
+    return y
