@@ -49,7 +49,7 @@ def torchvision(config: Config, what: str) -> Callable[[], None]:
     from fcos_tf.tools.torchvision_peer import Peer
 
     images, targets = _random_batch(config)
-    peer = Peer(config.backbone, NUM_CLASSES, images.shape[1:3])
+    peer = Peer(config, NUM_CLASSES, images.shape[1:3])
     if what == "inference":
         return lambda: peer.detect(images)
     return lambda: peer.train_step(images, targets)

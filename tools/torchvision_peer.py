@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from fcos_tf.config import Config
+
 
 def import_torchvision():
     """Imports torchvision also where its compiled operators do not load (CPU builds of PyTorch).
@@ -31,6 +33,35 @@ def import_torchvision():
     return torch, torchvision
 
 
+def _pyramid(torchvision, backbone: str, channels: int, levels: int):
+    """A torchvision backbone with a pyramid from P3 on, as its FCOS takes it."""
+    import torch
+    from torchvision.models.feature_extraction import create_feature_extractor
+    from torchvision.ops import FeaturePyramidNetwork
+    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+    name = backbone.replace("regnetx", "regnet_x")
+    stage = {"resn": "layer{}", "regn": "trunk_output.block{}"}.get(backbone[:4])
+    if stage is None or name not in torchvision.models.list_models() or levels not in (3, 5):
+        raise ValueError(
+            "--peer=torchvision: expected a ResNet, ResNeXt or RegNet as --backbone and 3 or 5 as "
+            f"--fpn_levels, got {backbone} and {levels}"
+        )
+    body = create_feature_extractor(
+        torchvision.models.get_model(name, weights=None),
+        {stage.format(k): str(k) for k in (2, 3, 4)},
+    )
+    maps = body.eval()(torch.zeros(1, 3, 64, 64))
+    pyramid = FeaturePyramidNetwork(
+        [x.shape[1] for x in maps.values()],
+        channels,
+        LastLevelP6P7(channels, channels) if levels == 5 else None,
+    )
+    model = torch.nn.Sequential(body, pyramid)
+    model.out_channels = channels
+    return model
+
+
 def _nms(boxes, scores, iou_threshold):
     """Greedy suppression, for the one operator that inference needs."""
     import torch
@@ -48,31 +79,42 @@ def _nms(boxes, scores, iou_threshold):
 
 
 class Peer:
-    """torchvision's FCOS on a ResNet, with random weights and trained batch norm.
+    """torchvision's FCOS with the sizes of a config, random weights and trained batch norm.
 
     Args:
-        backbone: "resnet18" and so on.
+        config: `backbone`, a ResNet, ResNeXt or RegNet; `fpn_levels`, `fpn_channels`,
+            `head_convs` and `head_norm`.
         num_classes: C.
         image_size: (height, width) of the images it will see.
+
+    Raises:
+        ValueError: for another backbone, or if torchvision is not installed.
     """
 
-    def __init__(self, backbone: str, num_classes: int, image_size: tuple[int, int]):
+    def __init__(self, config: Config, num_classes: int, image_size: tuple[int, int]):
         torch, torchvision = import_torchvision()
-        from torchvision.models.detection import FCOS
-        from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-        from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+        from torchvision.models.detection.anchor_utils import AnchorGenerator
+        from torchvision.models.detection.fcos import FCOS, FCOSHead
 
-        body = resnet_fpn_backbone(
-            backbone_name=backbone,
-            weights=None,
-            norm_layer=torch.nn.BatchNorm2d,
-            trainable_layers=5,
-            returned_layers=[2, 3, 4],
-            extra_blocks=LastLevelP6P7(256, 256),
+        levels, channels = config.fpn_levels, config.fpn_channels
+        strides = [8 * 2**level for level in range(levels)]
+        model = FCOS(
+            _pyramid(torchvision, config.backbone, channels, levels),
+            num_classes,
+            min_size=min(image_size),
+            max_size=max(image_size),
+            anchor_generator=AnchorGenerator(
+                tuple((stride,) for stride in strides), ((1.0,),) * levels
+            ),
+            head=FCOSHead(channels, 1, num_classes, config.head_convs),
         )
+        if config.head_norm == "none":
+            for tower in (model.head.classification_head, model.head.regression_head):
+                for k in range(1, len(tower.conv), 3):
+                    tower.conv[k] = torch.nn.Identity()
         self.torch = torch
         self.version = torchvision.__version__
-        self.model = FCOS(body, num_classes, min_size=min(image_size), max_size=max(image_size))
+        self.model = model
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4
         )
