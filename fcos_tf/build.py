@@ -68,8 +68,15 @@ def count_steps(config: Config, num_images: int) -> int:
     return max(1, math.ceil(config.epochs * num_images / config.batch_size))
 
 
-def make_model(config: Config, class_names: Sequence[str]) -> FCOS:
+def make_model(
+    config: Config, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+) -> FCOS:
     """The detector for these classes, not compiled.
+
+    Args:
+        config: The options.
+        class_names: Of the data set.
+        category_ids: The data set's ids of the classes.
 
     Raises:
         ValueError: If `num_classes` is set and there are not that many, or `initial_weights` is no
@@ -84,10 +91,11 @@ def make_model(config: Config, class_names: Sequence[str]) -> FCOS:
     if config.initial_weights:
         _warn_of_idle_options(config)
         model = load_detector(config.initial_weights)
-        return model.with_classes(class_names, dtype=config.precision)
+        return model.with_classes(class_names, category_ids=category_ids, dtype=config.precision)
     return FCOS(
         len(class_names),
         class_names=tuple(class_names),
+        category_ids=category_ids,
         backbone=config.backbone,
         backbone_weights=config.backbone_weights or None,
         backbone_norm=_unless_auto(config.backbone_norm),

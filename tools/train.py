@@ -77,7 +77,7 @@ def train(config: Config, report: Callable[[str], None] = print) -> dict[str, fl
 
     strategy = make_strategy(config.strategy)
     with strategy.scope():
-        model = build.make_model(config, train_data.class_names)
+        model = build.make_model(config, train_data.class_names, train_data.category_ids)
         build.compile_model(config, model, total_steps)
         if checkpoint:
             checkpoints.restore(model, checkpoint)

@@ -33,6 +33,7 @@ class Detector(TensorFlowSteps, keras.Model):
         mean: three numbers in 0-255, in `channel_order`, subtracted from the image.
         std: three numbers, the divisor after that.
         class_names: names of the classes, kept with the model.
+        category_ids: the data set's own id of each label, kept with the model.
         image_size: to which size images are brought for this model, kept with it.
     """
 
@@ -47,6 +48,7 @@ class Detector(TensorFlowSteps, keras.Model):
         mean: Sequence[float],
         std: Sequence[float],
         class_names: Sequence[str] | None = None,
+        category_ids: Sequence[int] | None = None,
         image_size: str | None = None,
         **kwargs,
     ):
@@ -62,6 +64,7 @@ class Detector(TensorFlowSteps, keras.Model):
         self.mean = tuple(float(v) for v in mean)
         self.std = tuple(float(v) for v in std)
         self.class_names = None if class_names is None else tuple(class_names)
+        self.category_ids = None if category_ids is None else tuple(map(int, category_ids))
         self.image_size = image_size
         self.loss_trackers = {
             name: keras.metrics.Mean(name=name) for name in (*self.loss_names, "num_positives")
@@ -159,10 +162,16 @@ class Detector(TensorFlowSteps, keras.Model):
             "mean": self.mean,
             "std": self.std,
             "class_names": self.class_names,
+            "category_ids": self.category_ids,
             "image_size": self.image_size,
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
         }
+
+
+def category_ids_of(model) -> tuple[int, ...]:
+    """The data set's id of each label of a detector; counted from 1 where it does not know them."""
+    return model.category_ids or tuple(range(1, model.num_classes + 1))
 
 
 def unpack_inputs(inputs):

@@ -74,6 +74,7 @@ class FCOS(Detector):
         topk_per_level: candidates of each level that reach NMS.
         max_detections: D.
         class_names: kept with the model; C of them.
+        category_ids: the data set's own ids of the classes; likewise.
         image_size: to which size images are brought for this model, such as "800,1333" (short and
             long side) or "512x512"; kept with the model.
         channel_order: "rgb" or "bgr", what the backbone sees. Images come in as RGB.
@@ -118,6 +119,7 @@ class FCOS(Detector):
         topk_per_level: int = 1000,
         max_detections: int = 100,
         class_names: Sequence[str] | None = None,
+        category_ids: Sequence[int] | None = None,
         image_size: str | None = None,
         channel_order: str | None = None,
         mean: Sequence[float] | None = None,
@@ -126,8 +128,9 @@ class FCOS(Detector):
     ):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1; got {num_classes}")
-        if class_names is not None and len(class_names) != num_classes:
-            raise ValueError(f"expected {num_classes} class_names; got {len(class_names)}")
+        for name, values in (("class_names", class_names), ("category_ids", category_ids)):
+            if values is not None and len(values) != num_classes:
+                raise ValueError(f"expected {num_classes} {name}; got {len(values)}")
         for name, value, choices in (
             ("box_loss", box_loss, BOX_LOSSES),
             ("quality", quality, QUALITIES),
@@ -150,6 +153,7 @@ class FCOS(Detector):
             mean=preset.mean,
             std=preset.std,
             class_names=class_names,
+            category_ids=category_ids,
             image_size=image_size,
             **kwargs,
         )
@@ -329,18 +333,30 @@ class FCOS(Detector):
             copy_weights(source, model, file=weights, skip=skip)
         return model
 
-    def with_classes(self, class_names: Sequence[str], *, dtype=None) -> "FCOS":
+    def with_classes(
+        self,
+        class_names: Sequence[str],
+        *,
+        category_ids: Sequence[int] | None = None,
+        dtype=None,
+    ) -> "FCOS":
         """This detector for other classes: all weights but those of the class logits.
 
         Args:
             class_names: the new classes in the order of their labels.
+            category_ids: their ids in the data set.
             dtype: dtype policy of the new model; None: that of this one.
 
         Returns:
             A new model; with the same names in the same order, one that equals this one.
         """
         names = tuple(class_names)
-        config = {**self.get_config(), "num_classes": len(names), "class_names": names}
+        config = {
+            **self.get_config(),
+            "num_classes": len(names),
+            "class_names": names,
+            "category_ids": category_ids,
+        }
         if dtype is not None:
             config["dtype"] = dtype
         model = type(self).from_config(config)

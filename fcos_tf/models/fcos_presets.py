@@ -26,6 +26,9 @@ BACKGROUND, UNUSED = "__background__", "N/A"
 UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 
 
+COCO_IDS = tuple(k for k in range(1, 91) if k not in UNUSED_IDS)
+
+
 def _names_by_id() -> tuple[str, ...]:
     names = iter(COCO_CLASSES)
     return (BACKGROUND, *(UNUSED if k in UNUSED_IDS else next(names) for k in range(1, 91)))
@@ -43,6 +46,7 @@ _SHARED = {
 _TORCHVISION = {
     **_SHARED,
     "class_names": _names_by_id(),
+    "category_ids": tuple(range(91)),
     "rules": "torchvision",
     "stride_in_3x3": True,
     "channel_order": "rgb",
@@ -53,6 +57,7 @@ _TORCHVISION = {
 _DETECTRON2 = {
     **_SHARED,
     "class_names": COCO_CLASSES,
+    "category_ids": COCO_IDS,
     "rules": "detectron2",
     "stride_in_3x3": False,
     "channel_order": "bgr",
@@ -95,10 +100,14 @@ def preset_arguments(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
     settings = {**PRESETS[name], **overrides}
-    if "num_classes" not in settings:
-        settings["num_classes"] = len(settings["class_names"])
-    elif "class_names" not in overrides and settings["num_classes"] != len(settings["class_names"]):
+    published = PRESETS[name]["class_names"]
+    if "class_names" not in overrides and settings.get("num_classes", len(published)) != len(
+        published
+    ):
         settings["class_names"] = None
+    if "category_ids" not in overrides and settings["class_names"] != published:
+        settings["category_ids"] = None
+    settings.setdefault("num_classes", len(settings["class_names"] or ()))
     return settings
 
 

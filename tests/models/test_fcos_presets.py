@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from fcos_tf import FCOS
+from fcos_tf.models.detector import category_ids_of
 from fcos_tf.models.fcos_presets import COCO_CLASSES, PRESETS, detectable, preset_arguments
 
 SMALL = {"backbone": "resnet18", "fpn_channels": 32, "head_convs": 1, "image_size": "64x64"}
@@ -61,6 +62,21 @@ def test_the_first_form_of_the_paper():
     assert changed == {"rules", "centerness_on", "box_loss", "center_sampling_radius"}
 
 
+def test_category_ids():
+    ids = PRESETS["detectron2_coco"]["category_ids"]
+    # COCO's 80 classes have ids up to 90: bicycle 2, stop sign 13 (after 11), toothbrush 90.
+    assert len(ids) == 80 and (ids[1], ids[10], ids[11], ids[79]) == (2, 11, 13, 90)
+    assert PRESETS["torchvision_coco"]["category_ids"] == tuple(range(91))
+    assert preset_arguments("adelaidet_coco", {})["category_ids"] == ids
+    assert preset_arguments("adelaidet_coco", {"num_classes": 7})["category_ids"] is None
+    assert preset_arguments("adelaidet_coco", {"class_names": ("a",)})["category_ids"] is None
+    small = {"backbone": "resnet18", "fpn_channels": 32}
+    assert category_ids_of(FCOS(3, **small)) == (1, 2, 3)
+    assert category_ids_of(FCOS(3, category_ids=(4, 8, 5), **small)) == (4, 8, 5)
+    with pytest.raises(ValueError, match="expected 3 category_ids; got 1"):
+        FCOS(3, category_ids=(1,), **small)
+
+
 def test_overrides():
     assert preset_arguments("adelaidet_coco", {})["num_classes"] == 80
     assert preset_arguments("adelaidet_coco", {"num_classes": 80})["class_names"] == COCO_CLASSES
@@ -82,7 +98,7 @@ def test_no_epsilon_means_none():
 def test_other_classes_keep_everything_but_the_class_logits(trained):
     model = trained.with_classes(("cup", "fork"))
     assert (model.num_classes, model.class_names) == (2, ("cup", "fork"))
-    changed = {"num_classes", "class_names", "name"}
+    changed = {"num_classes", "class_names", "category_ids", "name"}
     before, after = trained.get_config(), model.get_config()
     assert {k: v for k, v in before.items() if k not in changed} == {
         k: v for k, v in after.items() if k not in changed
