@@ -6,7 +6,8 @@
     python tools/evaluate.py --ground_truth=truth.json --detections=found.json --metrics=coco,voc07
 
 The flags say on which data; the model is taken from its file as it was trained, except for the
-thresholds under "Detections" that are given on the command line. Prints the numbers of --metrics,
+thresholds under "Detections" that are given on the command line. Without --image_size images are
+brought to the size that the model was made for. Prints the numbers of --metrics,
 over all classes and per class, and writes them to metrics.json and per_class.json; beside them
 detections.json (COCO results, with the data set's own ids) and detections.png.
 """
@@ -58,6 +59,7 @@ def _evaluate(config: Config, flags) -> None:
             weights=flags["weights"].value,
             output_dir=flags["output_dir"].value,
             overrides=overrides,
+            size_of_model=not flags["image_size"].present,
         )
     print(format_per_class(scores.per_class))
     print(format_table(scores.metrics))
@@ -69,6 +71,7 @@ def evaluate(
     weights: str | Path | None = None,
     output_dir: str | Path | None = None,
     overrides: dict[str, Any] | None = None,
+    size_of_model: bool = False,
 ):
     """Evaluates a trained model on the validation data of a config, and writes the results.
 
@@ -78,6 +81,7 @@ def evaluate(
             final model there.
         output_dir: Where to write; by default `config.model_dir`, or the folder of `weights`.
         overrides: Attributes of the model to change, such as {"score_threshold": 0.3}.
+        size_of_model: Take the `image_size` that the model was made for, where it knows it.
 
     Returns:
         A `fcos_tf.evaluation.Scores`; its metrics are as in metrics.json, so with the `step` of a
@@ -98,6 +102,8 @@ def evaluate(
     model = checkpoints.load_model(path)
     for name, value in (overrides or {}).items():
         setattr(model, name, value)
+    if size_of_model and model.image_size:
+        config = dataclasses.replace(config, image_size=model.image_size)
     class_names = model.class_names and detectable(model.class_names)
     dataset = build.load_val_data(config, class_names)
     if not class_names and len(dataset.class_names) != model.num_classes:
@@ -110,7 +116,7 @@ def evaluate(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     views = [build.load_val_data(_with_size(config, size), class_names) for size in tta.image_sizes]
-    print(f"evaluating {path} on {dataset.num_images} images", flush=True)
+    print(f"evaluating {path} on {dataset.num_images} images at {config.image_size}", flush=True)
     records = evaluation.run_detector(
         model,
         dataset,

@@ -1,5 +1,6 @@
 """Published PyTorch checkpoints as Keras weights."""
 
+from fcos_tf.convert.fcos_checkpoints import CheckpointReport, convert_checkpoint, from_torch
 from fcos_tf.convert.report import (
     ConversionReport,
     Misshaped,
@@ -10,10 +11,13 @@ from fcos_tf.convert.report import (
 from fcos_tf.convert.torch_files import read_tensors
 
 __all__ = [
+    "CheckpointReport",
     "ConversionReport",
     "Misshaped",
     "assign",
+    "convert_checkpoint",
     "depthwise_to_keras",
+    "from_torch",
     "read_tensors",
     "to_keras",
 ]

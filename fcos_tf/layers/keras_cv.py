@@ -98,10 +98,11 @@ class PinnedBatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class KerasCVBackbone(keras.Model):
-    """A backbone of keras_cv.
+    """A backbone of keras_cv: levels P2 to P5 of images in 0-1.
 
-    A saved one is loaded without network, and without running code from the file, which keras_cv's
-    own CSPDarkNets would need.
+    From [B, H, W, 3] images it makes a dict of feature maps `c2` to `c5` with strides 4, 8, 16 and
+    32. A saved one is loaded without network, and without running code from the file, which
+    keras_cv's own CSPDarkNets would need.
 
     Args:
         preset: such as "efficientnetv2_b0_imagenet".
@@ -114,14 +115,15 @@ class KerasCVBackbone(keras.Model):
             what comes up to the first batch norm, 2 up to level P2, ... 5 everything.
         name: of the model.
 
-    Returns:
-        A model from [B, H, W, 3] images in 0-1 to a dict of feature maps `c2` to `c5` with strides
-        4, 8, 16 and 32: levels P2 to P5 of keras_cv.
-
     Raises:
         ValueError: for an unknown preset, one without weights that is to have some, or options that
             are out of their range.
         OSError: if the weights are not there and cannot be downloaded.
+
+    Example:
+        >>> backbone = KerasCVBackbone("mobilenet_v3_small", norm="frozen")
+        >>> {name: x.shape[-1] for name, x in backbone.output.items()}
+        {'c2': 16, 'c3': 24, 'c4': 48, 'c5': 96}
     """
 
     def __init__(

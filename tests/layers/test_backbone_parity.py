@@ -1,4 +1,4 @@
-"""Backbones against torchvision's: the same weights give the same features."""
+"""Backbones against torchvision's and timm's: the same weights give the same features."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,16 @@ from fcos_tf.layers.backbones import build_backbone
 from tests.layers import torchvision_weights as peer
 
 TOLERANCE = 1e-4  # of the largest value of the map
+QUICK = ("resnet18", "resnet50", "resnext50_32x4d", "regnetx_400mf", "mobilenet_v2")
 
 
-def filled(name):
+def filled(name, source="torchvision"):
     model = build_backbone(name)
-    return model, peer.fill(model)
+    return model, peer.fill(model, source)
+
+
+def quick_or_slow(names, quick):
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 @pytest.mark.parametrize("name", peer.GOLDEN_BACKBONES)
@@ -20,7 +25,7 @@ def test_stored_features_of_torchvision(name):
     model, _ = filled(name)
     with np.load(peer.GOLDEN) as golden:
         for height, width in peer.SIZES:
-            features = model(peer.image(height, width), training=False)
+            features = model(peer.image(height, width, name), training=False)
             for level in peer.LEVELS:
                 key = f"{name}/{height}x{width}/{level}"
                 feature = np.asarray(features[level])
@@ -32,32 +37,54 @@ def test_stored_features_of_torchvision(name):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "resnet18",
-        "resnet50",
-        "resnext50_32x4d",
-        "regnetx_400mf",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in (
-                "resnet34",
-                "resnet101",
-                "resnext101_32x8d",
-                "resnext101_64x4d",
-                "regnetx_800mf",
-                "regnetx_1_6gf",
-            )
-        ),
-    ],
+    "name", quick_or_slow(peer.CONVERTIBLE_FROM["torchvision"], quick=peer.GOLDEN_BACKBONES)
 )
+def test_stored_names_of_torchvision(name):
+    check_names(name, "torchvision")
+
+
+@pytest.mark.parametrize(
+    "name",
+    quick_or_slow(
+        peer.CONVERTIBLE_FROM["timm"],
+        quick=("resnet18", "regnetx_200mf", "regnetx_400mf_384", "mobilenet_v2"),
+    ),
+)
+def test_stored_names_of_timm(name):
+    check_names(name, "timm")
+
+
+def check_names(name, source):
+    """The names and shapes of all tensors, of torchvision 0.28.0 and timm 1.0.31."""
+    drawn = peer.drawn_tensors(build_backbone(name), source)
+    with np.load(peer.GOLDEN) as golden:
+        assert peer.digest({k: v.shape for k, v in drawn.items()}) == golden[f"{source}/{name}"]
+
+
+@pytest.mark.parametrize("name", quick_or_slow(peer.CONVERTIBLE_FROM["torchvision"], QUICK))
 def test_features_equal_torchvision(name):
     pytest.importorskip("torch")
-    theirs = peer.Peer(name)
-    ours, names = filled(name)
-    assert names == theirs.names  # every tensor of theirs went somewhere, and no other
+    compare(name, "torchvision")
+
+
+@pytest.mark.parametrize(
+    "name", quick_or_slow(peer.CONVERTIBLE_FROM["timm"], ("regnetx_400mf_384", "mobilenet_v2"))
+)
+def test_features_equal_timm(name):
+    pytest.importorskip("torch")
+    from fcos_tf.tools.torchvision_peer import import_torchvision
+
+    import_torchvision()
+    pytest.importorskip("timm")
+    compare(name, "timm")
+
+
+def compare(name, source):
+    theirs = peer.Peer(name, source)
+    ours, names = filled(name, source)
+    assert names == set(theirs.shapes)  # every tensor of theirs went somewhere, and no other
     for height, width in peer.SIZES:
-        image = peer.image(height, width)
+        image = peer.image(height, width, name)
         features = ours(image, training=False)
         for level, expected in theirs(image).items():
             feature = np.asarray(features[level])

@@ -1,4 +1,7 @@
-"""ResNets and ResNeXts: published parameter counts, keras.applications as a reference, freezing."""
+"""ResNets and ResNeXts: published parameter counts, keras.applications as a reference, freezing.
+
+What all backbones have in common is in `test_all_backbones`.
+"""
 
 import keras
 import numpy as np
@@ -6,6 +9,7 @@ import pytest
 
 from fcos_tf.layers import backbones
 from fcos_tf.layers.resnet import resnet
+from tests.layers.torchvision_weights import fill, image
 
 
 # torchvision's published totals less the classifier: 512 or 2048 times 1000 weights, 1000 biases.
@@ -54,7 +58,7 @@ def test_groups_need_bottlenecks():
 
 
 def test_unknown_backbone_lists_the_known():
-    with pytest.raises(ValueError, match=r"resnet18.*resnext50_32x4d.*regnetx_400mf.*'vgg'"):
+    with pytest.raises(ValueError, match=r"resnet18.*simple_cnn or keras_cv/PRESET; got 'vgg'"):
         backbones.build_backbone("vgg")
 
 
@@ -150,15 +154,54 @@ def test_no_network_says_which_file_to_put_where(monkeypatch):
         raise Exception("URL fetch failure")
 
     monkeypatch.setattr(keras.applications, "ResNet50", fail)
-    with pytest.raises(OSError, match=r"resnet50_weights\S+notop.h5 into \S+models"):
+    monkeypatch.setenv("KERAS_HOME", "/here")
+    with pytest.raises(OSError, match=r"resnet50_weights\S+notop.h5 into /here/models,"):
         backbones.build_backbone("resnet50", weights="imagenet", stride_in_3x3=False)
 
 
 def test_imagenet_weights_exist_for_two_resnets():
-    with pytest.raises(ValueError, match="resnet50 and resnet101; got 'resnext50_32x4d'"):
+    message = (
+        r"resnet50, resnet101 and keras_cv/..._imagenet; got 'resnext50_32x4d'.*--flavour=imagenet"
+    )
+    with pytest.raises(ValueError, match=message):
         backbones.build_backbone("resnext50_32x4d", weights="imagenet", stride_in_3x3=False)
 
 
 def test_imagenet_weights_refuse_the_other_stride():
     with pytest.raises(ValueError, match="stride_in_3x3=False; got True"):
         backbones.build_backbone("resnet50", weights="imagenet", stride_in_3x3=True)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.pth.tar"])
+def test_files_of_pytorch_are_to_be_converted(name):
+    message = (
+        rf"convert it by python tools/convert.py --flavour=imagenet --backbone=mobilenet_v2 "
+        rf"--source=dir/{name} --output=dir/a\S*\.keras$"
+    )
+    with pytest.raises(ValueError, match=message):
+        backbones.build_backbone("mobilenet_v2", weights=f"dir/{name}")
+
+
+def test_missing_file():
+    with pytest.raises(
+        FileNotFoundError, match=r"'imagenet' or an existing .keras file.*'no.keras'"
+    ):
+        backbones.build_backbone("mobilenet_v2", weights="no.keras")
+
+
+def test_a_file_with_another_epsilon(tmp_path):
+    # In inference a larger epsilon is a larger variance: variance + 0.1 = (variance + 0.1) + 0.
+    file = str(tmp_path / "r.keras")
+    source = resnet(18, norm_epsilon=0.1)
+    fill(source)
+    source.save(file)
+    images = image(64, 64, "resnet18")
+    expected = np.asarray(source(images)["c5"])
+    for norm in ("batch", "frozen"):
+        target = backbones.build_backbone("resnet18", weights=file, norm=norm, norm_epsilon=0.0)
+        variance = target.get_layer("stem_norm").moving_variance
+        np.testing.assert_allclose(
+            variance, source.get_layer("stem_norm").moving_variance + 0.1, rtol=1e-6
+        )
+        error = np.abs(target(images)["c5"] - expected).max()
+        assert error < 1e-5 * expected.max() and expected.max() > 0.1

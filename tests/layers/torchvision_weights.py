@@ -1,30 +1,50 @@
-"""Weights for any backbone by torchvision's parameter names, and what torchvision makes of them.
+"""Weights for any backbone by torchvision's or timm's names, and what these make of them.
 
 Each tensor is drawn from a seed made of its name, so that both sides can draw it alone. To make
-the stored expectations anew, with torch and torchvision installed:
+the stored expectations anew, with torch, torchvision and timm installed:
 
     python -m tests.layers.torchvision_weights
 """
 
 import re
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from fcos_tf.convert.backbones import CONVERTIBLE, assign_tensors, tensor_names
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "backbones.npz"
-GOLDEN_BACKBONES = ("resnet18", "resnet50", "resnext50_32x4d", "regnetx_400mf")
+GOLDEN_BACKBONES = ("resnet18", "resnet50", "resnext50_32x4d", "regnetx_400mf", "mobilenet_v2")
 # Height and width: odd sizes on the way down, a multiple of 32, and portrait.
 SIZES = ((97, 131), (64, 64), (225, 161))
 LEVELS = ("c3", "c4", "c5")
 SAMPLES = 40
 
-# Names of torchvision's models that are not ours without an underscore or two.
-PEERS = {
+# What our backbones are called elsewhere, where that differs.
+TORCHVISION = {
     "regnetx_400mf": "regnet_x_400mf",
     "regnetx_800mf": "regnet_x_800mf",
     "regnetx_1_6gf": "regnet_x_1_6gf",
+}
+TIMM = {
+    "regnetx_200mf": "regnetx_002",
+    "regnetx_400mf": "regnetx_004_tv",
+    "regnetx_400mf_384": "regnetx_004",
+    "regnetx_800mf": "regnetx_008",
+    "regnetx_1_6gf": "regnetx_016",
+    "mobilenet_v2": "mobilenetv2_100",
+}
+# Which of ours they have.
+CONVERTIBLE_FROM = {
+    "torchvision": tuple(n for n in CONVERTIBLE if n not in ("regnetx_200mf", "regnetx_400mf_384")),
+    "timm": CONVERTIBLE,
+}
+NOT_OF_BACKBONES = {
+    "torchvision": r"fc\.|classifier\.|features\.18\.",
+    "timm": r"fc\.|head\.|classifier\.|conv_head\.|bn2\.",
 }
 
 
@@ -46,10 +66,11 @@ def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def image(height: int, width: int) -> np.ndarray:
-    """A normalised image, [1, height, width, 3] float32."""
+def image(height: int, width: int, name: str) -> np.ndarray:
+    """A normalised image, [1, height, width, 3] float32; for a MobileNet so that ReLU6 cuts."""
     rng = np.random.RandomState(height * width)
-    return rng.standard_normal((1, height, width, 3)).astype(np.float32)
+    scale = 20 if name.startswith("mobilenet") else 1
+    return scale * rng.standard_normal((1, height, width, 3)).astype(np.float32)
 
 
 def samples(feature: np.ndarray) -> np.ndarray:
@@ -58,76 +79,79 @@ def samples(feature: np.ndarray) -> np.ndarray:
     return flat[np.linspace(0, flat.size - 1, SAMPLES).astype(int)]
 
 
-def torchvision_module(layer: str, *, is_regnet: bool) -> str:
-    """The module whose parameters a layer with weights has: `stem_norm` to `bn1`."""
-    part, kind = layer.rsplit("_", 1)
-    is_norm = kind == "norm"
-    if part == "stem":
-        return f"stem.{int(is_norm)}" if is_regnet else "bn1" if is_norm else "conv1"
-    stage, block, path = re.fullmatch(r"stage(\d)_block(\d+)_(\w+)", part).groups()
-    block = int(block) - 1
-    if is_regnet:
-        path = "proj" if path == "shortcut" else "f." + "abc"[int(path) - 1]
-        return f"trunk_output.block{stage}.block{stage}-{block}.{path}.{int(is_norm)}"
-    if path == "shortcut":
-        return f"layer{stage}.{block}.downsample.{int(is_norm)}"
-    return f"layer{stage}.{block}.{'bn' if is_norm else 'conv'}{path}"
-
-
-def fill(model: keras.Model) -> set[str]:
-    """Sets all weights of one of our backbones; returns the names of torchvision's tensors."""
-    names = set()
-    is_regnet = model.name.startswith("regnet")
+def drawn_tensors(model: keras.Model, source: str = "torchvision") -> dict[str, np.ndarray]:
+    """A file's worth of weights for one of our backbones, by torchvision's or timm's names."""
+    names = tensor_names(model, source)
+    tensors = {}
     for layer in model.layers:
-        if not layer.weights:
-            continue
-        module = torchvision_module(layer.name, is_regnet=is_regnet)
-        values = []
+        # Kernels are height, width, in, out; those of depthwise layers height, width, channels, 1.
+        axes = (2, 3, 0, 1) if isinstance(layer, keras.layers.DepthwiseConv2D) else (3, 2, 0, 1)
         for weight in layer.weights:
-            suffix = {
-                "kernel": "weight",
-                "gamma": "weight",
-                "beta": "bias",
-                "moving_mean": "running_mean",
-                "moving_variance": "running_var",
-            }[weight.name]
-            names.add(f"{module}.{suffix}")
             shape = tuple(weight.shape)
-            if len(shape) == 4:  # ours: height, width, in, out
-                value = draw(f"{module}.{suffix}", (shape[3], shape[2], *shape[:2]))
-                values.append(value.transpose(2, 3, 1, 0))
-            else:
-                values.append(draw(f"{module}.{suffix}", shape))
-        layer.set_weights(values)
-    return names
+            if len(shape) == 4:
+                shape = tuple(shape[axis] for axis in axes)
+            tensors[names[weight.path]] = draw(names[weight.path], shape)
+    return tensors
+
+
+def fill(model: keras.Model, source: str = "torchvision") -> set[str]:
+    """Sets all weights of one of our backbones; returns the other names of them."""
+    tensors = drawn_tensors(model, source)
+    assign_tensors(model, tensors).raise_if_incomplete("drawn")
+    return set(tensors)
+
+
+def digest(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """One number for the names and shapes of a file's tensors."""
+    return zlib.crc32("\n".join(f"{k} {tuple(shapes[k])}" for k in sorted(shapes)).encode())
 
 
 class Peer:
-    """torchvision's backbone with the same weights."""
+    """The backbone of torchvision or timm with the same weights.
 
-    def __init__(self, name: str):
+    Args:
+        name: ours.
+        source: "torchvision" or "timm".
+    """
+
+    def __init__(self, name: str, source: str = "torchvision"):
         from fcos_tf.tools.torchvision_peer import import_torchvision
 
         self.torch, torchvision = import_torchvision()
-        from torchvision.models.feature_extraction import create_feature_extractor
+        self.source = source
+        if source == "timm":
+            import timm
 
-        model = torchvision.models.get_model(PEERS.get(name, name), weights=None).eval()
+            model = timm.create_model(TIMM.get(name, name), pretrained=False).eval()
+        else:
+            from torchvision.models.feature_extraction import create_feature_extractor
+
+            model = torchvision.models.get_model(TORCHVISION.get(name, name), weights=None).eval()
         state = {
             key: value
             for key, value in model.state_dict().items()
-            if not key.startswith("fc.") and not key.endswith("num_batches_tracked")
+            if not re.match(NOT_OF_BACKBONES[source], key)
+            and not key.endswith("num_batches_tracked")
         }
-        self.names = set(state)
-        drawn = {k: self.torch.from_numpy(draw(k, tuple(v.shape))) for k, v in state.items()}
+        self.shapes = {key: tuple(value.shape) for key, value in state.items()}
+        drawn = {k: self.torch.from_numpy(draw(k, shape)) for k, shape in self.shapes.items()}
         model.load_state_dict(drawn, strict=False)
-        prefix = "trunk_output.block" if name.startswith("regnet") else "layer"
-        nodes = {f"{prefix}{stage}": f"c{stage + 1}" for stage in (2, 3, 4)}
+        if source == "timm":
+            self.model = lambda x: model.forward_intermediates(x, intermediates_only=True)
+            return
+        if name.startswith("mobilenet"):
+            nodes = {"features.6": "c3", "features.13": "c4", "features.17": "c5"}
+        else:
+            prefix = "trunk_output.block" if name.startswith("regnet") else "layer"
+            nodes = {f"{prefix}{stage}": f"c{stage + 1}" for stage in (2, 3, 4)}
         self.model = create_feature_extractor(model, nodes)
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """[B, H, W, 3] to maps [B, h, w, channels]."""
         with self.torch.no_grad():
             features = self.model(self.torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+        if self.source == "timm":
+            features = dict(zip(LEVELS, features[-3:], strict=True))
         return {level: x.numpy().transpose(0, 2, 3, 1) for level, x in features.items()}
 
 
@@ -136,11 +160,14 @@ def _write_golden():
     for name in GOLDEN_BACKBONES:
         peer = Peer(name)
         for height, width in SIZES:
-            for level, feature in peer(image(height, width)).items():
+            for level, feature in peer(image(height, width, name)).items():
                 key = f"{name}/{height}x{width}/{level}"
                 stored[key] = samples(feature)
                 stored[f"{key}/shape"] = np.array(feature.shape)
                 stored[f"{key}/max"] = np.abs(feature).max()
+    for source, names in CONVERTIBLE_FROM.items():
+        for name in names:
+            stored[f"{source}/{name}"] = np.array(digest(Peer(name, source).shapes))
     GOLDEN.parent.mkdir(exist_ok=True)
     np.savez_compressed(GOLDEN, **stored)
 

@@ -161,6 +161,18 @@ def test_evaluate_takes_a_checkpoint_or_a_file_and_thresholds(run_dir, tmp_path)
     assert metrics == pytest.approx(json.loads((run_dir / "metrics.json").read_text()), abs=1e-6)
 
 
+def test_evaluate_knows_the_size_that_a_model_was_made_for(run_dir, tmp_path, capsys):
+    data = [flag for flag in SMALL if not flag.startswith("--image_size")]
+    config = parse(define_flags({}), ["evaluate.py", *data])
+    assert config.image_size == "512x512"
+    scores = evaluate_tool.evaluate(
+        config, weights=run_dir / "model.keras", output_dir=tmp_path, size_of_model=True
+    )
+    assert "on 8 images at 64x64" in capsys.readouterr().out
+    expected = json.loads((run_dir / "metrics.json").read_text())
+    assert scores.metrics["AP"] == pytest.approx(expected["AP"], abs=1e-6)
+
+
 def write_voc(folder, *, cut):
     """A VOC tree of one image with one object; the last `cut` bytes of the image are missing."""
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):

@@ -1,0 +1,255 @@
+"""ImageNet files of torchvision and timm as our backbones.
+
+What their modules are called, of each convolution and the batch norm behind it:
+
+                        torchvision                             timm
+    ResNet, ResNeXt     conv1, bn1                              the same
+                        layer{s}.{b}.conv{i}, bn{i}
+                        layer{s}.{b}.downsample.0, .1
+    RegNetX             stem.0, .1                              stem.conv, .bn
+                        trunk_output.block{s}.block{s}-{b}      s{s}.b{b}
+                            .f.a.0, .1  (b, c)                      .conv{i}.conv, .bn
+                            .proj.0, .1                             .downsample.conv, .bn
+    MobileNetV2         features.0.0, .1                        conv_stem, bn1
+                        features.{n}.conv                       blocks.{r}.{b}
+                            .0.0, .1  expand                        .conv_pw, .bn1
+                            .1.0, .1  depthwise                     .conv_dw, .bn2
+                            .2, .3    project                       .conv_pwl, .bn3
+
+The first block of a MobileNetV2 does not expand: its numbers are lower by one, and timm calls its
+convolutions conv_dw and conv_pw.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from fcos_tf.convert.report import IGNORED, ConversionReport, assign, depthwise_to_keras
+from fcos_tf.convert.torch_files import read_tensors
+from fcos_tf.layers import mobilenet
+from fcos_tf.layers.backbones import BACKBONES, build_backbone
+
+_SUFFIXES = {
+    "kernel": "weight",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+
+
+class Scheme(NamedTuple):
+    """How an implementation names the tensors of a family.
+
+    Attributes:
+        modules: "stem", or ours of a convolution such as "stage1_block2_3" -> theirs of the
+            convolution and of its batch norm.
+        ignore: patterns of what is not part of a backbone: classifiers.
+    """
+
+    modules: Callable[[str], tuple[str, str]]
+    ignore: tuple[str, ...]
+
+
+@dataclasses.dataclass
+class BackboneReport(ConversionReport):
+    """What became of the tensors of an ImageNet file.
+
+    Args:
+        fits: the backbone that the file is of, if it is another one than was asked for.
+    """
+
+    fits: str | None = None
+
+    def __str__(self) -> str:
+        hint = f"\nthese are the tensors of {self.fits}" if self.fits else ""
+        return super().__str__() + hint
+
+
+def load_imagenet_file(
+    path: str | os.PathLike, backbone: str, *, entry: str | None = None
+) -> tuple[keras.Model, ConversionReport]:
+    """Reads the ImageNet weights of a ResNet, ResNeXt, RegNetX or MobileNetV2.
+
+    The names of the tensors tell whether the file is of torchvision or of timm.
+
+    Args:
+        path: a `.pth` or `.safetensors` file, see `torch_files.read_tensors`.
+        backbone: name of the backbone, one of `CONVERTIBLE`.
+        entry: which dictionary of tensors to take if the file has several.
+
+    Returns:
+        The backbone, which saved as a `.keras` file can be given as backbone weights, and the
+        report. Its weights are the file's if and only if the report is complete: call
+        `report.raise_if_incomplete(path)`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a backbone without such files, or a file that cannot be read.
+
+    Example:
+        >>> model, report = load_imagenet_file("resnet50-0676ba61.pth", "resnet50")
+        >>> report.raise_if_incomplete("resnet50-0676ba61.pth")
+        >>> model.save("resnet50.keras")
+    """
+    if backbone not in CONVERTIBLE:
+        raise ValueError(f"backbone must be one of {', '.join(CONVERTIBLE)}; got {backbone!r}")
+    tensors = read_tensors(path, entry=entry)
+    model = build_backbone(backbone)
+    report = assign_tensors(model, tensors)
+    return model, BackboneReport(
+        **vars(report), fits=None if report.is_complete else _who_fits(tensors, backbone)
+    )
+
+
+def assign_tensors(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> ConversionReport:
+    """Gives the tensors of an ImageNet file to a backbone, all or none.
+
+    Args:
+        model: as `build_backbone` makes it; its name tells the family.
+        tensors: torchvision's or timm's name -> array in PyTorch's order of axes.
+
+    Returns:
+        The report.
+    """
+    schemes = _schemes(model.name).values()
+    scheme = next((each for each in schemes if _is_of(each, tensors)), next(iter(schemes)))
+    depthwise = {
+        layer.kernel.path
+        for layer in model.layers
+        if isinstance(layer, keras.layers.DepthwiseConv2D)
+    }
+    return assign(
+        {weight.path: weight for weight in model.weights},
+        tensors,
+        _names(model, scheme),
+        transforms=dict.fromkeys(depthwise, depthwise_to_keras),
+        ignore=(*IGNORED, *scheme.ignore),
+    )
+
+
+def tensor_names(model: keras.Model, source: str) -> dict[str, str]:
+    """What the weights of a backbone are called elsewhere.
+
+    Args:
+        model: as `build_backbone` makes it; its name tells the family.
+        source: "torchvision" or "timm".
+
+    Returns:
+        Path of our variable -> the other name of it.
+    """
+    return _names(model, _schemes(model.name)[source])
+
+
+def _names(model, scheme):
+    names = {}
+    for layer in model.layers:
+        for weight in layer.weights:
+            part, kind = layer.name.rsplit("_", 1)
+            conv, norm = scheme.modules(part)
+            names[weight.path] = f"{norm if kind == 'norm' else conv}.{_SUFFIXES[weight.name]}"
+    return names
+
+
+def _is_of(scheme, tensors):
+    return f"{scheme.modules('stem')[0]}.weight" in tensors
+
+
+def _who_fits(tensors, backbone):
+    """The other backbone that these are all the tensors of."""
+    others = (
+        name
+        for name in CONVERTIBLE
+        if name != backbone and any(_is_of(each, tensors) for each in _schemes(name).values())
+    )
+    fits = (each for each in others if assign_tensors(build_backbone(each), tensors).is_complete)
+    return next(fits, None)
+
+
+def _split(part: str) -> tuple[int, int, str]:
+    """`stage2_block1_shortcut` to (2, 1, "shortcut")."""
+    stage, block, path = re.fullmatch(r"stage(\d)_block(\d+)_(\w+)", part).groups()
+    return int(stage), int(block), path
+
+
+def _resnet(part):
+    if part == "stem":
+        return "conv1", "bn1"
+    stage, block, path = _split(part)
+    prefix = f"layer{stage}.{block - 1}"
+    if path == "shortcut":
+        return f"{prefix}.downsample.0", f"{prefix}.downsample.1"
+    return f"{prefix}.conv{path}", f"{prefix}.bn{path}"
+
+
+def _regnet_of_torchvision(part):
+    prefix = "stem"
+    if part != "stem":
+        stage, block, path = _split(part)
+        path = "proj" if path == "shortcut" else "f." + "abc"[int(path) - 1]
+        prefix = f"trunk_output.block{stage}.block{stage}-{block - 1}.{path}"
+    return f"{prefix}.0", f"{prefix}.1"
+
+
+def _regnet_of_timm(part):
+    prefix = "stem"
+    if part != "stem":
+        stage, block, path = _split(part)
+        prefix = f"s{stage}.b{block}.{'downsample' if path == 'shortcut' else f'conv{path}'}"
+    return f"{prefix}.conv", f"{prefix}.bn"
+
+
+def _mobilenet_of_torchvision(part):
+    if part == "stem":
+        return "features.0.0", "features.0.1"
+    stage, block, path = _split(part)
+    before = sum(row[2] for rows in mobilenet.STAGES[: stage - 1] for row in rows)
+    number = before + block
+    index = int(path) - (1 if number > 1 else 2)
+    prefix = f"features.{number}.conv.{index}"
+    if path == "3":
+        return prefix, f"features.{number}.conv.{index + 1}"
+    return f"{prefix}.0", f"{prefix}.1"
+
+
+def _mobilenet_of_timm(part):
+    if part == "stem":
+        return "conv_stem", "bn1"
+    stage, block, path = _split(part)
+    row, index = sum(len(rows) for rows in mobilenet.STAGES[: stage - 1]), block - 1
+    for _, _, repeats, _ in mobilenet.STAGES[stage - 1]:
+        if index < repeats:
+            break
+        row, index = row + 1, index - repeats
+    convs, norm = ("pw", "dw", "pwl"), int(path)
+    if (row, index) == (0, 0):
+        convs, norm = ("", "dw", "pw"), int(path) - 1
+    prefix = f"blocks.{row}.{index}"
+    return f"{prefix}.conv_{convs[int(path) - 1]}", f"{prefix}.bn{norm}"
+
+
+_RESNET = dict.fromkeys(("torchvision", "timm"), Scheme(_resnet, ("fc.*",)))
+_FAMILIES = {
+    "resnet": _RESNET,
+    "resnext": _RESNET,
+    "regnetx": {
+        "torchvision": Scheme(_regnet_of_torchvision, ("fc.*",)),
+        "timm": Scheme(_regnet_of_timm, ("head.fc.*",)),
+    },
+    "mobilenet": {
+        "torchvision": Scheme(_mobilenet_of_torchvision, ("features.18.*", "classifier.*")),
+        "timm": Scheme(_mobilenet_of_timm, ("conv_head.*", "bn2.*", "classifier.*")),
+    },
+}
+
+
+def _schemes(backbone: str) -> dict[str, Scheme] | None:
+    return _FAMILIES.get(re.match("[a-z]*", backbone).group())
+
+
+CONVERTIBLE = tuple(name for name in BACKBONES if _schemes(name))

@@ -1,0 +1,256 @@
+"""Published checkpoints of FCOS, from PyTorch to Keras."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fcos_tf.convert.fcos_names import FLAVOURS, Flavour, parameters, tower_step
+from fcos_tf.convert.report import IGNORED, ConversionReport, assign
+from fcos_tf.convert.torch_files import read_tensors
+from fcos_tf.layers.resnet import DEPTHS
+from fcos_tf.models.fcos import FCOS
+from fcos_tf.models.fcos_presets import preset_arguments
+
+# Blocks of each stage, whether they are bottlenecks, groups and their width in the first stage.
+BODIES = {
+    **{f"resnet{depth}": (*body, 1, 64) for depth, body in DEPTHS.items()},
+    "resnext50_32x4d": (*DEPTHS[50], 32, 4),
+    "resnext101_32x8d": (*DEPTHS[101], 32, 8),
+    "resnext101_64x4d": (*DEPTHS[101], 64, 4),
+}
+_PIXELS = {"mean": "pixel_mean", "std": "pixel_std"}  # argument of `FCOS`: buffer of detectron2
+
+
+@dataclasses.dataclass
+class CheckpointReport(ConversionReport):
+    """What became of a detector's checkpoint: its tensors, and before them the settings.
+
+    Args:
+        notes: what was found in the file and what was taken from the preset, a line each.
+    """
+
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def __str__(self) -> str:
+        return "\n".join([*self.notes, super().__str__()])
+
+
+def from_torch(path: str | os.PathLike, *, flavour: str, **options) -> FCOS:
+    """Converts a published FCOS checkpoint.
+
+    Args:
+        path: a `.pth`, `.pkl` or `.safetensors` file, see `read_tensors`.
+        flavour: whose: "torchvision", "official" (tianzhi0549/FCOS), "adelaidet" or "detectron2".
+        **options: see `convert_checkpoint`.
+
+    Returns:
+        A detector that gives what the checkpoint gives there, with its class names and settings.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: see `convert_checkpoint`; also if a tensor is missing, left over or of another
+            shape, with the whole report.
+
+    Example:
+        >>> model = from_torch("fcos_resnet50_fpn_coco-99b0c9b7.pth", flavour="torchvision")
+        >>> model.num_classes, model.image_size, model.score_threshold
+        (91, '800,1333', 0.2)
+    """
+    model, report = convert_checkpoint(path, flavour=flavour, **options)
+    report.raise_if_incomplete(path)
+    return model
+
+
+def convert_checkpoint(
+    path: str | os.PathLike,
+    *,
+    flavour: str,
+    variant: str | None = None,
+    backbone: str | None = None,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    entry: str | None = None,
+    **overrides,
+) -> tuple[FCOS, CheckpointReport]:
+    """Converts a published FCOS checkpoint as far as it goes, and says how far that was.
+
+    The backbone, the number of classes, the levels of the pyramid and the depth of the head are
+    read off the tensors; the rest is the flavour's preset.
+
+    Args:
+        path: of the file.
+        flavour: see `from_torch`.
+        variant: of the official code, "improved" (also if None) or "base": the files of both look
+            the same and mean different things.
+        backbone: a ResNet or ResNeXt of `layers.backbones`; None: the one in the file.
+        num_classes: what the file must have; None: whatever it has.
+        class_names: likewise. None: the preset's if the file has as many classes, else no names.
+        entry: which of several state dicts in the file, see `read_tensors`.
+        **overrides: arguments of `FCOS` in place of what was found and of the preset's, such as
+            `quality="iou"` for AdelaiDet's checkpoints of that name.
+
+    Returns:
+        The model and the report, which has the names of the newest version of a flavour. The model
+        has the checkpoint's weights if and only if the report is complete; else they are random.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that `read_tensors` refuses or of another flavour, an unknown flavour,
+            variant or network, or another number of classes than asked for.
+    """
+    preset = _preset(flavour, variant)
+    names = FLAVOURS[flavour]
+    if backbone is not None and backbone not in BODIES:
+        raise ValueError(f"backbone: expected one of {', '.join(BODIES)}, got {backbone!r}")
+    tensors = read_tensors(path, entry=entry)
+    if names.renamed:
+        tensors = {re.sub(*names.renamed, name): tensor for name, tensor in tensors.items()}
+    _check_flavour(path, tensors, flavour)
+    found = {
+        "backbone": backbone or _find_backbone(path, tensors, names),
+        **_find_architecture(tensors, names),
+    }
+    found |= names.settings(found)
+    wanted = _check_classes(path, found.get("num_classes"), num_classes, class_names)
+    notes = [
+        f"{flavour}: the settings of {preset}",
+        "found: " + ", ".join(f"{name}={value}" for name, value in found.items()),
+    ]
+    settings = {**found, **wanted, **overrides}
+    pixels = _find_pixels(tensors, preset_arguments(preset, settings))
+    for name, values in pixels.items():
+        notes.append(f"{_PIXELS[name]} in the file, not as in the preset: {name}={values}")
+    model = FCOS.from_preset(preset, **{**pixels, **settings})
+    if model.class_names is None:
+        notes.append("class names: not known")
+    return model, _assign(model, tensors, names, notes)
+
+
+def _preset(flavour: str, variant: str | None) -> str:
+    if flavour not in FLAVOURS:
+        raise ValueError(f"flavour: expected one of {', '.join(FLAVOURS)}, got {flavour!r}")
+    presets = FLAVOURS[flavour].presets
+    if variant is None:
+        return next(iter(presets.values()))
+    if not variant or variant not in presets:
+        known = ", ".join(filter(None, presets)) or "none"
+        raise ValueError(f"variant: expected of flavour {flavour} {known}, got {variant!r}")
+    return presets[variant]
+
+
+def _check_flavour(path, tensors: Mapping[str, np.ndarray], flavour: str) -> None:
+    """Raises an error if the names are those of another implementation or of none."""
+
+    def has_head(names: Flavour) -> bool:
+        parts = (names.class_tower, names.box_tower, names.class_logits, names.ltrb)
+        return any(name.startswith(tuple(f"{part}." for part in parts)) for name in tensors)
+
+    if has_head(FLAVOURS[flavour]):
+        return
+    others = [name for name, names in FLAVOURS.items() if has_head(names)]
+    got = f"those of {others[0]}" if others else f"names such as {', '.join(list(tensors)[:3])}"
+    expected = f"{FLAVOURS[flavour].class_logits}.weight"
+    raise ValueError(f"{path}: expected names of {flavour} such as {expected}, got {got}")
+
+
+def _find_backbone(path, tensors: Mapping[str, np.ndarray], names: Flavour) -> str:
+    """The network by its numbers of blocks and the kernel of its first 3x3 convolution."""
+    stages = [names.body(f"layer{stage}.0.conv1.weight") for stage in range(1, 5)]
+    blocks = tuple(
+        max(_indices(tensors, stage.removesuffix(".0.conv1.weight")), default=-1) + 1
+        for stage in stages
+    )
+    has_bottlenecks = names.body("layer1.0.conv3.weight") in tensors
+    kernel = tensors.get(names.body("layer1.0.conv2.weight"))
+    is_kernel = kernel is not None and kernel.ndim == 4 and kernel.size
+    filters, width = kernel.shape[:2] if is_kernel else (64, 64)
+    for name, body in BODIES.items():
+        if body == (blocks, has_bottlenecks, filters // width, width):
+            return name
+    raise ValueError(
+        f"{path}: expected the body of {', '.join(BODIES)}, got stages of {blocks} blocks with "
+        f"{filters // width} groups of width {width}; name the backbone to see what is missing"
+    )
+
+
+def _find_architecture(tensors: Mapping[str, np.ndarray], names: Flavour) -> dict[str, Any]:
+    """Further arguments of `FCOS` that the tensors tell; none of those whose tensors are gone."""
+    found: dict[str, Any] = {}
+    for argument, module in (
+        ("num_classes", names.class_logits),
+        ("fpn_channels", names.pyramid["output_p3"]),
+    ):
+        for name in (f"{module}.weight", f"{module}.bias"):
+            if name in tensors and tensors[name].size and tensors[name].ndim:
+                found[argument] = len(tensors[name])
+    extra = [f"{names.pyramid[layer]}." for layer in ("output_p6", "output_p7")]
+    found["fpn_levels"] = 3 + sum(any(name.startswith(x) for name in tensors) for x in extra)
+    tower = _indices(tensors, names.class_tower)
+    if tower:
+        # The third module is a ReLU, or a convolution where there is no normalisation.
+        has_norm = 2 not in tower and tower != {0}
+        found["head_norm"] = "group" if has_norm else "none"
+        found["head_convs"] = len({index // tower_step(has_norm) for index in tower})
+    return found
+
+
+def _indices(tensors: Mapping[str, np.ndarray], sequence: str) -> set[int]:
+    """The indices K of "SEQUENCE.K.REST" among the names."""
+    pattern = re.compile(rf"{re.escape(sequence)}\.(\d+)\.")
+    return {int(match[1]) for match in map(pattern.match, tensors) if match}
+
+
+def _check_classes(
+    path, found: int | None, num_classes: int | None, class_names: Sequence[str] | None
+) -> dict[str, Any]:
+    """What is asked for, as arguments of `FCOS`."""
+    wanted: dict[str, Any] = {}
+    if num_classes is not None:
+        wanted["num_classes"] = num_classes
+    if class_names is not None:
+        wanted |= {"num_classes": len(class_names), "class_names": tuple(class_names)}
+    for number in (num_classes, wanted.get("num_classes")):
+        if None not in (number, found) and number != found:
+            raise ValueError(f"{path}: expected {number} classes, got {found}")
+    return wanted
+
+
+def _find_pixels(
+    tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+) -> dict[str, tuple[float, ...]]:
+    """Mean and deviation of the pixels in the file, where they are not those of the settings."""
+    pixels = {}
+    for name, buffer in _PIXELS.items():
+        tensor = tensors.get(buffer)
+        if tensor is None or tensor.size != 3:
+            continue
+        if not np.allclose(tensor.ravel(), settings[name], rtol=1e-6):
+            # By way of text: 57.12, not the 57.1199989 that a float32 makes of it.
+            pixels[name] = tuple(float(str(value)) for value in tensor.ravel())
+    return pixels
+
+
+def _assign(
+    model: FCOS, tensors: Mapping[str, np.ndarray], names: Flavour, notes: list[str]
+) -> CheckpointReport:
+    """Gives the model the tensors, all or none."""
+    variables, transforms = {}, {}
+    for variable, name in parameters(names, model):
+        variables[name] = variable
+        if variable.ndim == 0:  # a scale: a vector of one in PyTorch
+            transforms[name] = lambda tensor: tensor.reshape(())
+    buffers = [name for name in _PIXELS.values() if name in tensors and tensors[name].size == 3]
+    report = assign(
+        variables,
+        tensors,
+        {name: name for name in variables},
+        transforms=transforms,
+        ignore=(*IGNORED, *names.ignore, *buffers),
+    )
+    report.used += buffers
+    report.ignored = [name for name in report.ignored if name not in buffers]
+    return CheckpointReport(**vars(report), notes=notes)

@@ -1,0 +1,122 @@
+"""MobileNetV2 and the simple CNN: published sizes, arithmetic by hand."""
+
+import keras
+import numpy as np
+
+from fcos_tf.layers.backbones import build_backbone
+from fcos_tf.layers.blocks import conv, conv_norm
+
+
+def trainable(model):
+    return sum(np.prod(v.shape) for v in model.trainable_weights)
+
+
+def strided(model):
+    return [la.name for la in model.layers if getattr(la, "strides", None) == (2, 2)]
+
+
+def test_mobilenet_has_the_published_size():
+    # torchvision's 3,504,872 less the classifier (1280 * 1000 + 1000) and the last 1x1 convolution
+    # with its batch norm (320 * 1280 + 2 * 1280).
+    model = build_backbone("mobilenet_v2")
+    assert trainable(model) == 3_504_872 - 1_281_000 - 412_160
+    # The paper's 17 blocks of three convolutions; the first has two. And the stem.
+    kernels = [w for w in model.weights if w.name == "kernel"]
+    assert len(kernels) == 17 * 3 - 1 + 1
+
+
+def test_mobilenet_maps_and_strides():
+    model = build_backbone("mobilenet_v2")
+    features = model(np.zeros((1, 97, 130, 3), "float32"))
+    # ceil(97 / s), ceil(130 / s); channels of table 2 before each stride, and at the end.
+    assert {name: tuple(x.shape[1:]) for name, x in features.items()} == {
+        "c2": (25, 33, 24),
+        "c3": (13, 17, 32),
+        "c4": (7, 9, 96),
+        "c5": (4, 5, 320),
+    }
+    # Blocks 2, 4, 7 and 14 of the network: the first of 24, 32, 64 and 160 channels.
+    assert strided(model) == [
+        "stem_conv",
+        "stage1_block2_2_conv",
+        "stage2_block1_2_conv",
+        "stage3_block1_2_conv",
+        "stage4_block1_2_conv",
+    ]
+    # A shortcut where a row of table 2 repeats: 1 + 2 + 3 + 2 + 2 times.
+    assert sum(isinstance(la, keras.layers.Add) for la in model.layers) == 10
+
+
+def test_mobilenet_is_linear_at_the_end_of_a_block():
+    model = build_backbone("mobilenet_v2")
+    rng = np.random.default_rng(0)
+    for level, x in model(rng.normal(size=(1, 64, 64, 3)).astype("float32")).items():
+        assert np.min(x) < 0, level
+
+
+def test_depthwise_convolution_by_hand():
+    # Each channel alone, summed over 3x3; at stride 2 the corner sees 2x2 of the image.
+    image = keras.Input((3, 3, 2))
+    model = keras.Model(image, conv(image, 2, 3, groups=2, stride=2, name="c"))
+    layer = model.get_layer("c")
+    assert isinstance(layer, keras.layers.DepthwiseConv2D)
+    layer.set_weights([np.ones((3, 3, 2, 1))])
+    x = np.ones((1, 3, 3, 2), "float32") * [1, 10]
+    np.testing.assert_array_equal(model(x)[0, :, :, 1], [[40, 40], [40, 40]])
+    np.testing.assert_array_equal(model(x)[0, :, :, 0], [[4, 4], [4, 4]])
+
+
+def test_activations():
+    # A 1x1 convolution with weight 1 and fresh statistics: y = x / sqrt(1 + epsilon), cut.
+    for activation, expected in (("relu", [0, 5, 9]), ("relu6", [0, 5, 6]), (None, [-5, 5, 9])):
+        image = keras.Input((1, 3, 1))
+        y = conv_norm(image, 1, 1, activation=activation, norm_epsilon=0.0, name="c")
+        model = keras.Model(image, y)
+        model.get_layer("c_conv").set_weights([np.ones((1, 1, 1, 1))])
+        x = np.float32([-5, 5, 9]).reshape(1, 1, 3, 1)
+        np.testing.assert_array_equal(model(x)[0, 0, :, 0], expected)
+
+
+def test_simple_cnn_by_hand():
+    model = build_backbone("simple_cnn")
+    by_layer = {la.name: int(la.count_params()) for la in model.layers if la.weights}
+    # 3x3 kernels of in * out, and a bias for each output or four numbers of batch norm.
+    assert by_layer == {
+        "stem_conv": 9 * 3 * 16 + 16,
+        "stage1_conv": 9 * 16 * 32 + 32,
+        "stage2_1_conv": 9 * 32 * 64,
+        "stage2_1_norm": 4 * 64,
+        "stage2_2_conv": 9 * 64 * 64,
+        "stage2_2_norm": 4 * 64,
+        "stage3_conv": 9 * 64 * 128 + 128,
+        "stage4_conv": 9 * 128 * 128 + 128,
+    }
+    assert trainable(model) == 282_080
+    features = model(np.zeros((1, 97, 130, 3), "float32"))
+    assert {name: tuple(x.shape[1:]) for name, x in features.items()} == {
+        "c3": (13, 17, 64),
+        "c4": (7, 9, 128),
+        "c5": (4, 5, 128),
+    }
+    assert strided(model) == [
+        "stem_conv",
+        "stage1_conv",
+        "stage2_1_conv",
+        "stage3_conv",
+        "stage4_conv",
+    ]
+
+
+def test_simple_cnn_computes_what_it_should():
+    # All kernels pick the centre pixel and sum the channels. An image of ones: 3 after the stem,
+    # then times 16, 32, 64 and 64 up to c3 (batch norm with fresh statistics), 64 and 128 after.
+    model = build_backbone("simple_cnn", norm_epsilon=0.0)
+    for layer in model.layers:
+        if layer.name.endswith("_conv"):
+            kernel = np.zeros(layer.kernel.shape)
+            kernel[1, 1] = 1
+            layer.set_weights([kernel, *layer.get_weights()[1:]])
+    features = model(np.ones((1, 64, 64, 3), "float32"))
+    c3 = 3 * 16 * 32 * 64
+    for name, expected in (("c3", c3), ("c4", c3 * 64), ("c5", c3 * 64 * 128)):
+        np.testing.assert_array_equal(features[name], np.full(features[name].shape, expected))
