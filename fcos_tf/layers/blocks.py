@@ -208,7 +208,8 @@ def conv(
         kernel_size: odd.
         name: of the convolution layer.
         stride: 1 or 2.
-        groups: into how many independent parts the channels fall.
+        groups: into how many independent parts the channels fall; as many as there are channels
+            and filters make a depthwise convolution.
         use_bias: whether a bias is added.
         trainable: whether its weights learn.
 

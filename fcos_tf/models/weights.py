@@ -35,10 +35,7 @@ def copy_weights(
     Raises:
         ValueError: if weights are missing, left over or of other shapes.
     """
-    ours, theirs = (
-        {weight.path.removeprefix(f"{model.name}/"): weight for weight in model.weights}
-        for model in (target, source)
-    )
+    ours, theirs = (_named(model) for model in (target, source))
     wanted = {path for path in ours if not set(skip) & set(path.split("/"))}
     offered = {path for path in theirs if not set(skip) & set(path.split("/"))}
     for path in sorted(wanted | offered):
@@ -52,3 +49,14 @@ def copy_weights(
             )
     for path in wanted:
         ours[path].assign(theirs[path])
+
+
+def _named(model: keras.Model) -> dict[str, keras.Variable]:
+    """Weights by path, a backbone's by place: keras_cv numbers some layers through the process."""
+    places = {id(weight): place for place, weight in enumerate(model.backbone.weights)}
+    return {
+        f"backbone/{places[id(weight)]}/{weight.name}"
+        if id(weight) in places
+        else weight.path.removeprefix(f"{model.name}/"): weight
+        for weight in model.weights
+    }

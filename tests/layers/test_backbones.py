@@ -1,4 +1,4 @@
-"""ResNets and ResNeXts: published parameter counts, keras.applications as a reference, freezing.
+"""ResNets and ResNeXts: published parameter counts, keras.applications as a reference.
 
 What all backbones have in common is in `test_all_backbones`.
 """
@@ -82,19 +82,6 @@ def test_where_a_bottleneck_halves_the_map(in_3x3, strided):
         f"stage2_block1_{strided}",
         "stage2_block1_shortcut_conv",
     }
-
-
-@pytest.mark.parametrize(
-    ("stages", "frozen"), [(0, ()), (1, ("stem",)), (2, ("stem", "stage1")), (5, ("st",))]
-)
-def test_frozen_stages(stages, frozen):
-    model = resnet(18, frozen_stages=stages)
-    learning = {v.path for v in model.trainable_weights}
-    for layer in model.layers:
-        expect_frozen = layer.name.startswith(frozen) if frozen else False
-        for weight in layer.weights:
-            if "moving" not in weight.name:
-                assert (weight.path not in learning) == expect_frozen, weight.path
 
 
 def test_keras_applications_weights_give_the_same_features():

@@ -1,4 +1,4 @@
-"""RegNetX: the stages from the family's parameters, published sizes, freezing."""
+"""RegNetX: the stages from the family's parameters, published sizes."""
 
 import keras
 import numpy as np
@@ -65,28 +65,9 @@ def test_every_stage_halves_the_map_in_its_first_3x3():
     assert groups == [32 // 16, 64 // 16, 160 // 16, 400 // 16]
 
 
-@pytest.mark.parametrize(("count", "frozen"), [(0, ()), (1, ("stem",)), (2, ("stem", "stage1"))])
-def test_frozen_stages(count, frozen):
-    model = regnet("regnetx_200mf", frozen_stages=count)
-    learning = {v.path for v in model.trainable_weights}
-    for layer in model.layers:
-        for weight in layer.weights:
-            if "moving" not in weight.name:
-                assert (weight.path in learning) != layer.name.startswith(frozen or ("-",))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"variant": "regnety_400mf"}, "regnetx_200mf, .*'regnety_400mf'"),
-        ({"norm": "group"}, "batch, sync, frozen.*'group'"),
-        ({"frozen_stages": 6}, "0 to 5; got 6"),
-        ({"stride_in_3x3": False}, "stride_in_3x3 must be True for regnetx_400mf; got False"),
-    ],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        regnet(**options)
+def test_unknown_variant():
+    with pytest.raises(ValueError, match=r"regnetx_200mf, .*'regnety_400mf'"):
+        regnet("regnety_400mf")
 
 
 def test_saved_backbone_is_a_weights_file(tmp_path):

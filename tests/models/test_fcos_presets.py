@@ -121,6 +121,15 @@ def test_the_same_classes_keep_everything(trained):
     assert np.any(np.asarray(swapped.head.class_logits.kernel) != trained.head.class_logits.kernel)
 
 
+def test_other_classes_on_a_backbone_of_keras_cv():
+    keras.utils.set_random_seed(0)
+    small = {"backbone": "keras_cv/mobilenet_v3_small", "fpn_channels": 32, "head_convs": 1}
+    source = FCOS(2, **small)
+    model = source.with_classes(("cup", "fork", "plate"))
+    images = np.random.default_rng(1).integers(0, 256, (1, 64, 64, 3)).astype("uint8")
+    np.testing.assert_array_equal(source(images)["ltrb"], model(images)["ltrb"])
+
+
 def test_preset_with_the_weights_of_a_file(trained, tmp_path):
     file = str(tmp_path / "converted.keras")
     trained.save(file)
