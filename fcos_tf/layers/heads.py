@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from fcos_tf.layers.blocks import EPSILON, Scale
+from fcos_tf.layers.blocks import EPSILON, GroupNormalization, Scale
 
 CENTERNESS_BRANCHES = ("box", "class")
 NORMS = ("group", "none")
@@ -97,7 +97,7 @@ class FCOSHead(keras.layers.Layer):
             layers.append(self._conv(self.channels, f"{name}_conv_{k}", self.dtype_policy))
             if self.norm == "group":
                 layers.append(
-                    keras.layers.GroupNormalization(
+                    GroupNormalization(
                         self.groups,
                         epsilon=EPSILON,
                         name=f"{name}_norm_{k}",

@@ -207,3 +207,35 @@ def test_grouped_convolution_in_mixed_precision():
     assert (keras.backend.standardize_dtype(y.dtype), mixed.kernel.dtype) == ("bfloat16", "float32")
     # bfloat16 has 8 bits: each of the 36 products is off by up to 2 ** -8 of its size.
     assert_close([np.asarray(y, "float32")], [np.asarray(full(x))], 2e-2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_group_norm_is_exact_on_large_maps(dtype):
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((2, 90, 110, 32)) + 3).astype("float32")
+    layer = blocks.GroupNormalization(4, epsilon=1e-5, dtype=dtype)
+    layer.build(x.shape)
+    gamma, beta = rng.uniform(0.5, 2, 32), rng.normal(size=32)
+    layer.set_weights([gamma, beta])
+    if dtype == "mixed_bfloat16":
+        x = np.asarray(tf.cast(tf.cast(x, "bfloat16"), "float32"))
+    parts = x.astype("float64").reshape(2, -1, 4, 8)
+    mean = parts.mean((1, 3), keepdims=True)
+    variance = np.square(parts - mean).mean((1, 3), keepdims=True)
+    expected = ((parts - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape) * gamma + beta
+    result = layer(x)
+    assert result.dtype == layer.compute_dtype
+    # bfloat16 has 8 digits: half of 2 ** -8 of the largest value.
+    atol = 2e-6 if dtype == "float32" else np.abs(expected).max() / 2**8
+    np.testing.assert_allclose(np.asarray(tf.cast(result, "float64")), expected, atol=atol)
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": False, "center": False}])
+def test_group_norm_is_that_of_keras(options):
+    x = np.random.default_rng(0).normal(size=(2, 5, 6, 8)).astype("float32")
+    ours, theirs = (
+        blocks.GroupNormalization(2, **options),
+        keras.layers.GroupNormalization(2, **options),
+    )
+    np.testing.assert_allclose(ours(x), theirs(x), atol=1e-5)
+    assert ours.get_config().keys() == theirs.get_config().keys()
