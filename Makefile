@@ -1,6 +1,7 @@
 # make demo    trains FCOS on the embedded digits, evaluates it, draws its detections
 # make test    runs the tests
-# Both set up their own virtual environment in .venv first.
+# make parity  runs the tests beside PyTorch, torchvision and timm, which it installs
+# All set up their own virtual environment in .venv first.
 
 VENV ?= .venv
 # The first Python of a supported version on the path.
@@ -12,7 +13,11 @@ DEMO_DIR ?= runs/demo
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: install demo test lint lock clean
+# PyTorch without its CUDA libraries: its own needs are named, and nothing else is installed.
+PARITY = torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
+	filelock fsspec huggingface_hub jinja2 mpmath networkx pyyaml safetensors sympy
+
+.PHONY: install demo test parity lint lock clean
 
 install: $(VENV)/.installed
 
@@ -28,6 +33,10 @@ demo: install
 
 test: install
 	$(RUN) -m pytest
+
+parity: install
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps $(PARITY)
+	$(RUN) -m pytest tests/parity tests/convert tests/layers/test_backbone_parity.py
 
 lint: install
 	$(RUN) -m ruff check .
