@@ -15,6 +15,7 @@ _MODULES = (
     "convert",
     "data",
     "evaluation",
+    "export",
     "layers",
     "models",
     "ops",

@@ -10,7 +10,7 @@ import io
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fcos_tf.data.example import ImageError, SizeRule
 
@@ -92,6 +92,8 @@ def decode_image(data: bytes, name: str, size_for: SizeRule) -> tuple[np.ndarray
             pixels = _decode_whole_jpeg(image, data, stored)
             if pixels is None:
                 pixels = _to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise ImageError(f"cannot decode image {name}: it is of no known format") from error
     except Exception as error:  # Pillow's plugins raise whatever they stumble over
         raise ImageError(f"cannot decode image {name}: {error or type(error).__name__}") from error
     return resize_image(pixels, height, width), stored

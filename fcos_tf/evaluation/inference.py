@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fcos_tf.evaluation.frames import boxes_to_original, original_scale
 from fcos_tf.evaluation.records import (
     Records,
     default_category_ids,
@@ -113,11 +114,11 @@ def run_detector(
     detect = detect or compile_detect(model, getattr(dataset, "class_names", None))
     if flip:
         detect = _mirrored_too(detect)
-    last_pixel = 1.0 if getattr(model, "inclusive_pixels", False) else 0.0
+    inclusive = getattr(model, "inclusive_pixels", False)
     runs: list[_Run] = []
     for each in datasets:
         images_before = sum(len(run.image_ids) for run in runs)
-        runs.append(_run_over(each, detect, progress, images_before, last_pixel))
+        runs.append(_run_over(each, detect, progress, images_before, inclusive))
     first = runs[0]
     found = _merge(model, runs) if flip or views else first.columns
     return _to_records(first, found, *_classes(model, dataset, first.columns))
@@ -142,7 +143,7 @@ def _run_over(
     detect: DetectFunction,
     progress: Callable[[int], None] | None,
     images_before: int,
-    last_pixel: float,
+    inclusive_pixels: bool,
 ) -> _Run:
     image_ids: dict[int, None] = {}
     columns: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -160,7 +161,7 @@ def _run_over(
             if image_id in image_ids:
                 raise ValueError(f"image id {image_id} occurs twice in the data set")
             image_ids[image_id] = None
-        for name, rows in _to_original_frame(targets, found, last_pixel).items():
+        for name, rows in _to_original_frame(targets, found, inclusive_pixels).items():
             columns[name].extend(rows)
         if progress is not None:
             progress(images_before + len(image_ids))
@@ -233,23 +234,21 @@ def _detect_batch(
 
 
 def _to_original_frame(
-    targets: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], last_pixel: float
+    targets: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray], inclusive_pixels: bool
 ) -> dict[str, np.ndarray]:
     """Returns the columns of `_Run` for a batch, [B, ...] each.
 
     Args:
         targets: of the batch.
         found: detections in pixels of the resized images.
-        last_pixel: 1 where x2 and y2 of those name a pixel that belongs to the box, else 0.
+        inclusive_pixels: whether x2 and y2 of those name the last pixel inside.
     """
-    original = targets["original_sizes"].astype(np.float64)  # [B, 2] (height, width)
-    scale = original / targets["image_sizes"].astype(np.float64)
-    scale = np.tile(scale[:, ::-1], 2)[:, None]  # [B, 1, 4] to x, y, x, y
-    limit = np.tile(original[:, ::-1], 2)[:, None]  # [B, 1, 4]
+    sizes = targets["image_sizes"], targets["original_sizes"]
+    scale = original_scale(*sizes)
     columns = {
         **found,
-        "boxes": np.clip(found["boxes"] * scale + [0, 0, last_pixel, last_pixel], 0.0, limit),
-        "sizes": original,
+        "boxes": boxes_to_original(found["boxes"], *sizes, inclusive_pixels=inclusive_pixels),
+        "sizes": targets["original_sizes"].astype(np.float64),
         "true_boxes": targets["boxes"] * scale,
         "true_labels": targets["labels"],
     }

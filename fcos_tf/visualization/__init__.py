@@ -1,6 +1,14 @@
 """Pictures of what the data holds and what the model finds."""
 
 from fcos_tf.visualization.detections import class_colour, draw_boxes, draw_detections
+from fcos_tf.visualization.figure import GalleryFigure, plot_gallery
 from fcos_tf.visualization.gallery import save_gallery
 
-__all__ = ["class_colour", "draw_boxes", "draw_detections", "save_gallery"]
+__all__ = [
+    "GalleryFigure",
+    "class_colour",
+    "draw_boxes",
+    "draw_detections",
+    "plot_gallery",
+    "save_gallery",
+]

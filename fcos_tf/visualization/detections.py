@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from fcos_tf.visualization.text import font_for
+from fcos_tf.visualization.text import text_mask
 
 # Hand-picked so that neighbours differ in hue as well as in lightness and all of them stand out
 # from photos; labels beyond the list go round the hue circle by the golden angle.
@@ -128,9 +128,9 @@ def draw_boxes(
     boxes, labels, scores = _checked(boxes, labels, scores)
     height, width = pixels.shape[:2]
     if line_width is None:
-        line_width = max(1, round(min(height, width) / 180))
+        line_width = max(1, round(min(height, width) / 150))
     if text_size is None:
-        text_size = max(9, round(0.026 * (height * width) ** 0.5))
+        text_size = max(10, round(0.026 * (height * width) ** 0.5))
 
     # The surest detection is drawn last, on top, and chooses the place of its label first.
     order = np.arange(len(boxes)) if scores is None else np.argsort(-scores, kind="stable")
@@ -141,15 +141,18 @@ def draw_boxes(
         )
     if labels is None or text_size == 0 or len(boxes) == 0:
         return pixels
+    pad = max(1, text_size // 6)
     tags: list[Tag] = []
-    texts = []
+    masks = []
     for i in order:
-        texts.append(_text(int(labels[i]), None if scores is None else scores[i], class_names))
-        tags.append(_place(rectangles[i], texts[-1], text_size, (width, height), tags))
+        name = _name(int(labels[i]), class_names)
+        score = None if scores is None else float(scores[i])
+        masks.append(_label_mask(name, score, text_size, width - 2 * pad))
+        tag_size = masks[-1].width + 2 * pad, masks[-1].height + pad
+        tags.append(_place(rectangles[i], tag_size, (width, height), tags))
     picture = Image.fromarray(pixels)
-    draw = ImageDraw.Draw(picture)
-    for i, tag, text in reversed(list(zip(order, tags, texts, strict=True))):
-        _write(draw, tag, text, text_size, class_colour(labels[i]))
+    for i, tag, mask in reversed(list(zip(order, tags, masks, strict=True))):
+        _write(picture, tag, mask, class_colour(labels[i]))
     return np.array(picture)
 
 
@@ -234,25 +237,31 @@ def _frame(
         strip[:] = np.round((1 - opacity) * strip + opacity * np.array(colour))
 
 
-def _text(label: int, score: float | None, class_names: Sequence[str] | None) -> str:
+def _name(label: int, class_names: Sequence[str] | None) -> str:
     known = class_names is not None and 0 <= label < len(class_names)
     # Line breaks would take the text out of its background.
-    name = " ".join(str(class_names[label] if known else label).split())
-    return name if score is None else f"{name} {float(score):.2f}"
+    return " ".join(str(class_names[label] if known else label).split())
+
+
+def _label_mask(name: str, score: float | None, text_size: int, most: int) -> Image.Image:
+    """Writes name and score; what is wider than `most` pixels loses the score, then letters."""
+    mask = text_mask(name if score is None else f"{name} {score:.2f}", text_size)
+    kept = len(name)
+    while mask.width > most and kept > 0:
+        mask = text_mask(name if kept == len(name) else f"{name[:kept]}…", text_size)
+        kept -= 1
+    return mask
 
 
 def _place(
-    rectangle: Tag, text: str, text_size: int, size: tuple[int, int], taken: Sequence[Tag]
+    rectangle: Tag, tag_size: tuple[int, int], size: tuple[int, int], taken: Sequence[Tag]
 ) -> Tag:
     """Returns where the label goes: at a corner of its box, inside the image, and off the others.
 
     Above the box is best, then inside at the top, then below, then inside at the bottom; where
-    all of these are taken it stays above.
+    all of these are taken it goes where it covers least.
     """
-    font = font_for(text, text_size)
-    pad = max(1, text_size // 6)
-    width = round(font.getlength(text)) + 2 * pad
-    height = sum(font.getmetrics()) + pad
+    width, height = tag_size
     left, top, right, bottom = rectangle
     places = []
     for x in (left, right + 1 - width):
@@ -260,18 +269,20 @@ def _place(
             x_inside = max(0, min(x, size[0] - width))
             y_inside = max(0, min(y, size[1] - height))
             places.append((x_inside, y_inside, x_inside + width, y_inside + height))
-    return next((p for p in places if not any(_overlap(p, other) for other in taken)), places[0])
+    return min(places, key=lambda place: sum(_overlap(place, other) for other in taken))
 
 
-def _overlap(a: Tag, b: Tag) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _overlap(a: Tag, b: Tag) -> int:
+    """Returns the number of pixels that both cover."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0) * max(height, 0)
 
 
-def _write(draw: ImageDraw.ImageDraw, tag: Tag, text: str, text_size: int, colour: tuple) -> None:
+def _write(picture: Image.Image, tag: Tag, mask: Image.Image, colour: tuple) -> None:
     """Writes the text on a filled background, in black or white, whichever reads better."""
-    left, top, right, bottom = tag
-    draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
+    picture.paste(colour, tag)
     red, green, blue = colour
     ink = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
-    middle = (left + (right - left) / 2, top + (bottom - top) / 2)
-    draw.text(middle, text, fill=ink, font=font_for(text, text_size), anchor="mm")
+    left = tag[0] + (tag[2] - tag[0] - mask.width) // 2
+    top = tag[1] + (tag[3] - tag[1] - mask.height) // 2
+    picture.paste(ink, (left, top), mask)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from fcos_tf.visualization.detections import as_rgb, draw_boxes, select_detections
-from fcos_tf.visualization.text import font_for
+from fcos_tf.visualization.text import text_mask
 
 _PAPER, _INK, _FAINT = (243, 243, 245), (30, 30, 30), (110, 110, 110)
 
@@ -50,14 +50,13 @@ def save_gallery(
     """
     if len(images) == 0:
         raise ValueError(f"no images to draw for {path}")
-    truths = _per_image(ground_truth, len(images), "ground truth")
-    if detections is None:
-        found = [None] * len(images)
-    else:
-        found = _per_image(detections, len(images), "detections")
+    truths = per_image(ground_truth, len(images), "ground truth")
+    found = per_image(detections, len(images), "detections")
     columns = max(1, min(columns, len(images)))
     cells = [
-        _panels(as_rgb(image), truth, detection, class_names, score_threshold, panel_size)
+        panels_of(
+            valid_part(image, truth), truth, detection, class_names, score_threshold, panel_size
+        )
         for image, truth, detection in zip(images, truths, found, strict=True)
     ]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
@@ -70,11 +69,10 @@ def save_gallery(
     cell_width = len(titles) * (panel_size + gap) + 2 * gap
     size = (columns * cell_width, head + sum(heights) + len(rows) * (foot + gap))
     canvas = Image.new("RGB", size, _PAPER)
-    draw = ImageDraw.Draw(canvas)
     for column in range(columns):
         for side, title in enumerate(titles):
             left = column * cell_width + 2 * gap + side * (panel_size + gap)
-            _caption(draw, (left, head // 2), title, panel_size // 20, _INK)
+            _caption(canvas, (left, head // 2), title, panel_size // 20, _INK)
     top = head
     for row, height in zip(rows, heights, strict=True):
         for column, pair in enumerate(row):
@@ -82,7 +80,11 @@ def save_gallery(
                 left = column * cell_width + 2 * gap + side * (panel_size + gap)
                 canvas.paste(panel, (left, top))
                 _caption(
-                    draw, (left, top + panel.height + foot // 2), caption, panel_size // 26, _FAINT
+                    canvas,
+                    (left, top + panel.height + foot // 2),
+                    caption,
+                    panel_size // 26,
+                    _FAINT,
                 )
         top += height + foot + gap
     path = Path(path)
@@ -91,28 +93,29 @@ def save_gallery(
     return path
 
 
-def _panels(
+def panels_of(
     image: np.ndarray,
-    truth: Mapping[str, Any],
+    truth: Mapping[str, Any] | None,
     detection: Mapping[str, Any] | None,
     class_names: Sequence[str] | None,
     score_threshold: float,
     panel_size: int,
 ) -> list[tuple[Image.Image, str]]:
-    """Returns the panels of ground truth and of detections, each with its caption."""
-    image = _valid_part(image, truth.get("image_sizes"))
-    true_labels = np.asarray(truth["labels"])
-    kept = true_labels >= 0
-    sides = [("object", (np.asarray(truth["boxes"])[kept], true_labels[kept], None))]
+    """Returns the panels of ground truth and of detections, where given, each with its caption."""
+    sides = []
+    if truth is not None:
+        labels = np.asarray(truth["labels"])
+        kept = labels >= 0
+        sides.append(("object", (np.asarray(truth["boxes"])[kept], labels[kept], None)))
     if detection is not None:
         sides.append(("detection", select_detections(detection, score_threshold)))
     return [
-        (_panel(image, *found, class_names, panel_size), _count(len(found[0]), noun))
+        (draw_panel(image, *found, class_names, panel_size), _count(len(found[0]), noun))
         for noun, found in sides
     ]
 
 
-def _panel(
+def draw_panel(
     image: np.ndarray,
     boxes: np.ndarray,
     labels: np.ndarray,
@@ -120,6 +123,7 @@ def _panel(
     class_names: Sequence[str] | None,
     panel_size: int,
 ) -> Image.Image:
+    """Scales an image so that its long side is `panel_size`, and draws on it after that."""
     height, width = image.shape[:2]
     factor = panel_size / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -137,8 +141,14 @@ def _panel(
     return Image.fromarray(drawn)
 
 
-def _per_image(values: Any, num_images: int, what: str) -> list[Mapping[str, Any]]:
-    """Returns one dictionary per image, from a batched dictionary or a sequence of them."""
+def per_image(values: Any, num_images: int, what: str) -> list[Mapping[str, Any] | None]:
+    """Returns one dictionary per image, from a batched dictionary or a sequence of them.
+
+    Raises:
+        ValueError: of another number of images.
+    """
+    if values is None:
+        return [None] * num_images
     if isinstance(values, Mapping):
         arrays = {key: np.asarray(value) for key, value in values.items()}
         arrays = {key: array for key, array in arrays.items() if array.ndim}
@@ -151,10 +161,12 @@ def _per_image(values: Any, num_images: int, what: str) -> list[Mapping[str, Any
     return list(values)
 
 
-def _valid_part(image: np.ndarray, image_size: Any) -> np.ndarray:
-    if image_size is None:
+def valid_part(image: Any, truth: Mapping[str, Any] | None) -> np.ndarray:
+    """Returns the image as uint8 RGB, without the padding that `image_sizes` tells of."""
+    image = as_rgb(image)
+    if truth is None or truth.get("image_sizes") is None:
         return image
-    height, width = (max(1, round(float(side))) for side in image_size)
+    height, width = (max(1, round(float(side))) for side in truth["image_sizes"])
     return image[:height, :width]
 
 
@@ -162,8 +174,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _caption(
-    draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, ink: tuple
-) -> None:
-    size = max(9, size)
-    draw.text(place, text, fill=ink, font=font_for(text, size), anchor="lm")
+def _caption(canvas: Image.Image, place: tuple[int, int], text: str, size: int, ink: tuple) -> None:
+    """Writes a line that begins, and has its middle, at `place`."""
+    mask = text_mask(text, max(9, size))
+    canvas.paste(ink, (place[0], place[1] - mask.height // 2), mask)

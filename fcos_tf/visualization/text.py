@@ -1,24 +1,53 @@
-"""Fonts for labels: scalable, and able to write class names of most scripts."""
+"""Lines of text as pixels, in fonts that can write class names of most scripts.
+
+DejaVu Sans, which comes with matplotlib, has Latin, Greek, Cyrillic, Hebrew, Arabic and symbols.
+What it lacks is written in an installed font that has it, and Chinese, Japanese and Korean, where
+no such font is installed, in the one that comes with OpenCV 5. Right-to-left and joined scripts
+need Pillow's Raqm layout, which its wheels have where the system has the library FriBiDi.
+"""
 
 import functools
 import logging
+import math
+import re
+import unicodedata
+from pathlib import Path
 
+import cv2
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
-from PIL import ImageFont
+from PIL import Image, ImageDraw, ImageFont, features
+
+_OTHER_STYLES = re.compile("black|bold|condensed|italic|light|medium|mono|oblique|serif|thin", re.I)
+_OPENCV_FONT = "uni"
 
 
-def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """Returns a font that can write `text`.
-
-    That is DejaVu Sans, which comes with matplotlib (Latin, Greek, Cyrillic, Arabic, symbols);
-    for what it lacks, e.g. Chinese, the first installed font that has the characters.
+def text_mask(text: str, size: int) -> Image.Image:
+    """Writes a line of text.
 
     Args:
-        text: what is to be written.
+        text: what is to be written, without line breaks.
         size: height of the font in pixels.
+
+    Returns:
+        An image of mode "L": 255 where the ink is. Its height depends on the font alone.
     """
-    return _load(_path_for(frozenset(text)), size)
+    path = _path_for(frozenset(text))
+    if path is None:
+        return _opencv_mask(text, size)
+    font = _load(path, size)
+    mask = Image.new("L", (max(1, math.ceil(font.getlength(text))), sum(font.getmetrics())))
+    ImageDraw.Draw(mask).text((0, 0), text, fill=255, font=font)
+    return mask
+
+
+def _opencv_mask(text: str, size: int) -> Image.Image:
+    font = cv2.FontFace(_OPENCV_FONT)
+    _, _, width, _ = cv2.getTextSize((0, 0), text, (0, 0), font, size, 400)
+    canvas = np.zeros([math.ceil(1.3 * size), width, 3], np.uint8)  # letters reach 0.3 below
+    cv2.putText(canvas, text, (0, size), (255, 255, 255), font, size, 400)
+    return Image.fromarray(canvas[..., 0])
 
 
 @functools.lru_cache(maxsize=256)
@@ -27,24 +56,67 @@ def _load(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 @functools.lru_cache(maxsize=4096)
-def _path_for(characters: frozenset[str]) -> str:
+def _path_for(characters: frozenset[str]) -> str | None:
+    """Returns the file of a font that has all the characters; None: OpenCV's font has them."""
     default = font_manager.findfont("DejaVu Sans")
-    codes = {ord(character) for character in characters}
-    if codes <= _codes(default):
+    missing = _missing(characters, default)
+    if not missing:
+        if not features.check("raqm"):
+            _warn(
+                "without the library FriBiDi the letters of %r are neither joined nor in order",
+                frozenset(filter(_is_right_to_left, characters)),
+            )
         return default
-    for path in sorted({entry.fname for entry in font_manager.fontManager.ttflist}):
-        if codes <= _codes(path):
+    for path in _installed_fonts():
+        if not _missing(characters, path):
             return path
-    logging.getLogger(__name__).warning(
-        "no installed font has all of %r; some of it is drawn as boxes", "".join(sorted(characters))
-    )
+    if all(map(_opencv_has, characters)):
+        return None
+    _warn("no installed font has all of %r; some of it is drawn as boxes", missing)
     return default
+
+
+def _missing(characters: frozenset[str], path: str) -> frozenset[str]:
+    codes = _codes(path)
+    return frozenset(character for character in characters if ord(character) not in codes)
+
+
+@functools.lru_cache(maxsize=1)
+def _installed_fonts() -> list[str]:
+    """Returns font files, plain styles first.
+
+    They are looked up on the disk: matplotlib's own list does not know of what was installed after
+    that was made.
+    """
+    files = font_manager.findSystemFonts()
+    return sorted(files, key=lambda file: (bool(_OTHER_STYLES.search(Path(file).name)), file))
+
+
+def _is_right_to_left(character: str) -> bool:
+    return unicodedata.bidirectional(character) in ("R", "AL")
+
+
+@functools.lru_cache(maxsize=1024)  # once for each name, not for each label with its score
+def _warn(message: str, characters: frozenset[str]) -> None:
+    if characters:
+        logging.getLogger(__name__).warning(message, "".join(sorted(characters)))
 
 
 @functools.lru_cache(maxsize=1024)
 def _codes(path: str) -> frozenset[int]:
-    """Returns the code points a font file has glyphs for; none if it cannot be read."""
+    """Returns the code points a font file has glyphs for; none if it cannot be used."""
     try:
-        return frozenset(FT2Font(path).get_charmap())
+        font = FT2Font(path)
     except (OSError, RuntimeError):
         return frozenset()
+    # Fonts of bitmaps, colour emoji above all, have sizes of their own.
+    return frozenset(font.get_charmap()) if font.scalable else frozenset()
+
+
+@functools.lru_cache(maxsize=4096)
+def _opencv_has(character: str) -> bool:
+    """Whether OpenCV has a font with the character; what it lacks it draws as a question mark."""
+    if not hasattr(cv2, "FontFace"):  # before OpenCV 5
+        return False
+    missing, drawn = (np.asarray(_opencv_mask(text, 24)) for text in ("?", character))
+    return character == "?" or not np.array_equal(missing, drawn)

@@ -154,7 +154,7 @@ JPEG = encode(photo(), "JPEG")
     ("data", "reason"),
     [
         (b"", "the file is empty"),
-        (b"no image at all", "cannot identify image file"),
+        (b"no image at all", "it is of no known format"),
         (b"\xff\xd8\xff\xe0 no JPEG", ""),
         (JPEG[: len(JPEG) // 2], "(?i:truncated)"),
         (PNG[: len(PNG) // 2], "truncated"),
@@ -163,7 +163,7 @@ JPEG = encode(photo(), "JPEG")
         (encode(photo(), "GIF")[:200], ""),
         (encode(photo(), "WEBP")[:150], ""),
         (encode(photo(), "BMP")[:2000], "truncated"),
-        (b"<html><body>404 Not Found</body></html>", "cannot identify"),
+        (b"<html><body>404 Not Found</body></html>", "it is of no known format"),
         (encode(Image.fromarray(np.full([4, 4], 1e9, np.float32)), "TIFF"), "got mode F"),
         (PNG[:16] + (50_000).to_bytes(4, "big") * 2 + PNG[24:], ""),  # says it has 2.5 Gpixels
     ],

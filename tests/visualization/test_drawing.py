@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from fcos_tf.visualization import class_colour, draw_boxes, draw_detections
-from fcos_tf.visualization.text import font_for
+from fcos_tf.visualization import class_colour, detections, draw_boxes, draw_detections
+from fcos_tf.visualization.text import text_mask
 
 GREY = 90
 
@@ -168,7 +168,7 @@ def test_lines_and_text_grow_with_the_image(side):
     picture = draw_boxes(image, box, [0], class_names=["cat"])
     row = (picture[side // 2] == class_colour(0)).all(axis=-1)
     line_width = row[: side // 2].sum()
-    assert line_width == max(1, round(side / 180))
+    assert line_width == max(1, round(side / 150))
     _, y1, _, _ = changed_box(picture, image)
     text_height = round(0.3 * side) - y1
     assert text_height >= 10
@@ -188,14 +188,12 @@ def test_colours_are_fixed_and_far_apart():
         assert saturation > 0.5
 
 
-@pytest.mark.parametrize("name", ["Шляпа", "Ωμέγα", "Größe", "ğışç", "صورة"])
+@pytest.mark.parametrize("name", ["Шляпа", "Ωμέγα", "Größe", "ğışç", "صورة", "שלום"])
 def test_names_of_other_scripts_have_their_own_shapes(name):
     # A character that a font lacks is drawn as its "not defined" box; none of these is.
-    font = font_for(name, 20)
-    undefined = font.getmask("\uffff")
+    undefined = bytes(text_mask("\U000e0fff", 20).tobytes())
     for character in name:
-        mask = font.getmask(character)
-        assert (mask.size, bytes(mask)) != (undefined.size, bytes(undefined)), character
+        assert text_mask(character, 20).tobytes() != undefined, character
     image = grey_image(80, 160)
     one = draw_boxes(image, [[10, 30, 150, 70]], [0], class_names=[name])
     other = draw_boxes(image, [[10, 30, 150, 70]], [0], class_names=["?" * len(name)])
@@ -236,3 +234,27 @@ def test_a_real_photo(shared_data):
     assert (picture[100:250, 100] == class_colour(0)).all()
     np.testing.assert_array_equal(picture[300:], photo[300:])
     np.testing.assert_array_equal(picture[:, 300:], photo[:, 300:])
+
+
+def test_a_label_too_wide_for_the_image_loses_the_score_and_then_letters(monkeypatch):
+    written = []
+
+    def text_mask(line, size):
+        written.append(line)
+        return Image.new("L", (10 * len(line), size))  # ten pixels for each letter
+
+    monkeypatch.setattr(detections, "text_mask", text_mask)
+    # At a text size of 12 there are 2 pixels on each side: 80, 79, 30, 29 and 5 for the text.
+    for width, expected in ((84, "dog 0.90"), (83, "dog"), (34, "dog"), (33, "d…"), (9, "d…")):
+        draw_boxes(grey_image(60, width), [[0, 0, 9, 50]], [0], [0.9], class_names=["dog"],
+                   text_size=12)  # fmt: skip
+        assert written[-1] == expected, width
+
+
+def test_where_every_place_is_taken_a_label_covers_least():
+    taken = [(0, 0, 40, 10), (0, 10, 40, 20), (0, 40, 40, 50), (0, 30, 40, 34)]
+    # A box at columns 0 to 39, rows 10 to 39; labels of 40 x 10 pixels. All four places overlap
+    # with another label: by 10, 10 and 10 rows, and inside at the bottom (30 to 39) by only 4.
+    place = detections._place((0, 10, 39, 39), (40, 10), (40, 60), taken)
+    assert place == (0, 30, 40, 40)
+    assert detections._place((0, 10, 39, 39), (40, 10), (40, 60), taken[1:]) == (0, 0, 40, 10)

@@ -1,0 +1,6 @@
+"""Detectors made ready for use without this package."""
+
+from fcos_tf.export.converters import export_litert, export_onnx
+from fcos_tf.export.saved_model import export_saved_model
+
+__all__ = ["export_litert", "export_onnx", "export_saved_model"]

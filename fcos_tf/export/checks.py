@@ -1,0 +1,130 @@
+"""Whether an exported detector gives what the detector gives.
+
+The way from the file to the detections is compared step by step, each with equal inputs, so that
+rounding in one step is not magnified by the suppression in another.
+
+D detections, C classes.
+"""
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from fcos_tf.data.image_size import ImageSize
+from fcos_tf.data.images import decode_image, read_bytes
+from fcos_tf.data.prepare import prepare_batch
+from fcos_tf.evaluation.frames import boxes_to_original
+from fcos_tf.export import signatures
+from fcos_tf.models.detector import Detector, category_ids_of
+
+GREY_LEVELS = 0.01
+BOXES, SCORES = 0.01, 1e-5  # pixels, and probabilities
+# Largest differences by rounding: of probabilities, and of distances relative to 1 + distance.
+PREDICTIONS = {"float32": 1e-4, "bfloat16": 0.3, "float16": 0.05}
+
+
+def check_export(
+    folder: Path,
+    model: Detector,
+    copy: Detector,
+    rule: ImageSize,
+    *,
+    precision: str,
+    sample: str | Path | bytes | None = None,
+) -> None:
+    """Loads a SavedModel, runs it on a sample and compares it with the detector.
+
+    Args:
+        folder: of the SavedModel.
+        model: the detector that was exported.
+        copy: what `inference_copy` made of it, with the thresholds of the export.
+        rule: to what size images are brought.
+        precision: of the export.
+        sample: a path or the bytes of an image file; None: a photo.
+
+    Raises:
+        ValueError: they differ; names in what and by how much.
+        ImageError: the sample cannot be read.
+    """
+    data = sample if isinstance(sample, bytes) else read_bytes(str(sample or _photo()))
+    expected = prepare_batch([data], rule)
+    serve = tf.saved_model.load(str(folder)).signatures
+
+    def call(name, **inputs):
+        inputs = {key: tf.constant(value) for key, value in inputs.items()}
+        return {key: value.numpy() for key, value in serve[name](**inputs).items()}
+
+    prepared = call(signatures.PREPARE_IMAGE, image_bytes=[data])
+    for name, values in prepared.items():
+        _compare(f"prepared {name}", values, expected[name], GREY_LEVELS)
+    original_sizes = prepared.pop("original_sizes")
+
+    raw = call(signatures.RAW_OUTPUTS, **prepared)
+    own = {name: np.asarray(value) for name, value in model(prepared).items()}
+    tolerance = max(PREDICTIONS[precision], PREDICTIONS[model.compute_dtype])
+    for name in raw:
+        values, expected = (_comparable(name, predictions[name]) for predictions in (raw, own))
+        _compare(name, values, expected, tolerance)
+
+    found = copy.decode(raw, prepared["images"].shape[1:3], prepared["image_sizes"])
+    found = {name: np.asarray(value) for name, value in found.items()}
+    found["boxes"] = boxes_to_original(
+        found["boxes"],
+        prepared["image_sizes"],
+        original_sizes,
+        inclusive_pixels=model.inclusive_pixels,
+    )
+    found["labels"] = np.array([-1, *category_ids_of(model)])[found["labels"] + 1]
+    pixels, _ = decode_image(data, "sample", lambda h, w: (h, w))
+    for name, inputs in (
+        (signatures.SERVING_DEFAULT, {"image_bytes": [data]}),
+        (signatures.DETECT_IMAGES, {"images": pixels[None]}),
+    ):
+        _compare_detections(name, call(name, **inputs), found)
+
+
+def _photo() -> Path:
+    return resources.files("sklearn.datasets").joinpath("images/china.jpg")
+
+
+def _comparable(name, values):
+    """Predictions on a scale where a difference means the same whether they are small or large."""
+    if name.endswith("_logits"):
+        return np.asarray(tf.sigmoid(values))
+    return np.sign(values) * np.log1p(np.abs(values))
+
+
+def _compare(name, values, expected, tolerance):
+    if values.shape != expected.shape:
+        raise ValueError(_message(name, list(values.shape), f"{list(expected.shape)}, its shape"))
+    difference = np.abs(values - expected)
+    if not (difference <= tolerance).all():  # nor NaN
+        raise ValueError(_message(name, f"a difference of {difference.max():.3g}", tolerance))
+
+
+def _compare_detections(name, found, expected):
+    """Both ways round, each detection needs its like; of equal scores the order may differ."""
+    (count,), (expected_count,) = found["num_detections"], expected["num_detections"]
+    if count != expected_count:
+        raise ValueError(_message(name, f"{count} detections", expected_count))
+    boxes, scores, labels = (
+        (found[key][0, :count, None], expected[key][0, None, :count])
+        for key in ("boxes", "scores", "labels")
+    )
+    alike = (
+        (np.abs(boxes[0] - boxes[1]).max(axis=-1) <= BOXES)
+        & (np.abs(scores[0] - scores[1]) <= SCORES)
+        & (labels[0] == labels[1])
+    )  # [D, D]
+    odd = max((~alike.any(axis=axis)).sum() for axis in (0, 1)) if count else 0
+    if odd:
+        raise ValueError(_message(name, f"{odd} of {count} detections that differ", "none"))
+
+
+def _message(name, got, expected):
+    return (
+        f"the exported model differs from the model it was made of: {name}: expected {expected}, "
+        f"got {got}; nothing was written"
+    )

@@ -1,0 +1,184 @@
+"""Detectors for LiteRT (TFLite) and ONNX runtimes: one file, up to the suppression.
+
+Both take one image, brought to one canvas of H x W pixels, and give all N points' predictions:
+
+    images       float32 [1, H, W, 3], RGB 0-255, resized to fit and padded with zeros
+    image_sizes  float32 [1, 2], (height, width) of the resized image
+    boxes        float32 [1, N, 4], xyxy in pixels of `images`
+    scores       float32 [1, N, C], sqrt(class probability * centerness)
+
+What is left to do is class-wise non-maximum suppression, which every runtime has in its own form.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from fcos_tf.data.image_size import ImageSize, parse_image_size
+from fcos_tf.export.folding import inference_copy
+from fcos_tf.models.fcos import FCOS
+from fcos_tf.models.fcos_detections import place_points
+from fcos_tf.ops.boxes import clip_boxes
+from fcos_tf.ops.points import decode_ltrb, grid_sizes
+
+_ONNX_OPSET = 17
+# Of scores, and of boxes in parts of the canvas.
+_TOLERANCE = {"float32": 1e-4, "float16": 0.05}
+
+
+def export_litert(
+    model: FCOS,
+    file: str | Path,
+    *,
+    image_size: str | tuple[int, int] | None = None,
+    precision: str = "float32",
+) -> Path:
+    """Writes a `.tflite` file and checks what it gives.
+
+    Args:
+        model: a detector; it stays as it is.
+        file: the file to write, a new one.
+        image_size: the canvas, "HEIGHTxWIDTH"; None: `model.image_size`.
+        precision: "float32" or "float16", of the weights.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: an argument is not as described, or the file gives other numbers than `model`.
+        FileExistsError: there is such a file.
+    """
+    if precision not in _TOLERANCE:
+        raise ValueError(f"precision: expected {' or '.join(_TOLERANCE)}; got {precision!r}")
+
+    def convert(function):
+        module = tf.Module()
+        module.weights = list(function.get_concrete_function().variables)
+        with tempfile.TemporaryDirectory() as folder:
+            tf.saved_model.save(module, folder, signatures=function)
+            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+            if precision == "float16":
+                converter.optimizations = [tf.lite.Optimize.DEFAULT]
+                converter.target_spec.supported_types = [tf.float16]
+            return converter.convert()
+
+    def run(content, inputs):
+        return _litert_interpreter()(model_content=content).get_signature_runner()(**inputs)
+
+    return _export(model, file, ".tflite", image_size, convert, run, _TOLERANCE[precision])
+
+
+def export_onnx(
+    model: FCOS, file: str | Path, *, image_size: str | tuple[int, int] | None = None
+) -> Path:
+    """Writes an `.onnx` file, which needs the packages tf2onnx and onnx, and checks what it gives.
+
+    The check needs the package onnxruntime.
+
+    Args:
+        model: a detector; it stays as it is.
+        file: the file to write, a new one.
+        image_size: the canvas, "HEIGHTxWIDTH"; None: `model.image_size`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: an argument is not as described, a package is missing, or the file gives other
+            numbers than `model`.
+        FileExistsError: there is such a file.
+    """
+    try:
+        import onnxruntime
+        import tf2onnx
+    except ImportError as error:
+        raise ValueError(
+            "ONNX export needs the packages tf2onnx, onnx and onnxruntime: "
+            f"pip install tf2onnx onnx onnxruntime ({error})"
+        ) from error
+
+    def convert(function):
+        signature = function.input_signature
+        proto, _ = tf2onnx.convert.from_function(function, signature, opset=_ONNX_OPSET)
+        return proto.SerializeToString()
+
+    def run(content, inputs):
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, inputs), strict=True))
+
+    return _export(model, file, ".onnx", image_size, convert, run, _TOLERANCE["float32"])
+
+
+def _export(
+    model: FCOS,
+    file: str | Path,
+    suffix: str,
+    image_size: str | tuple[int, int] | None,
+    convert: Callable[[Any], bytes],
+    run: Callable[[bytes, dict], dict],
+    tolerance: float,
+) -> Path:
+    """Converts, runs the result on noise, compares and writes."""
+    file = Path(file)
+    if file.suffix != suffix:
+        raise ValueError(f"expected a file that ends in {suffix}; got {file}")
+    if file.exists():
+        raise FileExistsError(f"expected a new file; got {file}, which exists")
+    size = image_size or model.image_size
+    rule = ImageSize() if size is None else parse_image_size(size)
+    if rule.canvas is None:
+        raise ValueError(f"image_size: expected HEIGHTxWIDTH for a {suffix} file; got {size!r}")
+    content = convert(_point_function(inference_copy(model), rule.canvas))
+    images = np.random.default_rng(0).uniform(0, 255, (1, *rule.canvas, 3)).astype(np.float32)
+    inputs = {"images": images, "image_sizes": np.array([rule.canvas], np.float32)}
+    got, expected = run(content, inputs), _point_function(model, rule.canvas)(**inputs)
+    for name, scale in (("scores", 1), ("boxes", max(rule.canvas))):
+        difference = np.abs(got[name] - expected[name].numpy()).max() / scale
+        if not difference <= tolerance:  # nor NaN
+            raise ValueError(
+                f"the {suffix} file gives other {name} than the model it was made of: expected a "
+                f"difference of at most {tolerance}, got {difference:.3g}; nothing was written"
+            )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".writing_{os.getpid()}_{file.name}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return file
+
+
+def _point_function(model: FCOS, canvas: tuple[int, int]):
+    """The function that the module describes, to be traced."""
+
+    def predict(images, image_sizes):
+        predictions = model({"images": images, "image_sizes": image_sizes})
+        grids = grid_sizes(*canvas, model.strides)
+        points, point_strides = place_points(grids, model.strides, canvas, model.rules)
+        boxes = decode_ltrb(points, point_strides, predictions["ltrb"])
+        probability = ops.sigmoid(predictions["class_logits"])
+        quality = ops.sigmoid(predictions["centerness_logits"])[..., None]
+        return {"boxes": clip_boxes(boxes, image_sizes), "scores": ops.sqrt(probability * quality)}
+
+    specs = [
+        tf.TensorSpec([1, *canvas, 3], tf.float32, name="images"),
+        tf.TensorSpec([1, 2], tf.float32, name="image_sizes"),
+    ]
+    return tf.function(predict, input_signature=specs, autograph=False)
+
+
+def _litert_interpreter():
+    """The class of LiteRT's own package where it is installed; TensorFlow will lose its copy."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        return tf.lite.Interpreter
+    return Interpreter

@@ -1,0 +1,150 @@
+"""A detector as a SavedModel for TensorFlow Serving and for plain `tf.saved_model.load`.
+
+What is written, under EXPORT/1:
+
+    saved_model.pb, variables/     graphs and weights
+    assets/description.json        what was exported, and what it takes and gives
+    assets/classes.json            category id -> class name
+    assets.extra/                  warm-up requests
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from fcos_tf.data.image_size import parse_image_size
+from fcos_tf.export import signatures
+from fcos_tf.export.checks import check_export
+from fcos_tf.export.folding import batch_norms, inference_copy
+from fcos_tf.export.warmup import write_warmup_requests
+from fcos_tf.models.detector import Detector, category_ids_of
+from fcos_tf.version import __version__
+
+DESCRIPTION_FILE = "description.json"
+CLASSES_FILE = "classes.json"
+_THRESHOLDS = ("score_threshold", "nms_threshold", "topk_per_level", "max_detections")
+
+
+def export_saved_model(
+    model: Detector,
+    directory: str | Path,
+    *,
+    image_size: str | tuple[int, int] | None = None,
+    precision: str = "float32",
+    fold: bool = True,
+    sample: str | Path | bytes | None = None,
+    **thresholds: float,
+) -> Path:
+    """Exports a detector with decoding, resizing, normalisation and suppression in the graph.
+
+    Its signatures are described in `fcos_tf.export.signatures`, what files they decode in
+    `fcos_tf.export.images`. The folder is complete or not there: it is written under another name,
+    loaded, compared with the model on a sample, and renamed.
+
+    Args:
+        model: a detector; it stays as it is.
+        directory: the folder to write, a new one. Its name is the version, a whole number.
+        image_size: to what size images are brought; None: `model.image_size`. "HEIGHTxWIDTH" is
+            one static canvas; with "SHORT,LONG" a batch gets the smallest canvas that holds it.
+        precision: "float32", "bfloat16" or "float16", see `folding.inference_copy`.
+        fold: whether batch norms are folded into the convolutions before them. Where they are,
+            scores differ from those of `model` in the sixth digit; where not, in none.
+        sample: the image to compare on, a path or the bytes of a file; None: a photo that comes
+            with scikit-learn.
+        **thresholds: `score_threshold`, `nms_threshold`, `topk_per_level` and `max_detections` in
+            place of the model's.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: an argument is not as described, or the exported model differs from `model`.
+        FileExistsError: there is such a version.
+
+    Example:
+        >>> model = fcos_tf.load_model("fcos.keras")
+        >>> fcos_tf.export.export_saved_model(model, "export/fcos/1", score_threshold=0.3)
+        PosixPath('export/fcos/1')
+    """
+    directory = _new_version(directory)
+    size = image_size or model.image_size
+    if size is None:
+        raise ValueError("image_size: expected, as the model does not say its own; got None")
+    rule = parse_image_size(size).fixed()
+    unknown = set(thresholds) - set(_THRESHOLDS)
+    if unknown:
+        raise ValueError(f"expected {', '.join(_THRESHOLDS)}; got {', '.join(sorted(unknown))}")
+    copy = inference_copy(model, precision=precision, fold=fold)
+    for name, value in thresholds.items():
+        setattr(copy, name, value)
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # Its name is no number, so a server that watches the folder passes over it.
+    temporary = Path(tempfile.mkdtemp(prefix=f".writing_{directory.name}_", dir=directory.parent))
+    try:
+        temporary.chmod(0o755)
+        traced = signatures.make_signatures(copy, rule)
+        description = _describe(model, copy, precision, image_size=size, traced=traced)
+        _write(temporary, traced, description)
+        write_warmup_requests(temporary, model_name=directory.absolute().parent.name)
+        check_export(temporary, model, copy, rule, precision=precision, sample=sample)
+        _new_version(directory)
+        os.rename(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return directory
+
+
+def _new_version(directory: str | Path) -> Path:
+    """The folder to write, if it is one that can be written."""
+    directory = Path(directory)
+    if not (directory.name.isascii() and directory.name.isdecimal()):
+        raise ValueError(
+            "directory: expected a path that ends in a version, a whole number as in "
+            f"EXPORT/1; got {directory}"
+        )
+    if directory.exists():
+        raise FileExistsError(f"directory: expected a new version; got {directory}, which exists")
+    return directory
+
+
+def _describe(model, copy, precision, *, image_size, traced) -> dict[str, Any]:
+    size = image_size if isinstance(image_size, str) else "{}x{}".format(*image_size)
+    return {
+        "fcos_tf_version": __version__,
+        "tensorflow_version": tf.__version__,
+        "class_names": model.class_names,
+        "category_ids": category_ids_of(model),
+        "image_size": size,
+        **{name: getattr(copy, name) for name in _THRESHOLDS},
+        "strides": copy.strides,
+        "precision": precision,
+        "folded_batch_norms": len(batch_norms(model)) - len(batch_norms(copy)),
+        "other_batch_norms": len(batch_norms(copy)),
+        "model": {"class": type(model).__name__, "config": model.get_config()},
+        "signatures": signatures.describe(traced),
+    }
+
+
+def _write(folder: Path, traced: dict[str, Any], description: dict[str, Any]) -> None:
+    module = tf.Module()
+    captured = {id(v): v for function in traced.values() for v in function.variables}
+    module.weights = list(captured.values())
+    ids = description["category_ids"]
+    names = description["class_names"] or map(str, ids)
+    classes = {str(key): name for key, name in zip(ids, names, strict=True)}
+    with tempfile.TemporaryDirectory() as sources:
+        for attribute, file, content in (
+            ("description", DESCRIPTION_FILE, description),
+            ("classes", CLASSES_FILE, classes),
+        ):
+            source = Path(sources) / file
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            source.write_text(text + "\n", encoding="utf-8")
+            setattr(module, attribute, tf.saved_model.Asset(str(source)))
+        tf.saved_model.save(module, str(folder), signatures=traced)

@@ -1,0 +1,216 @@
+"""The signatures of an exported detector: graphs of stock TensorFlow ops around its network.
+
+    serving_default        image_bytes -> detections in pixels of each original image
+    serving_with_options   the same with a score threshold and a most number for each image
+    detect_images          uint8 images of one size -> the same
+    prepare_image          image_bytes -> images, image_sizes, original_sizes
+    raw_outputs            images, image_sizes -> class_logits, ltrb, centerness_logits
+
+Every input and output has the images as its first axis, as TensorFlow Serving's batching needs.
+
+B images, D detections, N points, C classes. h, w: the size of an image on disk. H, W: of a canvas.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from fcos_tf.data.image_size import ImageSize
+from fcos_tf.export import images as graph_images
+from fcos_tf.models.detector import Detector, category_ids_of
+
+SERVING_DEFAULT = "serving_default"
+SERVING_WITH_OPTIONS = "serving_with_options"
+DETECT_IMAGES = "detect_images"
+PREPARE_IMAGE = "prepare_image"
+RAW_OUTPUTS = "raw_outputs"
+
+_IMAGE_BYTES = tf.TensorSpec([None], tf.string, name="image_bytes")
+
+# What the description says of every input and output.
+MEANINGS = {
+    "image_bytes": f"[B], contents of image files: {graph_images.FORMATS}",
+    "score_threshold": "[B], in place of the model's",
+    "max_detections": "[B], most detections of each image; no more than the model's",
+    "boxes": "[B, D, 4], (x1, y1, x2, y2) in pixels of the original image; padding 0",
+    "scores": "[B, D], descending; padding 0",
+    "labels": "[B, D], category ids; padding -1",
+    "num_detections": "[B]",
+    "original_sizes": "[B, 2], (height, width) of the original images",
+    "image_sizes": "[B, 2], (height, width) of the resized images",
+    "class_logits": "[B, N, C]",
+    "ltrb": "[B, N, 4], distances from the points to the sides of their boxes, in strides",
+    "centerness_logits": "[B, N]",
+}
+_IMAGES_MEANINGS = {
+    DETECT_IMAGES: "[B, h, w, 3], RGB",
+    PREPARE_IMAGE: "[B, H, W, 3], RGB 0-255, resized, padded with zeros",
+    RAW_OUTPUTS: "[B, H, W, 3], RGB 0-255, resized, padded with zeros",
+}
+
+
+def make_signatures(model: Detector, rule: ImageSize) -> dict[str, Any]:
+    """Traces the signatures of a detector.
+
+    Args:
+        model: with the thresholds it is to have.
+        rule: to what size images are brought, without randomness.
+
+    Returns:
+        Name -> concrete function that gives a dict.
+    """
+    graph = _Graph(model, rule)
+    sides = rule.canvas or (None, None)
+    inputs = {
+        SERVING_DEFAULT: (graph.detect_files, [_IMAGE_BYTES]),
+        SERVING_WITH_OPTIONS: (
+            graph.detect_files,
+            [
+                _IMAGE_BYTES,
+                tf.TensorSpec([None], tf.float32, name="score_threshold"),
+                tf.TensorSpec([None], tf.int32, name="max_detections"),
+            ],
+        ),
+        DETECT_IMAGES: (
+            graph.detect_images,
+            [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")],
+        ),
+        PREPARE_IMAGE: (graph.prepare, [_IMAGE_BYTES]),
+        RAW_OUTPUTS: (
+            graph.predict,
+            [
+                tf.TensorSpec([None, *sides, 3], tf.float32, name="images"),
+                tf.TensorSpec([None, 2], tf.float32, name="image_sizes"),
+            ],
+        ),
+    }
+    return {name: _trace(function, specs) for name, (function, specs) in inputs.items()}
+
+
+def describe(signatures: dict[str, Any]) -> dict:
+    """Inputs and outputs of traced signatures, with dtypes and meanings, ready for JSON."""
+
+    def tell(name, tensors):
+        meanings = {**MEANINGS, "images": _IMAGES_MEANINGS.get(name)}
+        return {
+            key: {"dtype": tensor.dtype.name, "meaning": meanings[key]}
+            for key, tensor in tensors.items()
+        }
+
+    return {
+        name: {
+            "inputs": tell(name, function.structured_input_signature[1]),
+            "outputs": tell(name, function.structured_outputs),
+        }
+        for name, function in signatures.items()
+    }
+
+
+def _trace(function: Callable, specs: list[tf.TensorSpec]):
+    def with_keywords(**inputs):
+        return function(*(inputs[spec.name] for spec in specs))
+
+    # There is no Python control flow on tensors to convert.
+    traced = tf.function(with_keywords, autograph=False)
+    return traced.get_concrete_function(**{spec.name: spec for spec in specs})
+
+
+class _Graph:
+    """What the signatures are made of; the network is one function that all of them call."""
+
+    def __init__(self, model: Detector, rule: ImageSize):
+        self._model = model
+        self._rule = rule
+        self._ids = tf.constant([-1, *category_ids_of(model)], tf.int32)
+        sides = rule.canvas or (None, None)
+        self.predict = tf.function(
+            lambda images, image_sizes: model({"images": images, "image_sizes": image_sizes}),
+            input_signature=[
+                tf.TensorSpec([None, *sides, 3], tf.float32),
+                tf.TensorSpec([None, 2], tf.float32),
+            ],
+            autograph=False,
+        )
+
+    def detect_files(self, image_bytes, score_threshold=None, max_detections=None):
+        """Contents of files [B], and perhaps the options, float32 and int32 [B], to detections."""
+        prepared = self.prepare(image_bytes)
+        found = self._detect(**prepared, score_threshold=score_threshold)
+        return found if max_detections is None else _first(found, max_detections)
+
+    def detect_images(self, images):
+        """uint8 [B, h, w, 3] to detections."""
+        shape = tf.shape(images)
+        message = "images: expected at least one, with no side of 0"
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(shape > 0), [message])]):
+            shape = tf.identity(shape)
+        original_size = shape[None, 1:3]  # [1, 2]
+        size = graph_images.resized_sizes(original_size, self._rule)
+        canvas = graph_images.canvas_of(size, self._rule)
+        return self._detect(
+            graph_images.resize_and_pad(images, size[0], canvas),
+            tf.repeat(tf.cast(size, tf.float32), shape[0], axis=0),  # [B, 2]
+            tf.repeat(tf.cast(original_size, tf.float32), shape[0], axis=0),
+        )
+
+    def prepare(self, image_bytes):
+        """Contents of files [B] to images, image_sizes and original_sizes."""
+        pixels, original_sizes = graph_images.decode_batch(image_bytes)
+        image_sizes = graph_images.resized_sizes(original_sizes, self._rule)
+        canvas = graph_images.canvas_of(image_sizes, self._rule)
+
+        def finish(element):
+            one, size = element
+            image = tf.ensure_shape(tf.io.parse_tensor(one, tf.uint8), [None, None, 3])
+            return graph_images.resize_and_pad(image, size, canvas)
+
+        sides = self._rule.canvas or (None, None)
+        images = tf.map_fn(
+            finish,
+            (pixels, image_sizes),
+            fn_output_signature=tf.TensorSpec([*sides, 3], tf.float32),
+        )
+        return {
+            "images": images,
+            "image_sizes": tf.cast(image_sizes, tf.float32),
+            "original_sizes": tf.cast(original_sizes, tf.float32),
+        }
+
+    def _detect(self, images, image_sizes, original_sizes, score_threshold=None):
+        model, predictions = self._model, self.predict(images, image_sizes)
+        size = self._rule.canvas or tuple(tf.unstack(tf.shape(images)[1:3]))
+        exported = model.score_threshold
+        try:
+            if score_threshold is not None:  # against [B, N, C]
+                model.score_threshold = score_threshold[:, None, None]
+            found = model.decode(predictions, size, image_sizes)
+        finally:
+            model.score_threshold = exported
+        return {
+            **found,
+            "boxes": self._to_original(found, image_sizes, original_sizes),
+            "labels": tf.gather(self._ids, found["labels"] + 1),
+        }
+
+    def _to_original(self, found, image_sizes, original_sizes):
+        """Boxes [B, D, 4] in the original images, as `evaluation.frames` brings them there."""
+        original = tf.cast(original_sizes, tf.float64)
+        scale = tf.tile((original / tf.cast(image_sizes, tf.float64))[:, ::-1], [1, 2])
+        limit = tf.tile(original[:, ::-1], [1, 2])  # [B, 4]
+        last_pixel = [0, 0, 1, 1] if self._model.inclusive_pixels else [0, 0, 0, 0]
+        boxes = tf.cast(found["boxes"], tf.float64) * scale[:, None] + last_pixel
+        boxes = tf.clip_by_value(boxes, 0, limit[:, None])
+        is_padding = found["labels"][..., None] < 0
+        return tf.where(is_padding, 0.0, tf.cast(boxes, tf.float32))
+
+
+def _first(found, counts):
+    """The first `counts` [B] detections of each image; the others become padding."""
+    kept = tf.range(tf.shape(found["scores"])[1])[None] < counts[:, None]  # [B, D]
+    return {
+        "boxes": tf.where(kept[..., None], found["boxes"], 0.0),
+        "scores": tf.where(kept, found["scores"], 0.0),
+        "labels": tf.where(kept, found["labels"], -1),
+        "num_detections": tf.minimum(found["num_detections"], tf.maximum(counts, 0)),
+    }

@@ -1,0 +1,78 @@
+"""Warm-up requests, as TensorFlow Serving replays them when it loads a model.
+
+It reads `assets.extra/tf_serving_warmup_requests`, a TFRecord file of `PredictionLog` messages.
+Their classes come with the package tensorflow-serving-api; the few fields needed are written here
+by hand, with the numbers of tensorflow_serving/apis/{prediction_log,predict,model}.proto.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from fcos_tf.export.signatures import DETECT_IMAGES, SERVING_DEFAULT
+
+FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+_PREDICT_LOG = 6  # of PredictionLog
+_REQUEST = 1  # of PredictLog
+_MODEL_SPEC, _INPUTS = 1, 2  # of PredictRequest
+_NAME, _SIGNATURE_NAME = 1, 3  # of ModelSpec
+_KEY, _VALUE = 1, 2  # of an entry of a map
+_LENGTH_DELIMITED = 2  # the wire type of messages, strings and bytes
+# One landscape and one portrait image; resizing makes them as large as any others.
+_SIZES = ((48, 64), (64, 48))
+
+
+def write_warmup_requests(export_dir: Path, *, model_name: str) -> None:
+    """Writes requests of files and of pixels, each landscape and portrait.
+
+    Args:
+        export_dir: the folder of the SavedModel.
+        model_name: under which name it is served.
+    """
+    path = export_dir / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for size in _SIZES:
+            pixels = _picture(*size)
+            data = tf.io.encode_jpeg(pixels).numpy()
+            writer.write(predict_log(model_name, SERVING_DEFAULT, image_bytes=[data]))
+            writer.write(predict_log(model_name, DETECT_IMAGES, images=pixels[None]))
+
+
+def predict_log(
+    model_name: str, signature_name: str, **inputs: np.ndarray | Sequence[bytes]
+) -> bytes:
+    """A serialised `PredictionLog` that holds one `PredictRequest`.
+
+    Args:
+        model_name: of the `ModelSpec`.
+        signature_name: likewise.
+        **inputs: the tensors of the request.
+    """
+    spec = _field(_NAME, model_name.encode()) + _field(_SIGNATURE_NAME, signature_name.encode())
+    request = _field(_MODEL_SPEC, spec)
+    for name, value in inputs.items():
+        tensor = tf.make_tensor_proto(value).SerializeToString()
+        request += _field(_INPUTS, _field(_KEY, name.encode()) + _field(_VALUE, tensor))
+    return _field(_PREDICT_LOG, _field(_REQUEST, request))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; all but the last byte have the eighth bit set."""
+    digits = bytearray()
+    while value > 127:
+        digits.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*digits, value])
+
+
+def _picture(height: int, width: int) -> np.ndarray:
+    """uint8 [height, width, 3], grey from black to white."""
+    row = np.linspace(0, 255, width, dtype=np.uint8)
+    return np.broadcast_to(row[None, :, None], [height, width, 3]).copy()

@@ -1,0 +1,101 @@
+"""Requests to a server, and what to expect of it."""
+
+import base64
+import json
+import urllib.error
+import urllib.request
+
+import cv2
+import numpy as np
+
+from fcos_tf.data.prepare import prepare_batch
+from fcos_tf.evaluation.frames import boxes_to_original
+from fcos_tf.models.detector import category_ids_of
+from fcos_tf.tools.detect_backends import Found, Picture
+
+
+def picture(data):
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return Picture("photo.jpg", np.zeros([1, 1, 3], np.uint8) if pixels is None else pixels, data)
+
+
+def predicted(model, sources):
+    """What the Keras model finds in images of one batch, as `Found` with category ids."""
+    batch = prepare_batch(sources, model.image_size)
+    original_sizes = batch.pop("original_sizes")
+    found = model.predict(batch, verbose=0)
+    boxes = boxes_to_original(found["boxes"], batch["image_sizes"], original_sizes)
+    ids = np.array(category_ids_of(model))[found["labels"]]
+    return [
+        Found(boxes[i, :n], found["scores"][i, :n], ids[i, :n])
+        for i, n in enumerate(found["num_detections"])
+    ]
+
+
+def difference(found, expected):
+    """None where lists of `Found` are the same, or how they differ."""
+    for one, other in zip(found, expected, strict=True):
+        if len(one.scores) != len(other.scores):
+            return f"{len(one.scores)} detections, expected {len(other.scores)}"
+        boxes, scores = np.abs(one.boxes - other.boxes), np.abs(one.scores - other.scores)
+        if (boxes > 0.01).any() or (scores > 1e-5).any() or (one.labels != other.labels).any():
+            return f"boxes differ by {boxes.max()}, scores by {scores.max()}"
+    return None
+
+
+def found_in(rows):
+    """`Found` of the rows that a server answers."""
+    return [
+        Found(
+            *(
+                np.array(row[name])[: row["num_detections"]]
+                for name in ("boxes", "scores", "labels")
+            )
+        )
+        for row in rows
+    ]
+
+
+def rows_of(columns):
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def ask(url, body=None):
+    """The status and the object that come back; `body`: bytes, an object, or None to GET."""
+    data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=120) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def b64(data):
+    return {"b64": base64.b64encode(data).decode()}
+
+
+# What stands after the address, what is sent, and what comes back.
+REFUSED = [
+    ("/versions/4", None, 404, "Could not find version 4 of model tiny"),
+    ("/versions/4:predict", {}, 404, r"Servable not found for request: Specific\(tiny, 4\)"),
+    ("y", None, 404, "Could not find any versions of model tinyy"),
+    ("y:predict", {}, 404, r"Servable not found for request: Latest\(tinyy\)"),
+    ("y/metadata", None, 404, r"Servable not found for request: Latest\(tinyy\)"),
+    (":classify", {}, 400, "Malformed request: POST /v1/models/tiny:classify"),
+    (":predict", None, 400, "Malformed request: GET /v1/models/tiny:predict"),
+    (":predict", b"", 400, "JSON Parse error"),
+    (":predict", b"[" * 100_000, 400, "JSON Parse error"),
+    (":predict", [], 400, "Is not object"),
+    (":predict", {"instances": [], "inputs": []}, 400, "only one of 'inputs' or 'instances'"),
+    (":predict", {}, 400, "Missing 'inputs' or 'instances' key"),
+    (":predict", {"instances": []}, 400, "'instances' to be an list/array"),
+    (":predict", {"signature_name": "x", "inputs": 1}, 400, '"x" not found in signature def'),
+    (":predict", {"instances": [{"image": "x"}]}, 400, "keys must be equal to: image_bytes"),
+    (":predict", {"instances": [{"b64": "%"}]}, 400, "image_bytes: Unable to base64 decode"),
+    (":predict", {"instances": [1.5]}, 400, "JSON Value: 1.5 is not of expected type: string"),
+    (":predict", {"instances": [["x"], ["y", "z"]]}, 400, "list at unexpected size: 2 expected"),
+    (":predict", {"instances": [["x"], ["y"]]}, 400, r"expected shape \(None,\), got \[2, 1\]"),
+    (":predict", {"inputs": {"images": []}}, 400, "Missing named input: image_bytes"),
+    (":predict", {"signature_name": "detect_images", "inputs": [[[[256, 0, 0]]]]}, 400, "256"),
+    (":predict", {"instances": [b64(b"no image")]}, 400, r"image_bytes\[0\]: expected JPEG, PNG"),
+]

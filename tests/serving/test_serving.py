@@ -1,0 +1,170 @@
+"""An exported detector behind a server, asked by the client of `tools/detect.py` and by hand."""
+
+import json
+import re
+import socket
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_image
+
+from fcos_tf.data.example import ImageError
+from fcos_tf.tools.detect_backends import Found
+from fcos_tf.tools.detect_server import ServerBackend
+from tests.serving.asking import (
+    REFUSED,
+    ask,
+    b64,
+    difference,
+    found_in,
+    picture,
+    predicted,
+    rows_of,
+)
+from tests.tools.detect_stubs import run
+
+
+def test_status_and_metadata(address):
+    status = {"error_code": "OK", "error_message": ""}
+    versions = [{"version": "3", "state": "AVAILABLE", "status": status}]
+    for url in (address, f"{address}/versions/3"):
+        assert ask(url) == (200, {"model_version_status": versions})
+    code, told = ask(f"{address}/metadata")
+    assert code == 200
+    assert told["model_spec"] == {"name": "tiny", "signature_name": "", "version": "3"}
+    signature = told["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    assert signature["method_name"] == "tensorflow/serving/predict"
+    (key,) = signature["inputs"]
+    # The API takes {"b64": ...} for names with this ending.
+    assert key.endswith("_bytes")
+    assert signature["inputs"][key]["dtype"] == "DT_STRING"
+    assert [d["size"] for d in signature["inputs"][key]["tensor_shape"]["dim"]] == ["-1"]
+    outputs = {key: value["dtype"] for key, value in signature["outputs"].items()}
+    assert outputs == {
+        "boxes": "DT_FLOAT",
+        "scores": "DT_FLOAT",
+        "labels": "DT_INT32",
+        "num_detections": "DT_INT32",
+    }
+
+
+def test_one_by_one_like_predict(model, address, photos):
+    client = ServerBackend(address)
+    for data in photos:
+        expected = predicted(model, [data])
+        assert len(expected[0].scores) > 3 and len(set(expected[0].labels)) > 1
+        assert difference(client.detect([picture(data)]), expected) is None
+
+
+def test_a_batch_like_predict_on_that_batch(model, address, photos):
+    found = ServerBackend(f"{address}/versions/3").detect([picture(data) for data in photos])
+    assert difference(found, predicted(model, photos)) is None
+
+
+def test_forms_of_requests(model, address, photos):
+    expected = predicted(model, photos[:2])
+    values = [b64(data) for data in photos[:2]]
+    for rows in (values, [{"image_bytes": value} for value in values]):
+        code, answer = ask(f"{address}:predict", {"instances": rows})
+        assert code == 200
+        assert difference(found_in(answer["predictions"]), expected) is None
+    for columns in (values, {"image_bytes": values}):
+        code, answer = ask(f"{address}:predict", {"inputs": columns})
+        assert code == 200
+        assert difference(found_in(rows_of(answer["outputs"])), expected) is None
+
+
+def test_options_of_each_image(model, address, photos):
+    expected = predicted(model, photos[:2])
+    rows = [
+        {"image_bytes": b64(photos[0]), "score_threshold": 0.05, "max_detections": 2},
+        # No probability is larger.
+        {"image_bytes": b64(photos[1]), "score_threshold": 1.0, "max_detections": 20},
+    ]
+    request = {"signature_name": "serving_with_options", "instances": rows}
+    code, answer = ask(f"{address}:predict", request)
+    assert code == 200, answer
+    first, second = found_in(answer["predictions"])
+    assert difference([first], [expected[0].rows(slice(2))]) is None
+    assert len(second.scores) == 0
+
+
+def test_pixels_like_predict(model, address):
+    pixels = load_sample_image("flower.jpg")[100:140, 200:260]
+    request = {"signature_name": "detect_images", "inputs": pixels[None].tolist()}
+    code, answer = ask(f"{address}:predict", request)
+    assert code == 200
+    found = found_in(rows_of(answer["outputs"]))
+    assert difference(found, predicted(model, [pixels])) is None
+
+
+@pytest.mark.parametrize("suffix, body, status, message", REFUSED)
+def test_what_is_refused(address, suffix, body, status, message):
+    code, answer = ask(f"{address}{suffix}", body)
+    assert (code, list(answer)) == (status, ["error"])
+    assert re.search(message, answer["error"]), answer
+
+
+def test_a_broken_image_is_an_error_of_its_request_alone(model, address, photos):
+    client = ServerBackend(address)
+    with pytest.raises(ImageError, match=r"^photo.jpg: .+"):
+        client.detect([picture(photos[2][:2000])])
+    with pytest.raises(ImageError, match=r"^one of 2 images: .+"):
+        client.detect([picture(photos[0]), picture(photos[2][:2000])])
+    assert difference(client.detect([picture(photos[0])]), predicted(model, photos[:1])) is None
+
+
+def test_clients_that_go_away(model, address, photos):
+    host, port = urlsplit(address).netloc.split(":")
+    head = b"POST /v1/models/tiny:predict HTTP/1.1\r\nContent-Length: 1000\r\n\r\n"
+    for said in (b"", b"GET", b"\x00\xff\r\n\r\n", head, head + b'{"inst'):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(said)
+    found = ServerBackend(address).detect([picture(photos[0])])
+    assert difference(found, predicted(model, photos[:1])) is None
+
+
+def test_the_tool(model, address, export, photos, tmp_path, capsys):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for i, data in enumerate(photos):
+        (folder / f"{i}.jpg").write_bytes(data)
+    # Its pixels can be shown, and the server has the last word on whether it is broken.
+    (folder / "broken.jpg").write_bytes(photos[2][:-1000])
+    description = export / "3" / "assets" / "description.json"
+    code, _, err = run(
+        capsys,
+        f"--server={address}",
+        f"--description={description}",
+        f"--input={folder}",
+        f"--output_dir={out}",
+        "--batch_size=1",
+    )
+    assert code == 0, err
+    assert "broken.jpg" in err
+    records = json.loads((out / "detections.json").read_text())
+    for i, data in enumerate(photos):
+        (expected,) = predicted(model, [data])
+        mine = [record for record in records if record["file_name"] == str(folder / f"{i}.jpg")]
+        x, y, width, height = np.array([record["bbox"] for record in mine]).T
+        found = Found(
+            np.stack([x, y, x + width, y + height], axis=1),
+            np.array([record["score"] for record in mine]),
+            np.array([record["category_id"] for record in mine]),
+        )
+        assert difference([found], [expected]) is None
+    assert len({record["file_name"] for record in records}) == len(photos)
+
+
+@pytest.mark.slow
+def test_real_photos_like_predict(model, address, shared_data):
+    """50 photos of COCO, one by one and all at once."""
+    files = sorted((shared_data / "coco" / "val2017").glob("*.jpg"))[:50]
+    photos = [file.read_bytes() for file in files]
+    assert len(photos) == 50
+    client = ServerBackend(address)
+    for data in photos:
+        assert difference(client.detect([picture(data)]), predicted(model, [data])) is None
+    found = client.detect([picture(data) for data in photos])
+    assert difference(found, predicted(model, photos)) is None

@@ -1,0 +1,275 @@
+"""The tool that detects, on a SavedModel and on a server."""
+
+import base64
+import io
+import json
+from concurrent import futures
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from fcos_tf.data.example import ImageError
+from fcos_tf.tools.detect_backends import (
+    Classes,
+    Picture,
+    SavedModelBackend,
+    newest_version,
+    portable_bytes,
+)
+from fcos_tf.tools.detect_server import ServerBackend
+from tests.tools.detect_stubs import (
+    CLASSES,
+    Stub,
+    detect_with,
+    flat,
+    make_video,
+    read_records,
+    run,
+    save_stub,
+    serve,
+)
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    return save_stub(tmp_path_factory.mktemp("export"))
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two images of different sizes, one the model refuses, and one TensorFlow cannot decode."""
+    for name, value, size in (
+        ("a.png", 51, (40, 60)), ("b.png", 102, (30, 20)), ("c.png", 13, (8, 8)),
+        ("d.tiff", 204, (10, 20)),
+    ):  # fmt: skip
+        flat(tmp_path / "in" / name, value, *size)
+    return tmp_path / "in"
+
+
+def answer_like(backend):
+    """What TensorFlow Serving would answer with this model behind it."""
+
+    def answer(path, body):
+        if path != "/v1/models/stub:predict":
+            return 404, {"error": "Servable not found"}
+        assert body["signature_name"] == "serving_default"
+        pictures = []
+        for instance in body["instances"]:
+            data = base64.b64decode(instance["b64"])
+            pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            pictures.append(Picture("an image", pixels, data))
+        try:
+            found = backend.detect(pictures)
+        except ImageError as error:
+            return 400, {"error": str(error)}
+        rows = [
+            {
+                "boxes": [*one.boxes.tolist(), [0.0] * 4],  # padded, as the signature does
+                "scores": [*one.scores.tolist(), 0.0],
+                "labels": [*(CLASSES.category_ids[label] for label in one.labels), -1],
+                "num_detections": len(one.labels),
+            }
+            for one in found
+        ]
+        return 200, {"predictions": rows}
+
+    return answer
+
+
+def comparable(folder):
+    return [(*record[:4], pytest.approx(record[4], rel=1e-6)) for record in read_records(folder)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_all_backends_write_the_same(export, images, tmp_path, batch_size):
+    options = {"batch_size": batch_size}
+    stub, line = detect_with(Stub(), images, tmp_path / "stub", **options)
+    assert line.startswith("3 images, 6 detections")
+    saved, _ = detect_with(SavedModelBackend(export), images, tmp_path / "saved", **options)
+    with serve(answer_like(Stub())) as (address, requests):
+        server = ServerBackend(f"{address}/v1/models/stub", CLASSES)
+        served, _ = detect_with(server, images, tmp_path / "served", **options)
+    expected = comparable(tmp_path / "stub")
+    # Grey levels 51, 102 and 204 of 255.
+    assert [record[4] for record in expected] == pytest.approx([0.2, 0.01, 0.4, 0.01, 0.8, 0.01])
+    assert read_records(tmp_path / "saved") == expected
+    assert read_records(tmp_path / "served") == expected
+    for name in ("a.png", "d.png"):
+        drawn = [np.asarray(Image.open(tmp_path / n / name)) for n in ("stub", "saved", "served")]
+        np.testing.assert_array_equal(drawn[1], drawn[0])
+        np.testing.assert_array_equal(drawn[2], drawn[0])
+    (fault,) = stub.faults
+    assert fault.endswith("c.png: refused")
+    for detection in (saved, served):
+        (fault,) = detection.faults
+        assert "c.png: " in fault and "refused" in fault
+    # What TensorFlow can decode travels as it is.
+    sent = [instance["b64"] for _, body in requests for instance in body["instances"]]
+    assert base64.b64encode((images / "a.png").read_bytes()).decode() in sent
+
+
+def test_pixels_travel_as_png():
+    pixels = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    for data in (None, b"II*\0 a TIFF file", b"RIFF1234WEBP"):
+        sent = portable_bytes(Picture("a", pixels, data))
+        image = Image.open(io.BytesIO(sent))
+        assert image.format == "PNG" and np.array_equal(image, pixels)
+    assert portable_bytes(Picture("a", pixels, b"\xff\xd8\xff...")) == b"\xff\xd8\xff..."
+
+
+def test_frames_of_a_video(export, tmp_path):
+    video = make_video(tmp_path / "clip.mp4", (51, 102, 204))
+    texts = []
+    detect_with(Stub(), video, tmp_path / "stub", batch_size=2)
+    detect_with(SavedModelBackend(export), video, tmp_path / "saved", batch_size=2)
+    with serve(answer_like(Stub())) as (address, _):
+        server = ServerBackend(f"{address}/v1/models/stub", CLASSES)
+        detect_with(server, video, tmp_path / "served", batch_size=2)
+    for name in ("stub", "saved", "served"):
+        lines = (tmp_path / name / "detections.jsonl").read_text().splitlines()
+        found = [json.loads(line)["detections"] for line in lines]
+        texts.append(
+            [[(d["category_id"], d["bbox"], round(d["score"], 5)) for d in f] for f in found]
+        )
+    assert len(texts[0]) == 3 and texts[1] == texts[0] and texts[2] == texts[0]
+
+
+def test_the_tool_takes_an_export_and_a_server(export, images, tmp_path, capsys):
+    arguments = [f"--input={images}/a.png,{images}/b.png", "--classes=cat,帽子"]
+    code, _, error = run(
+        capsys, f"--saved_model={export}", *arguments, f"--output_dir={tmp_path / 'saved'}"
+    )
+    assert (code, error) == (0, "")
+    with serve(answer_like(Stub())) as (address, _):
+        url = f"--server={address}/v1/models/stub"
+        description = f"--description={export}/1/assets/description.json"
+        code, _, error = run(
+            capsys, url, description, *arguments, f"--output_dir={tmp_path / 'served'}"
+        )
+        assert (code, error) == (0, "")
+        assert read_records(tmp_path / "saved") == read_records(tmp_path / "served")
+        assert [record[2] for record in read_records(tmp_path / "served")] == [90, 90]
+        # Without a description classes go by their ids.
+        arguments[1] = "--classes=3"
+        code, _, _ = run(capsys, url, *arguments, f"--output_dir={tmp_path / 'ids'}")
+        assert code == 0 and [record[2] for record in read_records(tmp_path / "ids")] == [3, 3]
+        code, _, error = run(capsys, url, arguments[0], "--classes=dog", "--output_dir=x")
+        assert code == 1 and "--classes: expected category ids; got dog" in error
+
+
+def test_versions(export, tmp_path):
+    assert newest_version(export) == newest_version(export / "1") == export / "1"
+    for version in ("2", "10"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "saved_model.pb").write_bytes(b"")
+    (tmp_path / "11").mkdir()  # not yet complete
+    assert newest_version(tmp_path) == tmp_path / "10"
+    with pytest.raises(ValueError, match=r"--saved_model: cannot load \S+10: "):
+        SavedModelBackend(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no saved_model\.pb in \S+11 or a version in it"):
+        newest_version(tmp_path / "11")
+    with pytest.raises(FileNotFoundError, match=r"no folder \S+12"):
+        newest_version(tmp_path / "12")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("no json", "expected JSON with class_names and category_ids, got JSONDecodeError"),
+        ("[]", "expected JSON with class_names and category_ids, got TypeError"),
+        ('{"class_names": ["a"]}', r"got KeyError\('category_ids'\)"),
+        ('{"class_names": ["a"], "category_ids": [1, 2]}', "for each of 1 class names, got 2"),
+    ],
+)
+def test_descriptions_that_are_none(tmp_path, text, message):
+    (tmp_path / "d.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"d\.json: .*{message}"):
+        Classes.from_description(tmp_path / "d.json")
+
+
+def test_a_model_without_names(tmp_path):
+    (tmp_path / "d.json").write_text('{"class_names": null, "category_ids": [4, 6]}')
+    classes = Classes.from_description(tmp_path / "d.json")
+    assert classes == Classes(None, (4, 6))
+    assert classes.select(["6"]).tolist() == [1]
+    assert classes.labels_of(np.array([6, 4, 6])).tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match=r"category id 5, which its description\.json does not"):
+        classes.labels_of(np.array([4, 5]))
+
+
+@pytest.mark.parametrize(
+    "status, body, error, message",
+    [
+        (404, {"error": "Servable not found"}, OSError, "/v1/models/m:predict answers 404: Serva"),
+        (503, b"<html>busy</html>", OSError, "answers 503: <html>busy"),
+        (400, {"error": "cannot decode"}, ImageError, "^a.png: cannot decode$"),
+        (200, b"no json", ValueError, "does not answer as an exported detector"),
+        (200, {"predictions": []}, ValueError, "does not answer as an exported detector"),
+        (200, {"predictions": [[1.0, 2.0]]}, ValueError, "does not answer as an exported detector"),
+        (200, {"predictions": [{"x": 1}]}, ValueError, "gave x; expected boxes, scores, labels"),
+    ],
+)
+def test_what_a_server_may_answer(status, body, error, message):
+    picture = Picture("a.png", np.zeros([4, 4, 3], np.uint8))
+    with (
+        serve(lambda path, sent: (status, body)) as (address, _),
+        pytest.raises(error, match=message),
+    ):
+        ServerBackend(f"{address}/v1/models/m").detect([picture])
+
+
+def test_addresses():
+    picture = Picture("a.png", np.zeros([4, 4, 3], np.uint8))
+    with serve(lambda path, sent: (200, {})) as (address, _):
+        pass
+    with pytest.raises(OSError, match=r"--server: cannot reach http://127\S+:predict: .*refused"):
+        ServerBackend(f"{address}/v1/models/m").detect([picture])
+    for address in ("localhost:8501", "http://host:8501", "http://host/v1/models/", "grpc://host"):
+        with pytest.raises(ValueError, match=f"--server: expected http://host.* got {address}"):
+            ServerBackend(address)
+
+
+def test_grpc_without_its_package(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorflow_serving.apis", None)
+    with pytest.raises(ValueError, match="grpc:// needs the package tensorflow-serving-api"):
+        ServerBackend("grpc://host:8500/m")
+
+
+def test_grpc(export, images, tmp_path):
+    """Against a service of the real protocol, if its package is there."""
+    service = pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc")
+    import grpc
+    from tensorflow_serving.apis import predict_pb2
+
+    signatures = tf.saved_model.load(export / "1").signatures
+
+    class Service(service.PredictionServiceServicer):
+        def Predict(self, request, context):  # noqa: N802
+            assert request.model_spec.name == "stub"
+            inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+            inputs = {name: tf.constant(value) for name, value in inputs.items()}
+            try:
+                found = signatures[request.model_spec.signature_name](**inputs)
+            except tf.errors.InvalidArgumentError as error:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
+            answer = predict_pb2.PredictResponse()
+            for name, value in found.items():
+                answer.outputs[name].CopyFrom(tf.make_tensor_proto(value.numpy()))
+            return answer
+
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    service.add_PredictionServiceServicer_to_server(Service(), server)
+    address = f"grpc://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}/stub"
+    server.start()
+    try:
+        detection, _ = detect_with(ServerBackend(address, CLASSES), images, tmp_path / "served")
+    finally:
+        server.stop(None).wait()
+    detect_with(SavedModelBackend(export), images, tmp_path / "saved")
+    assert read_records(tmp_path / "served") == read_records(tmp_path / "saved")
+    (fault,) = detection.faults
+    assert "c.png: " in fault and "refused" in fault
+    with pytest.raises(OSError, match=r"--server: grpc://127\S+/stub: UNAVAILABLE: "):
+        ServerBackend(address).detect([Picture("a", np.zeros([4, 4, 3], np.uint8))])

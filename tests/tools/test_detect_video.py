@@ -1,0 +1,157 @@
+"""The tool that detects, on videos and cameras."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from fcos_tf.tools.detect_inputs import VIDEO, Input
+from fcos_tf.tools.detect_video import VideoReader
+from fcos_tf.visualization import class_colour
+from tests.tools.detect_stubs import Stub, detect_with, flat, make_video
+
+LEVELS = (200, 220, 160, 240, 180)
+
+
+def read_lines(folder):
+    return [json.loads(line) for line in (folder / "detections.jsonl").read_text().splitlines()]
+
+
+def read_video(path):
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while (frame := capture.read()[1]) is not None:
+        frames.append(frame[..., ::-1].astype(int))
+    return capture.get(cv2.CAP_PROP_FPS), frames
+
+
+def test_a_line_and_a_drawn_frame_for_every_frame(tmp_path):
+    video = make_video(tmp_path / "clip.mp4", LEVELS)
+    stub = Stub()
+    _, line = detect_with(stub, video, tmp_path / "out", batch_size=2)
+    assert line == f"5 frames, 10 detections; files in {tmp_path / 'out'}"
+    assert list(map(len, stub.batches)) == [2, 2, 1]
+    lines = read_lines(tmp_path / "out")
+    assert [entry["frame"] for entry in lines] == [0, 1, 2, 3, 4]
+    assert [entry["time"] for entry in lines] == [0.0, 0.08, 0.16, 0.24, 0.32]  # 1 / 12.5
+    assert {entry["file_name"] for entry in lines} == {str(video)}
+    for entry, level in zip(lines, LEVELS, strict=True):
+        dog, cat = entry["detections"]
+        assert dog["bbox"] == [0, 0, 160, 240] and dog["category_id"] == 3
+        assert dog["score"] == pytest.approx(level / 255, abs=0.02)  # as well as mp4v keeps it
+        assert cat == {"category_id": 90, "bbox": [160, 0, 160, 240], "score": 0.01}
+    rate, frames = read_video(tmp_path / "out" / "clip.mp4")
+    assert rate == 12.5 and len(frames) == 5
+    for frame, level in zip(frames, LEVELS, strict=True):
+        assert frame.shape == (240, 320, 3)
+        assert np.abs(frame[120, 300] - level).max() < 12
+        # The dog's frame is two pixels wide; lossy colours at half the resolution stay its own.
+        assert np.abs(frame[120, 158:160].mean(axis=0) - class_colour(1)).max() < 80
+        assert frame[120, 159, 2] > frame[120, 159, 0] + 60
+    assert not (tmp_path / "out" / "detections.json").exists()
+
+
+def test_the_first_frames_only_and_small_ones_enlarged(tmp_path):
+    video = make_video(tmp_path / "clip.avi", LEVELS, rate=30, size=(160, 96))
+    detect_with(Stub(), video, tmp_path / "out", max_frames=3)
+    assert len(read_lines(tmp_path / "out")) == 3
+    rate, frames = read_video(tmp_path / "out" / "clip.mp4")
+    assert rate == 30 and len(frames) == 3 and frames[0].shape == (192, 320, 3)
+
+
+def test_frames_come_as_rgb(tmp_path):
+    video = make_video(tmp_path / "clip.mp4", [(20, 60, 200)])  # BGR
+    (frame,) = VideoReader(Input(VIDEO, video))
+    assert np.abs(frame[120, 160].astype(int) - (200, 60, 20)).max() < 12
+
+
+def test_images_and_videos_together(tmp_path):
+    flat(tmp_path / "in" / "a.png", 100)
+    make_video(tmp_path / "in" / "b.mp4", LEVELS[:2])
+    (tmp_path / "in" / "c.mp4").write_bytes(b"no video")
+    detection, line = detect_with(Stub(), tmp_path / "in", tmp_path / "out")
+    assert line.startswith("1 images, 2 frames, 6 detections; ")
+    assert detection.faults == [f"cannot open {tmp_path / 'in' / 'c.mp4'} as a video"]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"a.png", "b.mp4", "detections.json", "detections.jsonl"}
+
+
+def test_a_video_that_breaks_off_is_named(tmp_path, monkeypatch):
+    video = make_video(tmp_path / "clip.mp4", LEVELS)
+    whole = cv2.VideoCapture
+
+    class BrokenOff:
+        def __init__(self, path):
+            self._capture, self._left = whole(path), 2
+            self.get, self.isOpened = self._capture.get, self._capture.isOpened
+            self.release = self._capture.release
+
+        def read(self):
+            self._left -= 1
+            return self._capture.read() if self._left >= 0 else (False, None)
+
+    monkeypatch.setattr(cv2, "VideoCapture", BrokenOff)
+    detection, _ = detect_with(Stub(), video, tmp_path / "out")
+    assert detection.faults == [f"{video}: only 2 of 5 frames can be read"]
+    assert len(read_lines(tmp_path / "out")) == 2
+
+
+def test_without_the_codec_the_error_says_so(tmp_path, monkeypatch):
+    video = make_video(tmp_path / "clip.mp4", LEVELS)
+
+    class Closed:
+        def __init__(self, *arguments):
+            pass
+
+        def isOpened(self):  # noqa: N802
+            return False
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(cv2, "VideoWriter", Closed)
+    message = r"cannot write \S+clip\.mp4: expected an OpenCV with the codec mp4v"
+    with pytest.raises(OSError, match=message):
+        detect_with(Stub(), video, tmp_path / "out")
+
+
+class Camera:
+    """A camera of grey frames that says nothing of its rate."""
+
+    def __init__(self, number):
+        assert number == 2
+        self._left = 3
+
+    def isOpened(self):  # noqa: N802
+        return True
+
+    def get(self, what):
+        return -1.0 if what == cv2.CAP_PROP_FRAME_COUNT else 0.0
+
+    def read(self):
+        self._left -= 1
+        if self._left < 0:
+            raise KeyboardInterrupt
+        return True, np.full([240, 320, 3], 204, np.uint8)
+
+    def release(self):
+        pass
+
+
+def test_a_camera_until_it_is_interrupted(tmp_path, monkeypatch):
+    written = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    _, line = detect_with(Stub(), "2", tmp_path / "out")
+    assert line.startswith("3 frames, 6 detections; ")
+    lines = read_lines(tmp_path / "out")
+    assert [entry["time"] for entry in lines] == [0.0, 0.04, 0.08]  # 25 a second, for want of one
+    assert {entry["file_name"] for entry in lines} == {"camera 2"}
+    monkeypatch.setattr(cv2, "VideoCapture", written)
+    rate, frames = read_video(tmp_path / "out" / "camera_2.mp4")
+    assert rate == 25 and len(frames) == 3
+
+
+def test_no_such_camera(tmp_path):
+    with pytest.raises(OSError, match=r"^cannot open camera 7$"):
+        detect_with(Stub(), "7", tmp_path / "out")

@@ -1,0 +1,92 @@
+"""Videos and cameras for `tools/detect.py`, through OpenCV."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fcos_tf.data.example import ImageError
+from fcos_tf.tools.detect_inputs import CAMERA, Input
+
+_CODEC = "mp4v"  # MPEG-4 part 2: in every build of OpenCV that writes videos
+_UNKNOWN_RATE = 25.0
+
+
+class VideoReader:
+    """Reads the frames of a video file or of a camera; a context manager.
+
+    Attributes:
+        rate: frames per second.
+        num_frames: what the file says of itself; None: a camera.
+
+    Raises:
+        ImageError: it cannot be opened.
+    """
+
+    def __init__(self, item: Input):
+        # OpenCV and FFmpeg would write a page about a file they cannot open.
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        is_camera = item.kind == CAMERA
+        self._capture = cv2.VideoCapture(int(str(item.path)) if is_camera else str(item.path))
+        if not self._capture.isOpened():
+            what = f"camera {item.path}" if is_camera else f"{item.path} as a video"
+            raise ImageError(f"cannot open {what}")
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.rate = rate if math.isfinite(rate) and rate > 0 else _UNKNOWN_RATE
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.num_frames = None if is_camera or count <= 0 else count
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Frames, uint8 [h, w, 3] RGB."""
+        while True:
+            is_there, frame = self._capture.read()
+            if not is_there:
+                return
+            yield np.ascontiguousarray(frame[..., ::-1])
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._capture.release()
+
+
+class VideoWriter:
+    """Writes frames of one size to an .mp4 file; a context manager.
+
+    Args:
+        path: the file, made when the first frame comes.
+        rate: frames per second.
+    """
+
+    def __init__(self, path: Path, rate: float):
+        self._path, self._rate = path, rate
+        self._writer: cv2.VideoWriter | None = None
+
+    def write(self, pixels: np.ndarray) -> None:
+        """Writes a frame, uint8 [h, w, 3] RGB.
+
+        Raises:
+            OSError: the file cannot be written, or OpenCV lacks the codec.
+        """
+        if self._writer is None:
+            size = pixels.shape[1], pixels.shape[0]
+            codec = cv2.VideoWriter_fourcc(*_CODEC)
+            self._writer = cv2.VideoWriter(str(self._path), codec, self._rate, size)
+            if not self._writer.isOpened():
+                raise OSError(
+                    f"cannot write {self._path}: expected an OpenCV with the codec {_CODEC} and a "
+                    "folder that can be written to"
+                )
+        self._writer.write(np.ascontiguousarray(pixels[..., ::-1]))
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._writer is not None:
+            self._writer.release()
