@@ -63,9 +63,9 @@ def random_predictions(rng, num_images, size, kind="dense"):
     ltrb = rng.gamma(2.0, 1.5, (num_images, count // 3 + 1, 4)).repeat(3, axis=1)[:, :count]
     ltrb = np.maximum(ltrb + rng.normal(0, 0.4, ltrb.shape), 0)  # some are exactly 0
     if kind == "sparse":
-        logits[:, rng.uniform(size=count) > 30 / count] = -20
+        logits[:, rng.uniform(size=count) > 16 / count] = -20
     if kind == "crowded":
-        ltrb[:, rng.uniform(size=count) > 0.02] = 1000
+        ltrb[:, rng.uniform(size=count) > 30 / count] = 1000
     return {
         "class_logits": logits.astype(np.float32),
         "ltrb": ltrb.astype(np.float32),

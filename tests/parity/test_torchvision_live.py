@@ -57,7 +57,9 @@ def test_detections_of_real_photos(model, peer, tmp_path, shared_data, files):
         tensor, size = peer.transform(photo)
         assert tuple(targets["image_sizes"][0].numpy()) == size
         difference = np.asarray(model.preprocess(image, targets["image_sizes"])) - tensor
-        assert np.abs(difference).max() < 1e-4  # of values up to 2.6
+        # PyTorch rounds a place between two pixels to a float32, 3e-5 at pixel 400 and later;
+        # from black to white that is 3e-5 * 255 / 57 = 1.3e-4.
+        assert np.abs(difference).max() < 4e-4
         found = model.decode(predict(model, tensor), tensor.shape[1:3], np.float32([size]))
         same_tensors.append((file, in_photo(found, photo.shape[:2], size), theirs))
         found = model.detect(image, targets["image_sizes"])
