@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from fcos_tf.data.example import ImageError
 from fcos_tf.data.image_size import ImageSize
 from fcos_tf.data.images import decode_image, read_bytes
 from fcos_tf.data.prepare import prepare_batch
@@ -25,6 +26,25 @@ BOXES, SCORES = 0.01, 1e-5  # pixels, and probabilities
 PREDICTIONS = {"float32": 1e-4, "bfloat16": 0.3, "float16": 0.05}
 
 
+def read_sample(sample: str | Path | bytes | None) -> bytes:
+    """The image file that an export is checked on.
+
+    Args:
+        sample: a path or the bytes of a file; None: a photo that comes with scikit-learn.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    if sample is None:
+        sample = resources.files("sklearn.datasets").joinpath("images/china.jpg")
+    try:
+        data = sample if isinstance(sample, bytes) else read_bytes(str(sample))
+        decode_image(data, "from bytes" if data is sample else str(sample), _whole)
+    except ImageError as error:
+        raise ValueError(f"sample: {error}") from error
+    return data
+
+
 def check_export(
     folder: Path,
     model: Detector,
@@ -32,7 +52,7 @@ def check_export(
     rule: ImageSize,
     *,
     precision: str,
-    sample: str | Path | bytes | None = None,
+    sample: bytes,
 ) -> None:
     """Loads a SavedModel, runs it on a sample and compares it with the detector.
 
@@ -42,21 +62,19 @@ def check_export(
         copy: what `inference_copy` made of it, with the thresholds of the export.
         rule: to what size images are brought.
         precision: of the export.
-        sample: a path or the bytes of an image file; None: a photo.
+        sample: what `read_sample` gives.
 
     Raises:
         ValueError: they differ; names in what and by how much.
-        ImageError: the sample cannot be read.
     """
-    data = sample if isinstance(sample, bytes) else read_bytes(str(sample or _photo()))
-    expected = prepare_batch([data], rule)
+    expected = prepare_batch([sample], rule)
     serve = tf.saved_model.load(str(folder)).signatures
 
     def call(name, **inputs):
         inputs = {key: tf.constant(value) for key, value in inputs.items()}
         return {key: value.numpy() for key, value in serve[name](**inputs).items()}
 
-    prepared = call(signatures.PREPARE_IMAGE, image_bytes=[data])
+    prepared = call(signatures.PREPARE_IMAGE, image_bytes=[sample])
     for name, values in prepared.items():
         _compare(f"prepared {name}", values, expected[name], GREY_LEVELS)
     original_sizes = prepared.pop("original_sizes")
@@ -77,16 +95,16 @@ def check_export(
         inclusive_pixels=model.inclusive_pixels,
     )
     found["labels"] = np.array([-1, *category_ids_of(model)])[found["labels"] + 1]
-    pixels, _ = decode_image(data, "sample", lambda h, w: (h, w))
+    pixels, _ = decode_image(sample, "sample", _whole)
     for name, inputs in (
-        (signatures.SERVING_DEFAULT, {"image_bytes": [data]}),
+        (signatures.SERVING_DEFAULT, {"image_bytes": [sample]}),
         (signatures.DETECT_IMAGES, {"images": pixels[None]}),
     ):
         _compare_detections(name, call(name, **inputs), found)
 
 
-def _photo() -> Path:
-    return resources.files("sklearn.datasets").joinpath("images/china.jpg")
+def _whole(height, width):
+    return height, width
 
 
 def _comparable(name, values):

@@ -12,6 +12,7 @@ What is left to do is class-wise non-maximum suppression, which every runtime ha
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,10 @@ def export_litert(
             return converter.convert()
 
     def run(content, inputs):
-        return _litert_interpreter()(model_content=content).get_signature_runner()(**inputs)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"(?s).*tf\.lite\.Interpreter is deprecated")
+            interpreter = _litert_interpreter()(model_content=content)
+        return interpreter.get_signature_runner()(**inputs)
 
     return _export(model, file, ".tflite", image_size, convert, run, _TOLERANCE[precision])
 

@@ -80,6 +80,7 @@ def foldable(backbone: keras.Model) -> list[tuple[keras.layers.Layer, keras.laye
 
     The convolution has neither bias nor activation, and feeds nothing but the batch norm.
     """
+    outputs = {id(tensor) for tensor in backbone.outputs}
     pairs = []
     for norm in backbone.layers:
         if not isinstance(norm, _NORMS):
@@ -88,6 +89,7 @@ def foldable(backbone: keras.Model) -> list[tuple[keras.layers.Layer, keras.laye
         if (
             isinstance(convolution, _CONVOLUTIONS)
             and len(convolution._outbound_nodes) == 1
+            and id(convolution.output) not in outputs
             and not convolution.use_bias
             and convolution.activation is keras.activations.linear
         ):

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from fcos_tf.data.image_size import parse_image_size
 from fcos_tf.export import signatures
-from fcos_tf.export.checks import check_export
+from fcos_tf.export.checks import check_export, read_sample
 from fcos_tf.export.folding import batch_norms, inference_copy
 from fcos_tf.export.warmup import write_warmup_requests
 from fcos_tf.models.detector import Detector, category_ids_of
@@ -43,8 +43,8 @@ def export_saved_model(
     """Exports a detector with decoding, resizing, normalisation and suppression in the graph.
 
     Its signatures are described in `fcos_tf.export.signatures`, what files they decode in
-    `fcos_tf.export.images`. The folder is complete or not there: it is written under another name,
-    loaded, compared with the model on a sample, and renamed.
+    `fcos_tf.export.decoding`. The folder is complete or not there: it is written under another
+    name, loaded, compared with the model on a sample, and renamed.
 
     Args:
         model: a detector; it stays as it is.
@@ -79,6 +79,7 @@ def export_saved_model(
     unknown = set(thresholds) - set(_THRESHOLDS)
     if unknown:
         raise ValueError(f"expected {', '.join(_THRESHOLDS)}; got {', '.join(sorted(unknown))}")
+    data = read_sample(sample)
     copy = inference_copy(model, precision=precision, fold=fold)
     for name, value in thresholds.items():
         setattr(copy, name, value)
@@ -92,7 +93,7 @@ def export_saved_model(
         description = _describe(model, copy, precision, image_size=size, traced=traced)
         _write(temporary, traced, description)
         write_warmup_requests(temporary, model_name=directory.absolute().parent.name)
-        check_export(temporary, model, copy, rule, precision=precision, sample=sample)
+        check_export(temporary, model, copy, rule, precision=precision, sample=data)
         _new_version(directory)
         os.rename(temporary, directory)
     finally:

@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from fcos_tf.data.image_size import ImageSize
-from fcos_tf.export import images as graph_images
+from fcos_tf.export import decoding, resizing
 from fcos_tf.models.detector import Detector, category_ids_of
 
 SERVING_DEFAULT = "serving_default"
@@ -30,7 +30,7 @@ _IMAGE_BYTES = tf.TensorSpec([None], tf.string, name="image_bytes")
 
 # What the description says of every input and output.
 MEANINGS = {
-    "image_bytes": f"[B], contents of image files: {graph_images.FORMATS}",
+    "image_bytes": f"[B], contents of image files: {decoding.FORMATS}",
     "score_threshold": "[B], in place of the model's",
     "max_detections": "[B], most detections of each image; no more than the model's",
     "boxes": "[B, D, 4], (x1, y1, x2, y2) in pixels of the original image; padding 0",
@@ -117,13 +117,16 @@ def _trace(function: Callable, specs: list[tf.TensorSpec]):
 
 
 class _Graph:
-    """What the signatures are made of; the network is one function that all of them call."""
+    """What the signatures are made of; preparation and network are functions that they share."""
 
     def __init__(self, model: Detector, rule: ImageSize):
         self._model = model
         self._rule = rule
         self._ids = tf.constant([-1, *category_ids_of(model)], tf.int32)
         sides = rule.canvas or (None, None)
+        self.prepare = tf.function(
+            self._prepare, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
+        )
         self.predict = tf.function(
             lambda images, image_sizes: model({"images": images, "image_sizes": image_sizes}),
             input_signature=[
@@ -146,24 +149,24 @@ class _Graph:
         with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(shape > 0), [message])]):
             shape = tf.identity(shape)
         original_size = shape[None, 1:3]  # [1, 2]
-        size = graph_images.resized_sizes(original_size, self._rule)
-        canvas = graph_images.canvas_of(size, self._rule)
+        size = resizing.resized_sizes(original_size, self._rule)
+        canvas = resizing.canvas_of(size, self._rule)
         return self._detect(
-            graph_images.resize_and_pad(images, size[0], canvas),
+            resizing.resize_and_pad(images, size[0], canvas),
             tf.repeat(tf.cast(size, tf.float32), shape[0], axis=0),  # [B, 2]
             tf.repeat(tf.cast(original_size, tf.float32), shape[0], axis=0),
         )
 
-    def prepare(self, image_bytes):
+    def _prepare(self, image_bytes):
         """Contents of files [B] to images, image_sizes and original_sizes."""
-        pixels, original_sizes = graph_images.decode_batch(image_bytes)
-        image_sizes = graph_images.resized_sizes(original_sizes, self._rule)
-        canvas = graph_images.canvas_of(image_sizes, self._rule)
+        pixels, original_sizes = decoding.decode_batch(image_bytes)
+        image_sizes = resizing.resized_sizes(original_sizes, self._rule)
+        canvas = resizing.canvas_of(image_sizes, self._rule)
 
         def finish(element):
             one, size = element
             image = tf.ensure_shape(tf.io.parse_tensor(one, tf.uint8), [None, None, 3])
-            return graph_images.resize_and_pad(image, size, canvas)
+            return resizing.resize_and_pad(image, size, canvas)
 
         sides = self._rule.canvas or (None, None)
         images = tf.map_fn(

@@ -1,0 +1,136 @@
+"""Batch norms folded into convolutions, and weights of other precisions."""
+
+import keras
+import numpy as np
+import pytest
+
+import fcos_tf
+from fcos_tf.export import folding
+from fcos_tf.layers.blocks import conv_norm
+
+
+def randomize(model, seed=0):
+    """Gives every norm and bias of a model numbers as training would."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        name = weight.path.split("/")[-1]
+        if name == "moving_variance":
+            weight.assign(rng.uniform(0.5, 2, weight.shape))
+        elif name == "gamma":
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+        elif name in ("beta", "moving_mean", "bias"):
+            weight.assign(np.asarray(weight) + rng.normal(0, 0.1, weight.shape))
+    return model
+
+
+def detector(backbone, **options):
+    return randomize(fcos_tf.FCOS(3, backbone=backbone, fpn_channels=32, head_convs=1, **options))
+
+
+def images():
+    return np.random.default_rng(0).uniform(0, 255, (1, 64, 96, 3)).astype(np.float32)
+
+
+def largest_difference(model, other):
+    one, two = model(images()), other(images())
+    return max(np.abs(np.asarray(one[key]) - np.asarray(two[key])).max() for key in one)
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen"])
+def test_a_factor_goes_into_the_kernel_and_a_shift_is_left(norm):
+    inputs = keras.Input((None, None, 1))
+    output = conv_norm(inputs, 1, 1, name="a", norm=norm, norm_epsilon=1.0, activation=None)
+    model = keras.Model(inputs, output)
+    convolution, layer = model.get_layer("a_conv"), model.get_layer("a_norm")
+    convolution.set_weights([np.full((1, 1, 1, 1), 2.0)])
+    # gamma 6, beta 1, mean 4, variance 8 with epsilon 1: (2 x - 4) * 6 / sqrt(9) + 1 = 4 x - 7
+    layer.set_weights([np.full(1, v) for v in (6.0, 1.0, 4.0, 8.0)])
+    ((convolution, layer),) = folding.foldable(model)
+    folding._fold(convolution, layer)
+    assert float(convolution.kernel[0, 0, 0, 0]) == 4
+    assert float(layer.beta[0]) == -7
+    assert float(model(np.full((1, 1, 1, 1), 5.0))[0, 0, 0, 0]) == 4 * 5 - 7
+
+
+# 20 convolutions of a ResNet-18 have a norm, as have 1 + 1 * 2 + 16 * 3 of a MobileNetV2; two of
+# the small CNN.
+@pytest.mark.parametrize(
+    ("backbone", "norm", "count"),
+    [
+        ("resnet18", "batch", 20),
+        ("resnet18", "frozen", 20),
+        ("mobilenet_v2", "batch", 51),
+        ("simple_cnn", "sync", 2),
+    ],
+)
+def test_predictions_stay(backbone, norm, count):
+    model = detector(backbone, backbone_norm=norm)
+    before = model.get_weights()
+    copy = folding.inference_copy(model)
+    assert len(folding.batch_norms(model)) == count
+    assert folding.batch_norms(copy) == []
+    assert largest_difference(model, copy) < 1e-4
+    for one, two in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_grouped_convolutions_are_folded_without_a_bias():
+    # TensorFlow would fuse it with the convolution, and refuse that on CPUs without oneDNN.
+    model = detector("regnetx_400mf")
+    copy = folding.inference_copy(model)
+    assert largest_difference(model, copy) < 1e-4
+    kinds = {
+        type(norm)
+        for convolution, norm in (
+            (copy.backbone.get_layer(f"{name}_conv"), copy.backbone.get_layer(f"{name}_norm"))
+            for name in ("stage1_block1_2", "stage4_block1_2")
+        )
+        if convolution.groups > 1
+    }
+    assert kinds == {folding.NormalizationFoldedIntoGroups}
+    assert type(copy.backbone.get_layer("stem_norm")) is folding.FoldedNormalization
+
+
+def test_without_folding_every_bit_stays():
+    model = detector("simple_cnn")
+    copy = folding.inference_copy(model, fold=False)
+    assert len(folding.batch_norms(copy)) == 2
+    assert largest_difference(model, copy) == 0
+
+
+def test_what_cannot_be_folded():
+    inputs = keras.Input((None, None, 1))
+    conv, norm = keras.layers.Conv2D, keras.layers.BatchNormalization
+
+    def pairs(*outputs):
+        return len(folding.foldable(keras.Model(inputs, outputs)))
+
+    assert pairs(norm()(conv(1, 1, use_bias=False)(inputs))) == 1
+    assert pairs(norm()(conv(1, 1)(inputs))) == 0
+    assert pairs(norm()(conv(1, 1, use_bias=False, activation="relu")(inputs))) == 0
+    assert pairs(norm()(keras.layers.ReLU()(conv(1, 1, use_bias=False)(inputs)))) == 0
+    shared = conv(1, 1, use_bias=False)(inputs)
+    assert pairs(norm()(shared), shared) == 0
+    shared = conv(1, 1, use_bias=False)(inputs)
+    assert pairs(keras.layers.Add()([norm()(shared), shared])) == 0
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.1), ("float16", 0.01)])
+def test_precisions(precision, tolerance):
+    model = detector("resnet18")
+    copy = folding.inference_copy(model, precision=precision)
+    assert copy.backbone.get_layer("stem_conv").kernel.dtype == precision
+    assert copy.head.class_logits.kernel.dtype == "float32"
+    assert {x.dtype.name for x in copy(images()).values()} == {"float32"}
+    assert 0 < largest_difference(model, copy) < tolerance
+
+
+def test_weights_stay_float32_where_norms_are_left():
+    copy = folding.inference_copy(detector("simple_cnn"), precision="bfloat16", fold=False)
+    assert copy.backbone.get_layer("stem_conv").kernel.dtype == "float32"
+    assert copy.backbone.get_layer("stem_conv").compute_dtype == "bfloat16"
+
+
+def test_an_unknown_precision():
+    with pytest.raises(ValueError, match=r"precision: expected one of float32, .*; got 'int8'"):
+        folding.inference_copy(detector("simple_cnn"), precision="int8")
