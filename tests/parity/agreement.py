@@ -3,29 +3,30 @@
 import numpy as np
 
 BOXES, SCORES = 0.01, 1e-5  # pixels of the photo; probability
-MARGIN = 1e-4  # of a score, a rank's score or an IoU to its threshold, inside which either is right
+MARGIN = 1e-4  # between scores, or an IoU and its threshold, inside which rounding may decide
 
 
-def differences(ours: dict, theirs: dict, model) -> list[str]:
-    """The detections that only one side has, each with the threshold that it lies on.
+def differences(
+    ours: dict, theirs: dict, model, candidates: dict | None = None
+) -> tuple[list[str], list[str]]:
+    """The detections that only we have and that only they have, each with its reason.
 
     Args:
         ours: `boxes` [n, 4], `scores` [n] descending and `labels` [n].
         theirs: likewise.
         model: for its thresholds and `max_detections`.
+        candidates: ours before suppression; None: there must not be differences.
 
     Returns:
-        A line for each; an empty list if all have a partner of the same label, with its box within
-        `BOXES` and its score within `SCORES`.
+        Two lists with a line for each; empty if all have a partner of the same label, with its box
+        within `BOXES` and its score within `SCORES`.
 
     Raises:
-        AssertionError: if one is on no threshold.
+        AssertionError: if there is no reason for one, or one of theirs is no candidate of ours.
     """
-    close = np.abs(ours["boxes"][:, None] - theirs["boxes"][None]).max(axis=-1) <= BOXES
-    close &= np.abs(ours["scores"][:, None] - theirs["scores"][None]) <= SCORES
-    close &= ours["labels"][:, None] == theirs["labels"][None]
+    close = _are_close(ours, theirs)
     assert close.sum(axis=0).max(initial=0) <= 1 and close.sum(axis=1).max(initial=0) <= 1
-    lines = []
+    lines = {"ours": [], "theirs": []}
     for side, found, other, partners in (
         ("ours", ours, theirs, close.any(axis=1)),
         ("theirs", theirs, ours, close.any(axis=0)),
@@ -34,9 +35,18 @@ def differences(ours: dict, theirs: dict, model) -> list[str]:
             one = {name: found[name][index] for name in ("boxes", "scores", "labels")}
             reason = _reason(one, found, other, model)
             line = f"only {side}: label {one['labels']} score {one['scores']:.6f} {one['boxes']}"
-            assert reason, f"{line}, and on no threshold"
-            lines.append(f"{line}: {reason}")
-    return lines
+            assert reason and candidates is not None, f"{line}, for no reason"
+            known = _are_close({name: values[None] for name, values in one.items()}, candidates)
+            assert known.any(), f"{line}, which is no candidate"
+            lines[side].append(f"{line}: {reason}")
+    return lines["ours"], lines["theirs"]
+
+
+def _are_close(some: dict, others: dict) -> np.ndarray:
+    """Which are one and the same: [n, m] bool."""
+    close = np.abs(some["boxes"][:, None] - others["boxes"][None]).max(axis=-1) <= BOXES
+    close &= np.abs(some["scores"][:, None] - others["scores"][None]) <= SCORES
+    return close & (some["labels"][:, None] == others["labels"][None])
 
 
 def _reason(one: dict, found: dict, other: dict, model) -> str | None:
@@ -46,10 +56,13 @@ def _reason(one: dict, found: dict, other: dict, model) -> str | None:
     if is_full and abs(one["scores"] - other["scores"][-1]) < MARGIN:
         return "its rank is the last"
     for side in (found, other):
-        better = (side["labels"] == one["labels"]) & (side["scores"] > one["scores"])
-        iou = overlaps(one["boxes"], side["boxes"][better])
-        if np.any(np.abs(iou - model.nms_threshold) < MARGIN):
+        same = side["labels"] == one["labels"]
+        iou = overlaps(one["boxes"], side["boxes"][same])
+        ahead = side["scores"][same] - one["scores"]
+        if np.any((np.abs(iou - model.nms_threshold) < MARGIN) & (ahead > 0)):
             return "an IoU is on the threshold"
+        if side is other and np.any((iou > model.nms_threshold) & (np.abs(ahead) < MARGIN)):
+            return "one that overlaps it has the same score, and another rank"
     return None
 
 

@@ -185,4 +185,4 @@ def test_detections(case, seed, kind):
         ours = {k: np.asarray(found[k])[row, :count] for k in ("boxes", "scores", "labels")}
         assert len(theirs["scores"]) >= 10
         assert len(theirs["scores"]) < 100 or kind == "dense"
-        assert differences(ours, theirs, model) == []
+        assert differences(ours, theirs, model) == ([], [])

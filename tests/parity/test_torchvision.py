@@ -12,7 +12,7 @@ from fcos_tf.convert.fcos_names import FLAVOURS, parameters
 from fcos_tf.layers.blocks import FrozenBatchNormalization
 from fcos_tf.training.optimizers import SGD
 from tests.parity import torchvision_fcos as reference
-from tests.parity.ours import check_detections, converted, in_photo, photos, predict
+from tests.parity.ours import check_detections, converted, detections, photos, predict
 
 OUTPUTS = ("class_logits", "ltrb", "centerness_logits")
 
@@ -50,13 +50,14 @@ def test_raw_outputs(model, golden, canvas):
 
 def compare_detections(model, golden, folder, files, annotations):
     assert model.image_size == reference.IMAGE_SIZE
-    pairs = []
+    cases = []
     for file, image, targets in photos(model, folder, files, annotations):
-        found = model.detect(image, targets["image_sizes"])
-        ours = in_photo(found, targets["original_sizes"][0], targets["image_sizes"][0])
+        predictions = model({"images": image, "image_sizes": targets["image_sizes"]})
+        sizes = (targets[name][0] for name in ("image_sizes", "original_sizes"))
+        ours = detections(model, predictions, image, *sizes)
         theirs = {name: golden[f"{file}/{name}"] for name in ("boxes", "scores", "labels")}
-        pairs.append((file, ours, theirs))
-    check_detections(model, pairs)
+        cases.append((file, ours, theirs))
+    check_detections(model, cases)
 
 
 def test_detections_of_sample_photos(model, golden, tmp_path):
@@ -77,6 +78,21 @@ def test_detections_of_real_photos(model, golden, tmp_path, shared_data, files):
     compare_detections(model, golden, shared_data, files, tmp_path / "annotations.json")
 
 
+def as_in_torch(values):
+    """A tensor of ours in PyTorch's layout: kernels are height, width, in, out here."""
+    values = np.asarray(values)
+    return values.transpose(3, 2, 0, 1) if values.ndim == 4 else values
+
+
+def relative_error(values, golden, name):
+    """Of the stored samples and of the norm, the larger."""
+    norm = float(golden[f"{name}/norm"])
+    assert norm > 0, name
+    values = as_in_torch(values)
+    difference = np.linalg.norm(reference.samples(values, 100) - golden[name])
+    return max(difference / np.linalg.norm(golden[name]), abs(np.linalg.norm(values) / norm - 1))
+
+
 def test_gradients(golden, tmp_path):
     """In float64: in float32 rounding switches one unit in a million off, on either side, which
     changes a gradient by a thousandth."""
@@ -93,20 +109,17 @@ def test_gradients(golden, tmp_path):
         with tf.GradientTape() as tape:
             losses = model.compute_losses(predict(model, normalised), targets, images.shape[1:3])
             loss = sum(losses[name] for name in model.loss_names)
-        return tape.gradient(loss, [variables[name].value for name in reference.GRADIENTS])
+        return tape.gradient(loss, [variables[name].value for name in reference.TENSORS])
 
-    for name, gradient in zip(reference.GRADIENTS, differentiate(), strict=True):
-        gradient = gradient.numpy()
-        if gradient.ndim == 4:  # ours: height, width, in, out
-            gradient = gradient.transpose(3, 2, 0, 1)
-        stored, norm = golden[f"gradients/{name}"], golden[f"gradients/{name}/norm"]
-        assert norm > 0 and abs(np.linalg.norm(gradient) / norm - 1) < 1e-4, name
-        difference = reference.samples(gradient, 100) - stored
-        assert np.linalg.norm(difference) / np.linalg.norm(stored) < 1e-4, name
+    for name, gradient in zip(reference.TENSORS, differentiate(), strict=True):
+        error = relative_error(gradient, golden, f"gradient/{name}")
+        assert error < 1e-4, (name, error)
 
 
 def test_losses_and_five_steps(golden, tmp_path):
     model = converted(tmp_path, reference.LEARNING)
+    variables = {name: variable for variable, name in parameters(FLAVOURS["torchvision"], model)}
+    before = {name: np.asarray(variables[name]) for name in reference.TENSORS}
     optimizer = SGD(
         reference.LEARNING_RATE,
         momentum=reference.MOMENTUM,
@@ -115,9 +128,15 @@ def test_losses_and_five_steps(golden, tmp_path):
     )
     model.compile(optimizer=optimizer)
     images, targets = reference.training_batch()
-    assert len(golden["losses"]) == reference.STEPS + 1
-    for step, expected in enumerate(golden["losses"]):
+    losses = []
+    for _ in range(reference.STEPS):
         model.reset_metrics()  # else these are the means of all steps so far
-        losses = model.train_on_batch(images, targets, return_dict=True)
-        ours = [losses[name] for name in model.loss_names]
-        np.testing.assert_allclose(ours, expected, rtol=1e-4 if step == 0 else 1e-3)
+        losses.append(model.train_on_batch(images, targets, return_dict=True))
+    for name in reference.TENSORS:
+        change = np.asarray(variables[name]) - before[name]
+        error = relative_error(change, golden, f"change/{name}")
+        assert error < 0.02, (name, error)  # float32, see above
+    model.reset_metrics()
+    losses.append(model.test_on_batch(images, targets, return_dict=True))
+    ours = [[each[name] for name in model.loss_names] for each in losses]
+    np.testing.assert_allclose(ours, golden["losses"], rtol=1e-5)

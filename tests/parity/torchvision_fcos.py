@@ -21,12 +21,17 @@ from tests.layers.torchvision_weights import draw as draw_backbone
 GOLDEN = Path(__file__).parents[1] / "golden" / "fcos_torchvision.npz"
 IMAGE_SIZE = "800,1333"
 
-# Standard deviation and mean of what the last convolutions give. So chosen, a photo has hundreds of
-# candidates above the score of 0.2, of a dozen classes, on all levels, whose boxes of about eight
-# strides overlap.
-DETECTING = {"cls_logits": (2.0, -6.4), "bbox_reg": (3.0, 4.0), "bbox_ctrness": (1.0, 0.0)}
-# As at the start of training: small, every class with a probability near .01.
-LEARNING = {"cls_logits": (0.3, -4.6), "bbox_reg": (0.3, 3.0), "bbox_ctrness": (0.3, 0.0)}
+# Standard deviation and mean of what the last convolutions give, and the size of what they see. So
+# chosen, a photo has hundreds of candidates above the score of 0.2, of a dozen classes, on all
+# levels, whose boxes of about eight strides overlap.
+DETECTING = {
+    "cls_logits": (2.0, -6.4), "bbox_reg": (3.0, 4.0), "bbox_ctrness": (1.0, 0.0), "norm": 1.0,
+}  # fmt: skip
+# As at the start of training: every class with a probability near .01, and all so small that the
+# first steps need no warm-up.
+LEARNING = {
+    "cls_logits": (0.3, -4.6), "bbox_reg": (0.3, 3.0), "bbox_ctrness": (0.3, 0.0), "norm": 0.2,
+}  # fmt: skip
 
 
 def draw(name: str, shape: tuple[int, ...], outputs: dict) -> np.ndarray:
@@ -34,7 +39,8 @@ def draw(name: str, shape: tuple[int, ...], outputs: dict) -> np.ndarray:
     if name.startswith("backbone.body."):
         return draw_backbone(name, shape)
     rng = np.random.RandomState(zlib.crc32(name.encode()))  # a stream that NumPy has frozen
-    scale, offset = outputs.get(name.split(".")[-2], (1.0, 0.0))
+    layer = name.split(".")[-2]
+    scale, offset = outputs.get(layer, (1.0, 0.0))
     if len(shape) == 4:
         values = rng.standard_normal(shape) * scale / np.sqrt(np.prod(shape[1:]))
         if name.startswith("head."):
@@ -42,9 +48,11 @@ def draw(name: str, shape: tuple[int, ...], outputs: dict) -> np.ndarray:
             # and not only from class to class.
             values -= values.mean(axis=(1, 2, 3), keepdims=True)
     elif name.endswith("weight"):  # of a group normalisation
-        values = rng.uniform(0.8, 1.2, shape)
+        values = outputs["norm"] * rng.uniform(0.8, 1.2, shape)
     else:
         values = offset + rng.uniform(-0.3, 0.3, shape)
+        if ".conv." in name and int(layer) % 3 == 1:  # of a group normalisation
+            values *= outputs["norm"]
     return values.astype(np.float32)
 
 
@@ -123,7 +131,7 @@ def training_batch() -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 # Of every part of the model; the stem and the first stage are frozen, as in the published recipe.
-GRADIENTS = (
+TENSORS = (
     "backbone.body.layer2.0.conv1.weight",
     "backbone.body.layer3.2.conv2.weight",
     "backbone.body.layer4.0.downsample.0.weight",
@@ -203,15 +211,16 @@ class Peer:
         return {name: found[name].numpy() for name in ("boxes", "scores", "labels")}
 
     def train(self) -> dict[str, np.ndarray]:
-        """Gradients on `training_batch`, in float64, and the losses of some steps, in float32."""
+        """Gradients on `training_batch`, in float64; then some steps in float32: how far they move
+        the weights, and the losses before each."""
         result = {}
-        self.model.train().double().load_state_dict(self.state_dict(LEARNING))
+        drawn = self.state_dict(LEARNING)
+        self.model.train().double().load_state_dict(drawn)
         parameters = dict(self.model.named_parameters())
         sum(self._losses(self.torch.float64)).backward()
-        for name in GRADIENTS:
-            result[name] = parameters[name].grad.numpy().copy()
-        self.model.float().load_state_dict(self.state_dict(LEARNING))
-        self.model.zero_grad()
+        for name in TENSORS:
+            result[f"gradient/{name}"] = parameters[name].grad.numpy().copy()
+        self.model.float().load_state_dict(drawn)
         optimizer = self.torch.optim.SGD(
             [p for p in self.model.parameters() if p.requires_grad],
             lr=LEARNING_RATE,
@@ -219,11 +228,14 @@ class Peer:
             weight_decay=WEIGHT_DECAY,
         )
         losses = []
-        for _ in range(STEPS + 1):
+        for _ in range(STEPS):
             optimizer.zero_grad()
             losses.append(self._losses(self.torch.float32))
             sum(losses[-1]).backward()
             optimizer.step()
+        losses.append(self._losses(self.torch.float32))
+        for name in TENSORS:
+            result[f"change/{name}"] = (parameters[name].detach() - drawn[name]).numpy()
         result["losses"] = np.array([[each.item() for each in parts] for parts in losses])
         self.model.eval().load_state_dict(self.state_dict(DETECTING))
         return result
@@ -276,8 +288,8 @@ def _write_golden(folder: Path):
     trained = peer.train()
     stored["losses"] = trained.pop("losses")
     for name, values in trained.items():
-        stored[f"gradients/{name}"] = samples(values, 100)
-        stored[f"gradients/{name}/norm"] = np.linalg.norm(values)
+        stored[name] = samples(values, 100)
+        stored[f"{name}/norm"] = np.linalg.norm(values)
     np.savez_compressed(GOLDEN, **stored)
 
 
