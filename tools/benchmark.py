@@ -2,12 +2,15 @@
 
     python tools/benchmark.py --what=training --flagfile=bccd.cfg --peer=torchvision
     python tools/benchmark.py --what=inference --image_size=512x512 --batch_size=1
+    python tools/benchmark.py --what=inference --saved_model=export/fcos/1 --batch_size=1
     python tools/benchmark.py --what=input --dataset=voc --data_dir=VOC --peer=torchvision
     python tools/benchmark.py --what=evaluation --peer=pycocotools
 
 All sides take turns, so that a busy machine slows all; what counts is the ratio of the medians.
 Training and inference: one step on random images (the time does not depend on what is seen), an SGD
-step with clipped gradients, or from uint8 images to detections. Input: batches of --train_split as
+step with clipped gradients, or from uint8 images to detections; with --saved_model from the bytes
+of image files to detections in their pixels (at --batch_size=1 the time of a step is the latency;
+the peer decodes with Pillow). Input: batches of --train_split as
 training gets them, beside a bare tf.data map that only decodes and resizes the same files; the peer
 is Pillow, torchvision's transforms and a DataLoader with a process per core. Evaluation: COCO's
 twelve numbers of 5000 images with 100 random detections each.
@@ -30,6 +33,8 @@ _STEPS = {"training": 4, "inference": 4, "input": 100, "evaluation": 1}
 _OPTIONS = {
     "what": "training, inference, input or evaluation",
     "peer": "torchvision, or pycocotools for evaluation, to be timed in turns; default: none",
+    "saved_model": "With --what=inference: an exported model to time in place of one made by flags",
+    "input": "With --saved_model: image files, a folder or a pattern; default two photos",
     "rounds": "How many timed turns of --steps_per_round steps; default 5",
     "steps_per_round": "Default 4; input 100 (batches), evaluation 1",
 }
@@ -49,10 +54,20 @@ def _benchmark(config: Config, flags) -> None:
         raise ValueError(f"--what: expected one of {', '.join(_PEERS)}, got {what!r}")
     if peer not in (None, _PEERS[what]):
         raise ValueError(f"--peer: expected {_PEERS[what]} with --what={what}, got {peer!r}")
+    saved_model, images = flags["saved_model"].value, flags["input"].value
+    if saved_model and what != "inference":
+        raise ValueError(f"--saved_model: expected with --what=inference, got --what={what}")
+    if images and not saved_model:
+        raise ValueError("--input: expected with --saved_model only")
     rounds = _count("rounds", flags["rounds"].value, 5)
     steps = _count("steps_per_round", flags["steps_per_round"].value, _STEPS[what])
     command_line.load_tensorflow()
-    title, images_per_step, sides = _sides(config, what, peer)
+    if saved_model:
+        from fcos_tf.tools import benchmark_export
+
+        title, images_per_step, sides = benchmark_export.sides(config, saved_model, images, peer)
+    else:
+        title, images_per_step, sides = _sides(config, what, peer)
     seconds = time_in_turns(sides, rounds=rounds, steps=steps)
     print(title)
     ours = statistics.median(next(iter(seconds.values())))

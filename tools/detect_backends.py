@@ -257,9 +257,9 @@ def split_batch(found: Mapping[str, np.ndarray], classes: Classes) -> list[Found
 
 
 def portable_bytes(picture: Picture) -> bytes:
-    """A file that TensorFlow decodes: the picture's own, or a PNG of its pixels."""
-    # JPEG, PNG, GIF, BMP
-    known = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")
+    """A file that the exported model decodes: the picture's own, or a PNG of its pixels."""
+    # JPEG, PNG, GIF, BMP, WebP
+    known = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
     if picture.data is not None and picture.data.startswith(known):
         return picture.data
     import cv2

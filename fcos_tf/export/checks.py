@@ -6,6 +6,7 @@ rounding in one step is not magnified by the suppression in another.
 D detections, C classes.
 """
 
+import contextlib
 from importlib import resources
 from pathlib import Path
 
@@ -45,6 +46,19 @@ def read_sample(sample: str | Path | bytes | None) -> bytes:
     return data
 
 
+@contextlib.contextmanager
+def whole_float32():
+    """Turns off the GPU's short form of float32, whose rounding differs from graph to graph."""
+    config = tf.config.experimental
+    before = config.tensor_float_32_execution_enabled()
+    config.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        config.enable_tensor_float_32_execution(before)
+
+
+@whole_float32()
 def check_export(
     folder: Path,
     model: Detector,

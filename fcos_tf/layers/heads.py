@@ -10,7 +10,7 @@ from fcos_tf.layers.blocks import EPSILON, GroupNormalization, Scale
 
 CENTERNESS_BRANCHES = ("box", "class")
 NORMS = ("group", "none")
-ACTIVATIONS = ("relu", "relu_in_training", "exp")
+ACTIVATIONS = ("relu", "exp")
 LARGEST_LOG_DISTANCE = 18.0  # exp of it is 7e7 pixels
 PRIOR_PROBABILITY = 0.01
 
@@ -31,9 +31,8 @@ class FCOSHead(keras.layers.Layer):
         num_convs: depth of a tower.
         norm: "group", or "none": convolution and ReLU only.
         centerness_on: "box" (the improved form) or "class": the tower that carries centerness.
-        box_activation: "relu"; "relu_in_training", which predicts scale * x as it is, as the
-            paper's improved code does; or "exp" for distances exp(scale * x) in pixels, the first
-            form of the paper; what comes out is in strides nevertheless.
+        box_activation: "relu", or "exp" for distances exp(scale * x) in pixels, the first form of
+            the paper; what comes out is in strides nevertheless.
         level_scales: whether there are scales.
         groups: of the group normalisation.
     """
@@ -123,12 +122,11 @@ class FCOSHead(keras.layers.Layer):
         for scale in self.scales:
             scale.build(shape)
 
-    def call(self, features, training=False):
+    def call(self, features):
         """Predicts for a list of levels.
 
         Args:
             features: L maps [B, Hl, Wl, channels], finest first.
-            training: only of meaning to "relu_in_training".
 
         Returns:
             dict of float32: `class_logits` [B, N, C], `ltrb` [B, N, 4] in strides, >= 0,
@@ -136,7 +134,7 @@ class FCOSHead(keras.layers.Layer):
         """
         scales = self.scales or [None] * len(self.strides)
         levels = [
-            self._level(x, scale, stride, training)
+            self._level(x, scale, stride)
             for x, scale, stride in zip(features, scales, self.strides, strict=True)
         ]
         class_logits, ltrb, centerness = (
@@ -148,7 +146,7 @@ class FCOSHead(keras.layers.Layer):
             "centerness_logits": ops.squeeze(centerness, axis=-1),
         }
 
-    def _level(self, x, scale, stride, training):
+    def _level(self, x, scale, stride):
         class_features = box_features = x
         for layer in self.class_tower:
             class_features = layer(class_features)
@@ -159,7 +157,7 @@ class FCOSHead(keras.layers.Layer):
             ltrb = scale(ltrb)
         if self.box_activation == "exp":
             ltrb = ops.exp(ops.minimum(ltrb, LARGEST_LOG_DISTANCE)) / stride
-        elif self.box_activation == "relu" or training:
+        else:
             ltrb = ops.relu(ltrb)
         on_box = self.centerness_on == "box"
         centerness = self.centerness(box_features if on_box else class_features)

@@ -240,7 +240,7 @@ class FCOS(Detector):
         images, image_sizes = unpack_inputs(inputs)
         x = self.preprocess(images, image_sizes)
         features = self.fpn(self.backbone(x, training=training))
-        return self.head(list(features.values()), training=training)
+        return self.head(list(features.values()))
 
     def compute_losses(self, predictions, targets, image_size):
         """Focal, box and centerness loss of a batch (FCOS, equation 2 and section 3.4).

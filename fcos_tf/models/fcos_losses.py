@@ -41,8 +41,7 @@ def fcos_losses(
         positive points on all replicas, at least 1.
     """
     positive = learnt["positive_mask"]
-    # Already rectified, unless the head leaves that to training.
-    ltrb, ltrb_targets = ops.relu(predictions["ltrb"]), learnt["ltrb_targets"]
+    ltrb, ltrb_targets = predictions["ltrb"], learnt["ltrb_targets"]
     num_positives = ops.sum(ops.cast(positive, "float32"))
     num_positives = ops.maximum(sum_over_replicas(num_positives), 1.0)
 

@@ -22,9 +22,7 @@ class FCOSRules:
         inclusive_ranges: whether a distance on the limit of a size range belongs to it.
         tie_area: of several boxes a point learns the smallest: by "exact" area; by (w + 1)(h + 1),
             "plus_one"; or by 1e8 - area in "float32", where areas closer than 8 are equal.
-        box_activation: "relu" of the head's output are distances in strides; "exp" in pixels;
-            "relu_in_training" leaves negative distances in predictions: a side then lies on the
-            point's other side.
+        box_activation: "relu" of the head's output are distances in strides; "exp" in pixels.
         level_scales: whether the output is multiplied by a number learnt for each level first.
         iou_plus_one: the unit, "strides" or "pixels", in which the box loss has 1 added to the
             intersection and to the union; None: nothing added.
@@ -64,9 +62,7 @@ _DETECTRON2 = FCOSRules(
 RULES = {
     "fcos_tf": FCOSRules(),
     "official": dataclasses.replace(_OFFICIAL, box_activation="exp", iou_plus_one="pixels"),
-    "official_improved": dataclasses.replace(
-        _OFFICIAL, box_activation="relu_in_training", iou_plus_one="strides"
-    ),
+    "official_improved": dataclasses.replace(_OFFICIAL, iou_plus_one="strides"),
     "adelaidet": FCOSRules(iou_plus_one="strides", clip_before_nms=False),
     "torchvision": dataclasses.replace(
         _DETECTRON2, point_offset=0.0, point_spacing="canvas", clip_before_nms=True

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+from collections import defaultdict
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from sklearn.datasets import load_sample_image
 
 from fcos_tf.data.example import ImageError
-from fcos_tf.tools.detect_backends import Found
+from fcos_tf.tools.detect_backends import Found, Picture, SavedModelBackend
 from fcos_tf.tools.detect_server import ServerBackend
 from tests.serving.asking import (
     REFUSED,
@@ -125,6 +126,16 @@ def test_clients_that_go_away(model, address, photos):
     assert difference(found, predicted(model, photos[:1])) is None
 
 
+def results(folder):
+    """What detections.json holds: file name -> `Found` with category ids."""
+    rows = defaultdict(list)
+    for record in json.loads((folder / "detections.json").read_text()):
+        x, y, width, height = record["bbox"]
+        box = (x, y, x + width, y + height)
+        rows[record["file_name"]].append((box, record["score"], record["category_id"]))
+    return {name: Found(*map(np.array, zip(*found, strict=True))) for name, found in rows.items()}
+
+
 def test_the_tool(model, address, export, photos, tmp_path, capsys):
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
@@ -143,28 +154,44 @@ def test_the_tool(model, address, export, photos, tmp_path, capsys):
     )
     assert code == 0, err
     assert "broken.jpg" in err
-    records = json.loads((out / "detections.json").read_text())
+    found = results(out)
+    assert len(found) == len(photos)
     for i, data in enumerate(photos):
-        (expected,) = predicted(model, [data])
-        mine = [record for record in records if record["file_name"] == str(folder / f"{i}.jpg")]
-        x, y, width, height = np.array([record["bbox"] for record in mine]).T
-        found = Found(
-            np.stack([x, y, x + width, y + height], axis=1),
-            np.array([record["score"] for record in mine]),
-            np.array([record["category_id"] for record in mine]),
-        )
-        assert difference([found], [expected]) is None
-    assert len({record["file_name"] for record in records}) == len(photos)
+        assert difference([found[str(folder / f"{i}.jpg")]], predicted(model, [data])) is None
 
 
 @pytest.mark.slow
-def test_real_photos_like_predict(model, address, shared_data):
-    """50 photos of COCO, one by one and all at once."""
-    files = sorted((shared_data / "coco" / "val2017").glob("*.jpg"))[:50]
-    photos = [file.read_bytes() for file in files]
-    assert len(photos) == 50
-    client = ServerBackend(address)
-    for data in photos:
-        assert difference(client.detect([picture(data)]), predicted(model, [data])) is None
-    found = client.detect([picture(data) for data in photos])
-    assert difference(found, predicted(model, photos)) is None
+def test_real_photos_like_predict(model, export, address, shared_data, tmp_path, capsys):
+    """50 photos through everything that detects, one by one, and all at once."""
+    files = [
+        *sorted((shared_data / "coco" / "val2017").glob("*.jpg"))[:30],
+        *sorted((shared_data / "voc2007" / "JPEGImages").glob("*.jpg"))[:20],
+    ]
+    photos = [picture(file.read_bytes()) for file in files]
+    assert len({photo.pixels.shape for photo in photos}) > 20
+    expected = [predicted(model, [photo.data])[0] for photo in photos]
+    assert sum(len(found.scores) for found in expected) > 500
+    saved, client = SavedModelBackend(export), ServerBackend(address)
+    to_ids = np.array(saved.classes.category_ids)
+    for photo, right in zip(photos, expected, strict=True):
+        pixels = picture(photo.data).pixels[..., ::-1]
+        assert difference(client.detect([photo]), [right]) is None
+        for source in (photo, Picture("frame", pixels)):  # serving_default, detect_images
+            (found,) = saved.detect([source])
+            assert difference([found._replace(labels=to_ids[found.labels])], [right]) is None
+    assert difference(client.detect(photos), predicted(model, [p.data for p in photos])) is None
+
+    model.save(tmp_path / "model.keras")
+    description = f"--description={export / '3' / 'assets' / 'description.json'}"
+    for source in (
+        [f"--weights={tmp_path / 'model.keras'}"],
+        [f"--saved_model={export}"],
+        [f"--server={address}", description],
+    ):
+        out = tmp_path / source[0].split("=")[0]
+        code, _, err = run(
+            capsys, *source, f"--input={','.join(map(str, files))}", f"--output_dir={out}"
+        )
+        assert code == 0, err
+        found = results(out)
+        assert difference([found[str(file)] for file in files], expected) is None

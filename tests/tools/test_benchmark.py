@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fcos_tf
 from fcos_tf.data.image_size import parse_image_size
 from fcos_tf.data.writing import write_digits
-from fcos_tf.tools import benchmark, benchmark_evaluation, benchmark_input
+from fcos_tf.export import export_saved_model
+from fcos_tf.tools import benchmark, benchmark_evaluation, benchmark_export, benchmark_input
 
 
 def test_sides_take_turns_after_one_step_that_does_not_count():
@@ -59,9 +61,37 @@ def test_it_times_evaluation_and_compares_the_numbers(capsys, monkeypatch):
     assert code == 1 and "numbers differ by 1" in error
 
 
+def test_it_times_an_exported_model_on_files(capsys, tmp_path, monkeypatch):
+    model = fcos_tf.FCOS(2, backbone="simple_cnn", fpn_levels=3, fpn_channels=32, head_convs=0)
+    export_saved_model(model, tmp_path / "m" / "1", image_size="64,96")
+    for name, height in (("a", 40), ("b", 70), ("c", 50)):
+        Image.fromarray(np.zeros([height, 48, 3], np.uint8)).save(tmp_path / f"{name}.png")
+    asked = []
+    saved_model = benchmark_export._saved_model
+
+    def watched(folder):
+        ask = saved_model(folder)
+        return lambda files: asked.append((files, ask(files)))
+
+    monkeypatch.setattr(benchmark_export, "_saved_model", watched)
+    code, lines, error = run(
+        capsys, "--what=inference", f"--saved_model={tmp_path / 'm'}", f"--input={tmp_path}",
+        "--batch_size=2", "--rounds=1", "--steps_per_round=2",
+    )  # fmt: skip
+    assert code == 0, error
+    assert lines[0].startswith("inference, 3 image files, 64,96, 2 in a request, ")
+    assert lines[1].startswith("SavedModel float32 ") and lines[1].endswith("1.00 x")
+    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert [files for files, _ in asked] == [[a, b], [c, a], [b, c]]
+    assert all(found["boxes"].shape == (2, 100, 4) for _, found in asked)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--what=inference", "--saved_model=none"], "--saved_model: no folder none"),
+        (["--what=input", "--saved_model=x"], "--saved_model: expected with --what=inference"),
+        (["--what=inference", "--input=x"], "--input: expected with --saved_model only"),
         (["--what=speed"], "--what: expected one of training, inference, input, evaluation"),
         (["--what=input", "--peer=pycocotools"], "--peer: expected torchvision with --what=input"),
         (["--what=training", "--rounds=0"], "--rounds: expected a number of at least 1, got '0'"),

@@ -1,0 +1,91 @@
+"""Requests to an exported model, image files in and detections out, and torchvision's FCOS."""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+
+from fcos_tf.config import Config
+
+# Takes the contents of image files, and returns when their detections are there.
+Ask = Callable[[Sequence[bytes]], object]
+
+
+def sides(
+    config: Config, saved_model: str, images: str | None, peer: str | None
+) -> tuple[str, int, dict]:
+    """Title, images in a request, and what to time; see `benchmark`.
+
+    Args:
+        config: `batch_size`, images in a request; and what the peer is to be built like:
+            `backbone`, `fpn_levels`, `fpn_channels`, `head_convs`, `head_norm`.
+        saved_model: The folder that `tools/export.py` wrote.
+        images: Image files, as --input of `tools/detect.py`; None: scikit-learn's two photos.
+        peer: "torchvision", with as many classes and the same image size; or None.
+
+    Raises:
+        FileNotFoundError: There is no such model, or no image.
+        ValueError: It is no exported detector, or the peer cannot be built so.
+    """
+    from fcos_tf.tools.benchmark import timed
+    from fcos_tf.tools.detect_backends import DESCRIPTION_FILE, newest_version
+
+    folder = newest_version(saved_model)
+    description = json.loads((folder / "assets" / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+    size = description["image_size"]
+    contents = [file.read_bytes() for file in _image_files(images)]
+    asks = {f"SavedModel {description['precision']}": _saved_model(folder)}
+    if peer:
+        asks["torchvision float32"] = _torchvision(config, size, len(description["category_ids"]))
+    number = config.batch_size
+    title = f"inference, {len(contents)} image files, {size}, {number} in a request, {folder}"
+    made = {name: timed(_requests(ask, contents, number)) for name, ask in asks.items()}
+    return title, number, made
+
+
+def _image_files(text: str | None) -> list[Path]:
+    from sklearn.datasets import load_sample_images
+
+    from fcos_tf.tools.detect_inputs import IMAGE, find_inputs
+
+    if text is None:
+        return [Path(name) for name in load_sample_images().filenames]
+    files = [item.path for item in find_inputs(text) if item.kind == IMAGE]
+    if not files:
+        raise FileNotFoundError(f"--input: expected image files, got {text}")
+    return files
+
+
+def _requests(ask: Ask, contents: Sequence[bytes], number: int) -> Callable[[], object]:
+    """Asks for the next so many images, for ever in the same order."""
+    endless = cycle(contents)
+    return lambda: ask(list(islice(endless, number)))
+
+
+def _saved_model(folder: Path) -> Ask:
+    import tensorflow as tf
+
+    from fcos_tf.tools.detect_backends import FILES_SIGNATURE
+
+    detect = tf.saved_model.load(folder).signatures[FILES_SIGNATURE]
+    return lambda files: {
+        name: value.numpy() for name, value in detect(image_bytes=tf.constant(files)).items()
+    }
+
+
+def _torchvision(config: Config, image_size: str, num_classes: int) -> Ask:
+    import numpy as np
+    from PIL import Image
+
+    from fcos_tf.data.image_size import parse_image_size
+    from fcos_tf.tools.torchvision_peer import Peer
+
+    rule = parse_image_size(image_size)
+    peer = Peer(config, num_classes, rule.canvas or rule.sides[1:])
+
+    def decode(data: bytes):
+        with Image.open(io.BytesIO(data)) as file:
+            return np.asarray(file.convert("RGB"))
+
+    return lambda files: peer.detect([decode(data) for data in files])
