@@ -35,6 +35,7 @@ class Detector(TensorFlowSteps, keras.Model):
         class_names: names of the classes, kept with the model.
         category_ids: the data set's own id of each label, kept with the model.
         image_size: to which size images are brought for this model, kept with it.
+        count_names: what `compute_losses` counts over all replicas, beside the losses.
     """
 
     loss_names: tuple[str, ...] = ()
@@ -50,6 +51,7 @@ class Detector(TensorFlowSteps, keras.Model):
         class_names: Sequence[str] | None = None,
         category_ids: Sequence[int] | None = None,
         image_size: str | None = None,
+        count_names: Sequence[str] = ("num_positives",),
         **kwargs,
     ):
         # Autocasting would turn image sizes and float images into bfloat16 under mixed precision:
@@ -67,11 +69,11 @@ class Detector(TensorFlowSteps, keras.Model):
         self.category_ids = None if category_ids is None else tuple(map(int, category_ids))
         self.image_size = image_size
         self.loss_trackers = {
-            name: keras.metrics.Mean(name=name) for name in (*self.loss_names, "num_positives")
+            name: keras.metrics.Mean(name=name) for name in (*self.loss_names, *count_names)
         }
 
     def compute_losses(self, predictions: dict, targets: dict, image_size) -> dict:
-        """The named losses and `num_positives`; scalars float32. See the subclass."""
+        """The named losses and counts, `num_positives` ...; scalars float32. See the subclass."""
         raise NotImplementedError
 
     def decode(self, predictions: dict, image_size, image_sizes, *, jit_compile=False) -> dict:

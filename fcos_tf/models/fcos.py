@@ -17,7 +17,7 @@ from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.layers.heads import FCOSHead
 from fcos_tf.models.detector import Detector, unpack_inputs
 from fcos_tf.models.fcos_detections import fcos_detections, place_points
-from fcos_tf.models.fcos_losses import BOX_LOSSES, QUALITIES, fcos_losses
+from fcos_tf.models.fcos_losses import BOX_LOSSES, QUALITIES, fcos_losses, level_count_names
 from fcos_tf.models.fcos_presets import preset_arguments
 from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.models.fcos_targets import expand_size_ranges, fcos_targets, level_size_ranges
@@ -155,6 +155,7 @@ class FCOS(Detector):
             class_names=class_names,
             category_ids=category_ids,
             image_size=image_size,
+            count_names=("num_positives", *level_count_names(fpn_levels)),
             **kwargs,
         )
         # What the model was built from; loading a saved model needs no backbone weights.
@@ -252,8 +253,9 @@ class FCOS(Detector):
 
         Returns:
             dict of float32 scalars: `classification_loss`, `box_loss`, `centerness_loss`, each
-            this replica's sum over the normaliser of all replicas, and `num_positives`, the
-            number of positive points on all replicas, at least 1.
+            this replica's sum over the normaliser of all replicas; `num_positives`, the number
+            of positive points on all replicas, at least 1; and how many of them each level has,
+            `num_positives_p3` and so on.
         """
         grids = grid_sizes(*image_size, self.strides)
         points, point_strides = place_points(grids, self.strides, image_size, self.rules)
@@ -271,6 +273,7 @@ class FCOS(Detector):
             predictions,
             learnt,
             point_strides,
+            strides=self.strides,
             quality=self.quality,
             box_loss=self.box_loss,
             box_loss_weight=self.box_loss_weight,

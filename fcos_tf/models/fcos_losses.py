@@ -1,7 +1,9 @@
 """The three losses of FCOS, normalised (FCOS, equation 2 and section 3.4).
 
-Shape shorthand: B images, N points over all levels, C classes.
+Shape shorthand: B images, N points over all levels, L levels, C classes.
 """
+
+from collections.abc import Sequence
 
 from keras import ops
 
@@ -18,10 +20,12 @@ def fcos_losses(
     learnt: dict,
     point_strides,
     *,
+    strides: Sequence[int],
     quality: str = "centerness",
     box_loss: str = "giou",
     box_loss_weight: float = 1.0,
     rules: FCOSRules = RULES["fcos_tf"],
+    totals=None,
 ) -> dict:
     """Focal, box and centerness loss of a batch.
 
@@ -30,21 +34,22 @@ def fcos_losses(
             [B, N], float32.
         learnt: what `fcos_targets` returns.
         point_strides: [N] float32, pixels.
+        strides: L strides in pixels, the values in `point_strides`.
         quality: what the third output learns, one of `QUALITIES`.
         box_loss: a key of `BOX_LOSSES`.
         box_loss_weight: factor of the box loss.
         rules: how overlaps are counted and whether boxes are weighted.
+        totals: [L + 1] float32, what the losses are divided by: `loss_totals` of all replicas and
+            of all parts of the batch; None: this is all that there is on this replica.
 
     Returns:
         dict of float32 scalars: `classification_loss`, `box_loss`, `centerness_loss`, each this
-        replica's sum over the normaliser of all replicas, and `num_positives`, the number of
-        positive points on all replicas, at least 1.
+        replica's sum over the normaliser of all replicas; `num_positives`, the number of positive
+        points on all replicas, at least 1; and how many of them are on each level, from 0, as
+        `level_count_names` calls them.
     """
     positive = learnt["positive_mask"]
     ltrb, ltrb_targets = predictions["ltrb"], learnt["ltrb_targets"]
-    num_positives = ops.sum(ops.cast(positive, "float32"))
-    num_positives = ops.maximum(sum_over_replicas(num_positives), 1.0)
-
     plus_one = rules.iou_plus_one is not None
     if rules.iou_plus_one == "pixels":
         ltrb, ltrb_targets = (x * point_strides[:, None] for x in (ltrb, ltrb_targets))
@@ -53,13 +58,14 @@ def fcos_losses(
         quality_targets = ops.stop_gradient(iou)
     else:
         quality_targets = learnt["centerness_targets"]
-    if quality == "centerness" and rules.weight_boxes:
-        box_weights = quality_targets
-        box_normaliser = sum_over_replicas(ops.sum(box_weights))
-        # Few or no positives: keep the quotient finite, as the official code does.
-        box_normaliser = ops.maximum(box_normaliser, 1e-6)
-    else:
-        box_weights, box_normaliser = 1.0, num_positives
+    weight_boxes = quality == "centerness" and rules.weight_boxes
+    box_weights = quality_targets if weight_boxes else 1.0
+    if totals is None:
+        totals = sum_over_replicas(loss_totals(learnt, point_strides, strides))
+    level_counts = [totals[level] for level in range(len(strides))]
+    num_positives = ops.maximum(sum(level_counts), 1.0)
+    # Few or no positives: keep the quotient finite, as the official code does.
+    box_normaliser = ops.maximum(totals[-1], 1e-6) if weight_boxes else num_positives
 
     classification = losses.sigmoid_focal_loss(predictions["class_logits"], learnt["class_targets"])
     options = {} if box_loss == "l1" else {"plus_one": plus_one}
@@ -70,4 +76,31 @@ def fcos_losses(
         "box_loss": box_loss_weight * ops.sum(ops.where(positive, box, 0.0)) / box_normaliser,
         "centerness_loss": ops.sum(ops.where(positive, centerness, 0.0)) / num_positives,
         "num_positives": num_positives,
+        **dict(zip(level_count_names(len(strides)), level_counts, strict=True)),
     }
+
+
+def loss_totals(learnt: dict, point_strides, strides: Sequence[int]):
+    """What losses are divided by, to be added up over the parts of a batch and over replicas.
+
+    Args:
+        learnt: what `fcos_targets` returns.
+        point_strides: [N] float32, pixels.
+        strides: L strides in pixels, the values in `point_strides`.
+
+    Returns:
+        [L + 1] float32: the number of positive points on each level; the sum of their centerness.
+    """
+    at_point = ops.sum(ops.cast(learnt["positive_mask"], "float32"), axis=0)  # [N]
+    counts = [ops.sum(ops.where(point_strides == s, at_point, 0.0)) for s in strides]
+    return ops.stack([*counts, ops.sum(learnt["centerness_targets"])])
+
+
+def level_count_names(num_levels: int) -> tuple[str, ...]:
+    """What the numbers of positive points on each level of a pyramid from P3 on are called.
+
+    Example:
+        >>> level_count_names(2)
+        ('num_positives_p3', 'num_positives_p4')
+    """
+    return tuple(f"num_positives_p{level}" for level in range(3, 3 + num_levels))

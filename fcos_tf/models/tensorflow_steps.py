@@ -35,11 +35,11 @@ class TensorFlowSteps:
         return self.detect(inputs, jit_compile=bool(self.jit_compile))
 
     def _track(self, loss, parts):
-        # The same sums on every replica, so that any of them can speak for all. `num_positives`
-        # and the normalisers are global already.
+        # The same sums on every replica, so that any of them can speak for all. The counts and
+        # the normalisers are global already.
         self._loss_tracker.update_state(sum_over_replicas(loss))
         for name, value in parts.items():
-            total = value if name == "num_positives" else sum_over_replicas(value)
+            total = sum_over_replicas(value) if name in self.loss_names else value
             self.loss_trackers[name].update_state(total)
         return self.get_metrics_result()
 

@@ -55,6 +55,20 @@ def test_one_positive_and_an_empty_image(losses_of):
     assert parts["num_positives"] == 1
 
 
+def test_positives_are_counted_on_each_level(losses_of):
+    # (0, 0, 8, 8) is learnt at (4, 4) of P3. (0, 0, 128, 128) has its centre at (64, 64): on P4, of
+    # reach 24, at x, y = 56 and 72 (40 and 88 lie on the border), 72 from the farthest side; P3's
+    # distances end at 64, and P5's begin at 128.
+    parts = losses_of(
+        [[[0, 0, 8, 8]], [[0, 0, 128, 128]]], [[0], [1]], ltrb=[1, 1, 1, 1], size=(128, 128)
+    )
+    counts = {name: parts[name] for name in parts if name.startswith("num_positives")}
+    assert counts == {
+        "num_positives": 5, "num_positives_p3": 1, "num_positives_p4": 4, "num_positives_p5": 0,
+        "num_positives_p6": 0, "num_positives_p7": 0,
+    }  # fmt: skip
+
+
 def test_other_box_losses(losses_of):
     scene = {"ltrb": [0.5, 0.5, 1.0, 0.5], "size": (8, 8)}
     assert losses_of(BOXES, LABELS, loss="iou", **scene)["box_loss"] == pytest.approx(
@@ -123,6 +137,7 @@ def test_no_boxes_at_all_give_finite_loss_and_gradients(model, num_boxes):
         loss, parts = model.compute_loss_parts({"images": images}, targets, predictions)
     gradients = tape.gradient(loss, model.trainable_weights)
     assert parts["num_positives"] == 1 and parts["box_loss"] == parts["centerness_loss"] == 0
+    assert all(parts[f"num_positives_p{level}"] == 0 for level in range(3, 8))
     # 86 points * 2 images * 2 classes, all background at p near .01: about .75 * .01^2 * .01 each.
     assert 0 < float(parts["classification_loss"]) < 344 * 0.75 * 0.02**3
     assert all(np.isfinite(g).all() for g in gradients if g is not None)
