@@ -264,9 +264,15 @@ class Config:
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
     )  # fmt: skip
     strategy: str = _option(
-        AUTO, "Training", "Devices; auto = all GPUs where there are several, else one device.",
-        choices=(AUTO, "one_device", "mirrored"),
+        AUTO, "Training",
+        "Devices: one, all GPUs of this machine, those of all hosts in the environment variable "
+        "TF_CONFIG, or a TPU; auto = multi_worker where TF_CONFIG names several hosts, mirrored "
+        "where there are several GPUs, else one device.",
+        choices=(AUTO, "one_device", "mirrored", "multi_worker", "tpu"),
     )  # fmt: skip
+    tpu: str = _option(
+        "", "Training", "With --strategy=tpu: the name of the TPU; local = of this machine."
+    )
     jit_compile: str = _option(
         AUTO, "Training", "Compile the step with XLA; auto = on GPUs, with a fixed canvas.",
         choices=(AUTO, "true", "false"),

@@ -58,6 +58,8 @@ def train(config: Config, report: Callable[[str], None] = print) -> dict[str, fl
     if not config.model_dir:
         raise ValueError("--model_dir: expected a folder for the files of the run, got none")
     model_dir = Path(config.model_dir)
+    # Before anything of TensorFlow runs, as several hosts need it.
+    strategy = make_strategy(config.strategy, tpu=config.tpu)
     keras.utils.set_random_seed(config.seed)
     checkpoint = checkpoints.latest(model_dir)
     start_step = checkpoints.step_of(checkpoint) if checkpoint else 0
@@ -75,7 +77,6 @@ def train(config: Config, report: Callable[[str], None] = print) -> dict[str, fl
         if metrics:
             return metrics
 
-    strategy = make_strategy(config.strategy)
     with strategy.scope():
         model = build.make_model(config, train_data.class_names, train_data.category_ids)
         build.compile_model(config, model, total_steps)

@@ -1,27 +1,59 @@
-"""From a name to the `tf.distribute` strategy that a model is built and trained under."""
+"""From a name to the `tf.distribute` strategy that a model is built and trained under.
+
+A replica is a copy of the model on one device, a host a process of the run with its replicas. Of
+several hosts, number 0 is the chief: it alone writes files and prints.
+"""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import tensorflow as tf
 
+from fcos_tf.training.cluster import VARIABLE, read_cluster
+
 # There whenever the driver of an NVIDIA GPU is loaded, whatever TensorFlow finds.
 _NVIDIA_DRIVER = Path("/dev/nvidiactl")
-STRATEGIES = ("auto", "one_device", "mirrored")
+STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 
-def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
+class Share(NamedTuple):
+    """Which part of the work is this process's; as `fcos_tf.data.load` takes it.
+
+    Attributes:
+        num_hosts: Processes that share the work.
+        host: Which of them this is, from 0.
+    """
+
+    num_hosts: int = 1
+    host: int = 0
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this is the process that writes files and prints."""
+        return self.host == 0
+
+
+def make_strategy(name: str = "auto", *, tpu: str = "") -> tf.distribute.Strategy:
     """Makes the strategy; build and compile the model inside its `scope()`.
+
+    To be called before TensorFlow runs its first operation. With several hosts it waits until all
+    of them are there.
 
     Args:
         name: "one_device": the default strategy, which places a model on one GPU or on the CPU;
             "mirrored": every visible GPU holds a copy and takes its share of each batch;
-            "auto": mirrored where there are several GPUs, else one device.
+            "multi_worker": the GPUs of all hosts in the environment variable `TF_CONFIG`;
+            "tpu": all cores of a TPU;
+            "auto": multi_worker where `TF_CONFIG` names several hosts, mirrored where there are
+            several GPUs, else one device.
+        tpu: Name of the TPU, or "local" for that of this machine; with "tpu" only.
 
     Returns:
         The strategy. Its `num_replicas_in_sync` is the number of devices that share a batch.
 
     Raises:
-        ValueError: For another name.
+        ValueError: For another name, a wrong or missing `TF_CONFIG`, a TPU without a name, one
+            that is not there or has several hosts.
 
     Example:
         >>> with make_strategy("one_device").scope():
@@ -29,20 +61,88 @@ def make_strategy(name: str = "auto") -> tf.distribute.Strategy:
     """
     if name not in STRATEGIES:
         raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {name!r}")
+    if bool(tpu) != (name == "tpu"):
+        raise ValueError(
+            f"--tpu: expected with --strategy=tpu the name of a TPU, or local, and none with "
+            f"others; got --strategy={name} and --tpu={tpu}"
+        )
+    if name == "tpu":
+        return _tpu_strategy(tpu)
+    cluster = read_cluster() if name in ("auto", "multi_worker") else None
+    if name == "multi_worker" and cluster is None:
+        raise ValueError(
+            f"--strategy=multi_worker: expected the environment variable {VARIABLE}, got none"
+        )
+    if cluster is not None and (name == "multi_worker" or len(cluster.addresses) > 1):
+        return tf.distribute.MultiWorkerMirroredStrategy()
     several = len(tf.config.list_physical_devices("GPU")) > 1
     if name == "mirrored" or (name == "auto" and several):
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
 
 
+def share_of(strategy: tf.distribute.Strategy) -> Share:
+    """Which part of the work under a strategy is this process's."""
+    if not _has_hosts(strategy):
+        return Share()
+    cluster = read_cluster()
+    return Share(len(cluster.addresses), cluster.host)
+
+
+def agree(flag: bool, strategy: tf.distribute.Strategy) -> bool:
+    """Whether `flag` is true on any host.
+
+    All hosts have to call it at the same point of the program, as it waits for them; with one host
+    it costs nothing.
+
+    Args:
+        flag: What this process thinks, such as whether to stop.
+        strategy: Of the run; `model.distribute_strategy`.
+    """
+    if not _has_hosts(strategy):
+        return flag
+    return bool(strategy.reduce("SUM", tf.constant(float(flag)), axis=None) > 0)
+
+
 def describe_devices(strategy: tf.distribute.Strategy) -> str:
-    """What a strategy trains on, in words: "1 GPU", "4 GPUs", "CPU".
+    """What a strategy trains on, in words: "1 GPU", "4 GPUs", "CPU", "16 GPUs on 2 hosts".
 
     Says so where a GPU lies idle: TensorFlow itself only logs that it lacks a library.
     """
     replicas = strategy.num_replicas_in_sync
+    if _is_tpu(strategy):
+        return f"{replicas} TPU cores"
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     if kind == "CPU" and replicas == 1:
         idle = " although there is an NVIDIA GPU (pip install 'fcos_tf[gpu]')"
         return kind + (idle if _NVIDIA_DRIVER.exists() else "")
-    return f"{replicas} {kind}{'' if replicas == 1 else 's'}"
+    hosts = share_of(strategy).num_hosts
+    where = f" on {hosts} hosts" if hosts > 1 else ""
+    return f"{replicas} {kind}{'' if replicas == 1 else 's'}{where}"
+
+
+def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
+        if tpu != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (tf.errors.OpError, ValueError, OSError) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"--tpu={tpu}: expected a TPU that can be reached, got: {text}") from error
+    strategy = tf.distribute.TPUStrategy(resolver)
+    if strategy.extended.num_hosts > 1:
+        # One process drives all hosts of a TPU, but images are read by Python in that process.
+        raise ValueError(
+            f"--tpu={tpu}: expected a TPU with one host, got one with {strategy.extended.num_hosts}"
+        )
+    return strategy
+
+
+def _has_hosts(strategy: tf.distribute.Strategy) -> bool:
+    multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return multi_worker and read_cluster() is not None
+
+
+def _is_tpu(strategy: tf.distribute.Strategy) -> bool:
+    return isinstance(strategy, tf.distribute.TPUStrategy)
