@@ -17,10 +17,13 @@ from fcos_tf.config import AUTO, Config, flag_value
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.weights import load_detector
 from fcos_tf.training import callbacks, optimizers, schedules
+from fcos_tf.training.strategy import ALONE, Share, share_of
 
 
-def load_train_data(config: Config, *, start_step: int = 0) -> tf.data.Dataset:
-    """The endless stream of training batches from the batch of `start_step` on."""
+def load_train_data(
+    config: Config, *, start_step: int = 0, share: Share = ALONE
+) -> tf.data.Dataset:
+    """The endless stream of training batches, or a host's share, from that of `start_step` on."""
     return data.load(
         config.dataset,
         split=config.train_split,
@@ -35,24 +38,49 @@ def load_train_data(config: Config, *, start_step: int = 0) -> tf.data.Dataset:
         include_difficult=config.include_difficult,
         skip_empty=config.skip_empty,
         cache=config.cache,
+        **share._asdict(),
         **_data_options(config, config.classes),
     )
 
 
-def load_val_data(config: Config, class_names: Sequence[str] | None = None) -> tf.data.Dataset:
+def load_val_data(
+    config: Config, class_names: Sequence[str] | None = None, *, share: Share = ALONE
+) -> tf.data.Dataset:
     """The batches to evaluate on: the validation split, or the images that `overfit` trains on.
 
     Args:
         config: The options.
         class_names: The classes of the model, where they are known and the config has none.
+        share: A host's part of every batch.
     """
     return data.load(
         config.dataset,
         split=config.train_split if config.overfit else config.val_split,
         training=False,
         seed=config.seed,
+        **share._asdict(),
         **_data_options(config, config.classes or class_names),
     )
+
+
+def check_devices(config: Config, strategy: tf.distribute.Strategy) -> None:
+    """Checks what the devices ask of the options.
+
+    Raises:
+        ValueError: A batch that cannot be divided, or images whose sizes only one host knows.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if config.batch_size % replicas:
+        raise ValueError(
+            f"--batch_size: expected a multiple of {replicas}, the number of devices of "
+            f"--strategy={config.strategy}, got {config.batch_size}"
+        )
+    static = "," not in config.image_size or config.orientation_buckets
+    if not static and (share_of(strategy).num_hosts > 1 or config.strategy == "tpu"):
+        raise ValueError(
+            "--image_size: expected, with several hosts or a TPU, a canvas like 512x512, or "
+            f"--orientation_buckets, got {config.image_size}"
+        )
 
 
 def count_steps(config: Config, num_images: int) -> int:
@@ -184,7 +212,12 @@ def compile_model(config: Config, model: keras.Model, total_steps: int) -> None:
 
 
 def make_callbacks(
-    config: Config, val_data: Iterable, writers: Iterable, *, first_step: int = 0
+    config: Config,
+    val_data: Iterable,
+    writers: Iterable,
+    *,
+    first_step: int = 0,
+    keeps_files: bool = True,
 ) -> list[keras.callbacks.Callback]:
     """The callbacks of a run, in the order in which they have to act.
 
@@ -193,6 +226,8 @@ def make_callbacks(
         val_data: What to evaluate on.
         writers: Where numbers go, see `training.metric_writers`.
         first_step: Updates done before the run goes on.
+        keeps_files: Whether this process saves models, as one host of several does. The others
+            read the numbers at the same steps, as that is something hosts do together.
 
     Raises:
         ValueError: If `best_metric` is none that `metrics` give.
@@ -204,7 +239,7 @@ def make_callbacks(
             f"--best_metric: expected one of {', '.join(names)}, as --metrics="
             f"{','.join(config.metrics)} give, got {config.best_metric!r}"
         )
-    return [
+    watching = [
         # First: the time that the others take at the end of an epoch is not the training's.
         callbacks.TrainingLog(
             writers,
@@ -214,6 +249,11 @@ def make_callbacks(
         ),
         callbacks.DetectionMetrics(val_data, metrics=config.metrics),
         callbacks.EvaluationLog(writers, first_step=first_step),
+    ]
+    if not keeps_files:
+        return watching
+    return [
+        *watching,
         callbacks.BestModel(config.model_dir, monitor=monitor, first_step=first_step),
         # Last: when a checkpoint stands, the lines up to its step have been written.
         callbacks.Checkpoint(

@@ -118,7 +118,8 @@ def load(
         A `tf.data.Dataset` that has, besides: `class_names` (tuple of str), `num_images` (int),
         `category_ids` (tuple of int, the data set's own id of each label), `faults` (list of
         `example.Fault`, all of the annotations), `dropped` (list of str, each thing that was left
-        out, named) and `image_faults` (`faults.ImageFaults`, filled while images are read).
+        out, named), `image_faults` (`faults.ImageFaults`, filled while images are read), and
+        `num_hosts` and `host` as given.
 
     Raises:
         ValueError: An argument that cannot be met, or a file that cannot be read; says which.
@@ -231,6 +232,8 @@ def load(
     result.faults = faults
     result.dropped = dropped
     result.image_faults = image_faults
+    result.num_hosts = num_hosts
+    result.host = host
     return result
 
 

@@ -1,8 +1,9 @@
 """Average precision from plain records, and evaluation of a model over a data set."""
 
 from fcos_tf.evaluation.coco import coco_evaluation, coco_metrics
+from fcos_tf.evaluation.detect_function import compile_detect
 from fcos_tf.evaluation.evaluate import METRICS, evaluate, metric_names, score_records
-from fcos_tf.evaluation.inference import compile_detect, run_detector
+from fcos_tf.evaluation.inference import run_detector
 from fcos_tf.evaluation.records import (
     Records,
     Scores,

@@ -5,7 +5,8 @@ from functools import partial
 from typing import Any
 
 from fcos_tf.evaluation.coco import COCO_DEFINITIONS, coco_evaluation
-from fcos_tf.evaluation.inference import DetectFunction, run_detector
+from fcos_tf.evaluation.detect_function import DetectFunction
+from fcos_tf.evaluation.inference import run_detector
 from fcos_tf.evaluation.records import Records, Scores
 from fcos_tf.evaluation.voc import voc_evaluation
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fcos_tf.evaluation.detect_function import DetectFunction, compile_detect, compiled
 from fcos_tf.evaluation.frames import boxes_to_original, original_scale
 from fcos_tf.evaluation.records import (
     Records,
@@ -18,70 +19,8 @@ from fcos_tf.evaluation.records import (
     ground_truth_to_coco,
 )
 
-# (images [B, H, W, 3], image_sizes [B, 2]) -> detections
-DetectFunction = Callable[[Any, Any], Mapping[str, Any]]
-
 _FOUND = ("boxes", "scores", "labels")
 _IGNORED = ("ignored_boxes", "ignored_labels")
-
-
-def compile_detect(model: Any, class_names: Sequence[str] | None = None) -> DetectFunction:
-    """Returns `model.detect` as one compiled function of `(images, image_sizes)`.
-
-    On TensorFlow it is traced once per canvas at most; the trace holds thresholds and whatever
-    else is a plain attribute of the model, but reads the weights afresh on every call.
-
-    Args:
-        model: a detector.
-        class_names: the classes of a data set. Where the model's are others, or in another order,
-            its labels are brought to those of the data set by name; what the data set has no class
-            for becomes padding, label -1.
-
-    Raises:
-        ValueError: the data set has a class that the model does not know.
-    """
-    table = _label_table(getattr(model, "class_names", None), class_names)
-    if table is None:
-        return compiled(lambda images, image_sizes: model.detect(images, image_sizes))
-
-    def detect(images, image_sizes):
-        from keras import ops
-
-        found = model.detect(images, image_sizes)
-        return {**found, "labels": ops.take(ops.convert_to_tensor(table), found["labels"] + 1)}
-
-    return compiled(detect)
-
-
-def _label_table(
-    model_names: Sequence[str] | None, class_names: Sequence[str] | None
-) -> np.ndarray | None:
-    """A data set's label for the model's labels from -1 on, int32 [C + 1]; None: the same."""
-    if not model_names or not class_names or tuple(model_names) == tuple(class_names):
-        return None
-    unknown = [name for name in class_names if name not in model_names]
-    if unknown:
-        raise ValueError(
-            f"expected a model of the data set's classes; it does not know {', '.join(unknown)}"
-        )
-    label_of = {name: label for label, name in enumerate(class_names)}
-    return np.array([-1, *(label_of.get(name, -1) for name in model_names)], np.int32)
-
-
-def compiled(function: Callable) -> Callable:
-    """Returns a function of tensors as a graph, where TensorFlow is the backend.
-
-    It is traced again for new shapes only.
-    """
-    # Imported here so that scoring bare result files does not wait for TensorFlow.
-    import keras
-
-    if keras.config.backend() != "tensorflow":
-        return lambda *inputs: function(*(np.asarray(each) for each in inputs))
-    import tensorflow as tf
-
-    # There is no Python control flow on tensors to convert, and tracing is faster without.
-    return tf.function(function, reduce_retracing=True, autograph=False)
 
 
 def run_detector(
@@ -99,6 +38,9 @@ def run_detector(
     data set where it has them (a mapped or shortened one loses them), else from the model; else
     classes are numbered, and category ids are 1..C. Rows with a negative image id fill up batches
     and are no images.
+
+    Of a data set that is one host's share (`load(..., num_hosts=..., host=...)`) every host runs
+    over its own; then all get the images of all, in the order in which one alone would have them.
 
     Where there are several views of an image, their detections are merged with the model's
     `nms_threshold` and `max_detections`.
@@ -118,7 +60,12 @@ def run_detector(
     runs: list[_Run] = []
     for each in datasets:
         images_before = sum(len(run.image_ids) for run in runs)
-        runs.append(_run_over(each, detect, progress, images_before, inclusive))
+        run = _run_over(each, detect, progress, images_before, inclusive)
+        if getattr(each, "num_hosts", 1) > 1:
+            run = _of_all_hosts(run, each.host, model)
+        if not run.image_ids:
+            raise ValueError(_without_images(each, run.num_rows))
+        runs.append(run)
     first = runs[0]
     found = _merge(model, runs) if flip or views else first.columns
     return _to_records(first, found, *_classes(model, dataset, first.columns))
@@ -129,12 +76,16 @@ class _Run(NamedTuple):
 
     Attributes:
         image_ids: N ids, all different.
+        batches: N numbers of the batch that an image came in.
+        num_rows: Rows of all batches, those without an image included.
         columns: name -> N arrays: `boxes`, `scores`, `labels` of what was found; `sizes` of the
             images; `true_boxes`, `true_labels`, and of the ground truth also what the data set has
             of `areas`, `ignored_boxes`, `ignored_labels`.
     """
 
     image_ids: list[int]
+    batches: list[int]
+    num_rows: int
     columns: dict[str, list[np.ndarray]]
 
 
@@ -145,10 +96,10 @@ def _run_over(
     images_before: int,
     inclusive_pixels: bool,
 ) -> _Run:
-    image_ids: dict[int, None] = {}
+    image_ids: dict[int, int] = {}  # to their batches
     columns: dict[str, list[np.ndarray]] = defaultdict(list)
     full_batch = num_rows = 0
-    for images, targets in dataset:
+    for batch, (images, targets) in enumerate(dataset):
         targets = {key: np.asarray(value) for key, value in targets.items()}
         real = targets["image_ids"] >= 0
         full_batch = max(full_batch, len(real))
@@ -160,14 +111,38 @@ def _run_over(
         for image_id in targets["image_ids"].tolist():
             if image_id in image_ids:
                 raise ValueError(f"image id {image_id} occurs twice in the data set")
-            image_ids[image_id] = None
+            image_ids[image_id] = batch
         for name, rows in _to_original_frame(targets, found, inclusive_pixels).items():
             columns[name].extend(rows)
         if progress is not None:
             progress(images_before + len(image_ids))
-    if not image_ids:
-        raise ValueError(_without_images(dataset, num_rows))
-    return _Run(list(image_ids), columns)
+    return _Run(list(image_ids), list(image_ids.values()), num_rows, columns)
+
+
+def _of_all_hosts(run: _Run, host: int, model: Any) -> _Run:
+    """Joins the runs of all hosts over their shares of one data set."""
+    from fcos_tf.evaluation.distributed import gather_arrays
+
+    arrays = {
+        **{name: np.stack(rows) for name, rows in run.columns.items()},
+        "image_ids": np.array(run.image_ids, np.int64),
+        "batches": np.array(run.batches, np.int64),
+        "hosts": np.full(len(run.image_ids), host),
+        "num_rows": np.int64(run.num_rows),
+    }
+    parts = gather_arrays(arrays, model.distribute_strategy)
+    num_rows = int(sum(part.pop("num_rows") for part in parts))
+    parts = [part for part in parts if part["image_ids"].size]
+    if not parts:
+        return run._replace(num_rows=num_rows)
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    # Each batch holds the images of host 0, then those of host 1 ...
+    order = np.lexsort((joined.pop("hosts"), joined["batches"]))
+    columns = {name: rows[order] for name, rows in joined.items()}
+    image_ids, batches = (columns.pop(name).tolist() for name in ("image_ids", "batches"))
+    if len(set(image_ids)) < len(image_ids):
+        raise ValueError("images of a host are those of another, too; expected different shares")
+    return _Run(image_ids, batches, num_rows, columns)
 
 
 def _without_images(dataset: Iterable, num_rows: int) -> str:

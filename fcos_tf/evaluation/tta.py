@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from fcos_tf.evaluation.inference import compiled
+from fcos_tf.evaluation.detect_function import compiled
 from fcos_tf.ops.nms import class_wise_nms
 
 # Images that are merged at once: enough to keep the devices busy, little memory.

@@ -41,7 +41,26 @@ class TensorFlowSteps:
         for name, value in parts.items():
             total = sum_over_replicas(value) if name in self.loss_names else value
             self.loss_trackers[name].update_state(total)
-        return self.get_metrics_result()
+        results = self.get_metrics_result()
+        if has_hosts(tf.distribute.get_strategy()):
+            # Keras takes the mean over the first axis, too.
+            results = {name: value[None] for name, value in results.items()}
+        return results
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Builds the optimizer; all else of a detector is built from the start.
+
+        Keras adds up the batches of all replicas here, which it cannot do with several hosts.
+        """
+        with self.distribute_strategy.scope():
+            if not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
+
+
+def has_hosts(strategy) -> bool:
+    """Whether the replicas of a strategy are those of the hosts in `TF_CONFIG`."""
+    multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return multi_worker and bool(strategy.cluster_resolver.cluster_spec())
 
 
 def sum_over_replicas(value):

@@ -5,10 +5,11 @@ several hosts, number 0 is the chief: it alone writes files and prints.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from fcos_tf.models.tensorflow_steps import has_hosts
 from fcos_tf.training.cluster import VARIABLE, read_cluster
 
 # There whenever the driver of an NVIDIA GPU is loaded, whatever TensorFlow finds.
@@ -31,6 +32,9 @@ class Share(NamedTuple):
     def is_chief(self) -> bool:
         """Whether this is the process that writes files and prints."""
         return self.host == 0
+
+
+ALONE = Share()
 
 
 def make_strategy(name: str = "auto", *, tpu: str = "") -> tf.distribute.Strategy:
@@ -83,8 +87,8 @@ def make_strategy(name: str = "auto", *, tpu: str = "") -> tf.distribute.Strateg
 
 def share_of(strategy: tf.distribute.Strategy) -> Share:
     """Which part of the work under a strategy is this process's."""
-    if not _has_hosts(strategy):
-        return Share()
+    if not has_hosts(strategy):
+        return ALONE
     cluster = read_cluster()
     return Share(len(cluster.addresses), cluster.host)
 
@@ -99,9 +103,53 @@ def agree(flag: bool, strategy: tf.distribute.Strategy) -> bool:
         flag: What this process thinks, such as whether to stop.
         strategy: Of the run; `model.distribute_strategy`.
     """
-    if not _has_hosts(strategy):
+    if not has_hosts(strategy):
         return flag
     return bool(strategy.reduce("SUM", tf.constant(float(flag)), axis=None) > 0)
+
+
+def check_same(what: str, value: int, strategy: tf.distribute.Strategy) -> None:
+    """Checks that all hosts have the same number; to be called by all of them, as `agree` is.
+
+    Args:
+        what: What the number is, for the error.
+        value: Of this process.
+        strategy: Of the run.
+
+    Raises:
+        ValueError: On every host, if the numbers differ.
+    """
+    if not has_hosts(strategy):
+        return
+    share = share_of(strategy)
+    mine = tf.one_hot(share.host, share.num_hosts, on_value=value, off_value=0, dtype=tf.int64)
+    values = strategy.reduce("SUM", mine, axis=None).numpy().tolist()
+    if len(set(values)) > 1:
+        raise ValueError(
+            f"{what}: expected the same on all hosts, got {', '.join(map(str, values))}"
+        )
+
+
+def distribute(
+    dataset: tf.data.Dataset, strategy: tf.distribute.Strategy, *, batch_size: int
+) -> Any:
+    """Divides the training batches of this host between its replicas.
+
+    Args:
+        dataset: This host's share of every batch, without end, see `share_of`.
+        strategy: Of the run.
+        batch_size: Images per step over all replicas of all hosts; their number divides it.
+
+    Returns:
+        What `fit` takes.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return dataset
+    parts = dataset.rebatch(batch_size // replicas, drop_remainder=True)
+    # tf.data forgets that there is no end; TensorFlow then asks at every step if it is there.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return strategy.distribute_datasets_from_function(lambda context: parts.apply(endless))
 
 
 def describe_devices(strategy: tf.distribute.Strategy) -> str:
@@ -137,11 +185,6 @@ def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
             f"--tpu={tpu}: expected a TPU with one host, got one with {strategy.extended.num_hosts}"
         )
     return strategy
-
-
-def _has_hosts(strategy: tf.distribute.Strategy) -> bool:
-    multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    return multi_worker and read_cluster() is not None
 
 
 def _is_tpu(strategy: tf.distribute.Strategy) -> bool:

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from fcos_tf.evaluation import evaluate, run_detector
-from fcos_tf.evaluation.inference import compiled
+from fcos_tf.evaluation.detect_function import compiled
 from fcos_tf.evaluation.tta import merge_views, mirror_boxes, mirror_images, parse_tta
 
 

@@ -1,0 +1,73 @@
+"""Trains a small FCOS on one of several kinds of strategy and writes what came of it.
+
+    python -m tests.training.replicas STRATEGY NORM STEPS RESULT.npz
+
+STRATEGY is that of make_strategy, "mirrored" meaning two CPUs; with multi_worker the hosts are
+those of TF_CONFIG. RESULT gets an array for each log, [STEPS], and each weight.
+"""
+
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from fcos_tf import FCOS
+from fcos_tf.training.optimizers import SGD
+from fcos_tf.training.strategy import distribute, make_strategy, share_of
+
+BATCH, SIZE = 8, (64, 96)
+
+
+def scene(step):
+    """A batch of 8 images; the second four have no box at all in every other step."""
+    rng = np.random.default_rng(step)
+    images = rng.integers(0, 256, (BATCH, *SIZE, 3)).astype("uint8")
+    low = rng.uniform(0, 30, (BATCH, 3, 2))
+    boxes = np.concatenate([low, low + rng.uniform(10, 34, (BATCH, 3, 2))], axis=-1)
+    labels = rng.integers(-1, 3, (BATCH, 3))
+    if step % 2 == 0:
+        labels[BATCH // 2 :] = -1
+    return images, {
+        "boxes": boxes.astype("float32"),
+        "labels": labels.astype("int32"),
+        "image_sizes": np.tile(np.float32([[60, 90]]), (BATCH, 1)),
+    }
+
+
+def dataset(steps, share):
+    """This host's part of the batches of `steps` steps, again and again."""
+    images, targets = zip(*map(scene, range(steps)), strict=True)
+    rows = slice(share.host * BATCH // share.num_hosts, (share.host + 1) * BATCH // share.num_hosts)
+    batches = np.stack(images), {n: np.stack([t[n] for t in targets]) for n in targets[0]}
+    mine = tf.nest.map_structure(lambda x: x[:, rows], batches)
+    return tf.data.Dataset.from_tensor_slices(mine).repeat()
+
+
+def train(strategy, norm, steps):
+    """Returns the logs of each step and the weights at the end."""
+    share = share_of(strategy)
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = FCOS(3, backbone="simple_cnn", backbone_norm=norm, fpn_channels=32, head_convs=1)
+        # The gradient is longer than 1: each replica's part, clipped by itself, would show.
+        model.compile(SGD(0.01, momentum=0.9, weight_decay=1e-4, global_clipnorm=1.0))
+    batches = distribute(dataset(steps, share), strategy, batch_size=BATCH)
+    logs = model.fit(batches, epochs=steps, steps_per_epoch=1, verbose=0).history
+    return logs, {f"weight {v.path}": v.numpy() for v in model.weights}
+
+
+def main(strategy, norm, steps, result):
+    if strategy == "mirrored":
+        cpus = tf.config.list_physical_devices("CPU")
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpus[0], two)
+        made = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    else:
+        made = make_strategy(strategy)
+    logs, weights = train(made, norm, int(steps))
+    np.savez(result, **logs, **weights)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
