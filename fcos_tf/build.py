@@ -168,12 +168,15 @@ def _warn_of_idle_options(config: Config) -> None:
 
 
 def make_optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:
-    """SGD with the config's schedule over `total_steps` updates."""
+    """The config's optimizer, with its schedule over `total_steps` updates."""
+    # Goyal et al., Accurate, Large Minibatch SGD: the rate grows with the batch.
+    share = config.batch_size / config.base_batch_size if config.base_batch_size else 1.0
+    learning_rate = config.learning_rate * share
     warmup = {"warmup_steps": config.warmup_steps, "warmup_factor": config.warmup_factor}
     if config.schedule == "step":
         decay_steps = config.decay_steps or _default_decay_steps(total_steps)
         rate = schedules.WarmupStepDecay(
-            config.learning_rate,
+            learning_rate,
             decay_steps=decay_steps,
             decay_factor=config.decay_factor,
             **warmup,
@@ -184,19 +187,23 @@ def make_optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimiz
                 f"--warmup_steps: expected fewer than the {total_steps} steps of the run with "
                 f"--schedule=cosine, got {config.warmup_steps}"
             )
-        rate = schedules.WarmupCosine(config.learning_rate, total_steps=total_steps, **warmup)
+        rate = schedules.WarmupCosine(learning_rate, total_steps=total_steps, **warmup)
     else:
-        rate = schedules.WarmupConstant(config.learning_rate, **warmup)
-    return optimizers.SGD(
-        rate,
-        momentum=float(config.momentum),
-        weight_decay=config.weight_decay,
-        global_clipnorm=config.clip_norm or None,
-    )
+        rate = schedules.WarmupConstant(learning_rate, **warmup)
+    options = {
+        "weight_decay": config.weight_decay,
+        "bias_lr_factor": config.bias_lr_factor,
+        "global_clipnorm": config.clip_norm or None,
+        "use_ema": config.ema_momentum > 0,
+        "ema_momentum": config.ema_momentum,
+    }
+    if config.optimizer == "adamw":
+        return optimizers.AdamW(rate, **options)
+    return optimizers.SGD(rate, momentum=float(config.momentum), **options)
 
 
 def compile_model(config: Config, model: keras.Model, total_steps: int) -> None:
-    """Gives the model its optimizer and the choice of XLA."""
+    """Gives the model its optimizer, the choice of XLA and the number of parts of a batch."""
     # XLA is slower than the plain graph on a CPU, and compiles anew for every image size. A
     # function compiled for one device cannot reach the variables of another.
     one_replica = tf.distribute.get_strategy().num_replicas_in_sync == 1
@@ -208,7 +215,15 @@ def compile_model(config: Config, model: keras.Model, total_steps: int) -> None:
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
     pays = has_gpu and one_replica and "," not in config.image_size
     jit = {"true": True, "false": False, AUTO: pays}[config.jit_compile]
-    model.compile(optimizer=make_optimizer(config, total_steps), jit_compile=jit)
+    optimizer = make_optimizer(config, total_steps)
+    if config.max_bad_steps and config.precision != "mixed_float16":
+        # It leaves out what is not finite; Keras has one for float16 anyway. Scaling by powers of
+        # two changes no number.
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            optimizer, initial_scale=1.0, dynamic_growth_steps=2**31 - 1
+        )
+    model.compile(optimizer=optimizer, jit_compile=jit)
+    model.accumulation_steps = config.accumulation_steps
 
 
 def make_callbacks(

@@ -237,11 +237,33 @@ class Config:
         0.0, "Training", "Passes over the training split; 0 = --steps says how long.", least=0
     )
     steps: int = _option(0, "Training", "Updates; 0 = --epochs says how long.", least=0)
+    accumulation_steps: int = _option(
+        1, "Training",
+        "In how many parts each device's share of a batch goes through the network: less memory, "
+        "the same step.",
+        least=1,
+    )  # fmt: skip
+    optimizer: str = _option("sgd", "Training", "The optimizer.", choices=("sgd", "adamw"))
     learning_rate: float = _option(0.01, "Training", "Learning rate after warm-up.", above=0)
+    base_batch_size: int = _option(
+        0, "Training",
+        "The batch size that --learning_rate is for: at another --batch_size the rate is in "
+        "proportion; 0 = for the one given.",
+        least=0,
+    )  # fmt: skip
+    bias_lr_factor: float = _option(
+        1.0, "Training",
+        "Factor on the learning rate of biases and of the offsets of norms; 2 in the code of the "
+        "paper's authors.",
+        above=0,
+    )  # fmt: skip
     momentum: float = _option(0.9, "Training", "Momentum of SGD.", least=0, most=1)
     weight_decay: float = _option(
-        1e-4, "Training", "L2 term in the gradient, of all but biases and norms.", least=0
-    )
+        1e-4, "Training",
+        "Of all but biases and norms: with sgd the L2 term in the gradient, with adamw the decay "
+        "beside it.",
+        least=0,
+    )  # fmt: skip
     warmup_steps: int = _option(1000, "Training", "Steps of linear warm-up; 0 = none.", least=0)
     warmup_factor: float = _option(
         0.001, "Training", "Share of the learning rate at the first step of warm-up.",
@@ -259,9 +281,20 @@ class Config:
     clip_norm: float = _option(
         10.0, "Training", "Longest gradient, over all variables together; 0 = any length.", least=0
     )
+    ema_momentum: float = _option(
+        0.0, "Training",
+        "Moving average of the weights, which is what is evaluated and exported, such as 0.999; "
+        "0 = none.",
+        least=0, most=1,
+    )  # fmt: skip
     precision: str = _option(
         "float32", "Training", "Losses, targets and decoding are float32 in all of them.",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),
+    )  # fmt: skip
+    max_bad_steps: int = _option(
+        0, "Training",
+        "Leave out up to so many steps whose loss or gradient is not finite; one more stops.",
+        least=0,
     )  # fmt: skip
     strategy: str = _option(
         AUTO, "Training",
@@ -311,6 +344,13 @@ class Config:
                 "--scale_jitter: expected two increasing factors above 0 such as 0.1,2.0, "
                 f"got {','.join(map(str, self.scale_jitter))}"
             )
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"--accumulation_steps: expected a divisor of --batch_size={self.batch_size}, "
+                f"got {self.accumulation_steps}"
+            )
+        if self.ema_momentum == 1:
+            raise ValueError("--ema_momentum: expected a number below 1, got 1")
         if self.epochs and self.steps:
             raise ValueError(
                 "--epochs and --steps: expected one of them and the other 0, "

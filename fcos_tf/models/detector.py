@@ -8,12 +8,16 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from fcos_tf.models.step_faults import StepFaults
+
 if keras.backend.backend() == "tensorflow":
     from fcos_tf.models.tensorflow_steps import TensorFlowSteps, sum_over_replicas
 else:
 
     class TensorFlowSteps:
         """Other backends run Keras' own steps on `compute_loss`."""
+
+        step_names = ()
 
     def sum_over_replicas(value):
         """Other backends see the whole batch as one."""
@@ -69,11 +73,17 @@ class Detector(TensorFlowSteps, keras.Model):
         self.category_ids = None if category_ids is None else tuple(map(int, category_ids))
         self.image_size = image_size
         self.loss_trackers = {
-            name: keras.metrics.Mean(name=name) for name in (*self.loss_names, *count_names)
+            name: keras.metrics.Mean(name=name)
+            for name in (*self.loss_names, *count_names, *self.step_names)
         }
+        self.step_faults = StepFaults()
 
-    def compute_losses(self, predictions: dict, targets: dict, image_size) -> dict:
+    def compute_losses(self, predictions: dict, targets: dict, image_size, totals=None) -> dict:
         """The named losses and counts, `num_positives` ...; scalars float32. See the subclass."""
+        raise NotImplementedError
+
+    def compute_totals(self, targets: dict, image_size):
+        """What losses are divided by, of this replica's images. See the subclass."""
         raise NotImplementedError
 
     def decode(self, predictions: dict, image_size, image_sizes, *, jit_compile=False) -> dict:
@@ -127,9 +137,9 @@ class Detector(TensorFlowSteps, keras.Model):
             jit_compile=jit_compile,
         )
 
-    def compute_loss_parts(self, inputs: dict, targets: dict, predictions: dict):
+    def compute_loss_parts(self, inputs: dict, targets: dict, predictions: dict, totals=None):
         """The total to differentiate, regularisation included, and its named parts."""
-        parts = self.compute_losses(predictions, targets, spatial_size(inputs["images"]))
+        parts = self.compute_losses(predictions, targets, spatial_size(inputs["images"]), totals)
         loss = sum(parts[name] for name in self.loss_names)
         if self.losses:
             loss = loss + sum(ops.cast(ops.sum(extra), "float32") for extra in self.losses)

@@ -17,7 +17,13 @@ from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.layers.heads import FCOSHead
 from fcos_tf.models.detector import Detector, unpack_inputs
 from fcos_tf.models.fcos_detections import fcos_detections, place_points
-from fcos_tf.models.fcos_losses import BOX_LOSSES, QUALITIES, fcos_losses, level_count_names
+from fcos_tf.models.fcos_losses import (
+    BOX_LOSSES,
+    QUALITIES,
+    fcos_losses,
+    level_count_names,
+    loss_totals,
+)
 from fcos_tf.models.fcos_presets import preset_arguments
 from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.models.fcos_targets import expand_size_ranges, fcos_targets, level_size_ranges
@@ -243,13 +249,15 @@ class FCOS(Detector):
         features = self.fpn(self.backbone(x, training=training))
         return self.head(list(features.values()))
 
-    def compute_losses(self, predictions, targets, image_size):
+    def compute_losses(self, predictions, targets, image_size, totals=None):
         """Focal, box and centerness loss of a batch (FCOS, equation 2 and section 3.4).
 
         Args:
             predictions: what `call` returns.
             targets: dict with `boxes` [B, M, 4] xyxy pixels and `labels` [B, M], padding -1.
             image_size: (height, width) of the padded images.
+            totals: `compute_totals` of the batch that these images are a part of, on all
+                replicas; None: they are all of this replica's.
 
         Returns:
             dict of float32 scalars: `classification_loss`, `box_loss`, `centerness_loss`, each
@@ -257,6 +265,25 @@ class FCOS(Detector):
             of positive points on all replicas, at least 1; and how many of them each level has,
             `num_positives_p3` and so on.
         """
+        learnt, point_strides = self._assign_targets(targets, image_size)
+        return fcos_losses(
+            predictions,
+            learnt,
+            point_strides,
+            strides=self.strides,
+            quality=self.quality,
+            box_loss=self.box_loss,
+            box_loss_weight=self.box_loss_weight,
+            rules=self.rules,
+            totals=totals,
+        )
+
+    def compute_totals(self, targets, image_size):
+        """What losses are divided by, of this replica's images: `fcos_losses.loss_totals`."""
+        return loss_totals(*self._assign_targets(targets, image_size), self.strides)
+
+    def _assign_targets(self, targets, image_size):
+        """What `fcos_targets` returns, and the stride of every point."""
         grids = grid_sizes(*image_size, self.strides)
         points, point_strides = place_points(grids, self.strides, image_size, self.rules)
         learnt = fcos_targets(
@@ -269,16 +296,7 @@ class FCOS(Detector):
             center_sampling_radius=self.center_sampling_radius,
             rules=self.rules,
         )
-        return fcos_losses(
-            predictions,
-            learnt,
-            point_strides,
-            strides=self.strides,
-            quality=self.quality,
-            box_loss=self.box_loss,
-            box_loss_weight=self.box_loss_weight,
-            rules=self.rules,
-        )
+        return learnt, point_strides
 
     def decode(self, predictions, image_size, image_sizes=None, *, jit_compile=False):
         """Detections from raw predictions, see `fcos_detections`.

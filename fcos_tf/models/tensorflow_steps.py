@@ -11,16 +11,69 @@ class TensorFlowSteps:
     optimizer adds the gradients up: k replicas with b images each step like one with k * b.
     """
 
+    # What is tracked of training steps beside the losses.
+    step_names = ("gradient_norm",)
+    # In how many parts a batch goes through the network, for less memory; the step is the same.
+    accumulation_steps = 1
+
     def train_step(self, data):
         """One optimizer step on a batch `(images, targets)`; returns the running means."""
         inputs, targets = unpack(data)
+        if self.accumulation_steps == 1:
+            loss, parts, gradients = self._gradients(inputs, targets)
+        else:
+            loss, parts, gradients = self._accumulated_gradients(inputs, targets)
+        gradients = sum_over_replicas(gradients)
+        norm = tf.linalg.global_norm(gradients) / self.optimizer.scale_loss(1.0)
+        self._apply_sums(gradients)
+        return self._track(loss, parts, gradient_norm=norm)
+
+    def _gradients(self, inputs, targets, totals=None):
+        """Loss, its named parts, and the gradients of the loss as the optimizer scales it."""
         with tf.GradientTape() as tape:
             predictions = self(inputs, training=True)
-            loss, parts = self.compute_loss_parts(inputs, targets, predictions)
+            loss, parts = self.compute_loss_parts(inputs, targets, predictions, totals)
             scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, self.trainable_weights)
+        weights = self.trainable_weights
+        return loss, parts, tape.gradient(scaled_loss, weights, unconnected_gradients="zero")
+
+    def _accumulated_gradients(self, inputs, targets):
+        """The same of a batch in parts, whose losses are divided by what the whole batch has."""
+        steps = self.accumulation_steps
+        _need_fixed_norms(self)
+        size = keras.ops.shape(inputs["images"])[1:3]
+        totals = sum_over_replicas(self.compute_totals(targets, size))
+        batch = tf.nest.map_structure(lambda x: _cut(x, steps), (inputs, targets))
+
+        def add(i, sums):
+            one = tf.nest.map_structure(lambda x: x[i], batch)
+            return i + 1, tf.nest.map_structure(tf.add, sums, self._gradients(*one, totals))
+
+        zeros = (
+            0.0,
+            {name: 0.0 for name in self.loss_trackers if name not in self.step_names},
+            [tf.zeros_like(weight) for weight in self.trainable_weights],
+        )
+        # One after the other: side by side they would take the memory of the whole.
+        _, (loss, parts, gradients) = tf.while_loop(
+            lambda i, sums: i < steps, add, (0, zeros), parallel_iterations=1
+        )
+        # Counts are those of the whole batch in each part.
+        parts = {
+            name: value if name in self.loss_names else value / steps
+            for name, value in parts.items()
+        }
+        return loss, parts, gradients
+
+    def _apply_sums(self, gradients):
+        """Hands gradients that are added up over the replicas to the optimizer."""
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if hasattr(optimizer, "adds_up"):
+            optimizer.adds_up = False
+        else:  # Keras' own add them up once more.
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            gradients = [gradient / replicas for gradient in gradients]
         self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
-        return self._track(loss, parts)
 
     def test_step(self, data):
         """The losses of a batch `(images, targets)` in inference mode, as running means."""
@@ -34,14 +87,25 @@ class TensorFlowSteps:
         inputs, _ = unpack(data)
         return self.detect(inputs, jit_compile=bool(self.jit_compile))
 
-    def _track(self, loss, parts):
-        # The same sums on every replica, so that any of them can speak for all. The counts and
-        # the normalisers are global already.
-        self._loss_tracker.update_state(sum_over_replicas(loss))
-        for name, value in parts.items():
-            total = sum_over_replicas(value) if name in self.loss_names else value
-            self.loss_trackers[name].update_state(total)
+    def _track(self, loss, parts, **of_step):
+        # The same sums on every replica, so that any of them can speak for all. The counts, the
+        # normalisers and what is of the step are global already.
+        names = ("loss", *self.loss_names)
+        sums = sum_over_replicas([loss, *(parts[name] for name in self.loss_names)])
+        values = {**parts, **dict(zip(names, sums, strict=True)), **of_step}
+        # Of a step whose numbers are not finite the means know nothing.
+        finite = _all_finite(values)
+        for name, value in values.items():
+            tracker = self._loss_tracker if name == "loss" else self.loss_trackers[name]
+            tracker.update_state(tf.where(finite, value, 0.0), tf.cast(finite, "float32"))
         results = self.get_metrics_result()
+        if not of_step:
+            results = {name: x for name, x in results.items() if name not in self.step_names}
+        elif self.dtype_policy.name == "mixed_float16":
+            # A gradient too large makes the loss scale smaller, and is no fault.
+            self.step_faults.count(_all_finite({name: values[name] for name in names}))
+        else:
+            self.step_faults.count(finite)
         if has_hosts(tf.distribute.get_strategy()):
             # Keras takes the mean over the first axis, too.
             results = {name: value[None] for name, value in results.items()}
@@ -55,6 +119,34 @@ class TensorFlowSteps:
         with self.distribute_strategy.scope():
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
+
+
+def _all_finite(values):
+    return tf.reduce_all([tf.math.is_finite(value) for value in values.values()])
+
+
+def _cut(x, parts: int):
+    """[B, ...] to [parts, B / parts, ...], with all sides static that were."""
+    sides = [side or tf.shape(x)[axis] for axis, side in enumerate(x.shape)]
+    if isinstance(sides[0], int) and sides[0] % parts:
+        raise ValueError(
+            f"accumulation_steps: expected a divisor of the {sides[0]} images of a batch on one "
+            f"device, got {parts}"
+        )
+    return tf.reshape(x, [parts, sides[0] // parts, *sides[1:]])
+
+
+def _need_fixed_norms(model) -> None:
+    """Refuses batch norms that learn, where they cannot: in a loop on several replicas."""
+    learns = any(
+        isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        for layer in model._flatten_layers()
+    )
+    if learns and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        raise ValueError(
+            "accumulation_steps: expected 1 with several devices and batch norms that learn; "
+            f"got {model.accumulation_steps} (backbone_norm='frozen' would do)"
+        )
 
 
 def has_hosts(strategy) -> bool:

@@ -1,17 +1,78 @@
-"""Stochastic gradient descent with the weight decay that detection recipes mean.
+"""SGD and AdamW as detection recipes mean them, on one device and on many.
 
-Keras decays weights beside the gradient: `w -= lr * decay * w`, outside the momentum. The
-published FCOS recipes (and PyTorch) mean an L2 term inside the gradient, `g += decay * w`, which
-the momentum then accumulates. At momentum 0.9 the second is ten times the first, so the recipe's
-`1e-4` means another thing in Keras' own SGD.
+What Keras' own do otherwise:
+
+- Weight decay of SGD. Keras decays weights beside the gradient: `w -= lr * decay * w`, outside the
+  momentum. The published FCOS recipes (and PyTorch) mean an L2 term inside the gradient,
+  `g += decay * w`, which the momentum then accumulates. At momentum 0.9 the second is ten times
+  the first, so the recipe's `1e-4` means another thing in Keras' own SGD.
+- What is decayed: also biases, scales and offsets of norms, which here are not.
+- `fit` puts the averages of `use_ema` into the model when it ends, and the weights proper are lost.
 """
+
+import contextlib
+from collections.abc import Iterator
 
 import keras
 from keras import ops
 
+_PACKAGE = "fcos_tf"
+_BIASES = ("bias", "beta")  # of convolutions, of norms
 
-@keras.saving.register_keras_serializable(package="fcos_tf")
-class SGD(keras.optimizers.SGD):
+
+class _DetectionOptimizer:
+    """What both share; stands before a Keras optimizer among the base classes.
+
+    Attributes:
+        adds_up: Whether gradients of several replicas are still to be added up, as Keras does it;
+            a detector's train step has done so before.
+    """
+
+    adds_up = True
+
+    def __init__(self, *args, decay_vectors: bool = False, bias_lr_factor: float = 1.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.weight_decay is not None and self.weight_decay < 0:
+            raise ValueError(
+                f"weight_decay: expected a number >= 0 or None, got {self.weight_decay}"
+            )
+        if bias_lr_factor <= 0:
+            raise ValueError(f"bias_lr_factor: expected a number > 0, got {bias_lr_factor}")
+        self.decay_vectors = decay_vectors
+        self.bias_lr_factor = bias_lr_factor
+
+    def build(self, variables):
+        """Creates the slots for these variables."""
+        self._bias_keys = {self._var_key(v) for v in variables if v.name in _BIASES}
+        super().build(variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """The update of one variable; biases have a learning rate of their own."""
+        if self._var_key(variable) in self._bias_keys:
+            learning_rate = learning_rate * self.bias_lr_factor
+        super().update_step(gradient, variable, learning_rate)
+
+    def finalize_variable_values(self, var_list):
+        """Nothing: `averaged_weights` shows the averages, and the weights proper stay."""
+
+    def _use_weight_decay(self, variable):
+        is_decayed = self.decay_vectors or len(variable.shape) > 1
+        return is_decayed and super()._use_weight_decay(variable)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return super()._all_reduce_sum_gradients(grads_and_vars) if self.adds_up else grads_and_vars
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "decay_vectors": self.decay_vectors,
+            "bias_lr_factor": self.bias_lr_factor,
+        }
+
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class SGD(_DetectionOptimizer, keras.optimizers.SGD):
     """SGD whose weight decay is part of the gradient, as in PyTorch.
 
     One update of a variable `w` with gradient `g` (already clipped):
@@ -30,53 +91,86 @@ class SGD(keras.optimizers.SGD):
         momentum: Float in [0, 1].
         weight_decay: Float >= 0 or None, the factor of the L2 term.
         decay_vectors: Whether variables of rank 0 and 1 are decayed too.
-        **kwargs: As `keras.optimizers.SGD`: nesterov, global_clipnorm, clipnorm, name ...
+        bias_lr_factor: Float > 0, a factor on the learning rate of biases and of the offsets of
+            norms; 2 in the code of the paper's authors.
+        **kwargs: As `keras.optimizers.SGD`: nesterov, global_clipnorm, use_ema ...
 
     Example:
         >>> optimizer = SGD(0.01, momentum=0.9, weight_decay=1e-4, global_clipnorm=10.0)
     """
 
-    def __init__(
-        self,
-        learning_rate=0.01,
-        momentum=0.0,
-        *,
-        weight_decay: float | None = None,
-        decay_vectors: bool = False,
-        **kwargs,
-    ):
-        if weight_decay is not None and weight_decay < 0:
-            raise ValueError(f"weight_decay: expected a number >= 0 or None, got {weight_decay}")
+    def __init__(self, learning_rate=0.01, momentum=0.0, *, weight_decay=None, **kwargs):
         super().__init__(learning_rate, momentum=momentum, weight_decay=weight_decay, **kwargs)
-        self.decay_vectors = decay_vectors
 
     def _apply_weight_decay(self, variables):
         """Nothing: the decay is inside the gradient, not a step of its own."""
 
-    def _clip_gradients(self, grads):
-        """Clips the sum over all replicas, so that their number does not change the update.
-
-        Keras clips each replica's part before it adds them up.
-        """
-        if keras.backend.backend() != "tensorflow" or not (self.global_clipnorm or self.clipnorm):
-            return super()._clip_gradients(grads)
-        import tensorflow as tf
-
-        context = tf.distribute.get_replica_context()
-        if context is None or context.num_replicas_in_sync == 1:
-            return super()._clip_gradients(grads)
-        total = context.all_reduce(tf.distribute.ReduceOp.SUM, grads)
-        # Keras adds up once more.
-        return [g / context.num_replicas_in_sync for g in super()._clip_gradients(total)]
-
     def update_step(self, gradient, variable, learning_rate):
         """Adds the L2 term, then does the momentum update."""
-        decayed = self.decay_vectors or len(variable.shape) > 1
-        if self.weight_decay and decayed and self._use_weight_decay(variable):
+        if self.weight_decay and self._use_weight_decay(variable):
             gradient = ops.cast(gradient, variable.dtype)
             gradient = gradient + ops.cast(self.weight_decay, variable.dtype) * variable
         super().update_step(gradient, variable, learning_rate)
 
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "decay_vectors": self.decay_vectors}
+
+@keras.saving.register_keras_serializable(package=_PACKAGE)
+class AdamW(_DetectionOptimizer, keras.optimizers.AdamW):
+    """Keras' AdamW (Loshchilov and Hutter), which leaves biases and norms undecayed.
+
+    Args:
+        learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
+        weight_decay: Float >= 0; a step multiplies weights by 1 - learning_rate * weight_decay.
+        decay_vectors: As of `SGD`.
+        bias_lr_factor: As of `SGD`.
+        **kwargs: As `keras.optimizers.AdamW`: beta_1, beta_2, global_clipnorm, use_ema ...
+
+    Example:
+        >>> optimizer = AdamW(1e-4, weight_decay=0.05, global_clipnorm=1.0)
+    """
+
+    def __init__(self, learning_rate=1e-4, weight_decay=0.05, **kwargs):
+        super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
+
+
+def has_averages(model: keras.Model) -> bool:
+    """Whether the optimizer of a compiled model keeps averages of its weights (`use_ema`)."""
+    return bool(getattr(_inner(model), "use_ema", False))
+
+
+@contextlib.contextmanager
+def averaged_weights(model: keras.Model) -> Iterator[None]:
+    """A context in which a model has the averages of its weights, if its optimizer keeps some.
+
+    The optimizer holds the weights proper meanwhile, so a model saved in this context is saved
+    with both, and `swap_averages` after loading makes it the one to train on with.
+
+    Args:
+        model: Any Keras model.
+
+    Example:
+        >>> with averaged_weights(model):
+        ...     model.save("averaged.keras")
+    """
+    swap_averages(model)
+    try:
+        yield
+    finally:
+        swap_averages(model)
+
+
+def swap_averages(model: keras.Model) -> None:
+    """Exchanges the weights of a model and their averages; nothing where there are none yet."""
+    optimizer = _inner(model)
+    if not has_averages(model) or not optimizer.built or not int(optimizer.iterations):
+        return
+    averages = optimizer._model_variables_moving_average
+    for weight, average in zip(model.trainable_variables, averages, strict=True):
+        value = ops.copy(weight)
+        weight.assign(average)
+        average.assign(value)
+
+
+def _inner(model: keras.Model):
+    """The optimizer itself, without what scales losses around it."""
+    optimizer = getattr(model, "optimizer", None)
+    return getattr(optimizer, "inner_optimizer", optimizer)

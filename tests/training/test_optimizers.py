@@ -2,7 +2,13 @@ import keras
 import numpy as np
 import pytest
 
-from fcos_tf.training.optimizers import SGD
+from fcos_tf.training.optimizers import (
+    SGD,
+    AdamW,
+    averaged_weights,
+    has_averages,
+    swap_averages,
+)
 
 
 def variable(value):
@@ -88,6 +94,73 @@ def test_serialises_with_all_its_options():
     assert copy.get_config() == optimizer.get_config()
 
 
-def test_negative_decay_is_refused():
-    with pytest.raises(ValueError, match=r"weight_decay.*>= 0.*-0\.1"):
-        SGD(0.1, weight_decay=-0.1)
+def named(name, value):
+    return keras.Variable(np.array(value, "float32"), name=name)
+
+
+@pytest.mark.parametrize("name, rate", [("bias", 0.2), ("beta", 0.2), ("kernel", 0.1)])
+def test_biases_and_offsets_learn_at_a_rate_of_their_own(name, rate):
+    # Gradient 1, learning rate 0.1, factor 2.
+    w = named(name, [1.0])
+    apply(SGD(0.1, bias_lr_factor=2.0), [w], [[1.0]])
+    np.testing.assert_allclose(w.numpy(), [1.0 - rate], rtol=1e-6)
+
+
+def test_adamw_by_hand():
+    # The first step of Adam is lr * g / |g| (epsilon aside), here 0.1; before it the decay takes
+    # 0.1 * 0.5 = 5 % of the kernel and nothing of the bias.
+    kernel, bias = named("kernel", [[2.0]]), named("bias", [2.0])
+    apply(AdamW(0.1, weight_decay=0.5), [kernel, bias], [[[3.0]], [3.0]])
+    np.testing.assert_allclose(kernel.numpy(), [[2.0 * 0.95 - 0.1]], rtol=1e-6)
+    np.testing.assert_allclose(bias.numpy(), [2.0 - 0.1], rtol=1e-6)
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(AdamW(0.1, bias_lr_factor=2.0)))
+    assert type(copy) is AdamW and copy.bias_lr_factor == 2.0
+
+
+def one_weight(optimizer):
+    """A model y = w * x with w = 1, and a function that does a step with gradient g of w."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(optimizer=optimizer)
+    model.trainable_variables[0].assign([[1.0]])
+    return model, lambda g: apply(model.optimizer, model.trainable_variables, [[[g]]])
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_averages_are_swapped_in_and_out(wrapped, tmp_path):
+    optimizer = SGD(1.0, use_ema=True, ema_momentum=0.75)
+    if wrapped:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1.0)
+    model, step = one_weight(optimizer)
+    (w,) = model.trainable_variables
+    with averaged_weights(model):  # nothing averaged yet
+        assert w.numpy() == 1.0
+    step(0.5)  # w = 0.5, where the average begins
+    step(0.4)  # w = 0.1; average 0.75 * 0.5 + 0.25 * 0.1 = 0.4
+    with averaged_weights(model):
+        np.testing.assert_allclose(w.numpy(), 0.4, rtol=1e-6)
+        model.save_weights(tmp_path / "a.weights.h5")
+    np.testing.assert_allclose(w.numpy(), 0.1, rtol=1e-6)
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    np.testing.assert_allclose(w.numpy(), 0.1, rtol=1e-6)
+    # What was saved has the average in its weights and the weights in its averages.
+    step(0.3)
+    model.load_weights(tmp_path / "a.weights.h5")
+    np.testing.assert_allclose(w.numpy(), 0.4, rtol=1e-6)
+    swap_averages(model)
+    np.testing.assert_allclose(w.numpy(), 0.1, rtol=1e-6)
+
+
+def test_without_averages_nothing_is_swapped():
+    for optimizer in (SGD(1.0), keras.optimizers.SGD(1.0)):
+        model, step = one_weight(optimizer)
+        step(0.5)
+        assert not has_averages(model)
+        with averaged_weights(model):
+            assert model.trainable_variables[0].numpy() == 0.5
+
+
+@pytest.mark.parametrize("options", [{"weight_decay": -1.0}, {"bias_lr_factor": 0.0}])
+def test_options_out_of_range_are_refused(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name}: expected"):
+        SGD(0.1, **options)

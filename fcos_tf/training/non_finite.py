@@ -1,0 +1,103 @@
+"""Stops a training whose loss or gradient is not finite, and keeps what is needed to see why."""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcos_tf.training import checkpoints
+from fcos_tf.training.callbacks import StepCallback
+
+
+class NonFiniteGuard(StepCallback):
+    """Looks for steps that were not finite, names the first of them and stops, or goes on.
+
+    The steps are counted on the device (`models.step_faults`) and read here every so often, so a
+    training may have gone on for some steps. Stand before whatever saves: no model of a later step
+    is kept. A training goes on if its optimizer leaves such steps out, as
+    `keras.optimizers.LossScaleOptimizer` does, and there are not more of them than `allowed`.
+
+    Args:
+        model_dir: The run's folder, where the batch is written to; None: it is not.
+        every: Steps between two looks; several numbers: at the multiples of each.
+        make_batch: Number of updates done -> the next batch `(images, targets)`, the same as in
+            training.
+        allowed: How many such steps there may be.
+        first_step: Updates done before the first `fit`.
+    """
+
+    def __init__(
+        self,
+        model_dir: str | Path | None,
+        *,
+        every: Sequence[int],
+        make_batch: Callable[[int], tuple[Any, dict]],
+        allowed: int = 0,
+        first_step: int = 0,
+    ):
+        super().__init__(first_step)
+        self.model_dir = model_dir
+        self.every = tuple(every)
+        self.make_batch = make_batch
+        self.allowed = allowed
+        self.faults = 0
+        self._looked_at = first_step
+
+    def on_train_begin(self, logs=None):
+        """Starts counting."""
+        self.model.step_faults.reset()
+        self._looked_at = self.step
+
+    def on_step_end(self, step, logs):
+        """Looks where it is time to, and at the end of an epoch."""
+        if logs is not None or any(step % every == 0 for every in self.every):
+            self.look(step)
+
+    def look(self, step: int) -> None:
+        """Reads what was counted since the last look.
+
+        Args:
+            step: Updates done.
+
+        Raises:
+            ValueError: There were more such steps than allowed; names the first of them, its
+                images, and where its batch is.
+        """
+        faults, first = self.model.step_faults.read()
+        if faults:
+            self.faults += faults
+            where = self._describe(self._looked_at + first)
+            if self.faults > self.allowed:
+                raise ValueError(f"{where}. {self._advice()}")
+            more = f", and {faults - 1} after it up to step {step}" if faults > 1 else ""
+            warnings.warn(
+                f"{where}. It was left out{more}: {self.faults} of at most {self.allowed}",
+                stacklevel=2,
+            )
+        self.model.step_faults.reset()
+        self._looked_at = step
+
+    def _describe(self, step: int) -> str:
+        """Names a step and its images, and writes its batch."""
+        images, targets = self.make_batch(step - 1)
+        arrays = {name: np.asarray(value) for name, value in targets.items()}
+        ids = ", ".join(map(str, arrays["image_ids"].tolist())) if "image_ids" in arrays else "?"
+        text = f"the loss or its gradient is not finite at step {step} (image ids {ids})"
+        if self.model_dir is None:
+            return text
+        path = Path(self.model_dir) / f"bad_batch_step_{step:08d}.npz"
+        temporary = path.with_name(f".writing_{path.name}")
+        np.savez_compressed(temporary, images=np.asarray(images), **arrays)
+        os.replace(temporary, path)
+        return f"{text}; its batch is in {path}"
+
+    def _advice(self) -> str:
+        good = checkpoints.latest(self.model_dir) if self.model_dir else None
+        before = f"The last checkpoint before it is {good}. " if good else ""
+        return (
+            f"{before}A lower --learning_rate, a longer --warmup_steps or --clip_norm helps where "
+            f"gradients grow; --max_bad_steps above {self.allowed} leaves such steps out"
+        )

@@ -1,0 +1,118 @@
+"""The train step: gradients in parts, their length, and steps that are not finite."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import fcos_tf
+from fcos_tf.models.step_faults import StepFaults
+from fcos_tf.training.optimizers import SGD
+from tests.models.test_fcos import scene
+
+
+def small(parts=1, **options):
+    keras.utils.set_random_seed(0)
+    model = fcos_tf.FCOS(
+        3, backbone="simple_cnn", backbone_norm="frozen", fpn_levels=3, fpn_channels=32,
+        head_convs=0,
+    )  # fmt: skip
+    model.compile(optimizer=SGD(0.01, momentum=0.9, global_clipnorm=1.0), **options)
+    model.accumulation_steps = parts
+    return model
+
+
+def fit(model, batch, steps=3):
+    data = tf.data.Dataset.from_tensors(batch).repeat()
+    return model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0).history
+
+
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_batch_in_parts_is_the_same_step(jit_compile):
+    images, targets = scene(batch=4, size=(64, 64))
+    # The boxes of one image are gone: its part has no positives, and is divided by all of them.
+    targets = {**targets, "labels": np.where(np.arange(4)[:, None] == 1, -1, targets["labels"])}
+    whole = small(jit_compile=jit_compile)
+    expected = fit(whole, (images, targets))
+    for parts in (2, 4):
+        model = small(parts, jit_compile=jit_compile)
+        found = fit(model, (images, targets))
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, rtol=1e-6, err_msg=name)
+        for a, b in zip(model.weights, whole.weights, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6, err_msg=a.path)
+
+
+def test_parts_must_divide_the_batch():
+    with pytest.raises(ValueError, match=r"expected a divisor of the 4 images .* got 3"):
+        fit(small(3), scene(batch=4, size=(64, 64)))
+
+
+def test_the_norm_is_that_of_the_gradient_before_clipping():
+    # The first step of SGD without decay moves the weights by rate * clipped gradient, whose
+    # length is 1; so the weights move by 0.01, whatever the norm was.
+    model = small()
+    before = [np.array(w) for w in model.trainable_weights]
+    logs = fit(model, scene(batch=2, size=(64, 64)), steps=1)
+    pairs = zip(model.trainable_weights, before, strict=True)
+    moved = np.sqrt(sum(np.square(w - b).sum() for w, b in pairs))
+    np.testing.assert_allclose(moved, 0.01, rtol=1e-4)
+    images, targets = scene(batch=2, size=(64, 64))
+    model = small()
+    with tf.GradientTape() as tape:
+        inputs = {"images": images, "image_sizes": targets["image_sizes"]}
+        loss, _ = model.compute_loss_parts(inputs, targets, model(inputs))
+    length = tf.linalg.global_norm(tape.gradient(loss, model.trainable_weights))
+    np.testing.assert_allclose(logs["gradient_norm"], [length], rtol=1e-4)
+    assert length > 1
+    assert "gradient_norm" not in model.evaluate(images, targets, return_dict=True, verbose=0)
+
+
+def with_a_hole(value):
+    """A batch in which one pixel of one image is no number."""
+    images, targets = scene(batch=2, size=(64, 64))
+    images = images.astype("float32")
+    images[1, 3, 5, 0] = value
+    return images, targets
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_steps_that_are_not_finite_are_counted_and_in_no_mean(value):
+    model, good = small(), scene(batch=2, size=(64, 64))
+    batches = [good, with_a_hole(value)]
+    data = tf.data.Dataset.from_generator(
+        lambda: ((np.float32(images), targets) for images, targets in batches),
+        output_signature=tf.nest.map_structure(
+            lambda x: tf.TensorSpec(x.shape, x.dtype), batches[1]
+        ),
+    )
+    logs = model.fit(data, verbose=0).history
+    assert model.step_faults.read() == (1, 2)
+    np.testing.assert_allclose(logs["loss"], fit(small(), good, steps=1)["loss"], rtol=1e-6)
+    assert np.isnan(model.head.ltrb.kernel).any()
+
+
+def test_a_loss_scale_leaves_such_steps_out():
+    model = small()
+    scaled = keras.optimizers.LossScaleOptimizer(SGD(0.01), initial_scale=1.0)
+    model.compile(optimizer=scaled, jit_compile=False)
+    before = [np.array(w) for w in model.weights]
+    fit(model, with_a_hole(np.nan), steps=1)
+    assert model.step_faults.read() == (1, 1)
+    for a, b in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    fit(model, scene(batch=2, size=(64, 64)), steps=1)
+    assert model.step_faults.read() == (1, 1)
+    assert not np.array_equal(model.head.ltrb.kernel, before[-1])
+
+
+def test_first_and_number_of_faults():
+    faults = StepFaults()
+    for finite in (True, True, False, True, False):
+        faults.count(finite)
+    assert faults.read() == (2, 3)
+    faults.reset()
+    assert faults.read() == (0, 0)
+    faults.count(False)
+    assert faults.read() == (1, 1)
