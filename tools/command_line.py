@@ -197,6 +197,7 @@ def _is_for_the_user(error: Exception) -> bool:
             tf.errors.NotFoundError,
             tf.errors.PermissionDeniedError,
             tf.errors.ResourceExhaustedError,
+            tf.errors.UnavailableError,
         )
         return isinstance(error, kinds)
     return False
@@ -204,6 +205,12 @@ def _is_for_the_user(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     text = getattr(error, "message", None) or str(error) or type(error).__name__
+    if "Collective ops is aborted" in text:
+        host = re.search(r"(?:remote target|sending heartbeats\):)\s+(/job:\S+)", text)
+        return (
+            f"host {host[1] if host else 'of the run'} does not answer any more; see what it says, "
+            "then start all hosts again: they go on from the last checkpoint"
+        )
     # The words of an assertion, or of a Python error, that happened inside a TensorFlow graph.
     for pattern in (
         r"assertion failed: \[(.+?)\]\s*(?:\n|$)",

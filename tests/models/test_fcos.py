@@ -1,7 +1,4 @@
-"""The whole model: preprocessing, decoding, fit, save and load, execution modes, replicas."""
-
-import subprocess
-import sys
+"""The whole model: preprocessing, decoding, fit, save and load, execution modes."""
 
 import keras
 import numpy as np
@@ -247,41 +244,3 @@ def test_bad_arguments_name_themselves(kwargs, message):
     kwargs = {"num_classes": 3, **SMALL, **kwargs}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         FCOS(**kwargs)
-
-
-REPLICAS = """
-import numpy as np, keras, tensorflow as tf
-cpus = tf.config.list_physical_devices("CPU")
-tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-from fcos_tf.training.optimizers import SGD
-from tests.models.test_fcos import scene, small_model
-
-images, targets = scene(batch=4)
-targets["labels"][2:] = -1  # the second replica sees no box at all
-targets["labels"][:2] = 1
-
-def train(strategy):
-    with strategy.scope():
-        model = small_model(backbone_norm={norm!r})
-        # The gradient is longer than 1: each replica's part, clipped by itself, would show.
-        model.compile(SGD(0.01, momentum=0.9, weight_decay=1e-4, global_clipnorm=1.0))
-    dataset = tf.data.Dataset.from_tensor_slices((images, targets)).repeat().batch(4)
-    history = model.fit(dataset, epochs=3, steps_per_epoch=1, verbose=0).history
-    return history, model.get_weights()
-
-one, weights_one = train(tf.distribute.get_strategy())
-two, weights_two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-assert one["num_positives"][0] > 4, one
-for name in one:
-    np.testing.assert_allclose(one[name], two[name], rtol=1e-5, err_msg=name)
-for a, b in zip(weights_one, weights_two):
-    np.testing.assert_allclose(a, b, atol=1e-5)
-print("equal")
-"""
-
-
-@pytest.mark.parametrize("norm", ["frozen", "sync"])
-def test_two_replicas_step_like_one(norm):
-    code = REPLICAS.format(norm=norm)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.endswith("equal\n"), done.stderr[-3000:]

@@ -3,7 +3,8 @@
     python -m tests.training.replicas STRATEGY NORM STEPS RESULT.npz
 
 STRATEGY is that of make_strategy, "mirrored" meaning two CPUs; with multi_worker the hosts are
-those of TF_CONFIG. RESULT gets an array for each log, [STEPS], and each weight.
+those of TF_CONFIG. RESULT gets an array for each log, [STEPS], for each weight, and what the model
+detects on 11 images.
 """
 
 import sys
@@ -13,10 +14,12 @@ import numpy as np
 import tensorflow as tf
 
 from fcos_tf import FCOS
+from fcos_tf.evaluation import run_detector
 from fcos_tf.training.optimizers import SGD
 from fcos_tf.training.strategy import distribute, make_strategy, share_of
 
-BATCH, SIZE = 8, (64, 96)
+BATCH, SIZE = 8, (64, 64)
+NUM_EVALUATED = 11  # a whole batch, and one in which the second host has no image
 
 
 def scene(step):
@@ -31,30 +34,48 @@ def scene(step):
     return images, {
         "boxes": boxes.astype("float32"),
         "labels": labels.astype("int32"),
-        "image_sizes": np.tile(np.float32([[60, 90]]), (BATCH, 1)),
+        "image_sizes": np.tile(np.float32([[60, 64]]), (BATCH, 1)),
     }
 
 
-def dataset(steps, share):
-    """This host's part of the batches of `steps` steps, again and again."""
+def batches_of(steps, share):
+    """This host's part of the batches of `steps` steps."""
     images, targets = zip(*map(scene, range(steps)), strict=True)
     rows = slice(share.host * BATCH // share.num_hosts, (share.host + 1) * BATCH // share.num_hosts)
-    batches = np.stack(images), {n: np.stack([t[n] for t in targets]) for n in targets[0]}
-    mine = tf.nest.map_structure(lambda x: x[:, rows], batches)
-    return tf.data.Dataset.from_tensor_slices(mine).repeat()
+    image_ids = np.arange(steps * BATCH).reshape(steps, BATCH)
+    targets = {
+        **{name: np.stack([t[name] for t in targets]) for name in targets[0]},
+        "original_sizes": np.stack([t["image_sizes"] for t in targets]),
+        "image_ids": np.where(image_ids < NUM_EVALUATED, image_ids, -1),
+    }
+    mine = tf.nest.map_structure(lambda x: x[:, rows], (np.stack(images), targets))
+    return tf.data.Dataset.from_tensor_slices(mine)
 
 
-def train(strategy, norm, steps):
-    """Returns the logs of each step and the weights at the end."""
+def train_and_detect(strategy, norm, steps):
+    """Returns the logs of each step, the weights at the end and the detections."""
     share = share_of(strategy)
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        model = FCOS(3, backbone="simple_cnn", backbone_norm=norm, fpn_channels=32, head_convs=1)
+        model = FCOS(
+            3, backbone="simple_cnn", backbone_norm=norm, fpn_levels=3, fpn_channels=32,
+            head_convs=1, score_threshold=0.0, nms_threshold=1.0,
+        )  # fmt: skip
         # The gradient is longer than 1: each replica's part, clipped by itself, would show.
         model.compile(SGD(0.01, momentum=0.9, weight_decay=1e-4, global_clipnorm=1.0))
-    batches = distribute(dataset(steps, share), strategy, batch_size=BATCH)
+    batches = distribute(batches_of(steps, share).repeat(), strategy, batch_size=BATCH)
     logs = model.fit(batches, epochs=steps, steps_per_epoch=1, verbose=0).history
-    return logs, {f"weight {v.path}": v.numpy() for v in model.weights}
+    weights = {f"weight {v.path}": v.numpy() for v in model.weights}
+    evaluated = batches_of(2, share)
+    evaluated.num_hosts, evaluated.host = share
+    records = run_detector(model, evaluated)
+    found = {
+        "image ids": [each["id"] for each in records.ground_truth["images"]],
+        "truth bbox": [each["bbox"] for each in records.ground_truth["annotations"]],
+        "detected image_id": [each["image_id"] for each in records.detections],
+        "detected score": [each["score"] for each in records.detections],
+    }
+    return {name: np.asarray(values) for name, values in {**logs, **weights, **found}.items()}
 
 
 def main(strategy, norm, steps, result):
@@ -65,8 +86,7 @@ def main(strategy, norm, steps, result):
         made = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     else:
         made = make_strategy(strategy)
-    logs, weights = train(made, norm, int(steps))
-    np.savez(result, **logs, **weights)
+    np.savez(result, **train_and_detect(made, norm, int(steps)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,89 @@
+"""Several replicas and hosts: they do what one does, and what happens when one host dies."""
+
+import json
+import signal
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from fcos_tf.tools import train as train_tool
+from fcos_tf.tools.command_line import define_flags, parse
+from fcos_tf.training.strategy import make_strategy
+from tests.training.hosts import finish, start, start_hosts
+from tests.training.replicas import train_and_detect
+
+
+@pytest.mark.parametrize("norm", ["sync", pytest.param("frozen", marks=pytest.mark.slow)])
+def test_replicas_and_hosts_train_and_detect_like_one(norm, tmp_path):
+    steps = 20
+
+    def arguments(strategy, name):
+        return "-m", "tests.training.replicas", strategy, norm, steps, tmp_path / f"{name}.npz"
+
+    others = {
+        "mirrored": start(arguments("mirrored", "mirrored")),
+        **start_hosts({name: arguments("multi_worker", name) for name in ("host 0", "host 1")}),
+    }
+    one = train_and_detect(make_strategy("one_device"), norm, steps)
+    assert one["loss"].shape == (steps,) and one["loss"][-1] < one["loss"][0]
+    # Every batch has positives, those of even steps on the first replica only.
+    assert one["num_positives"].min() > 4
+    assert one["image ids"].tolist() == list(range(11)) and len(one["detected score"]) > 100
+    for which, process in others.items():
+        finish(process)
+        other = np.load(tmp_path / f"{which}.npz")
+        assert set(other) == set(one)
+        for name, value in one.items():
+            limits = {"rtol": 0, "atol": 1e-5} if name.startswith("weight") else {"rtol": 1e-5}
+            np.testing.assert_allclose(other[name], value, **limits, err_msg=f"{which}: {name}")
+
+
+FLAGS = (
+    "--dataset=digits", "--image_size=64x64", "--backbone=simple_cnn", "--backbone_norm=sync",
+    "--fpn_levels=3", "--fpn_channels=32", "--head_convs=1", "--batch_size=4", "--overfit=6",
+    "--steps=12", "--warmup_steps=2", "--schedule=constant", "--log_every=1", "--eval_every=12",
+    "--checkpoint_every=2", "--score_threshold=0.001",
+)  # fmt: skip
+
+
+def records(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("kind")
+        line.pop("images_per_second", None)
+    return lines
+
+
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_host_that_dies_ends_the_others_and_all_resume(victim, tmp_path):
+    folder = tmp_path / "hosts"
+    commands = dict.fromkeys((0, 1), ("tools/train.py", *FLAGS, f"--model_dir={folder}"))
+    hosts = start_hosts(commands)
+    straight = tmp_path / "straight"
+    train_tool.train(parse(define_flags({}), ["", *FLAGS, f"--model_dir={straight}"]), lambda _: 0)
+    while not (folder / "checkpoints" / "step_00000006.keras").exists():
+        assert hosts[0].poll() is None and hosts[1].poll() is None
+        time.sleep(0.01)
+    hosts[victim].send_signal(signal.SIGKILL)
+    survivor = hosts[1 - victim]
+    _, errors = survivor.communicate(timeout=60)
+    assert survivor.returncode == 1
+    assert errors == (
+        f"train.py: error: host /job:worker/replica:0/task:{victim} does not answer any more; see "
+        "what it says, then start all hosts again: they go on from the last checkpoint\n"
+    )
+    assert not (folder / "model.keras").exists()
+
+    told = [finish(process) for process in start_hosts(commands).values()]
+    assert "resuming at step " in told[0] and "2 CPUs on 2 hosts" in told[0]
+    assert told[1] == ""
+    for ours, original in zip(records(folder), records(straight), strict=True):
+        assert ours == pytest.approx(original, rel=1e-5, abs=1e-7)
+    weights = [
+        keras.models.load_model(path / "model.keras", compile=False).get_weights()
+        for path in (folder, straight)
+    ]
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
