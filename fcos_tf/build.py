@@ -17,6 +17,7 @@ from fcos_tf.config import AUTO, Config, flag_value
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.weights import load_detector
 from fcos_tf.training import callbacks, optimizers, schedules
+from fcos_tf.training.stop_signals import StopSignals
 from fcos_tf.training.strategy import ALONE, Share, share_of
 
 
@@ -232,7 +233,8 @@ def make_callbacks(
     writers: Iterable,
     *,
     first_step: int = 0,
-    keeps_files: bool = True,
+    share: Share = ALONE,
+    stop: StopSignals | None = None,
 ) -> list[keras.callbacks.Callback]:
     """The callbacks of a run, in the order in which they have to act.
 
@@ -241,8 +243,9 @@ def make_callbacks(
         val_data: What to evaluate on.
         writers: Where numbers go, see `training.metric_writers`.
         first_step: Updates done before the run goes on.
-        keeps_files: Whether this process saves models, as one host of several does. The others
-            read the numbers at the same steps, as that is something hosts do together.
+        share: Which host this is: the chief alone saves models. The others read the numbers at the
+            same steps, as that is something hosts do together.
+        stop: Says when to stop, see `callbacks.Checkpoint`.
 
     Raises:
         ValueError: If `best_metric` is none that `metrics` give.
@@ -254,7 +257,9 @@ def make_callbacks(
             f"--best_metric: expected one of {', '.join(names)}, as --metrics="
             f"{','.join(config.metrics)} give, got {config.best_metric!r}"
         )
-    watching = [
+    # Hosts evaluate together: none can break off alone.
+    interrupt = stop.raise_if_received if stop and share.num_hosts == 1 else None
+    made = [
         # First: the time that the others take at the end of an epoch is not the training's.
         callbacks.TrainingLog(
             writers,
@@ -262,22 +267,21 @@ def make_callbacks(
             batch_size=config.batch_size,
             first_step=first_step,
         ),
-        callbacks.DetectionMetrics(val_data, metrics=config.metrics),
-        callbacks.EvaluationLog(writers, first_step=first_step),
-    ]
-    if not keeps_files:
-        return watching
-    return [
-        *watching,
-        callbacks.BestModel(config.model_dir, monitor=monitor, first_step=first_step),
-        # Last: when a checkpoint stands, the lines up to its step have been written.
+        # When a checkpoint stands, the training's lines up to its step have been written. An
+        # evaluation is done when its line stands; until then a resumed run makes up for it.
         callbacks.Checkpoint(
             config.model_dir,
             every=config.checkpoint_every,
             keep=config.keep_checkpoints,
             first_step=first_step,
+            stop=stop,
+            writes=share.is_chief,
         ),
+        callbacks.DetectionMetrics(val_data, metrics=config.metrics, progress=interrupt),
     ]
+    if share.is_chief:
+        made.append(callbacks.BestModel(config.model_dir, monitor=monitor, first_step=first_step))
+    return [*made, callbacks.EvaluationLog(writers, first_step=first_step)]
 
 
 def count_eval_period(config: Config, num_images: int) -> int:

@@ -313,9 +313,14 @@ class Config:
 
     # Run
     model_dir: str = _option("", "Run", "Folder of the run; running again there resumes.")
+    allow_config_change: bool = _option(
+        False, "Run",
+        "Resume although flags that change what is learnt are not those that the run began with.",
+    )  # fmt: skip
     checkpoint_every: int = _option(
-        1000, "Run", "Steps between two checkpoints; the last step has one always.", least=1
-    )
+        1000, "Run",
+        "Steps between two checkpoints; steps with an evaluation have one always.", least=1,
+    )  # fmt: skip
     keep_checkpoints: int = _option(3, "Run", "How many of the newest checkpoints stay.", least=1)
     log_every: int = _option(20, "Run", "Steps between two lines of metrics.jsonl.", least=1)
     eval_every: int = _option(

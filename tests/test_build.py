@@ -114,11 +114,11 @@ def test_wrong_number_of_classes_is_refused():
         build.make_model(Config(num_classes=3), ("rod", "ring"))
 
 
-def test_checkpoints_come_last():
+def test_checkpoints_come_before_the_evaluation_and_its_line_last():
     made = build.make_callbacks(Config(model_dir="x"), [], [], first_step=3)
     assert [type(callback) for callback in made] == [
-        callbacks.TrainingLog, callbacks.DetectionMetrics, callbacks.EvaluationLog,
-        callbacks.BestModel, callbacks.Checkpoint,
+        callbacks.TrainingLog, callbacks.Checkpoint, callbacks.DetectionMetrics,
+        callbacks.BestModel, callbacks.EvaluationLog,
     ]  # fmt: skip
     assert [c.step for c in made if isinstance(c, callbacks.StepCallback)] == [3, 3, 3, 3]
 

@@ -186,7 +186,7 @@ def _item(field: dataclasses.Field, text: str) -> Any:
 
 def _is_for_the_user(error: Exception) -> bool:
     """Whether an error says what is wrong with flags, files or data, not with the program."""
-    if isinstance(error, ValueError | OSError | flags.Error):
+    if isinstance(error, ValueError | OSError | MemoryError | flags.Error):
         return True
     with contextlib.suppress(ImportError):
         import tensorflow as tf

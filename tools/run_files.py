@@ -1,13 +1,14 @@
 """The files of a run: their names, and how they are read and written."""
 
+import dataclasses
 import json
-import os
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from fcos_tf.config import Config, to_flags
+from fcos_tf.config import Config, flag_value
 
 CONFIG_FILE = "config.cfg"
 MODEL_FILE = "model.keras"
@@ -20,10 +21,15 @@ NUM_PICTURES = 8
 # Of a score sqrt(class * centerness); below it NMS leaves second guesses of other classes.
 PICTURE_THRESHOLD = 0.5
 
-# Options that say how to watch a run and how to keep it; none of them changes what is learnt.
+# Options that say where a run is done, how to watch it and how to keep it; none of them changes
+# what is learnt, rounding aside.
 _HARMLESS = (
+    "allow_config_change",
     "model_dir",
     "data_dir",
+    "strategy",
+    "tpu",
+    "jit_compile",
     "checkpoint_every",
     "keep_checkpoints",
     "log_every",
@@ -81,6 +87,7 @@ def save_pictures(
     import numpy as np
 
     from fcos_tf import evaluation, visualization
+    from fcos_tf.training.atomic import naming
 
     detect = detect or evaluation.compile_detect(model, dataset.class_names)
     images, truths, found = [], [], []
@@ -93,9 +100,10 @@ def save_pictures(
             found.append({name: np.asarray(value[i]) for name, value in detections.items()})
         if len(images) == count:
             break
-    visualization.save_gallery(
-        path, images, truths, found, dataset.class_names, score_threshold=PICTURE_THRESHOLD
-    )
+    with naming(path):
+        visualization.save_gallery(
+            path, images, truths, found, dataset.class_names, score_threshold=PICTURE_THRESHOLD
+        )
 
 
 def check_readable(val_data: Any) -> None:
@@ -128,26 +136,54 @@ def read_finished(model_dir: Path, step: int) -> dict[str, float] | None:
     return metrics if metrics.get("step") == step else None
 
 
-def warn_of_changes(config: Config, model_dir: Path) -> None:
-    """Names the options that differ from those that the run was started with."""
+def check_unchanged(config: Config, model_dir: Path) -> None:
+    """Refuses to go on with a run under flags that change what is learnt.
+
+    Args:
+        config: The options.
+        model_dir: The run's folder; without a `config.cfg` in it there is nothing to compare with.
+
+    Raises:
+        ValueError: Flags differ that matter, unless `config.allow_config_change`; names all with
+            the old value and the new one. There is a warning where it is allowed.
+    """
     path = model_dir / CONFIG_FILE
     if not path.is_file():
         return
-    before = set(path.read_text(encoding="utf-8").splitlines())
-    ignored = tuple(f"--{name}=" for name in _HARMLESS)
-    changed = [
-        line
-        for line in to_flags(config).splitlines()
-        if line not in before and not line.startswith((*ignored, "#"))
-    ]
-    if changed:
-        warnings.warn(
-            f"resuming with other options than {path} has: {' '.join(changed)}", stacklevel=3
+    lines = path.read_text(encoding="utf-8").splitlines()
+    before = dict(line[2:].split("=", 1) for line in lines if re.match(r"--\w+=", line))
+    changed = []
+    for field in dataclasses.fields(config):
+        new = flag_value(getattr(config, field.name))
+        old = before.get(field.name, flag_value(field.default))  # a flag younger than the run
+        if field.name not in _harmless(config) and _comparable(old) != _comparable(new):
+            changed.append(f"--{field.name}={new} (was {old or 'empty'})")
+    if not changed:
+        return
+    text = f"{path} says that the run to resume has other flags: {', '.join(changed)}"
+    if not config.allow_config_change:
+        raise ValueError(
+            f"{text}; give those it began with, another --model_dir, or --allow_config_change"
         )
+    warnings.warn(text, stacklevel=3)
+
+
+def _harmless(config: Config) -> tuple[str, ...]:
+    # The others derive the learning rate from the length of the run.
+    fixed_rates = config.schedule == "constant" or config.decay_steps
+    return _HARMLESS + (("steps", "epochs") if fixed_rates else ())
+
+
+def _comparable(text: str) -> str | list[float]:
+    """Numbers as such: 0 and 0.0 are the same."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        return text
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file, at once or not at all."""
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    from fcos_tf.training import atomic
+
+    atomic.write_text(path, text)

@@ -5,9 +5,12 @@
 Under --model_dir it writes checkpoints/, tensorboard/, config.cfg (all flags of the run, for
 --flagfile), metrics.jsonl (a line per log step and per evaluation), best.keras (the model with the
 highest --best_metric) and, in the end, model.keras, metrics.json (the last evaluation) and
-detections.png. The same command again resumes from the newest checkpoint.
+detections.png. The same command again resumes from the newest checkpoint. SIGINT (Ctrl-C) or
+SIGTERM stops the run after the step at hand, with a checkpoint; a second one ends it at once.
 """
 
+import dataclasses
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,12 +29,22 @@ def _train(config: Config, flags) -> None:
     del flags
     command_line.load_tensorflow()
     from fcos_tf.evaluation import format_table
+    from fcos_tf.training.stop_signals import Stopped
     from fcos_tf.training.strategy import make_strategy, share_of
 
     # Before anything else of TensorFlow runs, as several hosts need it.
     strategy = make_strategy(config.strategy, tpu=config.tpu)
-    metrics = train(config, strategy=strategy)
-    if share_of(strategy).is_chief:
+    is_chief = share_of(strategy).is_chief
+    try:
+        metrics = train(config, strategy=strategy)
+    except Stopped as stopped:
+        if is_chief:
+            print(f"{stopped}; the same command goes on from there")
+        return
+    except Exception as error:
+        raise_if_out_of_memory(error, config)
+        raise
+    if is_chief:
         print(format_table(metrics))
         print(f"step {metrics['step']}; pictures, metrics and the model are in {config.model_dir}")
 
@@ -55,6 +68,8 @@ def train(
         ValueError: Options that do not fit together or the data, or a checkpoint that does not
             fit them.
         FileNotFoundError: If the data set is not there.
+        OSError: A file of the run cannot be written, such as on a full disk.
+        Stopped: SIGINT or SIGTERM came while it trained; says in which checkpoint it stands.
 
     Example:
         >>> train(Config(dataset="digits", steps=600, model_dir="runs/digits"))["AP50"]
@@ -62,7 +77,7 @@ def train(
     import keras
 
     from fcos_tf import build, evaluation
-    from fcos_tf.training import checkpoints
+    from fcos_tf.training import atomic, checkpoints
     from fcos_tf.training import strategy as strategies
 
     if not config.model_dir:
@@ -76,13 +91,13 @@ def train(
     checkpoint = checkpoints.latest(model_dir)
     start_step = checkpoints.step_of(checkpoint) if checkpoint else 0
     strategies.check_same("--model_dir: step of the newest checkpoint", start_step, strategy)
+    if checkpoint:
+        run_files.check_unchanged(config, model_dir)
 
     train_data = build.load_train_data(config, start_step=start_step, share=share)
     val_data = build.load_val_data(config, train_data.class_names, share=share)
     run_files.check_readable(val_data)
     total_steps = build.count_steps(config, train_data.num_images)
-    if checkpoint and share.is_chief:
-        run_files.warn_of_changes(config, model_dir)
     finished = start_step >= total_steps
     if finished:
         tell(f"{model_dir} is finished: step {start_step} of {total_steps}")
@@ -97,9 +112,11 @@ def train(
             checkpoints.restore(model, checkpoint)
     if share.is_chief:
         model_dir.mkdir(parents=True, exist_ok=True)
-        run_files.write_text(model_dir / run_files.CONFIG_FILE, to_flags(config))
+        atomic.remove_leftovers(model_dir)
+        # What is allowed once is not allowed for ever.
+        flags = to_flags(dataclasses.replace(config, allow_config_change=False))
+        atomic.write_text(model_dir / run_files.CONFIG_FILE, flags)
 
-    metrics = {}
     if not finished:
         where = f"resuming at step {start_step}" if checkpoint else "starting at step 0"
         tell(
@@ -107,7 +124,7 @@ def train(
             f"{len(train_data.class_names)} classes, {strategies.describe_devices(strategy)}, "
             f"files in {model_dir}"
         )
-        metrics = _fit(config, model, train_data, val_data, start_step, total_steps, share)
+    metrics = _fit(config, model, train_data, val_data, start_step, total_steps, share)
     if not metrics:
         metrics = evaluation.evaluate(model, val_data, config.metrics)
     metrics = {"step": max(start_step, total_steps), **metrics}
@@ -119,12 +136,41 @@ def train(
     return metrics
 
 
-def _fit(config, model, train_data, val_data, start_step: int, total_steps: int, share):
-    """Runs the loop with all callbacks; returns the last evaluation."""
-    from fcos_tf import build
-    from fcos_tf.training import callbacks, loop
-    from fcos_tf.training.strategy import distribute
+def raise_if_out_of_memory(error: Exception, config: Config) -> None:
+    """Says which flags lower what is needed, where an error means that memory ran out.
 
+    Raises:
+        MemoryError: It does.
+    """
+    import tensorflow as tf
+
+    # TensorFlow calls a full disk an exhausted resource, too.
+    exhausted = isinstance(error, tf.errors.ResourceExhaustedError | tf.errors.InternalError)
+    if isinstance(error, MemoryError) or (
+        exhausted and re.search("OOM|memory|allocat", str(error), re.IGNORECASE)
+    ):
+        raise MemoryError(
+            f"out of memory; less is needed with a lower --batch_size (now {config.batch_size}) or "
+            f"--image_size ({config.image_size}), with --precision=mixed_bfloat16 "
+            f"({config.precision}), a smaller --backbone ({config.backbone}), or more "
+            f"--frozen_stages ({config.frozen_stages})"
+        ) from error
+
+
+def _fit(config, model, train_data, val_data, start_step: int, total_steps: int, share):
+    """Runs the loop with all callbacks; returns the last evaluation, if there was one."""
+    from fcos_tf import build
+    from fcos_tf.training import callbacks, checkpoints, loop, metric_writers
+    from fcos_tf.training.stop_signals import Stopped, StopSignals
+    from fcos_tf.training.strategy import agree, distribute
+
+    model_dir = Path(config.model_dir)
+    strategy = model.distribute_strategy
+    period = build.count_eval_period(config, train_data.num_images)
+    lines = model_dir / run_files.METRICS_LINES_FILE
+    due = start_step and (start_step % period == 0 or start_step == total_steps)
+    missing = due and not metric_writers.has_record(lines, start_step, "val")
+    missing = agree(share.is_chief and bool(missing), strategy)
     progress_bar = sys.stdout.isatty() and share.is_chief
     writers = _make_writers(config, start_step, total_steps, progress_bar) if share.is_chief else []
 
@@ -133,25 +179,35 @@ def _fit(config, model, train_data, val_data, start_step: int, total_steps: int,
         # The annotations are read already, unless a further stretch begins.
         if step != start_step:
             data = build.load_train_data(config, start_step=step, share=share)
-        return distribute(data, model.distribute_strategy, batch_size=config.batch_size)
+        return distribute(data, strategy, batch_size=config.batch_size)
 
+    metrics: dict[str, float] = {}
     try:
-        logs = loop.fit(
-            model,
-            stream_from,
-            total_steps=total_steps,
-            period=build.count_eval_period(config, train_data.num_images),
-            start_step=start_step,
-            callbacks=build.make_callbacks(
-                config, val_data, writers, first_step=start_step, keeps_files=share.is_chief
-            ),
-            progress_bar=progress_bar,
-        )
+        with StopSignals() as stop:
+            made = build.make_callbacks(
+                config, val_data, writers, first_step=start_step, share=share, stop=stop
+            )
+            if missing:
+                metrics = callbacks.make_up_evaluation(model, made, start_step)
+            logs = loop.fit(
+                model,
+                stream_from,
+                total_steps=total_steps,
+                period=period,
+                start_step=start_step,
+                callbacks=made,
+                progress_bar=progress_bar,
+            )
+    except Stopped as stopped:
+        agree(True, strategy)  # none leaves before the checkpoint is there
+        path = checkpoints.latest(model_dir)
+        step = checkpoints.step_of(path)
+        raise Stopped(f"{stopped} at step {step} of {total_steps}, kept in {path}") from None
     finally:
         for writer in writers:
             writer.close()
     prefix = callbacks.VALIDATION_PREFIX
-    return {k.removeprefix(prefix): v for k, v in logs.items() if k.startswith(prefix)}
+    return metrics | {k.removeprefix(prefix): v for k, v in logs.items() if k.startswith(prefix)}
 
 
 def _make_writers(config: Config, start_step: int, total_steps: int, progress_bar: bool) -> list:

@@ -167,6 +167,21 @@ class Detector(TensorFlowSteps, keras.Model):
             self.loss_trackers[name].update_state(value)
         return loss
 
+    def save_own_variables(self, store):
+        """The random state of dropout and the like, which Keras does not save with the layers."""
+        for i, state in enumerate(self._random_states()):
+            store[f"random_state_{i}"] = state
+
+    def load_own_variables(self, store):
+        """Takes over the random state where the file has it."""
+        for i, state in enumerate(self._random_states()):
+            if f"random_state_{i}" in store:
+                state.assign(store[f"random_state_{i}"])
+
+    def _random_states(self):
+        weights = {id(weight) for weight in self.weights}
+        return [variable for variable in self.variables if id(variable) not in weights]
+
     def get_config(self):
         """The constructor's arguments."""
         return {

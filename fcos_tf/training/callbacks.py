@@ -1,108 +1,27 @@
-"""Keras callbacks of a training run: checkpoints, numbers over the steps, detection metrics.
+"""Keras callbacks of a training run: checkpoints, numbers over the steps, detection metrics."""
 
-Keras hands each batch's logs to `on_train_batch_end` as Python floats, which makes the host wait
-for the device at every step. The callbacks here therefore act between steps, at the beginning of
-the next one, and read values from the device only at the steps where something is written.
-"""
-
-import json
-import math
-import os
 import time
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
 
 from fcos_tf import evaluation
 from fcos_tf.evaluation.inference import check_finite
-from fcos_tf.training import checkpoints
+from fcos_tf.training.best_model import BestModel
+from fcos_tf.training.checkpointing import Checkpoint
+from fcos_tf.training.step_callback import VALIDATION_PREFIX, EvaluationCallback, StepCallback
 
-VALIDATION_PREFIX = "val_"
-BEST_MODEL_FILE = "best.keras"
-BEST_RECORD_FILE = "best.json"
-
-
-class StepCallback(keras.callbacks.Callback):
-    """A callback that counts updates over all epochs and `fit` calls.
-
-    Args:
-        first_step: Updates done before the (first) `fit`; above 0 in a resumed run.
-    """
-
-    def __init__(self, first_step: int = 0):
-        super().__init__()
-        self.step = first_step
-        self._epoch_start = first_step
-        self._batch = None
-
-    def on_step_end(self, step: int, logs: Mapping[str, float] | None) -> None:
-        """Called after each update, in the training thread; for subclasses.
-
-        Args:
-            step: Updates done.
-            logs: The epoch's logs if this was its last step, else None.
-        """
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Starts counting the epoch's steps."""
-        self._epoch_start = self.step
-        self._batch = None
-
-    def on_train_batch_begin(self, batch, logs=None):
-        """Reports the step before this one."""
-        if self._batch is not None:
-            self._finish(self._epoch_start + batch, None)
-        self._batch = batch
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Reports the epoch's last step."""
-        if self._batch is not None:
-            done = self._batch + getattr(self.model, "steps_per_execution", 1)
-            self._finish(self._epoch_start + done, logs or {})
-        self._batch = None
-
-    def _finish(self, step: int, logs: Mapping[str, float] | None) -> None:
-        self.step = step
-        self.on_step_end(step, logs)
-
-
-class Checkpoint(StepCallback):
-    """Saves the model and its optimizer every `every` steps and at the end of training.
-
-    Args:
-        model_dir: The run's folder; files go to `checkpoints/` in it.
-        every: Steps between two checkpoints, >= 1.
-        keep: How many of the newest stay.
-        first_step: Updates done before the first `fit`.
-
-    Example:
-        >>> model.fit(train, epochs=2, callbacks=[Checkpoint("runs/a", every=500)])
-    """
-
-    def __init__(self, model_dir: str | Path, *, every: int, keep: int = 3, first_step: int = 0):
-        super().__init__(first_step)
-        if every < 1:
-            raise ValueError(f"every: expected a number of steps >= 1, got {every}")
-        self.model_dir = Path(model_dir)
-        self.every = every
-        self.keep = keep
-        self._saved_step = first_step
-
-    def on_step_end(self, step, logs):
-        """Saves where the step number is a multiple of `every`."""
-        if step % self.every == 0:
-            self._save(step)
-
-    def on_train_end(self, logs=None):
-        """Saves the last step."""
-        self._save(self.step)
-
-    def _save(self, step: int) -> None:
-        if step != self._saved_step:
-            checkpoints.save(self.model, self.model_dir, step, keep=self.keep)
-            self._saved_step = step
+__all__ = [
+    "VALIDATION_PREFIX",
+    "BestModel",
+    "Checkpoint",
+    "DetectionMetrics",
+    "EvaluationCallback",
+    "EvaluationLog",
+    "StepCallback",
+    "TrainingLog",
+    "make_up_evaluation",
+]
 
 
 class TrainingLog(StepCallback):
@@ -156,10 +75,10 @@ class TrainingLog(StepCallback):
         self._clock_step = self.step
 
 
-class EvaluationLog(StepCallback):
-    """Hands what an epoch's logs hold under `val_...` to writers, without that prefix.
+class EvaluationLog(EvaluationCallback):
+    """Hands the numbers of each evaluation to writers.
 
-    Stand after the callback that evaluates.
+    Stand last: what it writes is the sign that all is done that belongs to an evaluation.
 
     Args:
         writers: Objects with `write(step, kind, values)`, see metric_writers.py.
@@ -170,16 +89,10 @@ class EvaluationLog(StepCallback):
         super().__init__(first_step)
         self.writers = list(writers)
 
-    def on_step_end(self, step, logs):
-        """Writes the evaluation at the end of an epoch that had one."""
-        values = {
-            name.removeprefix(VALIDATION_PREFIX): float(value)
-            for name, value in (logs or {}).items()
-            if name.startswith(VALIDATION_PREFIX)
-        }
-        if values:
-            for writer in self.writers:
-                writer.write(step, "val", values)
+    def on_evaluation(self, step, metrics):
+        """Writes a record."""
+        for writer in self.writers:
+            writer.write(step, "val", metrics)
 
 
 class DetectionMetrics(keras.callbacks.Callback):
@@ -193,6 +106,7 @@ class DetectionMetrics(keras.callbacks.Callback):
         dataset: Finite batches of `(images, targets)`, as `fcos_tf.data.load` gives them.
         metrics: Names of metrics, "coco", "voc07" or "voc12", see `fcos_tf.evaluation.evaluate`.
         every: Epochs between two evaluations, >= 1. The last epoch is always evaluated.
+        progress: Called after every batch with the number of images done; an error breaks off.
 
     Raises:
         ValueError: An unknown metric, a data set without end, or `every` below 1.
@@ -201,7 +115,14 @@ class DetectionMetrics(keras.callbacks.Callback):
         >>> model.fit(train, epochs=2, callbacks=[DetectionMetrics(val)])
     """
 
-    def __init__(self, dataset: Iterable, *, metrics: Sequence[str] = ("coco",), every: int = 1):
+    def __init__(
+        self,
+        dataset: Iterable,
+        *,
+        metrics: Sequence[str] = ("coco",),
+        every: int = 1,
+        progress: Callable[[int], None] | None = None,
+    ):
         super().__init__()
         if every < 1:
             raise ValueError(f"every: expected a number of epochs >= 1, got {every}")
@@ -210,6 +131,7 @@ class DetectionMetrics(keras.callbacks.Callback):
         self.metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
         evaluation.metric_names(self.metrics)  # refuses unknown ones now, not after an epoch
         self.every = every
+        self.progress = progress
         self._detect = None
 
     def set_model(self, model):
@@ -223,76 +145,36 @@ class DetectionMetrics(keras.callbacks.Callback):
         last = epoch + 1 == self.params.get("epochs")
         if (epoch + 1) % self.every and not last:
             return
-        scores = evaluation.evaluate(self.model, self.dataset, self.metrics, detect=self._detect)
+        metrics = self.evaluate()
         if logs is not None:
-            logs.update({f"{VALIDATION_PREFIX}{name}": score for name, score in scores.items()})
+            logs.update({f"{VALIDATION_PREFIX}{name}": value for name, value in metrics.items()})
+
+    def evaluate(self) -> dict[str, float]:
+        """The model's metrics, by name."""
+        return evaluation.evaluate(
+            self.model, self.dataset, self.metrics, detect=self._detect, progress=self.progress
+        )
 
 
-class BestModel(StepCallback):
-    """Keeps the model of the best evaluation: `best.keras`, and `best.json` that says how good.
-
-    Stand after the callback that evaluates. A run that is resumed, also by another process, goes
-    on from what `best.json` holds. One that starts at step 0 does not: its first evaluation
-    replaces what an older run has left there.
+def make_up_evaluation(
+    model: keras.Model, callbacks: Iterable[keras.callbacks.Callback], step: int
+) -> dict[str, float]:
+    """Does the evaluation of `step` that a killed run did not come to.
 
     Args:
-        model_dir: The run's folder.
-        monitor: The number to choose by, the higher the better: `AP`, `AP50`, `mAP_voc07` ... Where
-            `best.json` holds another one, the choice starts anew.
-        first_step: Updates done before the first `fit`; above 0 in a resumed run.
+        model: The detector, its weights those of `step`.
+        callbacks: Those of the run. `DetectionMetrics` evaluates; those after it that act on
+            evaluations do so.
+        step: Updates done.
 
-    Example:
-        >>> model.fit(train, epochs=9, callbacks=[DetectionMetrics(val), BestModel("runs/a")])
+    Returns:
+        The metrics; empty where no callback evaluates.
     """
-
-    def __init__(self, model_dir: str | Path, *, monitor: str = "AP", first_step: int = 0):
-        super().__init__(first_step)
-        self.model_dir = Path(model_dir)
-        self.monitor = monitor
-        self.best = self._read()
-        self._seen = False
-
-    def on_step_end(self, step, logs):
-        """Saves the model after an evaluation better than all before."""
-        value = (logs or {}).get(VALIDATION_PREFIX + self.monitor)
-        if value is None:
-            return
-        self._seen = True
-        value = float(value)
-        if not value > self.best:  # nor if it is NaN
-            return
-        self.best = value
-        self.model_dir.mkdir(parents=True, exist_ok=True)
-        # The model first: a kill in between leaves a better model than the file says, and no run
-        # that forgets it had one.
-        checkpoints.write_model(self.model, self.model_dir / BEST_MODEL_FILE)
-        record = {"monitor": self.monitor, "value": value, "step": step}
-        temporary = self.model_dir / f".{BEST_RECORD_FILE}.writing"
-        temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
-        os.replace(temporary, self.model_dir / BEST_RECORD_FILE)
-
-    def on_train_end(self, logs=None):
-        """Warns where there was nothing to choose by."""
-        if not self._seen:
-            warnings.warn(f"no evaluation gave {self.monitor!r} to choose by", stacklevel=2)
-
-    def _read(self) -> float:
-        """The best value so far; -inf if there is none."""
-        path = self.model_dir / BEST_RECORD_FILE
-        if not path.is_file() or not (self.model_dir / BEST_MODEL_FILE).is_file():
-            return -math.inf
-        if not self.step:
-            warnings.warn(
-                f"{path} is of an older run and does not count, as this one starts at step 0; "
-                f"the first evaluation replaces it and {BEST_MODEL_FILE}",
-                stacklevel=3,
-            )
-            return -math.inf
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            return float(record["value"]) if record["monitor"] == self.monitor else -math.inf
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}: expected monitor, value and step as BestModel writes them; remove the "
-                f"file to choose anew ({error!r})"
-            ) from error
+    metrics: dict[str, float] = {}
+    for callback in callbacks:
+        callback.set_model(model)
+        if isinstance(callback, DetectionMetrics):
+            metrics = callback.evaluate()
+        elif isinstance(callback, EvaluationCallback) and metrics:
+            callback.on_evaluation(step, metrics)
+    return metrics

@@ -7,7 +7,6 @@ under its final name only when it is whole and on disk; what a damaged disk does
 found by the checksums that the zip format keeps.
 """
 
-import os
 import re
 import warnings
 import zipfile
@@ -17,10 +16,12 @@ import keras
 
 import fcos_tf.models.fcos  # noqa: F401 - registers the class that saved models name
 from fcos_tf.models.detector import Detector
+from fcos_tf.training.atomic import remove_leftovers, replacing
 
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step_(\d{8,})\.keras")
-_TEMPORARY_PREFIX = ".writing_"
+# What Keras puts into a `.keras` file; a member that is missing leaves no wrong checksum behind.
+_MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 
 
 def save(model: keras.Model, model_dir: str | Path, step: int, *, keep: int = 3) -> Path:
@@ -37,6 +38,8 @@ def save(model: keras.Model, model_dir: str | Path, step: int, *, keep: int = 3)
 
     Raises:
         ValueError: If `keep` is below 1 or `step` below 0.
+        OSError: If it cannot be written, such as on a full disk. Names the newest checkpoint that
+            is whole.
     """
     if keep < 1:
         raise ValueError(f"keep: expected a whole number >= 1, got {keep}")
@@ -45,13 +48,18 @@ def save(model: keras.Model, model_dir: str | Path, step: int, *, keep: int = 3)
     folder = Path(model_dir) / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:08d}.keras"
-    write_model(model, path)
+    remove_leftovers(folder)
+    try:
+        write_model(model, path)
+    except OSError as error:
+        raise OSError(
+            f"{error}; step {step} is not saved, the newest whole checkpoint is "
+            f"{latest(model_dir) or 'none'}; the same command goes on from there"
+        ) from error
     for old in _all_newest_first(model_dir)[keep:]:
         # A later step can only come from an abandoned branch of the run; it is not "old".
         if step_of(old) < step:
             old.unlink(missing_ok=True)
-    for leftover in folder.glob(f"{_TEMPORARY_PREFIX}*"):
-        leftover.unlink(missing_ok=True)
     return path
 
 
@@ -61,17 +69,12 @@ def write_model(model: keras.Model, path: str | Path) -> None:
     Args:
         model: A built model.
         path: Where the file is to be; an existing one is replaced at once or not at all.
+
+    Raises:
+        OSError: If it cannot be written, such as on a full disk.
     """
-    path = Path(path)
-    temporary = path.with_name(f"{_TEMPORARY_PREFIX}{os.getpid()}_{path.name}")
-    try:
+    with replacing(path) as temporary:
         model.save(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _fsync_folder(path.parent)
 
 
 def latest(model_dir: str | Path) -> Path | None:
@@ -105,9 +108,8 @@ def find_damage(path: str | Path) -> str | None:
         return f"not a whole zip file: {error}"
     if bad_member is not None:
         return f"wrong checksum of {bad_member}"
-    if "config.json" not in names:
-        return "no config.json in it"
-    return None
+    missing = [name for name in _MEMBERS if name not in names]
+    return f"no {' and no '.join(missing)} in it" if missing else None
 
 
 def restore(model: keras.Model, path: str | Path) -> int:
@@ -197,18 +199,6 @@ def _all_newest_first(model_dir: str | Path) -> list[Path]:
     folder = Path(model_dir) / FOLDER
     paths = [path for path in folder.glob("step_*.keras") if _NAME.fullmatch(path.name)]
     return sorted(paths, key=step_of, reverse=True)
-
-
-def _fsync_folder(folder: Path) -> None:
-    """Makes a rename inside `folder` survive a power cut (POSIX only)."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _first_lines(error: Exception, length: int = 300) -> str:

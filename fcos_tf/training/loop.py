@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import keras
 
+from fcos_tf.training.step_callback import StepCallback
+
 
 class Stretch(NamedTuple):
     """Equally long epochs in a row, one `fit` call.
@@ -84,23 +86,30 @@ def fit(
 
     Raises:
         ValueError: If an argument is out of range.
+        Exception: What a callback or a step raises; `StepCallback`s are closed then, too.
     """
     callbacks = list(callbacks)
     num_epochs = -(-total_steps // period)
     if progress_bar:
         callbacks.append(_ProgressBar(num_epochs))
     logs: dict[str, float] = {}
-    for stretch in stretches(start_step, total_steps, period):
-        history = model.fit(
-            make_dataset(stretch.first_step),
-            initial_epoch=stretch.first_epoch,
-            epochs=stretch.first_epoch + stretch.epochs,
-            steps_per_epoch=stretch.steps_per_epoch,
-            callbacks=callbacks,
-            shuffle=False,  # the data set's own business
-            verbose=1 if progress_bar else 0,
-        )
-        logs = {name: values[-1] for name, values in history.history.items()}
+    try:
+        for stretch in stretches(start_step, total_steps, period):
+            history = model.fit(
+                make_dataset(stretch.first_step),
+                initial_epoch=stretch.first_epoch,
+                epochs=stretch.first_epoch + stretch.epochs,
+                steps_per_epoch=stretch.steps_per_epoch,
+                callbacks=callbacks,
+                shuffle=False,  # the data set's own business
+                verbose=1 if progress_bar else 0,
+            )
+            logs = {name: values[-1] for name, values in history.history.items()}
+    finally:
+        # Keras tells them of an end without an error only.
+        for callback in callbacks:
+            if isinstance(callback, StepCallback):
+                callback.close()
     return logs
 
 

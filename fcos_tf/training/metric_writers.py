@@ -6,6 +6,7 @@ since the last such record) or "val" (one evaluation); `values` maps names to fl
 
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -14,7 +15,9 @@ from typing import TextIO
 
 from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.scalar.summary import scalar_pb
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from fcos_tf.training.atomic import naming, write_text
 
 
 class JsonLinesWriter:
@@ -30,19 +33,18 @@ class JsonLinesWriter:
     def __init__(self, path: str | Path, *, first_step: int = 0):
         path = Path(path)
         kept = _lines_until(path, first_step) if path.exists() else []
-        temporary = path.with_name(f".{path.name}.writing")
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        write_text(path, "".join(line + "\n" for line in kept))
+        self._file = _AppendedFile(path)
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Appends one line and hands it to the operating system."""
+        """Appends one line and waits until it is on disk.
+
+        Raises:
+            OSError: It cannot be written, such as on a full disk.
+        """
         record = {"step": step, "kind": kind, **{name: float(v) for name, v in values.items()}}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.sync()
 
     def close(self) -> None:
         """Closes the file."""
@@ -59,7 +61,14 @@ class TensorBoardWriter:
     """
 
     def __init__(self, folder: str | Path, *, first_step: int = 0):
-        self._writer = EventFileWriter(str(folder))
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads the files in the order of their names.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        # Not tensorboard's EventFileWriter: its thread prints a traceback when a disk is full.
+        self._file = _AppendedFile(folder / name)
+        self._records = RecordWriter(self._file)
+        self._add(0, file_version="brain.Event:2")
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(first_step + 1, session_log=start)
 
@@ -67,14 +76,14 @@ class TensorBoardWriter:
         """Writes one scalar per value."""
         for name, value in values.items():
             self._add(step, summary=scalar_pb(f"{kind}/{name}", float(value)))
-        self._writer.flush()
 
     def close(self) -> None:
         """Closes the event file."""
-        self._writer.close()
+        self._file.close()
 
     def _add(self, step: int, **content) -> None:
-        self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
+        event = event_pb2.Event(wall_time=time.time(), step=step, **content)
+        self._records.write(event.SerializeToString())
 
 
 class TextWriter:
@@ -98,6 +107,38 @@ class TextWriter:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+class _AppendedFile:
+    """A file written at its end, without a buffer; errors name it."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        with naming(path):
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+
+    def write(self, content: bytes) -> None:
+        """Hands all of it to the operating system, which may take a part at a time."""
+        with naming(self._path):
+            while content:
+                content = content[self._file.write(content) :]
+
+    def sync(self) -> None:
+        """Waits until all is on disk."""
+        with naming(self._path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def has_record(path: str | Path, step: int, kind: str) -> bool:
+    """Whether a metrics file, which need not exist, has a line of this step and kind."""
+    path = Path(path)
+    lines = _lines_until(path, step) if path.exists() else []
+    return any(
+        (record["step"], record.get("kind")) == (step, kind) for record in map(json.loads, lines)
+    )
 
 
 def _lines_until(path: Path, last_step: int) -> list[str]:

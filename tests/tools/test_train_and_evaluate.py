@@ -114,21 +114,21 @@ def test_training_on_from_a_detector_of_other_classes(run_dir, tmp_path):
     assert np.std(kernels[0]) > 0.02
 
 
-def test_other_options_on_resuming_are_named(run_dir, tmp_path):
+def test_a_changed_flag_that_matters_is_refused_unless_allowed(run_dir, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder)
-    config = parse(
-        define_flags({}),
-        [
-            "train.py",
-            *SMALL,
-            "--steps=4",
-            "--momentum=0.5",
-            "--log_every=2",
-            f"--model_dir={folder}",
-        ],
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    command = [*SMALL, "--steps=4", "--momentum=0.5", "--log_every=2", f"--model_dir={folder}"]
+    result = run_tool("train.py", *command)
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr == (
+        f"train.py: error: {folder}/config.cfg says that the run to resume has other flags: "
+        "--momentum=0.5 (was 0.9); give those it began with, another --model_dir, or "
+        "--allow_config_change\n"
     )
-    with pytest.warns(UserWarning, match=r"other options than .*config\.cfg has: --momentum=0\.5$"):
+    assert {path: path.read_bytes() for path in files} == files
+    config = parse(define_flags({}), ["train.py", *command, "--allow_config_change"])
+    with pytest.warns(UserWarning, match=r"other flags: --momentum=0\.5 \(was 0\.9\)$"):
         train_tool.train(config, report=lambda line: None)
 
 

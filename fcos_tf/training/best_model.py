@@ -1,0 +1,84 @@
+"""The model of the best evaluation, and what a resumed run knows of it."""
+
+import json
+import math
+import warnings
+from pathlib import Path
+
+from fcos_tf.training import checkpoints
+from fcos_tf.training.atomic import write_text
+from fcos_tf.training.step_callback import EvaluationCallback
+
+BEST_MODEL_FILE = "best.keras"
+BEST_RECORD_FILE = "best.json"
+
+
+class BestModel(EvaluationCallback):
+    """Keeps the model of the best evaluation: `best.keras`, and `best.json` that says how good.
+
+    Stand after the callback that evaluates. A run that is resumed, also by another process, goes
+    on from what `best.json` holds. One that starts at step 0 does not: it removes the `best.json`
+    of an older run, and its first evaluation replaces that run's `best.keras`.
+
+    Args:
+        model_dir: The run's folder.
+        monitor: The number to choose by, the higher the better: `AP`, `AP50`, `mAP_voc07` ... Where
+            `best.json` holds another one, the choice starts anew.
+        first_step: Updates done before the first `fit`; above 0 in a resumed run.
+
+    Example:
+        >>> model.fit(train, epochs=9, callbacks=[DetectionMetrics(val), BestModel("runs/a")])
+    """
+
+    def __init__(self, model_dir: str | Path, *, monitor: str = "AP", first_step: int = 0):
+        super().__init__(first_step)
+        self.model_dir = Path(model_dir)
+        self.monitor = monitor
+        self.best = self._read() if first_step else -math.inf
+        self._seen = False
+
+    def on_train_begin(self, logs=None):
+        """Forgets an older run in the same folder."""
+        record = self.model_dir / BEST_RECORD_FILE
+        if not self.step and not self._seen and record.is_file():
+            warnings.warn(
+                f"removed {record} of an older run, as this one starts at step 0; the first "
+                f"evaluation replaces {BEST_MODEL_FILE}",
+                stacklevel=2,
+            )
+            record.unlink()
+
+    def on_evaluation(self, step, metrics):
+        """Saves the model after an evaluation better than all before."""
+        if self.monitor not in metrics:
+            return
+        self._seen = True
+        value = metrics[self.monitor]
+        if not value > self.best:  # nor if it is NaN
+            return
+        self.best = value
+        self.model_dir.mkdir(parents=True, exist_ok=True)
+        # The model first: a kill in between leaves a better model than the file says, and no run
+        # that forgets it had one.
+        checkpoints.write_model(self.model, self.model_dir / BEST_MODEL_FILE)
+        record = {"monitor": self.monitor, "value": value, "step": step}
+        write_text(self.model_dir / BEST_RECORD_FILE, json.dumps(record) + "\n")
+
+    def on_train_end(self, logs=None):
+        """Warns where there was nothing to choose by."""
+        if not self._seen:
+            warnings.warn(f"no evaluation gave {self.monitor!r} to choose by", stacklevel=2)
+
+    def _read(self) -> float:
+        """The best value so far; -inf if there is none."""
+        path = self.model_dir / BEST_RECORD_FILE
+        if not path.is_file() or not (self.model_dir / BEST_MODEL_FILE).is_file():
+            return -math.inf
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            return float(record["value"]) if record["monitor"] == self.monitor else -math.inf
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: expected monitor, value and step as BestModel writes them; remove the "
+                f"file to choose anew ({error!r})"
+            ) from error

@@ -1,0 +1,92 @@
+"""The callback that writes checkpoints, and stops training where it can go on from later.
+
+`keras.callbacks.BackupAndRestore` keeps neither several checkpoints nor checksums, replaces its
+file in place, and acts in `on_train_batch_end`; Orbax needs JAX.
+"""
+
+from pathlib import Path
+
+from fcos_tf.models.tensorflow_steps import has_hosts
+from fcos_tf.training.background import BackgroundSaver
+from fcos_tf.training.step_callback import StepCallback
+from fcos_tf.training.stop_signals import Stopped, StopSignals
+from fcos_tf.training.strategy import agree
+
+_STEPS_BETWEEN_QUESTIONS = 10
+
+
+class Checkpoint(StepCallback):
+    """Saves the model and its optimizer every `every` steps and at the end of every epoch.
+
+    Stand before the callback that evaluates: the checkpoint is on disk when the evaluation begins,
+    so what fails in there costs no step.
+
+    Args:
+        model_dir: The run's folder; files go to `checkpoints/` in it.
+        every: Steps between two checkpoints, >= 1.
+        keep: How many of the newest stay.
+        first_step: Updates done before the first `fit`.
+        stop: Says when to stop: at the end of a step, with a checkpoint of it, by `Stopped`. Of
+            several hosts all stop when one is asked to.
+        writes: Whether this process is the one that writes; of several hosts one does.
+
+    Raises:
+        Stopped: A signal asked for it.
+        OSError: A checkpoint could not be written. As they are written while training goes on,
+            this comes a step or more later.
+
+    Example:
+        >>> model.fit(train, epochs=2, callbacks=[Checkpoint("runs/a", every=500)])
+    """
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        *,
+        every: int,
+        keep: int = 3,
+        first_step: int = 0,
+        stop: StopSignals | None = None,
+        writes: bool = True,
+    ):
+        super().__init__(first_step)
+        if every < 1:
+            raise ValueError(f"every: expected a number of steps >= 1, got {every}")
+        self.every = every
+        self.stop = stop
+        self.writes = writes
+        self._saver = BackgroundSaver(model_dir, keep=keep)
+        self._saved_step = first_step
+
+    def on_step_end(self, step, logs):
+        """Saves where it is due; raises `Stopped` where that is wished."""
+        self._saver.check()
+        stopping = self._is_to_stop(step, logs)
+        if step % self.every == 0 or logs is not None or stopping:
+            self._save(step)
+        if stopping or logs is not None:
+            self._saver.wait()
+        if stopping:
+            raise Stopped(f"stopped by {self.stop.received or 'a signal to another host'}")
+
+    def on_train_end(self, logs=None):
+        """Waits until the last step's checkpoint is on disk."""
+        self._saver.wait()
+
+    def close(self):
+        """Waits until the last checkpoint is on disk."""
+        self._saver.wait()
+
+    def _is_to_stop(self, step: int, logs) -> bool:
+        if self.stop is None:
+            return False
+        strategy = self.model.distribute_strategy
+        # All hosts have to ask at the same steps, and it takes a message through the network.
+        if has_hosts(strategy) and step % _STEPS_BETWEEN_QUESTIONS and logs is None:
+            return False
+        return agree(self.stop.received is not None, strategy)
+
+    def _save(self, step: int) -> None:
+        if self.writes and step != self._saved_step:
+            self._saver.save(self.model, step)
+            self._saved_step = step
