@@ -16,7 +16,7 @@ from fcos_tf import data, evaluation
 from fcos_tf.config import AUTO, Config, flag_value
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.weights import load_detector
-from fcos_tf.training import callbacks, optimizers, schedules
+from fcos_tf.training import callbacks, non_finite, optimizers, schedules
 from fcos_tf.training.stop_signals import StopSignals
 from fcos_tf.training.strategy import ALONE, Share, share_of
 
@@ -259,6 +259,13 @@ def make_callbacks(
         )
     # Hosts evaluate together: none can break off alone.
     interrupt = stop.raise_if_received if stop and share.num_hosts == 1 else None
+    guard = non_finite.NonFiniteGuard(
+        config.model_dir if share.is_chief else None,
+        every=config.log_every,
+        make_batch=lambda step: next(iter(load_train_data(config, start_step=step, share=share))),
+        allowed=config.max_bad_steps,
+        first_step=first_step,
+    )
     made = [
         # First: the time that the others take at the end of an epoch is not the training's.
         callbacks.TrainingLog(
@@ -267,6 +274,7 @@ def make_callbacks(
             batch_size=config.batch_size,
             first_step=first_step,
         ),
+        guard,
         # When a checkpoint stands, the training's lines up to its step have been written. An
         # evaluation is done when its line stands; until then a resumed run makes up for it.
         callbacks.Checkpoint(
@@ -276,6 +284,7 @@ def make_callbacks(
             first_step=first_step,
             stop=stop,
             writes=share.is_chief,
+            before_saving=guard.look,
         ),
         callbacks.DetectionMetrics(val_data, metrics=config.metrics, progress=interrupt),
     ]

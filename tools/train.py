@@ -79,6 +79,7 @@ def train(
     from fcos_tf import build, evaluation
     from fcos_tf.training import atomic, checkpoints
     from fcos_tf.training import strategy as strategies
+    from fcos_tf.training.optimizers import averaged_weights
 
     if not config.model_dir:
         raise ValueError("--model_dir: expected a folder for the files of the run, got none")
@@ -125,12 +126,14 @@ def train(
             f"files in {model_dir}"
         )
     metrics = _fit(config, model, train_data, val_data, start_step, total_steps, share)
-    if not metrics:
-        metrics = evaluation.evaluate(model, val_data, config.metrics)
+    with averaged_weights(model):
+        if not metrics:
+            metrics = evaluation.evaluate(model, val_data, config.metrics)
+        if share.is_chief:
+            run_files.save_pictures(model_dir / run_files.PICTURE_FILE, model, val_data)
     metrics = {"step": max(start_step, total_steps), **metrics}
     if share.is_chief:
         checkpoints.write_model(model, model_dir / run_files.MODEL_FILE)
-        run_files.save_pictures(model_dir / run_files.PICTURE_FILE, model, val_data)
         run_files.write_metrics(model_dir / run_files.METRICS_FILE, metrics)
     strategies.agree(True, strategy)  # none leaves before the files are there
     return metrics
@@ -152,7 +155,8 @@ def raise_if_out_of_memory(error: Exception, config: Config) -> None:
         raise MemoryError(
             f"out of memory; less is needed with a lower --batch_size (now {config.batch_size}) or "
             f"--image_size ({config.image_size}), with --precision=mixed_bfloat16 "
-            f"({config.precision}), a smaller --backbone ({config.backbone}), or more "
+            f"({config.precision}), more --accumulation_steps ({config.accumulation_steps}), a "
+            f"smaller --backbone ({config.backbone}), or more "
             f"--frozen_stages ({config.frozen_stages})"
         ) from error
 

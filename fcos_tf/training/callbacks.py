@@ -9,6 +9,7 @@ from fcos_tf import evaluation
 from fcos_tf.evaluation.inference import check_finite
 from fcos_tf.training.best_model import BestModel
 from fcos_tf.training.checkpointing import Checkpoint
+from fcos_tf.training.optimizers import averaged_weights
 from fcos_tf.training.step_callback import VALIDATION_PREFIX, EvaluationCallback, StepCallback
 
 __all__ = [
@@ -150,10 +151,11 @@ class DetectionMetrics(keras.callbacks.Callback):
             logs.update({f"{VALIDATION_PREFIX}{name}": value for name, value in metrics.items()})
 
     def evaluate(self) -> dict[str, float]:
-        """The model's metrics, by name."""
-        return evaluation.evaluate(
-            self.model, self.dataset, self.metrics, detect=self._detect, progress=self.progress
-        )
+        """The model's metrics, by name; with averaged weights, if its optimizer has them."""
+        with averaged_weights(self.model):
+            return evaluation.evaluate(
+                self.model, self.dataset, self.metrics, detect=self._detect, progress=self.progress
+            )
 
 
 def make_up_evaluation(

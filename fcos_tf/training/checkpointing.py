@@ -4,6 +4,7 @@
 file in place, and acts in `on_train_batch_end`; Orbax needs JAX.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from fcos_tf.models.tensorflow_steps import has_hosts
@@ -29,6 +30,7 @@ class Checkpoint(StepCallback):
         stop: Says when to stop: at the end of a step, with a checkpoint of it, by `Stopped`. Of
             several hosts all stop when one is asked to.
         writes: Whether this process is the one that writes; of several hosts one does.
+        before_saving: Called with the step before it is saved, also where another host does that.
 
     Raises:
         Stopped: A signal asked for it.
@@ -48,6 +50,7 @@ class Checkpoint(StepCallback):
         first_step: int = 0,
         stop: StopSignals | None = None,
         writes: bool = True,
+        before_saving: Callable[[int], None] | None = None,
     ):
         super().__init__(first_step)
         if every < 1:
@@ -55,6 +58,7 @@ class Checkpoint(StepCallback):
         self.every = every
         self.stop = stop
         self.writes = writes
+        self.before_saving = before_saving
         self._saver = BackgroundSaver(model_dir, keep=keep)
         self._saved_step = first_step
 
@@ -87,6 +91,10 @@ class Checkpoint(StepCallback):
         return agree(self.stop.received is not None, strategy)
 
     def _save(self, step: int) -> None:
-        if self.writes and step != self._saved_step:
+        if step == self._saved_step:
+            return
+        if self.before_saving is not None:
+            self.before_saving(step)
+        if self.writes:
             self._saver.save(self.model, step)
-            self._saved_step = step
+        self._saved_step = step

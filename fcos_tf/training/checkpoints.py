@@ -2,9 +2,10 @@
 
     MODEL_DIR/checkpoints/step_00001000.keras
 
-holds the model's config and weights and the optimizer's state after 1000 updates. A file appears
-under its final name only when it is whole and on disk; what a damaged disk does to it later is
-found by the checksums that the zip format keeps.
+holds the model's config and weights and the optimizer's state after 1000 updates. Where weights are
+averaged (`--ema_momentum`), the averages are its weights, as they are what is to be used. A file
+appears under its final name only when it is whole and on disk; what a damaged disk does to it later
+is found by the checksums that the zip format keeps.
 """
 
 import re
@@ -17,6 +18,7 @@ import keras
 import fcos_tf.models.fcos  # noqa: F401 - registers the class that saved models name
 from fcos_tf.models.detector import Detector
 from fcos_tf.training.atomic import remove_leftovers, replacing
+from fcos_tf.training.optimizers import averaged_weights, swap_averages
 
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step_(\d{8,})\.keras")
@@ -67,13 +69,14 @@ def write_model(model: keras.Model, path: str | Path) -> None:
     """Saves a whole model to a `.keras` file: temporary name, fsync, rename.
 
     Args:
-        model: A built model.
+        model: A built model. Where its optimizer averages its weights, the averages are what is
+            saved as weights, and the weights as averages.
         path: Where the file is to be; an existing one is replaced at once or not at all.
 
     Raises:
         OSError: If it cannot be written, such as on a full disk.
     """
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, averaged_weights(model):
         model.save(temporary)
 
 
@@ -142,6 +145,7 @@ def restore(model: keras.Model, path: str | Path) -> int:
                 f"checkpoint {path} does not fit this model and optimizer; give the flags it was "
                 f"trained with, or another --model_dir ({_first_lines(error)})"
             ) from error
+    swap_averages(model)
     return step
 
 

@@ -1,28 +1,28 @@
 """Stops a training whose loss or gradient is not finite, and keeps what is needed to see why."""
 
-import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fcos_tf.training import checkpoints
-from fcos_tf.training.callbacks import StepCallback
+from fcos_tf.training.atomic import replacing
+from fcos_tf.training.step_callback import StepCallback
 
 
 class NonFiniteGuard(StepCallback):
     """Looks for steps that were not finite, names the first of them and stops, or goes on.
 
     The steps are counted on the device (`models.step_faults`) and read here every so often, so a
-    training may have gone on for some steps. Stand before whatever saves: no model of a later step
-    is kept. A training goes on if its optimizer leaves such steps out, as
-    `keras.optimizers.LossScaleOptimizer` does, and there are not more of them than `allowed`.
+    training may have gone on for some steps: call `look` before a model is saved. A training goes
+    on if its optimizer leaves such steps out, as `keras.optimizers.LossScaleOptimizer` does, and
+    there are not more of them than `allowed`.
 
     Args:
         model_dir: The run's folder, where the batch is written to; None: it is not.
-        every: Steps between two looks; several numbers: at the multiples of each.
+        every: Steps between two looks, >= 1; the end of an epoch has one always.
         make_batch: Number of updates done -> the next batch `(images, targets)`, the same as in
             training.
         allowed: How many such steps there may be.
@@ -33,14 +33,14 @@ class NonFiniteGuard(StepCallback):
         self,
         model_dir: str | Path | None,
         *,
-        every: Sequence[int],
+        every: int,
         make_batch: Callable[[int], tuple[Any, dict]],
         allowed: int = 0,
         first_step: int = 0,
     ):
         super().__init__(first_step)
         self.model_dir = model_dir
-        self.every = tuple(every)
+        self.every = every
         self.make_batch = make_batch
         self.allowed = allowed
         self.faults = 0
@@ -53,7 +53,7 @@ class NonFiniteGuard(StepCallback):
 
     def on_step_end(self, step, logs):
         """Looks where it is time to, and at the end of an epoch."""
-        if logs is not None or any(step % every == 0 for every in self.every):
+        if step % self.every == 0 or logs is not None:
             self.look(step)
 
     def look(self, step: int) -> None:
@@ -89,9 +89,8 @@ class NonFiniteGuard(StepCallback):
         if self.model_dir is None:
             return text
         path = Path(self.model_dir) / f"bad_batch_step_{step:08d}.npz"
-        temporary = path.with_name(f".writing_{path.name}")
-        np.savez_compressed(temporary, images=np.asarray(images), **arrays)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            np.savez_compressed(temporary, images=np.asarray(images), **arrays)
         return f"{text}; its batch is in {path}"
 
     def _advice(self) -> str:
