@@ -1,0 +1,68 @@
+"""A run with averaged weights: what is evaluated and kept, and that it resumes."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from fcos_tf import build, evaluation
+from fcos_tf.config import Config
+from fcos_tf.tools import train as train_tool
+from fcos_tf.training import checkpoints
+
+DECAY = 0.75
+
+
+def weights(model):
+    return [np.array(weight) for weight in model.trainable_variables]
+
+
+def assert_equal(found, expected, **tolerance):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, **{"rtol": 0, **tolerance})
+
+
+def test_averages_are_evaluated_kept_and_resumed(tmp_path, monkeypatch):
+    config = Config(
+        backbone="simple_cnn", fpn_levels=3, fpn_channels=32, head_convs=0, image_size="64x64",
+        batch_size=2, overfit=4, steps=4, warmup_steps=0, schedule="constant",
+        checkpoint_every=1, keep_checkpoints=9, eval_every=4, learning_rate=1e-3,
+        optimizer="adamw", ema_momentum=DECAY, model_dir=str(tmp_path / "whole"),
+    )  # fmt: skip
+    evaluated, evaluate = [], evaluation.evaluate
+
+    def watched(model, *arguments, **options):
+        evaluated.append(weights(model))
+        return evaluate(model, *arguments, **options)
+
+    monkeypatch.setattr(evaluation, "evaluate", watched)
+    train_tool.train(config, report=lambda line: None)
+
+    # A checkpoint is the average to whoever loads it, and the weights proper to who trains on.
+    run = Path(config.model_dir)
+    model = build.make_model(config, [str(digit) for digit in range(10)])
+    build.compile_model(config, model, config.steps)
+    average = None
+    for step in range(1, 5):
+        path = run / "checkpoints" / f"step_{step:08d}.keras"
+        checkpoints.restore(model, path)
+        proper = weights(model)
+        if average is None:
+            average = proper  # Keras' average begins with the weights after the first step
+        else:
+            average = [DECAY * a + (1 - DECAY) * w for a, w in zip(average, proper, strict=True)]
+        assert_equal(weights(checkpoints.load_model(path)), average, atol=1e-6)
+    last = weights(checkpoints.load_model(run / "model.keras"))
+    assert_equal(last, average, atol=1e-6)
+    assert max(np.abs(a - w).max() for a, w in zip(last, proper, strict=True)) > 1e-4
+    assert len(evaluated) == 1
+    assert_equal(evaluated[0], last)
+    assert_equal(weights(checkpoints.load_model(run / "best.keras")), last)
+
+    again = tmp_path / "again"
+    (again / "checkpoints").mkdir(parents=True)
+    shutil.copy(run / "checkpoints" / "step_00000002.keras", again / "checkpoints")
+    resumed = dataclasses.replace(config, model_dir=str(again))
+    train_tool.train(resumed, report=lambda line: None)
+    assert_equal(weights(checkpoints.load_model(again / "model.keras")), last)

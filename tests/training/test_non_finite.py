@@ -1,0 +1,66 @@
+"""A training whose loss stops being finite: what is said, kept, and left out."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fcos_tf import build
+from fcos_tf.config import Config
+from fcos_tf.tools import train as train_tool
+
+BAD_STEP = 4
+
+
+@pytest.fixture
+def config(tmp_path):
+    return Config(
+        backbone="simple_cnn", fpn_levels=3, fpn_channels=32, head_convs=0, image_size="64x64",
+        batch_size=2, overfit=4, steps=6, warmup_steps=0, schedule="constant",
+        checkpoint_every=2, log_every=2, eval_every=6, model_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """The second image of the batch of BAD_STEP has a pixel that is no number, whenever read."""
+    load = build.load_train_data
+
+    def load_poisoned(config, *, start_step=0, **options):
+        source = load(config, start_step=start_step, **options)
+
+        def poison(step, batch):
+            images, targets = batch
+            images = tf.cast(images, tf.float32)
+            hole = tf.scatter_nd([[1, 5, 5, 0]], [np.nan], tf.shape(images, tf.int32))
+            return tf.where(step + 1 == BAD_STEP, images + hole, images), targets
+
+        data = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), source).map(poison)
+        for name in ("class_names", "category_ids", "num_images", "image_faults"):
+            setattr(data, name, getattr(source, name))
+        return data
+
+    monkeypatch.setattr(build, "load_train_data", load_poisoned)
+    return load
+
+
+def test_it_stops_names_the_images_and_keeps_the_batch(config, poisoned):
+    with pytest.raises(ValueError, match=r"loss or its gradient is not finite at step 4") as error:
+        train_tool.train(config, report=lambda line: None)
+    text, folder = str(error.value), f"{config.model_dir}/checkpoints"
+    (images, targets) = next(iter(poisoned(config, start_step=BAD_STEP - 1)))
+    ids = targets["image_ids"].numpy().tolist()
+    assert f"image ids {ids[0]}, {ids[1]}" in text
+    # Looked at with step 4's line and checkpoint, of which there is none: that of step 2 is last.
+    assert f"The last checkpoint before it is {folder}/step_00000002.keras" in text
+    kept = np.load(f"{config.model_dir}/bad_batch_step_00000004.npz")
+    assert np.isnan(kept["images"]).nonzero() == (1, 5, 5, 0)
+    assert kept["image_ids"].tolist() == ids
+    np.testing.assert_array_equal(np.nan_to_num(kept["images"])[0], images[0])
+    np.testing.assert_array_equal(kept["boxes"], targets["boxes"])
+
+
+def test_it_goes_on_without_such_a_step_where_that_is_allowed(config, poisoned):
+    config = build.dataclasses.replace(config, max_bad_steps=1)
+    with pytest.warns(UserWarning, match=r"at step 4 .*left out: 1 of at most 1"):
+        metrics = train_tool.train(config, report=lambda line: None)
+    assert metrics["step"] == 6 and np.isfinite(metrics["AP"])
