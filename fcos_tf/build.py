@@ -17,6 +17,8 @@ from fcos_tf.config import AUTO, Config, flag_value
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.weights import load_detector
 from fcos_tf.training import callbacks, non_finite, optimizers, schedules
+from fcos_tf.training.input_clock import InputClock
+from fcos_tf.training.pictures import DetectionPictures
 from fcos_tf.training.stop_signals import StopSignals
 from fcos_tf.training.strategy import ALONE, Share, share_of
 
@@ -232,6 +234,7 @@ def make_callbacks(
     val_data: Iterable,
     writers: Iterable,
     *,
+    input_clock: InputClock | None = None,
     first_step: int = 0,
     share: Share = ALONE,
     stop: StopSignals | None = None,
@@ -241,7 +244,9 @@ def make_callbacks(
     Args:
         config: The options.
         val_data: What to evaluate on.
-        writers: Where numbers go, see `training.metric_writers`.
+        writers: Where numbers and pictures go, see `training.metric_writers`; those that are
+            callbacks themselves, such as a progress bar, get their place among the callbacks.
+        input_clock: What watches the training data.
         first_step: Updates done before the run goes on.
         share: Which host this is: the chief alone saves models. The others read the numbers at the
             same steps, as that is something hosts do together.
@@ -257,6 +262,8 @@ def make_callbacks(
             f"--best_metric: expected one of {', '.join(names)}, as --metrics="
             f"{','.join(config.metrics)} give, got {config.best_metric!r}"
         )
+    writers = list(writers)
+    galleries = [writer for writer in writers if hasattr(writer, "write_pictures")]
     # Hosts evaluate together: none can break off alone.
     interrupt = stop.raise_if_received if stop and share.num_hosts == 1 else None
     guard = non_finite.NonFiniteGuard(
@@ -272,8 +279,10 @@ def make_callbacks(
             writers,
             every=config.log_every,
             batch_size=config.batch_size,
+            input_clock=input_clock,
             first_step=first_step,
         ),
+        *(writer for writer in writers if isinstance(writer, keras.callbacks.Callback)),
         guard,
         # When a checkpoint stands, the training's lines up to its step have been written. An
         # evaluation is done when its line stands; until then a resumed run makes up for it.
@@ -287,10 +296,13 @@ def make_callbacks(
             before_saving=guard.look,
         ),
         callbacks.DetectionMetrics(val_data, metrics=config.metrics, progress=interrupt),
+        *(DetectionPictures(val_data, each, first_step=first_step) for each in galleries),
     ]
     if share.is_chief:
         made.append(callbacks.BestModel(config.model_dir, monitor=monitor, first_step=first_step))
-    return [*made, callbacks.EvaluationLog(writers, first_step=first_step)]
+    made.append(callbacks.EvaluationLog(writers, first_step=first_step))
+    # Behind all others: their time before a step is not spent waiting for input.
+    return [*made, input_clock] if input_clock else made
 
 
 def count_eval_period(config: Config, num_images: int) -> int:

@@ -84,25 +84,14 @@ def save_pictures(
         count: How many images.
         detect: What `evaluation.compile_detect(model, dataset.class_names)` gave.
     """
-    import numpy as np
-
     from fcos_tf import evaluation, visualization
     from fcos_tf.training.atomic import naming
 
     detect = detect or evaluation.compile_detect(model, dataset.class_names)
-    images, truths, found = [], [], []
-    for batch, targets in dataset:
-        detections = detect(batch, targets["image_sizes"])
-        rows = np.flatnonzero(np.asarray(targets["image_ids"]) >= 0)  # without fillers
-        for i in rows[: count - len(images)]:
-            images.append(np.asarray(batch[i]))
-            truths.append({name: np.asarray(value[i]) for name, value in targets.items()})
-            found.append({name: np.asarray(value[i]) for name, value in detections.items()})
-        if len(images) == count:
-            break
+    samples = visualization.detect_samples(dataset, detect, count)
     with naming(path):
         visualization.save_gallery(
-            path, images, truths, found, dataset.class_names, score_threshold=PICTURE_THRESHOLD
+            path, *samples, dataset.class_names, score_threshold=PICTURE_THRESHOLD
         )
 
 

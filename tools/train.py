@@ -165,6 +165,7 @@ def _fit(config, model, train_data, val_data, start_step: int, total_steps: int,
     """Runs the loop with all callbacks; returns the last evaluation, if there was one."""
     from fcos_tf import build
     from fcos_tf.training import callbacks, checkpoints, loop, metric_writers
+    from fcos_tf.training.input_clock import InputClock
     from fcos_tf.training.stop_signals import Stopped, StopSignals
     from fcos_tf.training.strategy import agree, distribute
 
@@ -175,21 +176,28 @@ def _fit(config, model, train_data, val_data, start_step: int, total_steps: int,
     due = start_step and (start_step % period == 0 or start_step == total_steps)
     missing = due and not metric_writers.has_record(lines, start_step, "val")
     missing = agree(share.is_chief and bool(missing), strategy)
-    progress_bar = sys.stdout.isatty() and share.is_chief
-    writers = _make_writers(config, start_step, total_steps, progress_bar) if share.is_chief else []
+    writers = _make_writers(config, start_step, total_steps) if share.is_chief else []
+    input_clock = InputClock()
 
     def stream_from(step: int):
         data = train_data
         # The annotations are read already, unless a further stretch begins.
         if step != start_step:
             data = build.load_train_data(config, start_step=step, share=share)
+        data = input_clock.watch(data)
         return distribute(data, strategy, batch_size=config.batch_size)
 
     metrics: dict[str, float] = {}
     try:
         with StopSignals() as stop:
             made = build.make_callbacks(
-                config, val_data, writers, first_step=start_step, share=share, stop=stop
+                config,
+                val_data,
+                writers,
+                input_clock=input_clock,
+                first_step=start_step,
+                share=share,
+                stop=stop,
             )
             if missing:
                 metrics = callbacks.make_up_evaluation(model, made, start_step)
@@ -200,7 +208,6 @@ def _fit(config, model, train_data, val_data, start_step: int, total_steps: int,
                 period=period,
                 start_step=start_step,
                 callbacks=made,
-                progress_bar=progress_bar,
             )
     except Stopped as stopped:
         agree(True, strategy)  # none leaves before the checkpoint is there
@@ -214,22 +221,23 @@ def _fit(config, model, train_data, val_data, start_step: int, total_steps: int,
     return metrics | {k.removeprefix(prefix): v for k, v in logs.items() if k.startswith(prefix)}
 
 
-def _make_writers(config: Config, start_step: int, total_steps: int, progress_bar: bool) -> list:
+def _make_writers(config: Config, start_step: int, total_steps: int) -> list:
     """Where the numbers of the run go."""
     from fcos_tf.training import metric_writers
+    from fcos_tf.training.progress_bar import ProgressBar
 
     model_dir = Path(config.model_dir)
-    writers = [
+    return [
         metric_writers.JsonLinesWriter(
             model_dir / run_files.METRICS_LINES_FILE, first_step=start_step
         ),
         metric_writers.TensorBoardWriter(
             model_dir / run_files.TENSORBOARD_FOLDER, first_step=start_step
         ),
+        ProgressBar(total_steps, first_step=start_step)
+        if sys.stdout.isatty()
+        else metric_writers.TextWriter(total_steps),
     ]
-    if not progress_bar:
-        writers.append(metric_writers.TextWriter(total_steps))
-    return writers
 
 
 if __name__ == "__main__":

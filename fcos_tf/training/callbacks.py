@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
 
@@ -29,23 +30,35 @@ class TrainingLog(StepCallback):
     """Hands losses, learning rate and speed to writers every `every` steps.
 
     A record holds the means of the model's metrics over the steps since the record before it (or
-    since the epoch began), `learning_rate` (of the next update) and `images_per_second`. Stand
-    before callbacks that work long at the end of an epoch, so that their time is not counted.
+    since the epoch began), `learning_rate` (of the next update), `images_per_second` and
+    `input_share`, the part of the time in which training waited for images (0..1). Stand before
+    callbacks that work long at the end of an epoch, so that their time is not counted.
 
     Args:
         writers: Objects with `write(step, kind, values)`, see metric_writers.py.
         every: Steps between two records, >= 1.
         batch_size: Images per step over all devices.
+        input_clock: The `input_clock.InputClock` that watches the data set; None leaves
+            `input_share` out.
         first_step: Updates done before the first `fit`.
     """
 
-    def __init__(self, writers: Iterable, *, every: int, batch_size: int, first_step: int = 0):
+    def __init__(
+        self,
+        writers: Iterable,
+        *,
+        every: int,
+        batch_size: int,
+        input_clock: Any = None,
+        first_step: int = 0,
+    ):
         super().__init__(first_step)
         if every < 1:
             raise ValueError(f"every: expected a number of steps >= 1, got {every}")
         self.writers = list(writers)
         self.every = every
         self.batch_size = batch_size
+        self.input_clock = input_clock
         self._restart_clock()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -65,8 +78,12 @@ class TrainingLog(StepCallback):
         if logs is None:
             self.model.reset_metrics()
         seconds = time.perf_counter() - self._clock
-        values["learning_rate"] = float(self.model.optimizer.learning_rate)
+        # A variable may have a copy on each device, of which `float` knows nothing.
+        rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        values["learning_rate"] = float(rate)
         values["images_per_second"] = (step - self._clock_step) * self.batch_size / seconds
+        if self.input_clock is not None:
+            values["input_share"] = min(1.0, self.input_clock.take() / seconds)
         for writer in self.writers:
             writer.write(step, "train", values)
         self._restart_clock()
@@ -74,6 +91,8 @@ class TrainingLog(StepCallback):
     def _restart_clock(self) -> None:
         self._clock = time.perf_counter()
         self._clock_step = self.step
+        if self.input_clock is not None:
+            self.input_clock.take()
 
 
 class EvaluationLog(EvaluationCallback):

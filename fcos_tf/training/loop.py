@@ -68,7 +68,6 @@ def fit(
     period: int,
     start_step: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    progress_bar: bool = False,
 ) -> dict[str, float]:
     """Trains up to `total_steps` updates.
 
@@ -79,7 +78,6 @@ def fit(
         period: Steps between two ends of an epoch, where callbacks evaluate; >= 1.
         start_step: Updates done already; the weights and the optimizer must be those of it.
         callbacks: Keras callbacks; `StepCallback`s must have `first_step=start_step`.
-        progress_bar: Whether Keras shows its progress bar.
 
     Returns:
         The logs of the last epoch; empty if there was nothing left to do.
@@ -89,9 +87,6 @@ def fit(
         Exception: What a callback or a step raises; `StepCallback`s are closed then, too.
     """
     callbacks = list(callbacks)
-    num_epochs = -(-total_steps // period)
-    if progress_bar:
-        callbacks.append(_ProgressBar(num_epochs))
     logs: dict[str, float] = {}
     try:
         for stretch in stretches(start_step, total_steps, period):
@@ -102,7 +97,7 @@ def fit(
                 steps_per_epoch=stretch.steps_per_epoch,
                 callbacks=callbacks,
                 shuffle=False,  # the data set's own business
-                verbose=1 if progress_bar else 0,
+                verbose=0,
             )
             logs = {name: values[-1] for name, values in history.history.items()}
     finally:
@@ -111,15 +106,3 @@ def fit(
             if isinstance(callback, StepCallback):
                 callback.close()
     return logs
-
-
-class _ProgressBar(keras.callbacks.ProgbarLogger):
-    """Keras' bar, which counts epochs over the whole run and not over one `fit` call."""
-
-    def __init__(self, num_epochs: int):
-        super().__init__()
-        self._num_epochs = num_epochs
-
-    def set_params(self, params):
-        """Takes over all but the number of epochs."""
-        super().set_params({**params, "epochs": self._num_epochs})

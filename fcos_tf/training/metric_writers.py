@@ -1,9 +1,12 @@
-"""Where the numbers of a run go: `metrics.jsonl`, TensorBoard, the terminal.
+"""Where the numbers of a run go: `metrics.jsonl`, TensorBoard, lines of text.
 
 Each writer has `write(step, kind, values)` and `close()`. `kind` is "train" (means over the steps
-since the last such record) or "val" (one evaluation); `values` maps names to floats.
+since the last such record) or "val" (one evaluation); `values` maps names to floats. One that takes
+pictures, too, has `write_pictures(step, kind, pictures)`.
 """
 
+import datetime
+import io
 import json
 import os
 import socket
@@ -13,11 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
-from tensorboard.compat.proto import event_pb2
+from PIL import Image
+from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.scalar.summary import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from fcos_tf.training.atomic import naming, write_text
+
+_LEVEL_COUNTS = "num_positives_"
 
 
 class JsonLinesWriter:
@@ -52,7 +58,7 @@ class JsonLinesWriter:
 
 
 class TensorBoardWriter:
-    """Scalars for TensorBoard, by step: `train/loss`, `val/AP` ...
+    """Scalars and pictures for TensorBoard, by step: `train/loss`, `val/AP` ...
 
     Args:
         folder: Where the event files go; made if it is not there.
@@ -77,6 +83,20 @@ class TensorBoardWriter:
         for name, value in values.items():
             self._add(step, summary=scalar_pb(f"{kind}/{name}", float(value)))
 
+    def write_pictures(self, step: int, kind: str, pictures: Mapping[str, Image.Image]) -> None:
+        """Writes RGB pictures: `val/image_12` ..."""
+        for name, picture in pictures.items():
+            encoded = io.BytesIO()
+            picture.save(encoded, format="PNG")
+            image = summary_pb2.Summary.Image(
+                height=picture.height,
+                width=picture.width,
+                colorspace=3,  # RGB
+                encoded_image_string=encoded.getvalue(),
+            )
+            value = summary_pb2.Summary.Value(tag=f"{kind}/{name}", image=image)
+            self._add(step, summary=summary_pb2.Summary(value=[value]))
+
     def close(self) -> None:
         """Closes the event file."""
         self._file.close()
@@ -89,6 +109,9 @@ class TensorBoardWriter:
 class TextWriter:
     """One readable line per record, for log files and terminals without a progress bar.
 
+    Lines of training end in the time that the rest of the run will take; the first, which knows of
+    no time without start-up, does not. How many positives each level has is left out.
+
     Args:
         total_steps: The length of the run, shown beside each step.
         stream: Where to print; standard output by default.
@@ -97,16 +120,47 @@ class TextWriter:
     def __init__(self, total_steps: int, stream: TextIO | None = None):
         self._total_steps = total_steps
         self._stream = stream
+        self._remaining = RemainingTime(total_steps)
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Prints the record."""
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        label = "" if kind == "train" else f"[{kind}]  "
-        line = f"step {step}/{self._total_steps}  {label}{numbers}"
-        print(line, file=self._stream or sys.stdout, flush=True)
+        parts = [f"step {step}/{self._total_steps}"]
+        if kind != "train":
+            parts.append(f"[{kind}]")
+        parts += [
+            f"{name} {value:.4g}"
+            for name, value in values.items()
+            if not name.startswith(_LEVEL_COUNTS)
+        ]
+        if kind == "train":
+            parts += filter(None, [self._remaining.after(step)])
+        print("  ".join(parts), file=self._stream or sys.stdout, flush=True)
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+class RemainingTime:
+    """How long the rest of a run will take, at the pace since the first record.
+
+    Args:
+        total_steps: The length of the run.
+    """
+
+    def __init__(self, total_steps: int):
+        self._total_steps = total_steps
+        self._first: tuple[int, float] | None = None
+
+    def after(self, step: int) -> str:
+        """Such as "ETA 1:02:03" or "ETA 2 days, 1:02:03"; empty at the first call."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = step, now
+        first_step, first_time = self._first
+        if step <= first_step:
+            return ""
+        seconds = (self._total_steps - step) * (now - first_time) / (step - first_step)
+        return f"ETA {datetime.timedelta(seconds=round(seconds))}"
 
 
 class _AppendedFile:

@@ -26,11 +26,53 @@ def save_gallery(
 ) -> Path:
     """Writes a PNG with a pair of panels for each image, ground truth and detections, or with one.
 
+    Args:
+        path: the file to write; its folder is made if need be.
+        images: see `draw_gallery`, also for all that follow.
+        ground_truth: likewise.
+        detections: likewise.
+        class_names: likewise.
+        columns: likewise.
+        score_threshold: likewise.
+        panel_size: likewise.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: no images, or a number of images, truths and detections that differs.
+    """
+    picture = draw_gallery(
+        images,
+        ground_truth,
+        detections,
+        class_names,
+        columns=columns,
+        score_threshold=score_threshold,
+        panel_size=panel_size,
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, format="PNG")
+    return path
+
+
+def draw_gallery(
+    images: Sequence[Any],
+    ground_truth: Any,
+    detections: Any = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    columns: int = 2,
+    score_threshold: float = 0.3,
+    panel_size: int = 384,
+) -> Image.Image:
+    """Draws what `save_gallery` writes.
+
     Images are scaled so that their long side fills a panel, and drawn on after that, so boxes
     and labels of a 128-pixel image can be read as well.
 
     Args:
-        path: the file to write; its folder is made if need be.
         images: [B, H, W, 3], or B arrays [H, W, 3]; uint8, or float 0-255.
         ground_truth: the `targets` of a batch (`boxes` [B, M, 4] xyxy in pixels of `images`,
             `labels` [B, M] with -1 as padding, and, if there, `image_sizes` [B, 2], to which the
@@ -43,13 +85,13 @@ def save_gallery(
         panel_size: side of a panel in pixels.
 
     Returns:
-        The path written.
+        The picture, RGB.
 
     Raises:
         ValueError: no images, or a number of images, truths and detections that differs.
     """
     if len(images) == 0:
-        raise ValueError(f"no images to draw for {path}")
+        raise ValueError("no images to draw")
     truths = per_image(ground_truth, len(images), "ground truth")
     found = per_image(detections, len(images), "detections")
     columns = max(1, min(columns, len(images)))
@@ -87,10 +129,7 @@ def save_gallery(
                     _FAINT,
                 )
         top += height + foot + gap
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.save(path, format="PNG")
-    return path
+    return canvas
 
 
 def panels_of(

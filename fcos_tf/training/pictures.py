@@ -1,0 +1,77 @@
+"""Pictures of what the model finds while it learns."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from fcos_tf import evaluation, visualization
+from fcos_tf.training.step_callback import EvaluationCallback
+
+
+class DetectionPictures(EvaluationCallback):
+    """Draws ground truth and detections of the same few images after each evaluation.
+
+    Stand after the callback that evaluates.
+
+    Args:
+        dataset: Batches of `(images, targets)`, as `fcos_tf.data.load` gives them; the first
+            images are drawn.
+        writer: Where the pictures go, with `write_pictures(step, kind, pictures)`, such as
+            `metric_writers.TensorBoardWriter`.
+        count: How many images.
+        score_threshold: Detections below it are left out.
+        first_step: Updates done before the first `fit`.
+    """
+
+    def __init__(
+        self,
+        dataset: Iterable,
+        writer,
+        *,
+        count: int = 8,
+        score_threshold: float = 0.5,
+        first_step: int = 0,
+    ):
+        super().__init__(first_step)
+        self.dataset = dataset
+        self.writer = writer
+        self.count = count
+        self.score_threshold = score_threshold
+        self._batches: list = []
+        self._detect = None
+
+    def set_model(self, model):
+        """Keeps the model and makes the function that detects, traced once for all epochs."""
+        if self._detect is None or model is not self.model:
+            self._detect = evaluation.compile_detect(model, self._class_names)
+        super().set_model(model)
+
+    def on_evaluation(self, step, metrics):
+        """Draws."""
+        self._batches = self._batches or self._first_batches()
+        samples = visualization.detect_samples(self._batches, self._detect, self.count)
+        pictures = {
+            f"image_{int(truth['image_ids'])}": visualization.draw_gallery(
+                [image],
+                [truth],
+                [found],
+                self._class_names,
+                score_threshold=self.score_threshold,
+            )
+            for image, truth, found in zip(*samples, strict=True)
+        }
+        self.writer.write_pictures(step, "val", pictures)
+
+    @property
+    def _class_names(self):
+        return getattr(self.dataset, "class_names", None)
+
+    def _first_batches(self) -> list:
+        """The batches that hold the images to draw, kept so that they are read only once."""
+        batches, found = [], 0
+        for batch in self.dataset:
+            batches.append(batch)
+            found += np.count_nonzero(np.asarray(batch[1]["image_ids"]) >= 0)
+            if found >= self.count:
+                break
+        return batches
