@@ -13,6 +13,10 @@ from fcos_tf.layers.fpn import UPSAMPLINGS
 from fcos_tf.layers.heads import NORMS
 from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.training import callbacks
+from fcos_tf.training.input_clock import InputClock
+from fcos_tf.training.metric_writers import TensorBoardWriter
+from fcos_tf.training.pictures import DetectionPictures
+from fcos_tf.training.progress_bar import ProgressBar
 from fcos_tf.training.schedules import WarmupConstant, WarmupCosine
 
 
@@ -121,6 +125,18 @@ def test_checkpoints_come_before_the_evaluation_and_its_line_last():
         callbacks.BestModel, callbacks.EvaluationLog,
     ]  # fmt: skip
     assert [c.step for c in made if isinstance(c, callbacks.StepCallback)] == [3, 3, 3, 3]
+
+
+def test_what_watches_a_run_finds_its_place(tmp_path):
+    writers = [ProgressBar(9), TensorBoardWriter(tmp_path)]
+    clock = InputClock()
+    made = build.make_callbacks(Config(model_dir="x"), [], writers, input_clock=clock)
+    kinds = [type(callback) for callback in made]
+    evaluated = kinds.index(callbacks.DetectionMetrics)
+    assert kinds[:2] == [callbacks.TrainingLog, ProgressBar] and evaluated > 1
+    assert kinds.index(DetectionPictures) > evaluated
+    assert made[0].input_clock is made[-1] is clock
+    writers[1].close()
 
 
 def test_the_best_metric_must_be_measured():

@@ -1,10 +1,12 @@
-"""Draws what a detector learns from.
+"""Draws what a detector learns from, and how it learns.
 
     python tools/visualize.py --what=augmentations --flagfile=coco.cfg --data_dir=COCO
         --augment=color_jitter,mosaic --output_dir=pictures
+    python tools/visualize.py --what=curves --runs=runs/a,runs/b --output_dir=pictures
 
 --what=augmentations writes augmentations.png: training images exactly as training gets them, with
-their boxes.
+their boxes. --what=curves writes curves.png: losses, learning rate, gradient norm, AP and the time
+spent waiting for input over the steps of one or several runs.
 """
 
 from pathlib import Path
@@ -15,9 +17,10 @@ from fcos_tf.config import Config
 from fcos_tf.tools import command_line
 
 _OPTIONS = {
-    "what": "augmentations",
+    "what": "augmentations or curves",
     "output_dir": "Where to write",
-    "num_images": "How many images; default 8",
+    "num_images": "With --what=augmentations: how many images; default 8",
+    "runs": "With --what=curves: folders of runs, with commas; default: --model_dir",
 }
 
 
@@ -27,15 +30,41 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _visualize(config: Config, flags) -> None:
-    what, count = flags["what"].value, flags["num_images"].value or "8"
-    if what != "augmentations":
-        raise ValueError(f"--what: expected augmentations, got {what!r}")
-    if not flags["output_dir"].value:
+    what, output_dir = flags["what"].value, flags["output_dir"].value
+    if what not in ("augmentations", "curves"):
+        raise ValueError(f"--what: expected augmentations or curves, got {what!r}")
+    if not output_dir:
         raise ValueError("--output_dir: expected a folder, got none")
+    if what == "curves":
+        print(draw_curves(flags["runs"].value or config.model_dir, output_dir))
+        return
+    count = flags["num_images"].value or "8"
     if not count.isdigit() or int(count) < 1:
         raise ValueError(f"--num_images: expected a number of at least 1, got {count!r}")
     command_line.load_tensorflow()
-    print(draw_augmentations(config, flags["output_dir"].value, int(count)))
+    print(draw_augmentations(config, output_dir, int(count)))
+
+
+def draw_curves(runs: str, output_dir: str | Path) -> Path:
+    """Draws the numbers of runs over their steps.
+
+    Args:
+        runs: Their folders, with commas.
+        output_dir: Where `curves.png` goes.
+
+    Returns:
+        The file written.
+
+    Raises:
+        FileNotFoundError: If there is no such run.
+        ValueError: If none is named, or one has no records or broken ones.
+    """
+    from fcos_tf.visualization.curves import save_curves
+
+    folders = [run.strip() for run in runs.split(",") if run.strip()]
+    if not folders:
+        raise ValueError("--runs or --model_dir: expected folders of runs, got none")
+    return save_curves(Path(output_dir) / "curves.png", folders)
 
 
 def draw_augmentations(config: Config, output_dir: str | Path, num_images: int = 8) -> Path:

@@ -17,6 +17,9 @@ class InputClock(keras.callbacks.Callback):
     `tf.distribute`, nor the time that a host runs ahead of its device. Nothing of it is part of the
     training step, and the step does not wait for it.
 
+    The first batch of a `fit` does not count: the step is traced between asking for it and taking
+    it, which can take a minute.
+
     Give `watch(dataset)` to `fit`, and stand last of its callbacks, whose time is not the input's.
 
     Example:
@@ -80,5 +83,6 @@ class InputClock(keras.callbacks.Callback):
         ready = self._ready.numpy().tolist()
         for index, asked in self._asked.items():
             begin = max(asked, self._finished.pop(index - 1, 0.0))
-            self._waited += max(0.0, ready[index % _SLOTS] - begin)
+            if index > 0:
+                self._waited += max(0.0, ready[index % _SLOTS] - begin)
         self._asked.clear()

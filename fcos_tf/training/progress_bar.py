@@ -11,10 +11,10 @@ from fcos_tf.training.step_callback import StepCallback
 class ProgressBar(StepCallback):
     """Keras' bar over the steps to the next evaluation; a writer, too, see metric_writers.py.
 
-    Before each bar stands a line with the step and the time that the whole run will still take. The
+    Before each bar stands a line with the step and the time that the rest of the run will take. The
     bar moves at every step and shows losses and speed of the newest record: reading them from the
-    device at every step, as `keras.callbacks.ProgbarLogger` does, would make it wait. Stand after
-    TrainingLog and before callbacks that evaluate.
+    device at every step, as `keras.callbacks.ProgbarLogger` does, would make training wait. Stand
+    after TrainingLog and before callbacks that evaluate.
 
     Args:
         total_steps: The length of the run.
@@ -27,13 +27,13 @@ class ProgressBar(StepCallback):
         self._remaining = RemainingTime(total_steps)
         self._text = TextWriter(total_steps)
         self._bar = None
+        self._rest = ""
         self._values: dict[str, float] = {}
 
     def on_epoch_begin(self, epoch, logs=None):
         """Begins a bar."""
         super().on_epoch_begin(epoch, logs)
-        rest = self._remaining.after(self.step)
-        print(f"step {self.step}/{self._total_steps}" + (f"  {rest}" if rest else ""))
+        print("  ".join(filter(None, [f"step {self.step}/{self._total_steps}", self._rest])))
         # None of the values is to be averaged over the steps.
         self._bar = keras.utils.Progbar(self.params["steps"], stateless_metrics=())
 
@@ -47,6 +47,7 @@ class ProgressBar(StepCallback):
         if kind == "train":
             names = [name for name in values if name.endswith("loss")] + ["images_per_second"]
             self._values = {name: values[name] for name in names}
+            self._rest = self._remaining.after(step)
         else:
             self._text.write(step, kind, values)
 

@@ -145,10 +145,25 @@ def test_pictures_of_training_examples(tree, capsys, tmp_path):
     assert picture.std() > 30
 
 
+@pytest.mark.parametrize("flag", ["--runs={0}/a, {0}/b", "--model_dir={0}/a"])
+def test_curves_of_runs(capsys, tmp_path, flag):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        line = '{"step": 20, "kind": "train", "loss": 2.0}\n'
+        (tmp_path / name / "metrics.jsonl").write_text(line)
+    code, out, _ = run(
+        visualize, capsys, "--what=curves", flag.format(tmp_path), f"--output_dir={tmp_path}"
+    )
+    assert (code, out) == (0, f"{tmp_path}/curves.png\n")
+    assert Image.open(tmp_path / "curves.png").size[0] > 300
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--what=points"], "--what: expected augmentations, got 'points'"),
+        (["--what=points"], "--what: expected augmentations or curves, got 'points'"),
+        (["--what=curves", "--output_dir=x"], "--runs or --model_dir: expected folders of runs"),
+        (["--what=curves", "--output_dir=x", "--runs=gone"], "metrics.jsonl, got gone"),
         (["--what=augmentations"], "--output_dir: expected a folder, got none"),
         (["--what=augmentations", "--output_dir=x", "--num_images=0"], "at least 1, got '0'"),
     ],

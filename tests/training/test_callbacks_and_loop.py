@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from fcos_tf.training import callbacks, checkpoints, loop
+from fcos_tf.training import callbacks, checkpoints, loop, metric_writers
 from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter, TextWriter
 from fcos_tf.training.optimizers import SGD
+from fcos_tf.training.progress_bar import ProgressBar
 from fcos_tf.training.schedules import WarmupStepDecay
 
 
@@ -307,21 +308,82 @@ def test_json_lines_cut_what_will_be_written_again(tmp_path):
     ]
 
 
-def test_text_lines_are_readable(capsys):
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that a test sets, for the time that is left."""
+    seconds = {"now": 100.0}
+    monkeypatch.setattr(metric_writers.time, "monotonic", lambda: seconds["now"])
+    return seconds
+
+
+def test_text_lines_are_readable(capsys, clock):
     writer = TextWriter(600)
-    writer.write(20, "train", {"loss": 1.23456, "learning_rate": 1e-05})
-    writer.write(600, "val", {"AP": 0.5})
+    writer.write(20, "train", {"loss": 1.23456, "learning_rate": 1e-05, "num_positives_p3": 4.0})
+    clock["now"] += 40  # 2 s a step for 20 steps; 560 are left
+    writer.write(40, "train", {"loss": 1.0})
+    clock["now"] += 60  # an evaluation, so 100 s for 21 steps; 559 are left
+    writer.write(40, "val", {"AP": 0.5})
+    writer.write(41, "train", {"loss": 1.0})
+    clock["now"] += 1
+    writer.write(600, "train", {"loss": 1.0})
     assert capsys.readouterr().out.splitlines() == [
         "step 20/600  loss 1.235  learning_rate 1e-05",
-        "step 600/600  [val]  AP 0.5",
+        "step 40/600  loss 1  ETA 0:18:40",
+        "step 40/600  [val]  AP 0.5",
+        "step 41/600  loss 1  ETA 0:44:22",
+        "step 600/600  loss 1  ETA 0:00:00",
     ]
 
 
-def test_progress_bar_counts_epochs_of_the_whole_run(capsys):
-    loop.fit(make_model(), make_dataset, total_steps=5, period=2, start_step=1, progress_bar=True)
-    out = capsys.readouterr().out
-    # Steps 2, 3-4 and 5, in epochs 1, 2 and 3 of 3.
-    assert [out.count(f"Epoch {n}/3") for n in (1, 2, 3)] == [1, 1, 1]
+def test_the_progress_bar_shows_the_newest_record_at_every_step(capsys, clock):
+    bar = ProgressBar(5, first_step=1)
+    shown = []
+
+    class TenMinutes(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            clock["now"] += 600
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            shown.append(capsys.readouterr().out)
+
+    log = callbacks.TrainingLog([bar], every=2, batch_size=8, first_step=1)
+    evaluation = callbacks.EvaluationLog([bar], first_step=1)
+    loop.fit(
+        make_model(), make_dataset, total_steps=5, period=2, start_step=1,
+        callbacks=[TenMinutes(), log, bar, Look(), FakeEvaluation(), evaluation],
+    )  # fmt: skip
+    # A bar goes before the lines of its evaluation, which print after it was looked at. The first
+    # record is that of step 2, its loss 1.125^2; the second, of steps 3 and 4, comes 20 minutes
+    # and two steps later. One step is left.
+    first, second, third = shown
+    assert "1/1" in first and "loss: 1.2656 - images_per_second" in first
+    assert first.startswith("step 1/5\n") and first.endswith("\n") and "learning_rate" not in first
+    assert second.startswith("step 2/5  [val]  AP 0.25\nstep 2/5\n")
+    assert "1/2" in second and "loss: 1.2656" in second  # of the newest record, still
+    assert "2/2" in second and "loss: 0.2539" in second
+    assert third.startswith("step 4/5  [val]  AP 1.25\nstep 4/5  ETA 0:10:00\n")
+    assert "1/1" in third and third.endswith("\n")
+
+
+def test_a_record_holds_the_gradient_norm_where_the_optimizer_has_it(tmp_path):
+    class WithNorm(SGD):
+        def __init__(self):
+            super().__init__(0.25)
+            self.gradient_norm = keras.Variable(0.0, trainable=False)
+
+        def apply(self, grads, trainable_variables=None):
+            self.gradient_norm.assign(keras.ops.norm(grads[0]))
+            super().apply(grads, trainable_variables)
+
+    for optimizer in (WithNorm(), keras.optimizers.LossScaleOptimizer(WithNorm(), 1.0)):
+        log = ListWriter()
+        model = make_model()
+        model.compile(optimizer, loss="mse", jit_compile=False)
+        training = callbacks.TrainingLog([log], every=1, batch_size=1)
+        loop.fit(model, make_dataset, total_steps=2, period=2, callbacks=[training])
+        # w = 0, target 1: gradient -2, w = 0.5; target 1.125: gradient -1.25.
+        assert [values["gradient_norm"] for _, _, values in log.records] == [2.0, 1.25]
 
 
 @pytest.mark.parametrize(

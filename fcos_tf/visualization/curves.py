@@ -1,0 +1,155 @@
+"""How a run went: the lines of `metrics.jsonl` as curves over the steps."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+METRICS_LINES_FILE = "metrics.jsonl"
+# Title of a panel -> the names that it may show, of which those that are there are drawn.
+_PANELS = {
+    "loss": ("train/loss",),
+    "classification loss": ("train/classification_loss",),
+    "box loss": ("train/box_loss",),
+    "centerness loss": ("train/centerness_loss",),
+    "learning rate": ("train/learning_rate",),
+    "gradient norm": ("train/gradient_norm",),
+    "AP": ("val/AP", "val/AP50", "val/mAP_voc07", "val/mAP_voc12"),
+    "time spent waiting for input": ("train/input_share",),
+}
+_SHARES = ("AP", "time spent waiting for input")  # of 1
+_LINE_STYLES = ("-", "--", "-.", ":")
+_COLUMNS = 4
+_PANEL_INCHES = (4.2, 2.9)
+
+# "train/loss" -> (steps, values)
+Curves = dict[str, tuple[list[int], list[float]]]
+
+
+def read_curves(run: str | Path) -> Curves:
+    """Reads the numbers of a run.
+
+    A last line that was cut short, as in a run that goes on or was killed, is left out.
+
+    Args:
+        run: The run's folder, or its `metrics.jsonl`.
+
+    Returns:
+        Steps and values by kind of record and name: "train/loss", "val/AP" ...
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it has no record, or a line that is none.
+    """
+    path = Path(run)
+    path = path / METRICS_LINES_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected the folder of a run with {METRICS_LINES_FILE}, got {run}"
+        )
+    curves: Curves = defaultdict(lambda: ([], []))
+    text = path.read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+        try:
+            record = json.loads(line)
+            step, kind = int(record.pop("step")), str(record.pop("kind"))
+            values = {f"{kind}/{name}": float(value) for name, value in record.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if not line.endswith("\n"):
+                break
+            raise ValueError(
+                f"{path}, line {number}: expected a record with step and kind, got "
+                f"{line.strip()[:80]!r}"
+            ) from error
+        for name, value in values.items():
+            curves[name][0].append(step)
+            curves[name][1].append(value)
+    if not curves:
+        raise ValueError(f"{path}: expected a record for each log step, got none")
+    return dict(curves)
+
+
+def plot_curves(runs: Mapping[str, Curves]) -> Figure:
+    """Draws loss and its parts, learning rate, gradient norm, AP and waiting for input.
+
+    What no run has is left out.
+
+    Args:
+        runs: What `read_curves` returned, by the name of the run.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    there = {name for curves in runs.values() for name in curves}
+    panels = {title: names for title, names in _PANELS.items() if there & set(names)}
+    if not panels:
+        raise ValueError(f"nothing to draw: no run has any of {', '.join(_PANELS)}")
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    width, height = _PANEL_INCHES
+    figure = Figure(figsize=(width * columns, height * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis, (title, names) in zip(axes, panels.items(), strict=False):
+        _draw_panel(axis, title, [name for name in names if name in there], runs)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    if len(runs) > 1:
+        handles = [Line2D([], [], color=_colour(i), label=run) for i, run in enumerate(runs)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def save_curves(path: str | Path, runs: Sequence[str | Path]) -> Path:
+    """Writes the curves of one or several runs as a PNG.
+
+    Args:
+        path: The file to write; its folder is made if need be.
+        runs: Folders of runs, or their `metrics.jsonl`.
+
+    Returns:
+        The path written.
+
+    Raises:
+        FileNotFoundError, ValueError: See `read_curves` and `plot_curves`.
+
+    Example:
+        save_curves("curves.png", ["runs/a", "runs/b"])
+    """
+    figure = plot_curves({str(run): read_curves(run) for run in runs})
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+    return path
+
+
+def _draw_panel(axis: Axes, title: str, names: Sequence[str], runs: Mapping[str, Curves]) -> None:
+    """Draws a colour for each run, a line style for each name."""
+    for i, curves in enumerate(runs.values()):
+        for style, name in zip(_LINE_STYLES, names, strict=False):
+            steps, values = curves.get(name, ([], []))
+            axis.plot(
+                steps,
+                values,
+                color=_colour(i),
+                linestyle=style,
+                linewidth=1.2,
+                # A few points, such as those of evaluations, are marked: one alone makes no line.
+                marker="." if len(steps) < 30 else None,
+                label=name.split("/")[1] if i == 0 else None,
+            )
+    axis.set_title(title, fontsize=11)
+    axis.set_xlabel("step", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.3)
+    if title in _SHARES:
+        axis.set_ylim(0, 1.03)
+    if len(names) > 1:
+        axis.legend(fontsize=8, frameon=False)
+
+
+def _colour(run: int) -> str:
+    return f"C{run % 10}"  # matplotlib's own cycle

@@ -1,0 +1,176 @@
+"""How long training waits for input, on inputs and steps of known length."""
+
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fcos_tf.training import callbacks, loop
+from fcos_tf.training.input_clock import InputClock
+
+
+class Sleeper(keras.Model):
+    """Its step takes so many seconds, whatever the batch."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+        self.weight = self.add_weight(shape=())
+        self.built = True
+
+    def call(self, inputs):
+        return tf.cast(inputs, tf.float32) * self.weight
+
+    def train_step(self, data):
+        def sleep(batch):
+            time.sleep(self.seconds)
+            return np.float32(batch.sum())
+
+        return {"loss": tf.numpy_function(sleep, [data], tf.float32)}
+
+
+def slow_input(seconds, *, images=1):
+    """Batches that take so many seconds each and are fetched ahead."""
+
+    def read(number):
+        time.sleep(seconds)
+        return number
+
+    @tf.autograph.experimental.do_not_convert
+    def load(number):
+        number = tf.numpy_function(read, [number], tf.int64)
+        return tf.fill([images], tf.ensure_shape(number, []))
+
+    return tf.data.Dataset.counter().map(load).prefetch(2)
+
+
+class Records(list):
+    def write(self, step, kind, values):
+        self.append((step, values["input_share"]))
+
+
+def input_shares(model, data, distributed=lambda data: data):
+    """The shares of steps 11-15 and 16-20, when buffers are in their steady state."""
+    clock, records = InputClock(), Records()
+    log = callbacks.TrainingLog([records], every=5, batch_size=1, input_clock=clock)
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+    loop.fit(
+        model,
+        lambda step: distributed(clock.watch(data)),
+        total_steps=20,
+        period=10,
+        callbacks=[log, clock],
+    )
+    assert [step for step, _ in records] == [5, 10, 15, 20]
+    return [share for step, share in records if step > 10]
+
+
+@pytest.mark.parametrize(
+    ("step_seconds", "input_seconds", "expected"),
+    [
+        # A batch takes longer than a step: the rest of its time is waited for, (p - c) / p.
+        (0.002, 0.08, 0.975),
+        (0.04, 0.08, 0.5),
+        # A shorter one is there when it is asked for.
+        (0.08, 0.02, 0.0),
+    ],
+)
+def test_the_share_is_the_time_that_no_step_covers(step_seconds, input_seconds, expected):
+    shares = input_shares(Sleeper(step_seconds), slow_input(input_seconds))
+    assert np.median(shares) == pytest.approx(expected, abs=0.15)
+
+
+class FakeTime:
+    """Seconds as a test sets them."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr("fcos_tf.training.input_clock.time.time", lambda: self.now)
+
+    def at(self, now, function, *arguments):
+        self.now = now
+        function(*arguments)
+
+
+def test_waiting_begins_when_the_device_is_done_and_the_host_has_asked(monkeypatch):
+    clock, clocked = InputClock(), FakeTime(monkeypatch)
+    ready = np.zeros(256)
+    ready[:4] = 11.0, 14.0, 17.0, 19.0
+    monkeypatch.setattr(clock, "_ready", tf.constant(ready))
+    clock.on_train_begin()
+    clock.on_epoch_begin(0)
+    # Batch 0 comes with the tracing of the step. The host runs ahead: it asks for batch 1 at 12,
+    # which is there at 14, while the device works on batch 0 until 13. 1 second is lost.
+    clocked.at(10.0, clock.on_train_batch_begin, 0)
+    clocked.at(12.0, clock.on_train_batch_begin, 1)
+    clocked.at(13.0, clock.on_train_batch_end, 0)
+    assert clock.take() == 1.0
+    # Batch 2 was there before the device was done with batch 1: no waiting.
+    clocked.at(15.0, clock.on_train_batch_begin, 2)
+    clocked.at(18.0, clock.on_train_batch_end, 1)
+    assert clock.take() == 0.0
+    # A new epoch, which counts from 0: the device was idle from 18.25, but the host, busy with a
+    # checkpoint, asked at 18.5 only: 0.5.
+    clocked.at(18.25, clock.on_train_batch_end, 2)
+    clock.on_epoch_begin(1)
+    clocked.at(18.5, clock.on_train_batch_begin, 0)
+    assert clock.take() == 0.5
+    assert clock.take() == 0.0
+
+
+def test_long_records_and_a_second_fit_count_every_batch_once():
+    # 300 batches are more than the clock holds at a time.
+    model = Sleeper(0.0)
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
+    clock = InputClock()
+    for _ in range(2):
+        start = time.perf_counter()
+        data = clock.watch(slow_input(0.004))
+        model.fit(data, steps_per_epoch=300, callbacks=[clock], verbose=0, shuffle=False)
+        # Nearly all of the time is waiting, and no more than the time there was.
+        waited = clock.take()
+        assert 0.5 * 300 * 0.004 < waited < time.perf_counter() - start
+
+
+def test_batches_stay_as_they_are():
+    data = tf.data.Dataset.range(5).map(lambda k: (k, {"boxes": tf.fill([k], 0.5)}))
+    watched = InputClock().watch(data)
+    assert watched.element_spec == data.element_spec
+    assert len(watched) == 5
+    for (number, targets), (expected, _) in zip(watched, data, strict=True):
+        assert number == expected and targets["boxes"].shape == (number,)
+
+
+TWO_REPLICAS = """
+import os
+import tensorflow as tf
+cpus = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+from fcos_tf.training.strategy import distribute
+from tests.training.test_input_clock import Sleeper, input_shares, slow_input
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    model = Sleeper(0.02)
+shares = input_shares(
+    model, slow_input(0.08, images=2), lambda data: distribute(data, strategy, batch_size=2)
+)
+print(*shares, flush=True)
+os._exit(0)  # does not wait for the input, which sleeps on
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas():
+    # Each replica's part of a step sleeps after the other's: 0.04 of the 0.08 that a batch takes.
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_REPLICAS], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert np.median([float(share) for share in done.stdout.split()]) == pytest.approx(
+        0.5, abs=0.15
+    )
