@@ -366,26 +366,6 @@ def test_the_progress_bar_shows_the_newest_record_at_every_step(capsys, clock):
     assert "1/1" in third and third.endswith("\n")
 
 
-def test_a_record_holds_the_gradient_norm_where_the_optimizer_has_it(tmp_path):
-    class WithNorm(SGD):
-        def __init__(self):
-            super().__init__(0.25)
-            self.gradient_norm = keras.Variable(0.0, trainable=False)
-
-        def apply(self, grads, trainable_variables=None):
-            self.gradient_norm.assign(keras.ops.norm(grads[0]))
-            super().apply(grads, trainable_variables)
-
-    for optimizer in (WithNorm(), keras.optimizers.LossScaleOptimizer(WithNorm(), 1.0)):
-        log = ListWriter()
-        model = make_model()
-        model.compile(optimizer, loss="mse", jit_compile=False)
-        training = callbacks.TrainingLog([log], every=1, batch_size=1)
-        loop.fit(model, make_dataset, total_steps=2, period=2, callbacks=[training])
-        # w = 0, target 1: gradient -2, w = 0.5; target 1.125: gradient -1.25.
-        assert [values["gradient_norm"] for _, _, values in log.records] == [2.0, 1.25]
-
-
 @pytest.mark.parametrize(
     "make",
     [
