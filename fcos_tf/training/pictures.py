@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fcos_tf import evaluation, visualization
+from fcos_tf.training.optimizers import averaged_weights
 from fcos_tf.training.step_callback import EvaluationCallback
 
 
@@ -49,7 +50,8 @@ class DetectionPictures(EvaluationCallback):
     def on_evaluation(self, step, metrics):
         """Draws."""
         self._batches = self._batches or self._first_batches()
-        samples = visualization.detect_samples(self._batches, self._detect, self.count)
+        with averaged_weights(self.model):
+            samples = visualization.detect_samples(self._batches, self._detect, self.count)
         pictures = {
             f"image_{int(truth['image_ids'])}": visualization.draw_gallery(
                 [image],
