@@ -15,6 +15,7 @@ from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.training import callbacks
 from fcos_tf.training.input_clock import InputClock
 from fcos_tf.training.metric_writers import TensorBoardWriter
+from fcos_tf.training.non_finite import NonFiniteGuard
 from fcos_tf.training.pictures import DetectionPictures
 from fcos_tf.training.progress_bar import ProgressBar
 from fcos_tf.training.schedules import WarmupConstant, WarmupCosine
@@ -121,10 +122,10 @@ def test_wrong_number_of_classes_is_refused():
 def test_checkpoints_come_before_the_evaluation_and_its_line_last():
     made = build.make_callbacks(Config(model_dir="x"), [], [], first_step=3)
     assert [type(callback) for callback in made] == [
-        callbacks.TrainingLog, callbacks.Checkpoint, callbacks.DetectionMetrics,
+        callbacks.TrainingLog, NonFiniteGuard, callbacks.Checkpoint, callbacks.DetectionMetrics,
         callbacks.BestModel, callbacks.EvaluationLog,
     ]  # fmt: skip
-    assert [c.step for c in made if isinstance(c, callbacks.StepCallback)] == [3, 3, 3, 3]
+    assert [c.step for c in made if isinstance(c, callbacks.StepCallback)] == [3] * 5
 
 
 def test_what_watches_a_run_finds_its_place(tmp_path):

@@ -48,7 +48,7 @@ class DetectionPictures(EvaluationCallback):
         super().set_model(model)
 
     def on_evaluation(self, step, metrics):
-        """Draws."""
+        """Draws; with averaged weights, if the optimizer has them."""
         self._batches = self._batches or self._first_batches()
         with averaged_weights(self.model):
             samples = visualization.detect_samples(self._batches, self._detect, self.count)
