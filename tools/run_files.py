@@ -30,6 +30,7 @@ _HARMLESS = (
     "strategy",
     "tpu",
     "jit_compile",
+    "accumulation_steps",
     "checkpoint_every",
     "keep_checkpoints",
     "log_every",

@@ -75,7 +75,7 @@ class Checkpoint(StepCallback):
 
     def on_train_end(self, logs=None):
         """Waits until the last step's checkpoint is on disk."""
-        self._saver.wait()
+        self.close()
 
     def close(self):
         """Waits until the last checkpoint is on disk."""

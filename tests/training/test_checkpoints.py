@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -70,8 +71,16 @@ def test_no_run_no_checkpoint(tmp_path):
     assert checkpoints.latest(tmp_path / "missing") is None
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_file_is_named_and_the_one_before_it_used(tmp_path, damage):
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        ("cut", "not a whole zip file"),
+        ("flipped", "wrong checksum of model.weights.h5"),
+        ("empty", "not a whole zip file"),
+        ("without weights", "no model.weights.h5 in it"),
+    ],
+)
+def test_a_damaged_file_is_named_and_the_one_before_it_used(tmp_path, damage, words):
     model = make_model()
     good = checkpoints.save(model, tmp_path, 1)
     bad = checkpoints.save(model, tmp_path, 2)
@@ -83,7 +92,11 @@ def test_a_damaged_file_is_named_and_the_one_before_it_used(tmp_path, damage):
     else:
         content = b""
     bad.write_bytes(bytes(content))
-    with pytest.warns(UserWarning, match=r"step_00000002\.keras is damaged"):
+    if damage == "without weights":
+        with zipfile.ZipFile(good) as whole, zipfile.ZipFile(bad, "w") as part:
+            for name in ("metadata.json", "config.json"):
+                part.writestr(name, whole.read(name))
+    with pytest.warns(UserWarning, match=rf"step_00000002\.keras is damaged \({words}"):
         assert checkpoints.latest(tmp_path) == good
     with pytest.raises(ValueError, match=r"step_00000002\.keras is damaged"):
         checkpoints.restore(model, bad)
@@ -109,7 +122,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(model, "save", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match=r"no space.*newest whole checkpoint is .*step_00000001"):
         checkpoints.save(model, tmp_path, 1)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]

@@ -1,0 +1,156 @@
+"""What `train.py` says and leaves when something happens to a run; in this process, for speed."""
+
+import os
+import signal
+
+import pytest
+import tensorflow as tf
+
+from fcos_tf.config import Config, to_flags
+from fcos_tf.data.writing import write_digits
+from fcos_tf.models.fcos import FCOS
+from fcos_tf.tools import run_files
+from fcos_tf.tools import train as train_tool
+from fcos_tf.training.metric_writers import TextWriter
+
+SMALL = (
+    "--image_size=64x64", "--backbone=simple_cnn", "--fpn_levels=3", "--fpn_channels=32",
+    "--head_convs=0", "--batch_size=4", "--schedule=constant", "--log_every=1", "--eval_every=4",
+    "--steps=4", "--score_threshold=0.001",
+)  # fmt: skip
+
+
+def run(capsys, *flags):
+    """Exit status, standard output and standard error."""
+    with pytest.raises(SystemExit) as end:
+        train_tool.main(["train.py", *SMALL, *map(str, flags)])
+    output = capsys.readouterr()
+    return end.value.code, output.out, output.err
+
+
+@pytest.fixture
+def after_line(monkeypatch):
+    """Does something after a training line of a step has been printed."""
+    write = TextWriter.write
+
+    def put(step, action):
+        def write_and_act(self, at, kind, values):
+            write(self, at, kind, values)
+            if (at, kind) == (step, "train"):
+                action()
+
+        monkeypatch.setattr(TextWriter, "write", write_and_act)
+
+    return put
+
+
+def test_a_stopped_run_and_a_killed_evaluation_go_on_with_the_same_command(
+    tmp_path, capsys, after_line
+):
+    after_line(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    command = ["--overfit=8", f"--model_dir={tmp_path}"]
+    status, out, err = run(capsys, *command)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == (
+        f"stopped by SIGTERM at step 2 of 4, kept in {tmp_path}/checkpoints/step_00000002.keras; "
+        "the same command goes on from there"
+    )
+    # Killed in the last evaluation: all is there but what comes after it.
+    status, out, err = run(capsys, *command)
+    assert (status, err) == (0, "")
+    assert out.startswith("resuming at step 2 of 4: ")
+    lines = (tmp_path / "metrics.jsonl").read_text()
+    best = (tmp_path / "best.json").read_text()
+    (tmp_path / "metrics.jsonl").write_text("".join(lines.splitlines(keepends=True)[:-1]))
+    for name in ("best.json", "best.keras", "model.keras", "metrics.json", "detections.png"):
+        (tmp_path / name).unlink()
+    status, out, err = run(capsys, *command)
+    assert (status, err) == (0, "")
+    assert f"{tmp_path} is finished: step 4 of 4\nstep 4/4  [val]  AP " in out
+    assert (tmp_path / "metrics.jsonl").read_text() == lines
+    assert (tmp_path / "best.json").read_text() == best
+    assert (tmp_path / "best.keras").is_file() and (tmp_path / "model.keras").is_file()
+
+
+@pytest.mark.slow  # TensorFlow waits ten seconds for memory before it gives up
+def test_out_of_memory_names_the_flags_that_need_less(tmp_path, capsys, monkeypatch):
+    compute_losses = FCOS.compute_losses
+
+    def allocate_too_much(self, predictions, targets, image_size):
+        parts = compute_losses(self, predictions, targets, image_size)
+        rows = tf.shape(targets["labels"], out_type=tf.int64)[0] * 2**40  # 16 TiB for 4 images
+        too_much = tf.reduce_max(tf.tile(tf.stop_gradient(predictions["ltrb"][0, :1, 0]), [rows]))
+        return {**parts, "box_loss": parts["box_loss"] + too_much}
+
+    monkeypatch.setattr(FCOS, "compute_losses", allocate_too_much)
+    status, _, err = run(capsys, "--overfit=8", f"--model_dir={tmp_path}")
+    assert status == 1
+    assert err == (
+        "train.py: error: out of memory; less is needed with a lower --batch_size (now 4) or "
+        "--image_size (64x64), with --precision=mixed_bfloat16 (float32), more "
+        "--accumulation_steps (1), a smaller --backbone (simple_cnn), or more --frozen_stages "
+        "(-1)\n"
+    )
+
+
+def test_which_errors_mean_that_memory_ran_out():
+    full = tf.errors.ResourceExhaustedError(None, None, "/data/cache; No space left on device")
+    train_tool.raise_if_out_of_memory(full, Config())
+    text = "OOM when allocating tensor with shape[16,256,100,168] and type float on GPU:0"
+    for error in (MemoryError(), tf.errors.ResourceExhaustedError(None, None, text)):
+        with pytest.raises(MemoryError, match=r"a lower --batch_size \(now 3\)"):
+            train_tool.raise_if_out_of_memory(error, Config(batch_size=3))
+
+
+@pytest.mark.parametrize("tolerated", [pytest.param(8, marks=pytest.mark.slow), 2])
+def test_images_that_vanish_are_named_and_skipped_up_to_a_number(
+    tmp_path, capsys, caplog, after_line, tolerated
+):
+    folder = write_digits("voc", tmp_path / "voc", {"train": 40, "val": 4})
+    gone = sorted((folder / "JPEGImages").glob("train_*"))[::10]  # 4 of 40
+    after_line(1, lambda: [path.unlink() for path in gone])
+    status, out, err = run(
+        capsys, "--dataset=voc", f"--data_dir={folder}", f"--max_bad_images={tolerated}",
+        "--steps=40", "--eval_every=40", f"--model_dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    named = [path for path in gone if f"no image file {path}" in caplog.text + err]
+    if tolerated == 8:
+        assert status == 0 and "Average Precision" in out
+        assert named == gone
+    else:
+        assert status == 1
+        assert "3 images cannot be read, more than max_bad_images=2; the last: no image" in err
+        assert err.startswith("train.py: error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "before, now, changed",
+    [
+        ({}, {}, ""),
+        ({}, {"log_every": 7, "model_dir": "b", "jit_compile": "false"}, ""),
+        ({}, {"batch_size": 8, "augment": ("mosaic",)},
+         r"--augment=mosaic \(was empty\), --batch_size=8 \(was 16\)"),
+        # A number is itself however it is spelt.
+        ({"epochs": 2.0}, {"epochs": 2}, ""),
+        # The end of the run moves the steps at which the learning rate falls, unless they are said.
+        ({"steps": 90}, {"steps": 120}, r"--steps=120 \(was 90\)"),
+        ({"steps": 90, "decay_steps": (60,)}, {"steps": 120, "decay_steps": (60,)}, ""),
+        ({"steps": 90, "schedule": "constant"}, {"steps": 120, "schedule": "constant"}, ""),
+        ({"steps": 90, "schedule": "cosine"}, {"steps": 120, "schedule": "cosine"}, "--steps=120"),
+    ],
+)  # fmt: skip
+def test_flags_that_may_change_and_flags_that_may_not(tmp_path, before, now, changed):
+    # A flag that the run began without has its default.
+    flags = to_flags(Config(**before)).replace("--momentum=0.9\n", "")
+    (tmp_path / "config.cfg").write_text(flags)
+    if not changed:
+        run_files.check_unchanged(Config(**now), tmp_path)
+        return
+    with pytest.raises(ValueError, match=rf"config\.cfg says .* has other flags: {changed}"):
+        run_files.check_unchanged(Config(**now), tmp_path)
+    with pytest.warns(UserWarning, match=changed):
+        run_files.check_unchanged(Config(**now, allow_config_change=True), tmp_path)
+
+
+def test_a_run_without_a_config_has_nothing_to_compare_with(tmp_path):
+    run_files.check_unchanged(Config(), tmp_path)

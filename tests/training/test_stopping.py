@@ -1,0 +1,227 @@
+"""What ends a run: signals, errors in an evaluation, full disks."""
+
+import contextlib
+import functools
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcos_tf.training import atomic, callbacks, checkpoints, stop_signals
+from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter
+from fcos_tf.training.stop_signals import Stopped, StopSignals
+from tests.training import tiny_run
+
+
+class SignalAt(callbacks.StepCallback):
+    """Sends the process a signal after a step."""
+
+    def __init__(self, step, number):
+        super().__init__()
+        self.at, self.number = step, number
+
+    def on_step_end(self, step, logs):
+        if step == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+def records(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    kept = [json.loads(line) for line in lines]
+    for record in kept:
+        record.pop("images_per_second", None)
+    return kept
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    tiny_run.run(folder)
+    return folder
+
+
+def assert_same_end(folder, straight):
+    assert records(folder) == records(straight)
+    models = []
+    for each in (folder, straight):
+        models.append(tiny_run.make_model())
+        assert checkpoints.restore(models[-1], checkpoints.latest(each)) == tiny_run.TOTAL
+    for a, b in zip(*(m.variables + m.optimizer.variables for m in models), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (folder / "best.json").read_text() == (straight / "best.json").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [3, 5])  # in the middle of an epoch, and before an evaluation
+def test_a_signal_stops_after_the_step_and_the_run_goes_on_from_there(
+    tmp_path, straight, number, step
+):
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match=f"stopped by {number.name}"), StopSignals() as stop:
+        tiny_run.run(tmp_path, stop=stop, more=[SignalAt(step, number)])
+    assert signal.getsignal(number) is before
+    assert checkpoints.step_of(checkpoints.latest(tmp_path)) == step
+    assert [(r["step"], r["kind"]) for r in records(tmp_path)][-1] == (step, "train")
+    tiny_run.run(tmp_path)
+    assert_same_end(tmp_path, straight)
+
+
+def test_a_signal_in_an_evaluation_breaks_it_off(tmp_path, straight):
+    class Interrupted(tiny_run.Weight):
+        def evaluate(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            self.progress(1)
+
+    with pytest.raises(Stopped, match="stopped by SIGTERM"), StopSignals() as stop:
+        evaluation = Interrupted([], progress=stop.raise_if_received)
+        tiny_run.run(tmp_path, stop=stop, evaluation=evaluation)
+    assert checkpoints.step_of(checkpoints.latest(tmp_path)) == 5
+    tiny_run.run(tmp_path)
+    assert_same_end(tmp_path, straight)
+
+
+# The file alone: importing the package takes long.
+TWO_SIGNALS = f"""
+import sys, time
+sys.path.insert(0, {str(Path(stop_signals.__file__).parent)!r})
+from stop_signals import StopSignals
+with StopSignals() as stop:
+    print("ready", flush=True)
+    while not stop.received:
+        time.sleep(0.01)
+    print(stop.received, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    command = [sys.executable, "-c", TWO_SIGNALS]
+    for second in (signal.SIGINT, signal.SIGTERM):  # a shell says 130 and 143
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout.readline() == "SIGTERM\n"
+            process.send_signal(second)
+            assert process.wait(timeout=10) == -second
+
+
+def test_signals_are_left_alone_outside_the_main_thread():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    entered = []
+
+    def enter():
+        with StopSignals() as stop:
+            entered.append(stop.received)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert entered == [None]
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_what_fails_in_an_evaluation_costs_no_step(tmp_path, straight):
+    class Failing(tiny_run.Weight):
+        def evaluate(self):
+            raise RuntimeError("no memory for that")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        tiny_run.run(tmp_path, evaluation=Failing([]))
+    assert checkpoints.step_of(checkpoints.latest(tmp_path)) == 5
+    tiny_run.run(tmp_path)
+    assert_same_end(tmp_path, straight)
+
+
+@pytest.fixture(params=["small disk", "limit of the files' size"])
+def full_disk(request, tmp_path):
+    """A folder, a function that leaves no room in it, and one that gives it back."""
+    if request.param == "small disk":
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        mounting = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+        if shutil.which("mount") is None or subprocess.run(mounting, stderr=-1).returncode:
+            pytest.skip("no right to mount a small disk")
+        filler = folder / "filler"
+
+        def fill():
+            with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+
+        yield folder, fill, filler.unlink
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    else:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        limit, unlimit = (
+            functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, limits)
+            for limits in ((5000, before[1]), before)
+        )
+        yield tmp_path / "run", limit, unlimit
+        unlimit()
+
+
+def test_a_full_disk_is_told_in_one_line_and_with_room_the_run_goes_on(full_disk, straight):
+    folder, fill, free = full_disk
+    saved = folder / "checkpoints"
+
+    class FillAt3(callbacks.StepCallback):
+        def on_step_end(self, step, logs):
+            if step == 3:
+                while not (saved / "step_00000002.keras").exists():  # written in the background
+                    time.sleep(0.01)
+                fill()
+
+    with pytest.raises(OSError) as caught:
+        tiny_run.run(folder, more=[FillAt3()])
+    assert re.fullmatch(
+        f"cannot write {saved}/step_00000004.keras: (No space left on device|File too large); "
+        r"\d+\.\d MB free there; step 4 is not saved, the newest whole checkpoint is "
+        f"{saved}/step_00000002.keras; the same command goes on from there",
+        str(caught.value),
+    )
+    assert os.listdir(saved) == ["step_00000002.keras"]
+    free()
+    tiny_run.run(folder)
+    assert_same_end(folder, straight)
+
+
+@pytest.mark.parametrize("kind", [JsonLinesWriter, TensorBoardWriter])
+def test_records_that_find_no_room_are_told_by_the_name_of_their_file(full_disk, kind):
+    folder, fill, free = full_disk
+    folder.mkdir(exist_ok=True)
+    path = folder / "metrics.jsonl"
+    writer = kind(path)
+    writer.write(1, "train", {"loss": 1.0})
+    fill()
+    with pytest.raises(OSError, match=rf"cannot write {path}.*: (No space|File too large)"):
+        for _ in range(300):
+            writer.write(1, "train", {"loss": 1.0})
+    writer.close()
+    free()
+    if kind is JsonLinesWriter:  # the last line was cut
+        JsonLinesWriter(path, first_step=1).close()
+        lines = path.read_text().splitlines()
+        assert lines and set(lines) == {'{"step": 1, "kind": "train", "loss": 1.0}'}
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.txt"
+    atomic.write_text(path, "first")
+    with pytest.raises(RuntimeError), atomic.replacing(path) as temporary:
+        temporary.write_text("sec")
+        raise RuntimeError
+    assert path.read_text() == "first" and os.listdir(tmp_path) == ["a.txt"]
+    (tmp_path / ".writing_1_a.txt").write_text("of a killed process")
+    atomic.remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["a.txt"]
+    atomic.remove_leftovers(tmp_path / "none")
