@@ -70,7 +70,7 @@ def check_devices(config: Config, strategy: tf.distribute.Strategy) -> None:
     """Checks what the devices ask of the options.
 
     Raises:
-        ValueError: A batch that cannot be divided, or images whose sizes only one host knows.
+        ValueError: A batch that cannot be divided, or images whose sizes are known too late.
     """
     replicas = strategy.num_replicas_in_sync
     if config.batch_size % replicas:
@@ -78,11 +78,18 @@ def check_devices(config: Config, strategy: tf.distribute.Strategy) -> None:
             f"--batch_size: expected a multiple of {replicas}, the number of devices of "
             f"--strategy={config.strategy}, got {config.batch_size}"
         )
-    static = "," not in config.image_size or config.orientation_buckets
-    if not static and (share_of(strategy).num_hosts > 1 or config.strategy == "tpu"):
+    if "," not in config.image_size:
+        return
+    if config.strategy == "tpu":
+        # A data set of two canvases is one of unknown sizes to TensorFlow.
         raise ValueError(
-            "--image_size: expected, with several hosts or a TPU, a canvas like 512x512, or "
-            f"--orientation_buckets, got {config.image_size}"
+            f"--image_size: expected a canvas like 512x512 with --strategy=tpu, "
+            f"got {config.image_size}"
+        )
+    if share_of(strategy).num_hosts > 1 and not config.orientation_buckets:
+        raise ValueError(
+            "--image_size: expected a canvas like 512x512, or --orientation_buckets, with several "
+            f"hosts, got {config.image_size}"
         )
 
 
@@ -215,6 +222,8 @@ def compile_model(config: Config, model: keras.Model, total_steps: int) -> None:
             "--jit_compile: expected auto or false with several devices, or --strategy=one_device; "
             "got true"
         )
+    if not one_replica:
+        _warn_of_lonely_norms(model)
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
     pays = has_gpu and one_replica and "," not in config.image_size
     jit = {"true": True, "false": False, AUTO: pays}[config.jit_compile]
@@ -227,6 +236,17 @@ def compile_model(config: Config, model: keras.Model, total_steps: int) -> None:
         )
     model.compile(optimizer=optimizer, jit_compile=jit)
     model.accumulation_steps = config.accumulation_steps
+
+
+def _warn_of_lonely_norms(model: keras.Model) -> None:
+    """Says where devices that share a batch do not share its statistics."""
+    norms = (x for x in model._flatten_layers() if isinstance(x, keras.layers.BatchNormalization))
+    if any(norm.trainable and not norm.synchronized for norm in norms):
+        warnings.warn(
+            "batch norms of the backbone see the images of their own device only; "
+            "--backbone_norm=sync adds up what all devices see",
+            stacklevel=3,
+        )
 
 
 def make_callbacks(

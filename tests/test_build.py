@@ -19,6 +19,7 @@ from fcos_tf.training.non_finite import NonFiniteGuard
 from fcos_tf.training.pictures import DetectionPictures
 from fcos_tf.training.progress_bar import ProgressBar
 from fcos_tf.training.schedules import WarmupConstant, WarmupCosine
+from fcos_tf.training.strategy import Share
 
 
 def test_steps_from_epochs():
@@ -162,3 +163,36 @@ def test_flags_offer_what_the_parts_know():
     assert set(choices["rules"]) == set(RULES)
     assert set(choices["fpn_upsampling"]) == set(UPSAMPLINGS)
     assert set(choices["head_norm"]) == set(NORMS)
+
+
+class Devices:
+    """As much of a strategy as `check_devices` asks for."""
+
+    num_replicas_in_sync = 4
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"batch_size": 6}, r"--batch_size: expected a multiple of 4, .*=mirrored, got 6"),
+        ({"strategy": "tpu", "image_size": "800,1333"}, r"--image_size: .*=tpu, got 800,1333"),
+        (
+            {"strategy": "tpu", "image_size": "800,1333", "orientation_buckets": True},
+            "--image_size: expected a canvas like 512x512 with --strategy=tpu",
+        ),
+    ],
+)
+def test_options_that_the_devices_do_not_take(options, message):
+    config = Config(**{"strategy": "mirrored", "batch_size": 8, **options})
+    with pytest.raises(ValueError, match=message):
+        build.check_devices(config, Devices())
+
+
+def test_options_that_several_hosts_do_not_take(monkeypatch):
+    buckets = Config(image_size="800,1333", orientation_buckets=True)
+    build.check_devices(buckets, Devices())
+    monkeypatch.setattr(build, "share_of", lambda strategy: Share(2, 1))
+    build.check_devices(buckets, Devices())
+    build.check_devices(Config(image_size="64x64"), Devices())
+    with pytest.raises(ValueError, match=r"--image_size: .* with several hosts, got 800,1333"):
+        build.check_devices(Config(image_size="800,1333"), Devices())

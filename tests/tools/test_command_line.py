@@ -66,6 +66,14 @@ def test_files_are_found_here_then_in_the_package(tmp_path, monkeypatch):
         ("voc.cfg", {"dataset": "voc", "backbone_weights": "imagenet"}),
         ("coco.cfg", {"steps": 90_000, "batch_size": 16, "decay_steps": (60_000, 80_000)}),
         ("bccd.cfg", {"steps": 600, "batch_size": 8, "image_size": "240x320"}),
+        (
+            "coco_multi_worker.cfg",
+            {"strategy": "multi_worker", "batch_size": 32, "dataset": "coco"},
+        ),
+        (
+            "coco_tpu.cfg",
+            {"strategy": "tpu", "tpu": "local", "image_size": "1024x1024", "steps": 45_000},
+        ),
     ],
 )
 def test_shipped_configs_parse_and_open_with_their_header(name, expected):
