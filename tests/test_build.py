@@ -12,7 +12,7 @@ from fcos_tf.evaluation import METRICS
 from fcos_tf.layers.fpn import UPSAMPLINGS
 from fcos_tf.layers.heads import NORMS
 from fcos_tf.models.fcos_rules import RULES
-from fcos_tf.training import callbacks, non_finite
+from fcos_tf.training import callbacks
 from fcos_tf.training.input_clock import InputClock
 from fcos_tf.training.metric_writers import TensorBoardWriter
 from fcos_tf.training.non_finite import NonFiniteGuard
