@@ -149,8 +149,8 @@ def fit_losses(steps=4, **compile_options):
 
 def test_fit_learns_and_modes_agree():
     graph = fit_losses()
-    counts = {"num_positives", *(f"num_positives_p{level}" for level in range(3, 8))}
-    assert set(graph) == {"loss", "classification_loss", "box_loss", "centerness_loss", *counts}
+    others = {"num_positives", "gradient_norm"} | {f"num_positives_p{k}" for k in range(3, 8)}
+    assert set(graph) == {"loss", "classification_loss", "box_loss", "centerness_loss", *others}
     assert graph["loss"][-1] < graph["loss"][0]
     eager = fit_losses(run_eagerly=True)
     xla = fit_losses(jit_compile=True)
