@@ -43,7 +43,8 @@ class StepFaults:
 
     def read(self) -> tuple[int, int]:
         """Faults since `reset`, and after how many steps the first of them came; (0, 0) if none."""
-        return int(self._faults), int(self._first)
+        # Through numpy, as a variable on several devices is no number to Python.
+        return int(self._faults.numpy()), int(self._first.numpy())
 
     def reset(self) -> None:
         """Starts at 0 again."""

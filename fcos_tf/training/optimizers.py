@@ -161,7 +161,7 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
 def swap_averages(model: keras.Model) -> None:
     """Exchanges the weights of a model and their averages; nothing where there are none yet."""
     optimizer = _inner(model)
-    if not has_averages(model) or not optimizer.built or not int(optimizer.iterations):
+    if not has_averages(model) or not optimizer.built or not int(optimizer.iterations.numpy()):
         return
     averages = optimizer._model_variables_moving_average
     for weight, average in zip(model.trainable_variables, averages, strict=True):

@@ -3,8 +3,9 @@
     python -m tests.training.replicas STRATEGY NORM STEPS RESULT.npz
 
 STRATEGY is that of make_strategy, "mirrored" meaning two CPUs; with multi_worker the hosts are
-those of TF_CONFIG. RESULT gets an array for each log, [STEPS], for each weight, and what the model
-detects on 11 images.
+those of TF_CONFIG. With NORM "frozen" gradients come in two parts, and weights are averaged. RESULT
+gets an array for each log, [STEPS], for each weight and its average, and what the model detects on
+11 images.
 """
 
 import sys
@@ -15,7 +16,7 @@ import tensorflow as tf
 
 from fcos_tf import FCOS
 from fcos_tf.evaluation import run_detector
-from fcos_tf.training.optimizers import SGD
+from fcos_tf.training.optimizers import SGD, averaged_weights
 from fcos_tf.training.strategy import distribute, make_strategy, share_of
 
 BATCH, SIZE = 8, (64, 64)
@@ -62,20 +63,29 @@ def train_and_detect(strategy, norm, steps):
             head_convs=1, score_threshold=0.0, nms_threshold=1.0,
         )  # fmt: skip
         # The gradient is longer than 1: each replica's part, clipped by itself, would show.
-        model.compile(SGD(0.01, momentum=0.9, weight_decay=1e-4, global_clipnorm=1.0))
+        if norm == "sync":
+            model.compile(SGD(0.01, momentum=0.9, weight_decay=1e-4, global_clipnorm=1.0))
+        else:
+            model.compile(SGD(0.01, momentum=0.9, global_clipnorm=1.0, use_ema=True))
+            model.accumulation_steps = 2
     batches = distribute(batches_of(steps, share).repeat(), strategy, batch_size=BATCH)
     logs = model.fit(batches, epochs=steps, steps_per_epoch=1, verbose=0).history
     weights = {f"weight {v.path}": v.numpy() for v in model.weights}
     evaluated = batches_of(2, share)
     evaluated.num_hosts, evaluated.host = share
-    records = run_detector(model, evaluated)
+    with averaged_weights(model):
+        averages = {f"weight {v.path} averaged": v.numpy() for v in model.trainable_weights}
+        records = run_detector(model, evaluated)
     found = {
         "image ids": [each["id"] for each in records.ground_truth["images"]],
         "truth bbox": [each["bbox"] for each in records.ground_truth["annotations"]],
         "detected image_id": [each["image_id"] for each in records.detections],
         "detected score": [each["score"] for each in records.detections],
     }
-    return {name: np.asarray(values) for name, values in {**logs, **weights, **found}.items()}
+    return {
+        name: np.asarray(values)
+        for name, values in {**logs, **weights, **averages, **found}.items()
+    }
 
 
 def main(strategy, norm, steps, result):

@@ -64,7 +64,8 @@ def test_a_host_that_dies_ends_the_others_and_all_resume(victim, tmp_path):
     straight = tmp_path / "straight"
     train_tool.train(parse(define_flags({}), ["", *FLAGS, f"--model_dir={straight}"]), lambda _: 0)
     while not (folder / "checkpoints" / "step_00000006.keras").exists():
-        assert hosts[0].poll() is None and hosts[1].poll() is None
+        for host in hosts.values():
+            assert host.poll() is None, host.communicate()[1]
         time.sleep(0.01)
     hosts[victim].send_signal(signal.SIGKILL)
     survivor = hosts[1 - victim]
