@@ -21,6 +21,8 @@ from fcos_tf.training import atomic, callbacks, checkpoints, stop_signals
 from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter
 from fcos_tf.training.stop_signals import Stopped, StopSignals
 from tests.training import tiny_run
+from tests.training.hosts import finish, start_hosts
+from tests.training.test_distributed import FLAGS
 
 
 class SignalAt(callbacks.StepCallback):
@@ -226,3 +228,22 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
     atomic.remove_leftovers(tmp_path)
     assert os.listdir(tmp_path) == ["a.txt"]
     atomic.remove_leftovers(tmp_path / "none")
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_hosts_stops_both_and_both_go_on(tmp_path):
+    flags = [*FLAGS, f"--model_dir={tmp_path}", "--eval_every=40", "--steps=40"]
+    hosts = start_hosts(dict.fromkeys((0, 1), ("tools/train.py", *flags)))
+    while not (tmp_path / "checkpoints" / "step_00000004.keras").exists():
+        for host in hosts.values():
+            assert host.poll() is None, host.communicate()
+        time.sleep(0.01)
+    hosts[1].send_signal(signal.SIGTERM)
+    told = [finish(hosts[number]) for number in (0, 1)]
+    step = checkpoints.step_of(checkpoints.latest(tmp_path))
+    assert step % 10 == 0 and told[1] == ""
+    last_line = told[0].splitlines()[-1]
+    assert last_line.startswith(f"stopped by a signal to another host at step {step} of 40, kept")
+    hosts = start_hosts(dict.fromkeys((0, 1), ("tools/train.py", *flags)))
+    told = [finish(hosts[number]) for number in (0, 1)]
+    assert f"resuming at step {step} of 40" in told[0]
