@@ -13,6 +13,9 @@ DEMO_DIR ?= runs/demo
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
+# Two processes, each with its own files: much of a test is tracing, which takes one core.
+TWO = -n 2 --dist loadfile
+
 # PyTorch without its CUDA libraries: its own needs are named, and nothing else is installed.
 PARITY = torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
 	filelock fsspec huggingface_hub jinja2 mpmath networkx pyyaml safetensors sympy
@@ -32,11 +35,11 @@ demo: install
 	$(RUN) tools/train.py --flagfile=digits.cfg --model_dir=$(DEMO_DIR)
 
 test: install
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(TWO)
 
 parity: install
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps $(PARITY)
-	$(RUN) -m pytest tests/parity tests/convert tests/layers/test_backbone_parity.py
+	$(RUN) -m pytest $(TWO) tests/parity tests/convert tests/layers/test_backbone_parity.py
 
 lint: install
 	$(RUN) -m ruff check .
