@@ -1,11 +1,16 @@
 """The README's promises that can be kept in a minute: its Python runs, its files exist."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
+import pytest
+import yaml
 
 from fcos_tf.data.writing import write_digits
+from fcos_tf.training.cluster import Cluster, read_cluster
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -51,3 +56,37 @@ def test_commands_name_tools_and_targets_that_exist():
         assert (ROOT / tool).is_file(), tool
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def slurm_script():
+    return re.search(r"```sh\n(#!/bin/bash\n#SBATCH.*?)```", README, re.DOTALL)[1]
+
+
+def kubernetes_script():
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    _, job = yaml.safe_load_all(text)
+    return job["spec"]["template"]["spec"]["containers"][0]["args"][0]
+
+
+@pytest.mark.parametrize(
+    "script, addresses",
+    [
+        (slurm_script, ("node-3:12345", "node-4:12345")),
+        (kubernetes_script, ("fcos-0.fcos:12345", "fcos-1.fcos:12345")),
+    ],
+)
+def test_schedulers_give_each_host_its_tf_config(script, addresses, tmp_path):
+    commands = {
+        "scontrol": "printf 'node-3\\nnode-4\\n'",
+        "srun": 'SLURM_PROCID=1 "$@"',
+        "python": 'echo "$TF_CONFIG"',
+    }
+    for name, line in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script()], env={"PATH": path, "JOB_COMPLETION_INDEX": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert read_cluster({"TF_CONFIG": done.stdout}) == Cluster(addresses, 1)

@@ -106,10 +106,30 @@ class TensorFlowSteps:
             self.step_faults.count(_all_finite({name: values[name] for name in names}))
         else:
             self.step_faults.count(finite)
-        if has_hosts(tf.distribute.get_strategy()):
-            # Keras takes the mean over the first axis, too.
-            results = {name: value[None] for name, value in results.items()}
         return results
+
+    def _make_function(self, step_function):
+        """Keras' function of an iterator that does a step; with several hosts in another way.
+
+        Keras then takes the mean of each result over the hosts and over a first axis. So the
+        results go as one row, which takes one message and not a dozen.
+        """
+        if not has_hosts(self.distribute_strategy):
+            return super()._make_function(step_function)
+        names = []
+
+        def row_of_results(data):
+            results = step_function(data)
+            names[:] = results
+            return tf.stack(list(results.values()))[None]  # [1, number of results]
+
+        function = super()._make_function(row_of_results)
+
+        def named_results(iterator):
+            row = function(iterator)
+            return dict(zip(names, tf.unstack(row), strict=True))
+
+        return named_results
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Builds the optimizer; all else of a detector is built from the start.

@@ -51,9 +51,16 @@ FLAGS = (
 def records(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        line.pop("kind")
-        line.pop("images_per_second", None)
+        for name in ("kind", "images_per_second", "input_share"):
+            line.pop(name, None)
     return lines
+
+
+def wait_for_step(step, folder, hosts):
+    while not (folder / "checkpoints" / f"step_{step:08d}.keras").exists():
+        for host in hosts.values():
+            assert host.poll() is None, host.communicate()[1]
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
@@ -61,12 +68,7 @@ def test_a_host_that_dies_ends_the_others_and_all_resume(victim, tmp_path):
     folder = tmp_path / "hosts"
     commands = dict.fromkeys((0, 1), ("tools/train.py", *FLAGS, f"--model_dir={folder}"))
     hosts = start_hosts(commands)
-    straight = tmp_path / "straight"
-    train_tool.train(parse(define_flags({}), ["", *FLAGS, f"--model_dir={straight}"]), lambda _: 0)
-    while not (folder / "checkpoints" / "step_00000006.keras").exists():
-        for host in hosts.values():
-            assert host.poll() is None, host.communicate()[1]
-        time.sleep(0.01)
+    wait_for_step(6, folder, hosts)
     hosts[victim].send_signal(signal.SIGKILL)
     survivor = hosts[1 - victim]
     _, errors = survivor.communicate(timeout=60)
@@ -77,7 +79,10 @@ def test_a_host_that_dies_ends_the_others_and_all_resume(victim, tmp_path):
     )
     assert not (folder / "model.keras").exists()
 
-    told = [finish(process) for process in start_hosts(commands).values()]
+    again = start_hosts(commands)
+    straight = tmp_path / "straight"
+    train_tool.train(parse(define_flags({}), ["", *FLAGS, f"--model_dir={straight}"]), lambda _: 0)
+    told = [finish(process) for process in again.values()]
     assert "resuming at step " in told[0] and "2 CPUs on 2 hosts" in told[0]
     assert told[1] == ""
     for ours, original in zip(records(folder), records(straight), strict=True):
@@ -88,3 +93,29 @@ def test_a_host_that_dies_ends_the_others_and_all_resume(victim, tmp_path):
     ]
     for a, b in zip(*weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_host_that_halts_ends_the_others(tmp_path):
+    flags = (*FLAGS, "--steps=500", "--eval_every=500", f"--model_dir={tmp_path}")
+    hosts = start_hosts(dict.fromkeys((0, 1), ("tools/train.py", *flags)))
+    wait_for_step(2, tmp_path, hosts)
+    hosts[1].send_signal(signal.SIGSTOP)
+    try:
+        _, errors = hosts[0].communicate(timeout=60)
+    finally:
+        hosts[1].kill()
+    assert hosts[0].returncode == 1 and "task:1 does not answer any more" in errors
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_host_stops_all_with_a_checkpoint(tmp_path):
+    flags = (*FLAGS, "--steps=500", "--eval_every=500", f"--model_dir={tmp_path}")
+    hosts = start_hosts(dict.fromkeys((0, 1), ("tools/train.py", *flags)))
+    wait_for_step(2, tmp_path, hosts)
+    hosts[1].send_signal(signal.SIGTERM)
+    told = [finish(host) for host in hosts.values()]
+    stopped = told[0].splitlines()[-1]
+    assert stopped.startswith("stopped by a signal to another host at step ") and told[1] == ""
+    path = sorted((tmp_path / "checkpoints").iterdir())[-1]
+    assert f"at step {int(path.stem[5:])} of 500, kept in {path}" in stopped
