@@ -106,16 +106,3 @@ def test_a_host_that_halts_ends_the_others(tmp_path):
     finally:
         hosts[1].kill()
     assert hosts[0].returncode == 1 and "task:1 does not answer any more" in errors
-
-
-@pytest.mark.slow
-def test_a_signal_to_one_host_stops_all_with_a_checkpoint(tmp_path):
-    flags = (*FLAGS, "--steps=500", "--eval_every=500", f"--model_dir={tmp_path}")
-    hosts = start_hosts(dict.fromkeys((0, 1), ("tools/train.py", *flags)))
-    wait_for_step(2, tmp_path, hosts)
-    hosts[1].send_signal(signal.SIGTERM)
-    told = [finish(host) for host in hosts.values()]
-    stopped = told[0].splitlines()[-1]
-    assert stopped.startswith("stopped by a signal to another host at step ") and told[1] == ""
-    path = sorted((tmp_path / "checkpoints").iterdir())[-1]
-    assert f"at step {int(path.stem[5:])} of 500, kept in {path}" in stopped
