@@ -19,6 +19,7 @@ from fcos_tf.training.non_finite import NonFiniteGuard
 from fcos_tf.training.pictures import DetectionPictures
 from fcos_tf.training.progress_bar import ProgressBar
 from fcos_tf.training.schedules import WarmupConstant, WarmupCosine
+from fcos_tf.training.stop_signals import StopSignals
 from fcos_tf.training.strategy import Share
 
 
@@ -139,6 +140,17 @@ def test_what_watches_a_run_finds_its_place(tmp_path):
     assert kinds.index(DetectionPictures) > evaluated
     assert made[0].input_clock is made[-1] is clock
     writers[1].close()
+
+
+def test_a_signal_breaks_off_the_evaluation_of_one_host_only():
+    stop = StopSignals()
+    for share, expected in ((Share(), stop.raise_if_received), (Share(2, 1), None)):
+        made = build.make_callbacks(Config(model_dir="x"), [], [], share=share, stop=stop)
+        for callback in made:
+            if isinstance(callback, callbacks.DetectionMetrics):
+                assert callback.progress == expected
+            if isinstance(callback, callbacks.Checkpoint):
+                assert (callback.stop, callback.writes) == (stop, share.is_chief)
 
 
 def test_the_best_metric_must_be_measured():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from fcos_tf.config import Config, flag_value
+from fcos_tf.config import Config, flag_value, to_flags
 
 CONFIG_FILE = "config.cfg"
 MODEL_FILE = "model.keras"
@@ -124,6 +124,12 @@ def read_finished(model_dir: Path, step: int) -> dict[str, float] | None:
     except json.JSONDecodeError:
         return None
     return metrics if metrics.get("step") == step else None
+
+
+def write_config(config: Config, model_dir: Path) -> None:
+    """Keeps the flags that a run goes on with. A change is allowed once, not for ever."""
+    flags = to_flags(dataclasses.replace(config, allow_config_change=False))
+    write_text(model_dir / CONFIG_FILE, flags)
 
 
 def check_unchanged(config: Config, model_dir: Path) -> None:

@@ -9,14 +9,13 @@ detections.png. The same command again resumes from the newest checkpoint. SIGIN
 SIGTERM stops the run after the step at hand, with a checkpoint; a second one ends it at once.
 """
 
-import dataclasses
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fcos_tf.config import Config, to_flags
+from fcos_tf.config import Config
 from fcos_tf.tools import command_line, run_files
 
 
@@ -114,9 +113,7 @@ def train(
     if share.is_chief:
         model_dir.mkdir(parents=True, exist_ok=True)
         atomic.remove_leftovers(model_dir)
-        # What is allowed once is not allowed for ever.
-        flags = to_flags(dataclasses.replace(config, allow_config_change=False))
-        atomic.write_text(model_dir / run_files.CONFIG_FILE, flags)
+        run_files.write_config(config, model_dir)
 
     if not finished:
         where = f"resuming at step {start_step}" if checkpoint else "starting at step 0"

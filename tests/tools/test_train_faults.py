@@ -6,7 +6,7 @@ import signal
 import pytest
 import tensorflow as tf
 
-from fcos_tf.config import Config, to_flags
+from fcos_tf.config import Config
 from fcos_tf.data.writing import write_digits
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.tools import run_files
@@ -140,8 +140,9 @@ def test_images_that_vanish_are_named_and_skipped_up_to_a_number(
     ],
 )  # fmt: skip
 def test_flags_that_may_change_and_flags_that_may_not(tmp_path, before, now, changed):
+    run_files.write_config(Config(**before), tmp_path)
     # A flag that the run began without has its default.
-    flags = to_flags(Config(**before)).replace("--momentum=0.9\n", "")
+    flags = (tmp_path / "config.cfg").read_text().replace("--momentum=0.9\n", "")
     (tmp_path / "config.cfg").write_text(flags)
     if not changed:
         run_files.check_unchanged(Config(**now), tmp_path)
@@ -150,6 +151,10 @@ def test_flags_that_may_change_and_flags_that_may_not(tmp_path, before, now, cha
         run_files.check_unchanged(Config(**now), tmp_path)
     with pytest.warns(UserWarning, match=changed):
         run_files.check_unchanged(Config(**now, allow_config_change=True), tmp_path)
+    # Allowed once: the run now has these flags, and no others without asking again.
+    run_files.write_config(Config(**now, allow_config_change=True), tmp_path)
+    run_files.check_unchanged(Config(**now), tmp_path)
+    assert "--allow_config_change=false\n" in (tmp_path / "config.cfg").read_text()
 
 
 def test_a_run_without_a_config_has_nothing_to_compare_with(tmp_path):
