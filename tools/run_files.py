@@ -22,7 +22,7 @@ NUM_PICTURES = 8
 PICTURE_THRESHOLD = 0.5
 
 # Options that say where a run is done, how to watch it and how to keep it; none of them changes
-# what is learnt, rounding aside.
+# what is learnt, rounding aside (--max_bad_steps: from steps that are finite).
 _HARMLESS = (
     "allow_config_change",
     "model_dir",
@@ -31,6 +31,7 @@ _HARMLESS = (
     "tpu",
     "jit_compile",
     "accumulation_steps",
+    "max_bad_steps",
     "checkpoint_every",
     "keep_checkpoints",
     "log_every",

@@ -8,11 +8,14 @@ appears under its final name only when it is whole and on disk; what a damaged d
 is found by the checksums that the zip format keeps.
 """
 
+import contextlib
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import keras
 
 import fcos_tf.models.fcos  # noqa: F401 - registers the class that saved models name
@@ -119,7 +122,8 @@ def restore(model: keras.Model, path: str | Path) -> int:
     """Loads weights, metric state and optimizer state into a compiled model.
 
     Args:
-        model: A built, compiled model of the same architecture and optimizer as the saved one.
+        model: A built, compiled model of the same architecture and optimizer as the saved one; with
+            a `LossScaleOptimizer` around it or not.
         path: A file that `save` wrote.
 
     Returns:
@@ -135,7 +139,7 @@ def restore(model: keras.Model, path: str | Path) -> int:
     if not model.optimizer.built:
         # Only a built optimizer has the variables (momentum ...) that the file is to fill.
         model.optimizer.build(model.trainable_variables)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _loss_scaling_as_saved(model, path):
         # Keras only warns, and goes on with fresh momentum, when the optimizer does not fit.
         warnings.filterwarnings("error", message="Skipping variable loading for optimizer")
         try:
@@ -177,6 +181,30 @@ def load_model(path: str | Path) -> keras.Model:
     if not isinstance(model, Detector):
         raise ValueError(f"{path}: expected a detector, got a {type(model).__name__}")
     return model
+
+
+@contextlib.contextmanager
+def _loss_scaling_as_saved(model: keras.Model, path: Path) -> Iterator[None]:
+    """Puts a `LossScaleOptimizer` around the optimizer, or takes it off, as a file needs it.
+
+    A run that met steps that are not finite goes on with one that leaves them out.
+    """
+    optimizer = model.optimizer
+    plain = getattr(optimizer, "inner_optimizer", optimizer)
+    # The file's config does not know what Keras puts around an optimizer by itself.
+    with (
+        zipfile.ZipFile(path) as archive,
+        archive.open("model.weights.h5") as member,
+        h5py.File(member) as weights,
+    ):
+        scaled = "optimizer/inner_optimizer" in weights
+    if scaled != (optimizer is not plain):
+        model.optimizer = keras.optimizers.LossScaleOptimizer(plain) if scaled else plain
+        model.optimizer.build(model.trainable_variables)
+    try:
+        yield
+    finally:
+        model.optimizer = optimizer
 
 
 def _need_whole(path: Path) -> None:

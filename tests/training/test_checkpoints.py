@@ -144,6 +144,32 @@ def test_another_optimizer_is_refused(tmp_path):
         checkpoints.restore(other, path)
 
 
+@pytest.mark.parametrize("scaled_before", [False, True])
+def test_loss_scaling_may_come_and_go(tmp_path, scaled_before):
+    def make(scaled):
+        model = make_model()
+        if scaled:
+            scaling = keras.optimizers.LossScaleOptimizer(model.optimizer, initial_scale=1.0)
+            model.compile(scaling, loss="mse", jit_compile=False)
+        return model
+
+    before, after = make(scaled_before), make(not scaled_before)
+    train(before, range(3))
+    optimizer = after.optimizer
+    assert checkpoints.restore(after, checkpoints.save(before, tmp_path, 3)) == 3
+    assert after.optimizer is optimizer
+    for model in (before, after):  # a scale of 1 changes no number
+        train(model, range(3, 6))
+    plain = [getattr(m.optimizer, "inner_optimizer", m.optimizer) for m in (before, after)]
+    assert int(plain[1].iterations) == 6
+    for a, b in zip(
+        [*before.variables, *plain[0].variables],
+        [*after.variables, *plain[1].variables],
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_wrong_names_and_numbers(tmp_path):
     model = make_model()
     with pytest.raises(FileNotFoundError, match="step_00000007"):
