@@ -4,6 +4,7 @@ TensorFlow only, and imported only where a model has a strategy: scoring bare re
 wait for TensorFlow.
 """
 
+import functools
 import io
 from collections.abc import Callable, Mapping
 
@@ -61,7 +62,7 @@ def gather_arrays(
     # Of whole numbers, collectives take no smaller ones. The length comes first, in such numbers.
     words = np.frombuffer(content + bytes(-len(content) % 4), np.int32)
     message = np.concatenate([np.int32([len(words)]), words])
-    received = np.asarray(strategy.gather(tf.constant(message), axis=0))
+    received = np.asarray(_gather_function(strategy)(message))
     parts = []
     while received.size:
         words, received = np.split(received[1:], received[:1])
@@ -69,3 +70,11 @@ def gather_arrays(
         with np.load(io.BytesIO(words.tobytes()), allow_pickle=False) as part:
             parts.append(dict(part))
     return parts
+
+
+@functools.cache
+def _gather_function(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], tf.Tensor]:
+    """Joins the whole numbers [N], N of its own, of each host."""
+    # Traced once for all N: hosts that trace at different times no longer understand each other.
+    any_length = tf.TensorSpec([None], tf.int32)
+    return tf.function(lambda x: strategy.gather(x, axis=0), input_signature=[any_length])

@@ -58,6 +58,7 @@ def make_strategy(name: str = "auto", *, tpu: str = "") -> tf.distribute.Strateg
     Raises:
         ValueError: For another name, a wrong or missing `TF_CONFIG`, a TPU without a name, one
             that is not there or has several hosts.
+        OSError: Another process listens where `TF_CONFIG` has this one.
 
     Example:
         >>> with make_strategy("one_device").scope():
@@ -78,7 +79,13 @@ def make_strategy(name: str = "auto", *, tpu: str = "") -> tf.distribute.Strateg
             f"--strategy=multi_worker: expected the environment variable {VARIABLE}, got none"
         )
     if cluster is not None and (name == "multi_worker" or len(cluster.addresses) > 1):
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.UnknownError as error:
+            address = cluster.addresses[cluster.host]
+            raise OSError(
+                f"{VARIABLE}: expected {address} to be free for this process, got: {error.message}"
+            ) from error
     several = len(tf.config.list_physical_devices("GPU")) > 1
     if name == "mirrored" or (name == "auto" and several):
         return tf.distribute.MirroredStrategy()

@@ -55,6 +55,16 @@ def test_a_wrong_tf_config_is_named_unless_it_does_not_matter(monkeypatch):
     make_strategy("one_device")
 
 
+def test_a_port_that_is_taken_is_named(monkeypatch):
+    def fail():
+        raise tf.errors.UnknownError(None, None, "Could not start gRPC server")
+
+    monkeypatch.setenv("TF_CONFIG", CLUSTER % '"a:1", "b:1"')
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", fail)
+    with pytest.raises(OSError, match=r"TF_CONFIG: expected a:1 to be free .* start gRPC server"):
+        make_strategy("auto")
+
+
 @pytest.mark.parametrize("name, tpu", [("tpu", ""), ("auto", "local")])
 def test_a_tpu_has_a_name(name, tpu):
     with pytest.raises(ValueError, match=f"--strategy={name} and --tpu={tpu}"):
