@@ -96,10 +96,13 @@ def evaluate(
     from fcos_tf.evaluation.tta import parse_tta
     from fcos_tf.models.fcos_presets import detectable
     from fcos_tf.training import checkpoints
+    from fcos_tf.training.strategy import make_strategy
 
     tta = parse_tta(config.tta)
     path = run_files.find_weights(config.model_dir, weights)
-    model = checkpoints.load_model(path)
+    # All devices here share the batches of an evaluation; other hosts are not asked to.
+    with make_strategy(config.strategy, tpu=config.tpu, one_host=True).scope():
+        model = checkpoints.load_model(path)
     for name, value in (overrides or {}).items():
         setattr(model, name, value)
     if size_of_model and model.image_size:

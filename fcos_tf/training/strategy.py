@@ -37,7 +37,9 @@ class Share(NamedTuple):
 ALONE = Share()
 
 
-def make_strategy(name: str = "auto", *, tpu: str = "") -> tf.distribute.Strategy:
+def make_strategy(
+    name: str = "auto", *, tpu: str = "", one_host: bool = False
+) -> tf.distribute.Strategy:
     """Makes the strategy; build and compile the model inside its `scope()`.
 
     To be called before TensorFlow runs its first operation. With several hosts it waits until all
@@ -51,6 +53,8 @@ def make_strategy(name: str = "auto", *, tpu: str = "") -> tf.distribute.Strateg
             "auto": multi_worker where `TF_CONFIG` names several hosts, mirrored where there are
             several GPUs, else one device.
         tpu: Name of the TPU, or "local" for that of this machine; with "tpu" only.
+        one_host: Do without other hosts: "multi_worker" is then "auto" among the devices of this
+            one.
 
     Returns:
         The strategy. Its `num_replicas_in_sync` is the number of devices that share a batch.
@@ -73,7 +77,9 @@ def make_strategy(name: str = "auto", *, tpu: str = "") -> tf.distribute.Strateg
         )
     if name == "tpu":
         return _tpu_strategy(tpu)
-    cluster = read_cluster() if name in ("auto", "multi_worker") else None
+    if one_host and name == "multi_worker":
+        name = "auto"
+    cluster = read_cluster() if name in ("auto", "multi_worker") and not one_host else None
     if name == "multi_worker" and cluster is None:
         raise ValueError(
             f"--strategy=multi_worker: expected the environment variable {VARIABLE}, got none"

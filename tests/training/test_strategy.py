@@ -48,6 +48,12 @@ def test_several_hosts_in_tf_config_are_several_workers(monkeypatch, name, addre
             make_strategy(name)
 
 
+@pytest.mark.parametrize("name", ["auto", "multi_worker"])
+def test_one_host_does_without_the_others(monkeypatch, name):
+    monkeypatch.setenv("TF_CONFIG", CLUSTER % '"a:1", "b:1"')
+    assert make_strategy(name, one_host=True) is tf.distribute.get_strategy()
+
+
 def test_a_wrong_tf_config_is_named_unless_it_does_not_matter(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{")
     with pytest.raises(ValueError, match="TF_CONFIG: expected JSON"):
