@@ -70,11 +70,15 @@ def train_and_detect(strategy, norm, steps):
             model.accumulation_steps = 2
     batches = distribute(batches_of(steps, share).repeat(), strategy, batch_size=BATCH)
     logs = model.fit(batches, epochs=steps, steps_per_epoch=1, verbose=0).history
-    weights = {f"weight {v.path}": v.numpy() for v in model.weights}
+    # Not by their paths: models are numbered in a process.
+    weights = {f"weight {i} {v.name}": v.numpy() for i, v in enumerate(model.weights)}
     evaluated = batches_of(2, share)
     evaluated.num_hosts, evaluated.host = share
     with averaged_weights(model):
-        averages = {f"weight {v.path} averaged": v.numpy() for v in model.trainable_weights}
+        averages = {
+            f"weight {i} {v.name} averaged": v.numpy()
+            for i, v in enumerate(model.trainable_weights)
+        }
         records = run_detector(model, evaluated)
     found = {
         "image ids": [each["id"] for each in records.ground_truth["images"]],
