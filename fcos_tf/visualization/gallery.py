@@ -19,10 +19,7 @@ def save_gallery(
     ground_truth: Any,
     detections: Any = None,
     class_names: Sequence[str] | None = None,
-    *,
-    columns: int = 2,
-    score_threshold: float = 0.3,
-    panel_size: int = 384,
+    **options: Any,
 ) -> Path:
     """Writes a PNG with a pair of panels for each image, ground truth and detections, or with one.
 
@@ -32,9 +29,7 @@ def save_gallery(
         ground_truth: likewise.
         detections: likewise.
         class_names: likewise.
-        columns: likewise.
-        score_threshold: likewise.
-        panel_size: likewise.
+        **options: `columns`, `score_threshold` and `panel_size`, likewise.
 
     Returns:
         The path written.
@@ -42,15 +37,7 @@ def save_gallery(
     Raises:
         ValueError: no images, or a number of images, truths and detections that differs.
     """
-    picture = draw_gallery(
-        images,
-        ground_truth,
-        detections,
-        class_names,
-        columns=columns,
-        score_threshold=score_threshold,
-        panel_size=panel_size,
-    )
+    picture = draw_gallery(images, ground_truth, detections, class_names, **options)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, format="PNG")
