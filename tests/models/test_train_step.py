@@ -69,6 +69,25 @@ def test_the_norm_is_that_of_the_gradient_before_clipping():
     assert "gradient_norm" not in model.evaluate(images, targets, return_dict=True, verbose=0)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "step"), [(keras.optimizers.SGD(1.0), 0.25), (SGD(1.0), 1.0)]
+)
+def test_what_is_added_up_already_is_not_added_up_again(optimizer, step, monkeypatch):
+    # Keras' own add up over replicas: of 4 with a quarter each comes the whole, and the one that
+    # there is here moves by its quarter.
+    model = small()
+    model.compile(optimizer)
+    optimizer.build(model.trainable_weights)
+    before = np.array(model.head.ltrb.kernel)
+
+    class FourReplicas:
+        num_replicas_in_sync = 4
+
+    monkeypatch.setattr(tf.distribute, "get_strategy", FourReplicas)
+    model._apply_sums([tf.ones_like(weight) for weight in model.trainable_weights])
+    np.testing.assert_allclose(model.head.ltrb.kernel, before - step, rtol=1e-6)
+
+
 def with_a_hole(value):
     """A batch in which one pixel of one image is no number."""
     images, targets = scene(batch=2, size=(64, 64))
