@@ -1,6 +1,7 @@
 """Times training, inference, input or evaluation, alone or beside others, in one run.
 
     python tools/benchmark.py --what=training --flagfile=bccd.cfg --peer=torchvision
+    python tools/benchmark.py --what=training --precision=mixed_bfloat16 --peer=float32
     python tools/benchmark.py --what=inference --image_size=512x512 --batch_size=1
     python tools/benchmark.py --what=inference --saved_model=export/fcos/1 --batch_size=1
     python tools/benchmark.py --what=input --dataset=voc --data_dir=VOC --peer=torchvision
@@ -16,6 +17,7 @@ is Pillow, torchvision's transforms and a DataLoader with a process per core. Ev
 twelve numbers of 5000 images with 100 random detections each.
 """
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -24,15 +26,16 @@ from fcos_tf.config import Config
 from fcos_tf.tools import command_line
 
 _PEERS = {
-    "training": "torchvision",
-    "inference": "torchvision",
-    "input": "torchvision",
-    "evaluation": "pycocotools",
+    "training": ("torchvision", "float32"),
+    "inference": ("torchvision", "float32"),
+    "input": ("torchvision",),
+    "evaluation": ("pycocotools",),
 }
 _STEPS = {"training": 4, "inference": 4, "input": 100, "evaluation": 1}
 _OPTIONS = {
     "what": "training, inference, input or evaluation",
-    "peer": "torchvision, or pycocotools for evaluation, to be timed in turns; default: none",
+    "peer": "What to time in turns: torchvision, for evaluation pycocotools; or float32, the same "
+    "model in that precision; default: none",
     "saved_model": "With --what=inference: an exported model to time in place of one made by flags",
     "input": "With --saved_model: image files, a folder or a pattern; default two photos",
     "rounds": "How many timed turns of --steps_per_round steps; default 5",
@@ -52,9 +55,12 @@ def _benchmark(config: Config, flags) -> None:
     what, peer = flags["what"].value, flags["peer"].value
     if what not in _PEERS:
         raise ValueError(f"--what: expected one of {', '.join(_PEERS)}, got {what!r}")
-    if peer not in (None, _PEERS[what]):
-        raise ValueError(f"--peer: expected {_PEERS[what]} with --what={what}, got {peer!r}")
+    if peer not in (None, *_PEERS[what]):
+        expected = " or ".join(_PEERS[what])
+        raise ValueError(f"--peer: expected {expected} with --what={what}, got {peer!r}")
     saved_model, images = flags["saved_model"].value, flags["input"].value
+    if peer == "float32" and (saved_model or config.precision == "float32"):
+        raise ValueError("--peer=float32: expected another --precision, and no --saved_model")
     if saved_model and what != "inference":
         raise ValueError(f"--saved_model: expected with --what=inference, got --what={what}")
     if images and not saved_model:
@@ -92,7 +98,10 @@ def _sides(config: Config, what: str, peer: str | None) -> tuple[str, int, dict[
     from fcos_tf.tools import benchmark_model
 
     sides = {f"fcos_tf {config.precision}": timed(benchmark_model.ours(config, what))}
-    if peer:
+    if peer == "float32":
+        float32 = dataclasses.replace(config, precision="float32")
+        sides["fcos_tf float32"] = timed(benchmark_model.ours(float32, what))
+    elif peer:
         sides[f"{peer} float32"] = timed(benchmark_model.torchvision(config, what))
     title = f"{what}, {config.backbone}, {config.image_size}, batch {config.batch_size}"
     return title, config.batch_size, sides

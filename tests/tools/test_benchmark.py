@@ -35,6 +35,17 @@ def test_it_times_our_model(what, capsys):
     assert "s per step" in lines[1] and lines[1].endswith("1.00 x")
 
 
+def test_it_times_our_model_beside_itself_in_float32(capsys):
+    arguments = ["--backbone=simple_cnn", "--fpn_levels=3", "--fpn_channels=32", "--head_convs=0"]
+    code, lines, _ = run(
+        capsys, "--what=training", "--precision=mixed_bfloat16", "--peer=float32",
+        "--image_size=64x64", "--batch_size=2", "--rounds=1", *arguments,
+    )  # fmt: skip
+    assert code == 0
+    assert lines[1].startswith("fcos_tf mixed_bfloat16 ")
+    assert lines[2].startswith("fcos_tf float32 ")
+
+
 def test_it_times_batches_of_files_beside_a_bare_map(capsys, tmp_path):
     write_digits("voc", tmp_path, {"train": 8})
     code, lines, _ = run(
@@ -94,6 +105,8 @@ def test_it_times_an_exported_model_on_files(capsys, tmp_path, monkeypatch):
         (["--what=inference", "--input=x"], "--input: expected with --saved_model only"),
         (["--what=speed"], "--what: expected one of training, inference, input, evaluation"),
         (["--what=input", "--peer=pycocotools"], "--peer: expected torchvision with --what=input"),
+        (["--what=training", "--peer=x"], "--peer: expected torchvision or float32 with --what=tr"),
+        (["--what=training", "--peer=float32"], "--peer=float32: expected another --precision"),
         (["--what=training", "--rounds=0"], "--rounds: expected a number of at least 1, got '0'"),
         (["--what=input", "--image_size=80,99"], "expected a fixed canvas like 512x512"),
         (["--what=input"], "--dataset: expected coco or voc, image files, got 'digits'"),
