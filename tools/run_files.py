@@ -43,6 +43,8 @@ _HARMLESS = (
     "max_faults",
     "max_bad_images",
 )
+# Where things are on a host; all other options are the same on all hosts of a run.
+_OF_A_HOST = ("model_dir", "data_dir", "annotations", "images", "cache")
 
 
 def find_weights(model_dir: str | Path, weights: str | Path | None = None) -> Path:
@@ -163,6 +165,13 @@ def check_unchanged(config: Config, model_dir: Path) -> None:
             f"{text}; give those it began with, another --model_dir, or --allow_config_change"
         )
     warnings.warn(text, stacklevel=3)
+
+
+def of_all_hosts(config: Config, step: int) -> dict[str, str]:
+    """What the hosts of a run have to agree about: its options, and the step they go on from."""
+    names = [field.name for field in dataclasses.fields(config) if field.name not in _OF_A_HOST]
+    options = {f"--{name}": flag_value(getattr(config, name)) for name in names}
+    return {"--model_dir: step of the newest checkpoint": str(step), **options}
 
 
 def _harmless(config: Config) -> tuple[str, ...]:

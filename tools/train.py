@@ -9,6 +9,7 @@ detections.png. The same command again resumes from the newest checkpoint. SIGIN
 SIGTERM stops the run after the step at hand, with a checkpoint; a second one ends it at once.
 """
 
+import functools
 import re
 import sys
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from typing import Any
 
 from fcos_tf.config import Config
 from fcos_tf.tools import command_line, run_files
+
+_tell = functools.partial(print, flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,7 +35,7 @@ def _train(config: Config, flags) -> None:
     from fcos_tf.training.strategy import make_strategy, share_of
 
     # Before anything else of TensorFlow runs, as several hosts need it.
-    strategy = make_strategy(config.strategy, tpu=config.tpu)
+    strategy = make_strategy(config.strategy, tpu=config.tpu, report=_tell)
     is_chief = share_of(strategy).is_chief
     try:
         metrics = train(config, strategy=strategy)
@@ -49,7 +52,7 @@ def _train(config: Config, flags) -> None:
 
 
 def train(
-    config: Config, report: Callable[[str], None] = print, *, strategy: Any = None
+    config: Config, report: Callable[[str], None] = _tell, *, strategy: Any = None
 ) -> dict[str, float]:
     """Trains, or goes on training, in `config.model_dir`, and evaluates at the end.
 
@@ -83,20 +86,26 @@ def train(
     if not config.model_dir:
         raise ValueError("--model_dir: expected a folder for the files of the run, got none")
     model_dir = Path(config.model_dir)
-    strategy = strategy or strategies.make_strategy(config.strategy, tpu=config.tpu)
+    strategy = strategy or strategies.make_strategy(config.strategy, tpu=config.tpu, report=report)
     build.check_devices(config, strategy)
     share = strategies.share_of(strategy)
     tell = report if share.is_chief else lambda line: None
     keras.utils.set_random_seed(config.seed)
     checkpoint = checkpoints.latest(model_dir)
     start_step = checkpoints.step_of(checkpoint) if checkpoint else 0
-    strategies.check_same("--model_dir: step of the newest checkpoint", start_step, strategy)
+    strategies.check_same(run_files.of_all_hosts(config, start_step), strategy)
     if checkpoint:
         run_files.check_unchanged(config, model_dir)
 
     train_data = build.load_train_data(config, start_step=start_step, share=share)
     val_data = build.load_val_data(config, train_data.class_names, share=share)
     run_files.check_readable(val_data)
+    counts = {
+        "images to train on": train_data.num_images,
+        "images to evaluate on": val_data.num_images,
+        "classes": ", ".join(train_data.class_names),
+    }
+    strategies.check_same(counts, strategy)
     total_steps = build.count_steps(config, train_data.num_images)
     finished = start_step >= total_steps
     if finished:

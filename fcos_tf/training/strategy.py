@@ -4,9 +4,15 @@ A replica is a copy of the model on one device, a host a process of the run with
 several hosts, number 0 is the chief: it alone writes files and prints.
 """
 
+import contextlib
+import signal
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from fcos_tf.models.tensorflow_steps import has_hosts
@@ -38,7 +44,11 @@ ALONE = Share()
 
 
 def make_strategy(
-    name: str = "auto", *, tpu: str = "", one_host: bool = False
+    name: str = "auto",
+    *,
+    tpu: str = "",
+    one_host: bool = False,
+    report: Callable[[str], None] = lambda line: None,
 ) -> tf.distribute.Strategy:
     """Makes the strategy; build and compile the model inside its `scope()`.
 
@@ -55,6 +65,7 @@ def make_strategy(
         tpu: Name of the TPU, or "local" for that of this machine; with "tpu" only.
         one_host: Do without other hosts: "multi_worker" is then "auto" among the devices of this
             one.
+        report: Takes a line that says which hosts are waited for.
 
     Returns:
         The strategy. Its `num_replicas_in_sync` is the number of devices that share a batch.
@@ -85,8 +96,10 @@ def make_strategy(
             f"--strategy=multi_worker: expected the environment variable {VARIABLE}, got none"
         )
     if cluster is not None and (name == "multi_worker" or len(cluster.addresses) > 1):
+        report(f"waiting until all hosts are there: {', '.join(cluster.addresses)}")
         try:
-            return tf.distribute.MultiWorkerMirroredStrategy()
+            with _ended_by_sigint():
+                return tf.distribute.MultiWorkerMirroredStrategy()
         except tf.errors.UnknownError as error:
             address = cluster.addresses[cluster.host]
             raise OSError(
@@ -121,25 +134,33 @@ def agree(flag: bool, strategy: tf.distribute.Strategy) -> bool:
     return bool(strategy.reduce("SUM", tf.constant(float(flag)), axis=None) > 0)
 
 
-def check_same(what: str, value: int, strategy: tf.distribute.Strategy) -> None:
-    """Checks that all hosts have the same number; to be called by all of them, as `agree` is.
+def check_same(values: Mapping[str, Any], strategy: tf.distribute.Strategy) -> None:
+    """Checks that all hosts have the same values; to be called by all of them, as `agree` is.
 
     Args:
-        what: What the number is, for the error.
-        value: Of this process.
+        values: What it is -> what this process has; what is the same has the same `str`.
         strategy: Of the run.
 
     Raises:
-        ValueError: On every host, if the numbers differ.
+        ValueError: On every host, with its own value, if that of any host is another.
     """
     if not has_hosts(strategy):
         return
     share = share_of(strategy)
-    mine = tf.one_hot(share.host, share.num_hosts, on_value=value, off_value=0, dtype=tf.int64)
-    values = strategy.reduce("SUM", mine, axis=None).numpy().tolist()
-    if len(set(values)) > 1:
+    numbers = [zlib.crc32(str(value).encode()) for value in values.values()]
+    mine = np.zeros([share.num_hosts, len(numbers)], np.int64)
+    mine[share.host] = numbers
+    everywhere = strategy.reduce("SUM", tf.constant(mine), axis=None).numpy()
+    same = (everywhere == everywhere[0]).all(axis=0)
+    differ = [
+        f"{name} (here {value})"
+        for (name, value), is_same in zip(values.items(), same, strict=True)
+        if not is_same
+    ]
+    if differ:
         raise ValueError(
-            f"{what}: expected the same on all hosts, got {', '.join(map(str, values))}"
+            f"expected the same on all hosts of {VARIABLE}, got other values on this one, "
+            f"{share.host}, than elsewhere: {', '.join(differ)}"
         )
 
 
@@ -180,6 +201,19 @@ def describe_devices(strategy: tf.distribute.Strategy) -> str:
     hosts = share_of(strategy).num_hosts
     where = f" on {hosts} hosts" if hosts > 1 else ""
     return f"{replicas} {kind}{'' if replicas == 1 else 's'}{where}"
+
+
+@contextlib.contextmanager
+def _ended_by_sigint() -> Iterator[None]:
+    """SIGINT ends the process here; Python would hear of it only when the last host is there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:

@@ -84,7 +84,8 @@ def test_a_host_that_dies_ends_the_others_and_all_resume(victim, tmp_path):
     train_tool.train(parse(define_flags({}), ["", *FLAGS, f"--model_dir={straight}"]), lambda _: 0)
     told = [finish(process) for process in again.values()]
     assert "resuming at step " in told[0] and "2 CPUs on 2 hosts" in told[0]
-    assert told[1] == ""
+    (line,) = told[1].splitlines()
+    assert line.startswith("waiting until all hosts are there: localhost:")
     for ours, original in zip(records(folder), records(straight), strict=True):
         assert ours == pytest.approx(original, rel=1e-5, abs=1e-7)
     weights = [
@@ -93,6 +94,30 @@ def test_a_host_that_dies_ends_the_others_and_all_resume(victim, tmp_path):
     ]
     for a, b in zip(*weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def test_waiting_for_a_host_can_be_interrupted(tmp_path):
+    started = start_hosts({0: ("tools/train.py", f"--model_dir={tmp_path}"), 1: ("-c", "")})
+    first = started[0]
+    line = first.stdout.readline()
+    assert line.startswith("waiting until all hosts are there: localhost:")
+    time.sleep(2)  # it is in TensorFlow by then
+    first.send_signal(signal.SIGINT)
+    assert first.wait(timeout=30) == -signal.SIGINT
+    started[1].wait(timeout=30)
+
+
+def test_hosts_with_other_flags_are_refused(tmp_path):
+    flags = ("tools/train.py", *FLAGS, f"--model_dir={tmp_path}")
+    hosts = start_hosts({0: flags, 1: (*flags, "--learning_rate=0.5", "--cache")})
+    for host, value in ((0, "0.01"), (1, "0.5")):
+        _, errors = hosts[host].communicate(timeout=120)
+        assert hosts[host].returncode == 1
+        assert errors == (
+            "train.py: error: expected the same on all hosts of TF_CONFIG, got other values on "
+            f"this one, {host}, than elsewhere: --learning_rate (here {value})\n"
+        )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -39,8 +39,11 @@ CLUSTER = '{"cluster": {"worker": [%s]}, "task": {"type": "worker", "index": 0}}
 def test_several_hosts_in_tf_config_are_several_workers(monkeypatch, name, addresses, hosts):
     monkeypatch.setenv("TF_CONFIG", CLUSTER % addresses if addresses else "")
     monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda: "hosts")
+    told = []
     if hosts is True or (hosts and name == "multi_worker"):
-        assert make_strategy(name) == "hosts"
+        assert make_strategy(name, report=told.append) == "hosts"
+        (line,) = told
+        assert line.startswith("waiting until all hosts are there: a:1")
     elif name == "auto":
         assert make_strategy(name) is tf.distribute.get_strategy()
     else:
@@ -112,7 +115,7 @@ def test_alone_there_is_nothing_to_share_or_to_agree_about():
     assert share_of(strategy) == ALONE == Share(1, 0) and ALONE.is_chief
     assert not Share(2, 1).is_chief
     assert agree(True, strategy) and not agree(False, strategy)
-    check_same("step", 3, strategy)
+    check_same({"step": 3}, strategy)
     data = tf.data.Dataset.range(3)
     assert distribute(data, strategy, batch_size=1) is data
 
