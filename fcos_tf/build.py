@@ -15,6 +15,7 @@ import tensorflow as tf
 from fcos_tf import data, evaluation
 from fcos_tf.config import AUTO, Config, flag_value
 from fcos_tf.models.fcos import FCOS
+from fcos_tf.models.tensorflow_steps import learning_norms
 from fcos_tf.models.weights import load_detector
 from fcos_tf.training import callbacks, non_finite, optimizers, schedules
 from fcos_tf.training.input_clock import InputClock
@@ -70,13 +71,18 @@ def check_devices(config: Config, strategy: tf.distribute.Strategy) -> None:
     """Checks what the devices ask of the options.
 
     Raises:
-        ValueError: A batch that cannot be divided, or images whose sizes are known too late.
+        ValueError: A batch that cannot be divided so, or images whose sizes are known too late.
     """
     replicas = strategy.num_replicas_in_sync
     if config.batch_size % replicas:
         raise ValueError(
             f"--batch_size: expected a multiple of {replicas}, the number of devices of "
             f"--strategy={config.strategy}, got {config.batch_size}"
+        )
+    if config.batch_size // replicas % config.accumulation_steps:
+        raise ValueError(
+            f"--accumulation_steps: expected a divisor of {config.batch_size // replicas}, the "
+            f"images of a step on a device, got {config.accumulation_steps}"
         )
     if "," not in config.image_size:
         return
@@ -222,15 +228,13 @@ def compile_model(config: Config, model: keras.Model, total_steps: int) -> None:
             "--jit_compile: expected auto or false with several devices, or --strategy=one_device; "
             "got true"
         )
-    if not one_replica:
-        _warn_of_lonely_norms(model)
+    _warn_of_lonely_norms(model, one_replica=one_replica, parts=config.accumulation_steps)
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
     pays = has_gpu and one_replica and "," not in config.image_size
     jit = {"true": True, "false": False, AUTO: pays}[config.jit_compile]
     optimizer = make_optimizer(config, total_steps)
     if config.max_bad_steps and config.precision != "mixed_float16":
-        # It leaves out what is not finite; Keras has one for float16 anyway. Scaling by powers of
-        # two changes no number.
+        # It leaves out what is not finite; Keras has one for float16 anyway.
         optimizer = keras.optimizers.LossScaleOptimizer(
             optimizer, initial_scale=1.0, dynamic_growth_steps=2**31 - 1
         )
@@ -238,13 +242,19 @@ def compile_model(config: Config, model: keras.Model, total_steps: int) -> None:
     model.accumulation_steps = config.accumulation_steps
 
 
-def _warn_of_lonely_norms(model: keras.Model) -> None:
-    """Says where devices that share a batch do not share its statistics."""
-    norms = (x for x in model._flatten_layers() if isinstance(x, keras.layers.BatchNormalization))
-    if any(norm.trainable and not norm.synchronized for norm in norms):
+def _warn_of_lonely_norms(model: keras.Model, *, one_replica: bool, parts: int) -> None:
+    """Says where batch norms do not see all images of a step at once."""
+    norms = learning_norms(model)
+    if not one_replica and not all(norm.synchronized for norm in norms):
         warnings.warn(
             "batch norms of the backbone see the images of their own device only; "
             "--backbone_norm=sync adds up what all devices see",
+            stacklevel=3,
+        )
+    if parts > 1 and norms:
+        warnings.warn(
+            f"batch norms of the backbone see one of the {parts} parts of --accumulation_steps at "
+            "a time, and learn other than from the whole batch; --backbone_norm=frozen does not",
             stacklevel=3,
         )
 
@@ -287,11 +297,12 @@ def make_callbacks(
     # Hosts evaluate together: none can break off alone.
     interrupt = stop.raise_if_received if stop and share.num_hosts == 1 else None
     guard = non_finite.NonFiniteGuard(
-        config.model_dir if share.is_chief else None,
+        config.model_dir,
         every=config.log_every,
         make_batch=lambda step: next(iter(load_train_data(config, start_step=step, share=share))),
         allowed=config.max_bad_steps,
         first_step=first_step,
+        host=share.host if share.num_hosts > 1 else None,
     )
     made = [
         # First: the time that the others take at the end of an epoch is not the training's.

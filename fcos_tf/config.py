@@ -240,7 +240,7 @@ class Config:
     accumulation_steps: int = _option(
         1, "Training",
         "In how many parts each device's share of a batch goes through the network: less memory, "
-        "the same step.",
+        "the same step (but for batch norms that learn, which see a part at a time).",
         least=1,
     )  # fmt: skip
     optimizer: str = _option("sgd", "Training", "The optimizer.", choices=("sgd", "adamw"))
@@ -293,7 +293,8 @@ class Config:
     )  # fmt: skip
     max_bad_steps: int = _option(
         0, "Training",
-        "Leave out up to so many steps whose loss or gradient is not finite; one more stops.",
+        "Leave out up to so many steps whose loss or gradient is not finite, counted from each "
+        "start of the tool; one more stops.",
         least=0,
     )  # fmt: skip
     strategy: str = _option(

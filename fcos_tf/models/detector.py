@@ -19,6 +19,10 @@ else:
 
         step_names = ()
 
+        def count_shares(self, totals=None):
+            """All of a batch is in one loss."""
+            return 1
+
     def sum_over_replicas(value):
         """Other backends see the whole batch as one."""
         return value
@@ -142,7 +146,8 @@ class Detector(TensorFlowSteps, keras.Model):
         parts = self.compute_losses(predictions, targets, spatial_size(inputs["images"]), totals)
         loss = sum(parts[name] for name in self.loss_names)
         if self.losses:
-            loss = loss + sum(ops.cast(ops.sum(extra), "float32") for extra in self.losses)
+            extra = sum(ops.cast(ops.sum(extra), "float32") for extra in self.losses)
+            loss = loss + extra / self.count_shares(totals)
         return loss, parts
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

@@ -17,16 +17,35 @@ class TensorFlowSteps:
     accumulation_steps = 1
 
     def train_step(self, data):
-        """One optimizer step on a batch `(images, targets)`; returns the running means."""
+        """One optimizer step on a batch `(images, targets)`; returns the running means.
+
+        An optimizer with a loss scale leaves out steps whose gradient is not finite; what batch
+        norms have seen in them is then forgotten, too.
+        """
         inputs, targets = unpack(data)
+        leaves_out = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        norms = learning_norms(self) if leaves_out else []
+        statistics = [weight for norm in norms for weight in norm.non_trainable_weights]
+        before = [tf.convert_to_tensor(weight) for weight in statistics]
         if self.accumulation_steps == 1:
             loss, parts, gradients = self._gradients(inputs, targets)
         else:
             loss, parts, gradients = self._accumulated_gradients(inputs, targets)
         gradients = sum_over_replicas(gradients)
-        norm = tf.linalg.global_norm(gradients) / self.optimizer.scale_loss(1.0)
+        scale = self.optimizer.scale_loss(1.0)
+        norm = tf.linalg.global_norm(gradients) / scale
         self._apply_sums(gradients)
-        return self._track(loss, parts, gradient_norm=norm)
+        values = self._sum_losses(loss, parts)
+        fault = not_finite = tf.logical_not(_all_finite([*values.values(), norm]))
+        if self.dtype_policy.name == "mixed_float16":
+            # A gradient too large makes the loss scale smaller, and is no fault as long as it can.
+            fault = tf.logical_and(
+                not_finite, tf.logical_or(scale <= 1, ~_all_finite(values.values()))
+            )
+        self.step_faults.count(~fault)
+        for weight, value in zip(statistics, before, strict=True):
+            weight.assign(tf.where(not_finite, value, weight))
+        return self._track({**values, "gradient_norm": norm}, counts=~not_finite)
 
     def _gradients(self, inputs, targets, totals=None):
         """Loss, its named parts, and the gradients of the loss as the optimizer scales it."""
@@ -36,6 +55,11 @@ class TensorFlowSteps:
             scaled_loss = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
         return loss, parts, tape.gradient(scaled_loss, weights, unconnected_gradients="zero")
+
+    def count_shares(self, totals=None) -> int:
+        """How many sums of losses make up the loss of a batch: one a replica, and a part of it."""
+        parts = 1 if totals is None else self.accumulation_steps
+        return parts * tf.distribute.get_strategy().num_replicas_in_sync
 
     def _accumulated_gradients(self, inputs, targets):
         """The same of a batch in parts, whose losses are divided by what the whole batch has."""
@@ -80,33 +104,38 @@ class TensorFlowSteps:
         inputs, targets = unpack(data)
         predictions = self(inputs, training=False)
         loss, parts = self.compute_loss_parts(inputs, targets, predictions)
-        return self._track(loss, parts)
+        return self._track(self._sum_losses(loss, parts))
 
     def predict_step(self, data):
         """Detections of a batch of images, of `(images, targets)` or of a dict of inputs."""
         inputs, _ = unpack(data)
         return self.detect(inputs, jit_compile=bool(self.jit_compile))
 
-    def _track(self, loss, parts, **of_step):
-        # The same sums on every replica, so that any of them can speak for all. The counts, the
-        # normalisers and what is of the step are global already.
+    def _sum_losses(self, loss, parts):
+        """The losses of all replicas, by name, the same on each, so that any can speak for all."""
+        # Counts and normalisers are those of all replicas already.
         names = ("loss", *self.loss_names)
         sums = sum_over_replicas([loss, *(parts[name] for name in self.loss_names)])
-        values = {**parts, **dict(zip(names, sums, strict=True)), **of_step}
-        # Of a step whose numbers are not finite the means know nothing.
-        finite = _all_finite(values)
+        return {**parts, **dict(zip(names, sums, strict=True))}
+
+    def _track(self, values, counts=True):
+        """Adds a step to the running means, if it counts, and returns them."""
+        counts = tf.convert_to_tensor(counts)
         for name, value in values.items():
             tracker = self._loss_tracker if name == "loss" else self.loss_trackers[name]
-            tracker.update_state(tf.where(finite, value, 0.0), tf.cast(finite, "float32"))
+            tracker.update_state(tf.where(counts, value, 0.0), tf.cast(counts, "float32"))
         results = self.get_metrics_result()
-        if not of_step:
-            results = {name: x for name, x in results.items() if name not in self.step_names}
-        elif self.dtype_policy.name == "mixed_float16":
-            # A gradient too large makes the loss scale smaller, and is no fault.
-            self.step_faults.count(_all_finite({name: values[name] for name in names}))
-        else:
-            self.step_faults.count(finite)
-        return results
+        return {name: results[name] for name in values}
+
+    def get_metrics_result(self):
+        """The running means by name; NaN where no step has counted."""
+        means = {
+            tracker.name: tracker for tracker in (self._loss_tracker, *self.loss_trackers.values())
+        }
+        return {
+            name: tf.where(means[name].count > 0, value, float("nan")) if name in means else value
+            for name, value in super().get_metrics_result().items()
+        }
 
     def _make_function(self, step_function):
         """Keras' function of an iterator that does a step; with several hosts in another way.
@@ -142,7 +171,7 @@ class TensorFlowSteps:
 
 
 def _all_finite(values):
-    return tf.reduce_all([tf.math.is_finite(value) for value in values.values()])
+    return tf.reduce_all([tf.math.is_finite(value) for value in values])
 
 
 def _cut(x, parts: int):
@@ -156,13 +185,15 @@ def _cut(x, parts: int):
     return tf.reshape(x, [parts, sides[0] // parts, *sides[1:]])
 
 
+def learning_norms(model) -> list[keras.layers.BatchNormalization]:
+    """The batch norms of a model that use and keep statistics of what they are trained on."""
+    norms = (x for x in model._flatten_layers() if isinstance(x, keras.layers.BatchNormalization))
+    return [norm for norm in norms if norm.trainable]
+
+
 def _need_fixed_norms(model) -> None:
     """Refuses batch norms that learn, where they cannot: in a loop on several replicas."""
-    learns = any(
-        isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-        for layer in model._flatten_layers()
-    )
-    if learns and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+    if learning_norms(model) and tf.distribute.get_strategy().num_replicas_in_sync > 1:
         raise ValueError(
             "accumulation_steps: expected 1 with several devices and batch norms that learn; "
             f"got {model.accumulation_steps} (backbone_norm='frozen' would do)"
@@ -170,9 +201,11 @@ def _need_fixed_norms(model) -> None:
 
 
 def has_hosts(strategy) -> bool:
-    """Whether the replicas of a strategy are those of the hosts in `TF_CONFIG`."""
-    multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    return multi_worker and bool(strategy.cluster_resolver.cluster_spec())
+    """Whether the replicas of a strategy are those of several hosts in `TF_CONFIG`."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return False
+    jobs = strategy.cluster_resolver.cluster_spec().as_dict().values()
+    return sum(map(len, jobs)) > 1
 
 
 def sum_over_replicas(value):

@@ -8,6 +8,7 @@ pictures, too, has `write_pictures(step, kind, pictures)`.
 import datetime
 import io
 import json
+import math
 import os
 import socket
 import sys
@@ -29,6 +30,8 @@ _LEVEL_COUNTS = "num_positives_"
 class JsonLinesWriter:
     """One JSON object per line: {"step": 20, "kind": "train", "loss": 1.25, ...}.
 
+    What is no finite number is null.
+
     Args:
         path: The file; its folder must exist.
         first_step: Updates done before this run goes on. Lines of later steps, which a run that
@@ -48,8 +51,11 @@ class JsonLinesWriter:
         Raises:
             OSError: It cannot be written, such as on a full disk.
         """
-        record = {"step": step, "kind": kind, **{name: float(v) for name, v in values.items()}}
-        self._file.write(json.dumps(record).encode() + b"\n")
+        numbers = {name: float(value) for name, value in values.items()}
+        # JSON has no NaN.
+        numbers = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
+        record = {"step": step, "kind": kind, **numbers}
+        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
         self._file.sync()
 
     def close(self) -> None:

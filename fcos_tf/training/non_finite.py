@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from fcos_tf.training import checkpoints
@@ -22,6 +23,8 @@ class NonFiniteGuard(StepCallback):
 
     Args:
         model_dir: The run's folder, where the batch is written to; None: it is not.
+        host: Which of several hosts this is, of whose part of the batch alone it speaks; None: of
+            one.
         every: Steps between two looks, >= 1; the end of an epoch has one always.
         make_batch: Number of updates done -> the next batch `(images, targets)`, the same as in
             training.
@@ -37,12 +40,14 @@ class NonFiniteGuard(StepCallback):
         make_batch: Callable[[int], tuple[Any, dict]],
         allowed: int = 0,
         first_step: int = 0,
+        host: int | None = None,
     ):
         super().__init__(first_step)
         self.model_dir = model_dir
         self.every = every
         self.make_batch = make_batch
         self.allowed = allowed
+        self.host = host
         self.faults = 0
         self._looked_at = first_step
 
@@ -77,6 +82,7 @@ class NonFiniteGuard(StepCallback):
                 f"{where}. It was left out{more}: {self.faults} of at most {self.allowed}",
                 stacklevel=2,
             )
+            _restore_scale(self.model.optimizer)
         self.model.step_faults.reset()
         self._looked_at = step
 
@@ -85,10 +91,13 @@ class NonFiniteGuard(StepCallback):
         images, targets = self.make_batch(step - 1)
         arrays = {name: np.asarray(value) for name, value in targets.items()}
         ids = ", ".join(map(str, arrays["image_ids"].tolist())) if "image_ids" in arrays else "?"
-        text = f"the loss or its gradient is not finite at step {step} (image ids {ids})"
+        where, name = "", f"bad_batch_step_{step:08d}"
+        if self.host is not None:
+            where, name = f" on host {self.host}", f"{name}_host_{self.host}"
+        text = f"the loss or its gradient is not finite at step {step} (image ids {ids}{where})"
         if self.model_dir is None:
             return text
-        path = Path(self.model_dir) / f"bad_batch_step_{step:08d}.npz"
+        path = Path(self.model_dir) / f"{name}.npz"
         with replacing(path) as temporary:
             np.savez_compressed(temporary, images=np.asarray(images), **arrays)
         return f"{text}; its batch is in {path}"
@@ -100,3 +109,9 @@ class NonFiniteGuard(StepCallback):
             f"{before}A lower --learning_rate, a longer --warmup_steps or --clip_norm helps where "
             f"gradients grow; --max_bad_steps above {self.allowed} leaves such steps out"
         )
+
+
+def _restore_scale(optimizer) -> None:
+    """Steps left out have halved the loss scale; one that serves nothing else is 1 again."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and optimizer.initial_scale == 1:
+        optimizer.dynamic_scale.assign(1.0)

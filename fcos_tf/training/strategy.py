@@ -58,7 +58,8 @@ def make_strategy(
     Args:
         name: "one_device": the default strategy, which places a model on one GPU or on the CPU;
             "mirrored": every visible GPU holds a copy and takes its share of each batch;
-            "multi_worker": the GPUs of all hosts in the environment variable `TF_CONFIG`;
+            "multi_worker": the GPUs of all hosts in the environment variable `TF_CONFIG`; if that
+            is one host, "auto" among its devices;
             "tpu": all cores of a TPU;
             "auto": multi_worker where `TF_CONFIG` names several hosts, mirrored where there are
             several GPUs, else one device.
@@ -95,7 +96,7 @@ def make_strategy(
         raise ValueError(
             f"--strategy=multi_worker: expected the environment variable {VARIABLE}, got none"
         )
-    if cluster is not None and (name == "multi_worker" or len(cluster.addresses) > 1):
+    if cluster is not None and len(cluster.addresses) > 1:
         report(f"waiting until all hosts are there: {', '.join(cluster.addresses)}")
         try:
             with _ended_by_sigint():
@@ -106,7 +107,7 @@ def make_strategy(
                 f"{VARIABLE}: expected {address} to be free for this process, got: {error.message}"
             ) from error
     several = len(tf.config.list_physical_devices("GPU")) > 1
-    if name == "mirrored" or (name == "auto" and several):
+    if name == "mirrored" or (name in ("auto", "multi_worker") and several):
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
 

@@ -57,7 +57,11 @@ def read_curves(run: str | Path) -> Curves:
         try:
             record = json.loads(line)
             step, kind = int(record.pop("step")), str(record.pop("kind"))
-            values = {f"{kind}/{name}": float(value) for name, value in record.items()}
+            values = {
+                f"{kind}/{name}": float(value)
+                for name, value in record.items()
+                if value is not None
+            }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if not line.endswith("\n"):
                 break

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import fcos_tf
 from fcos_tf import build
@@ -53,7 +54,7 @@ def test_a_scale_too_large_is_halved_until_it_fits_and_is_no_fault():
     batch = scene(batch=2, size=(64, 64))
     logs = fit(model, batch, steps=2)
     assert float(model.optimizer.dynamic_scale) == 2.0**38
-    assert logs["gradient_norm"] == [0]  # the mean of no step
+    assert np.isnan(logs["gradient_norm"])  # the mean of no step
     assert moved(model, before) == 0
     fit(model, batch, steps=38)
     skipped = 40 - np.log2(float(model.optimizer.dynamic_scale))
@@ -63,3 +64,18 @@ def test_a_scale_too_large_is_halved_until_it_fits_and_is_no_fault():
     fit(exact, batch, steps=int(40 - skipped))
     now = [np.array(w) for w in exact.trainable_weights]
     assert moved(model, now) < 0.01 * moved(exact, before)
+
+
+def test_a_gradient_that_no_scale_makes_finite_is_a_fault(monkeypatch):
+    model = compiled("mixed_float16", initial_scale=4.0)
+    compute = model.compute_loss_parts
+
+    def with_a_root_at_zero(*arguments):
+        loss, parts = compute(*arguments)
+        return loss + tf.sqrt(0.0 * tf.reduce_sum(model.trainable_weights[0])), parts
+
+    monkeypatch.setattr(model, "compute_loss_parts", with_a_root_at_zero)
+    logs = fit(model, scene(batch=2, size=(64, 64)), steps=5)
+    # The first two halve the scale, which is then 1.
+    assert model.step_faults.read() == (3, 3)
+    assert np.isnan(logs["loss"])

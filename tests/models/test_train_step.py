@@ -11,10 +11,10 @@ from fcos_tf.training.optimizers import SGD
 from tests.models.test_fcos import scene
 
 
-def small(parts=1, **options):
+def small(parts=1, norm="frozen", **options):
     keras.utils.set_random_seed(0)
     model = fcos_tf.FCOS(
-        3, backbone="simple_cnn", backbone_norm="frozen", fpn_levels=3, fpn_channels=32,
+        3, backbone="simple_cnn", backbone_norm=norm, fpn_levels=3, fpn_channels=32,
         head_convs=0,
     )  # fmt: skip
     model.compile(optimizer=SGD(0.01, momentum=0.9, global_clipnorm=1.0), **options)
@@ -112,8 +112,9 @@ def test_steps_that_are_not_finite_are_counted_and_in_no_mean(value):
     assert np.isnan(model.head.ltrb.kernel).any()
 
 
-def test_a_loss_scale_leaves_such_steps_out():
-    model = small()
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+def test_a_loss_scale_leaves_such_steps_out(norm):
+    model = small(norm=norm)
     scaled = keras.optimizers.LossScaleOptimizer(SGD(0.01), initial_scale=1.0)
     model.compile(optimizer=scaled, jit_compile=False)
     before = [np.array(w) for w in model.weights]
@@ -124,6 +125,28 @@ def test_a_loss_scale_leaves_such_steps_out():
     fit(model, scene(batch=2, size=(64, 64)), steps=1)
     assert model.step_faults.read() == (1, 1)
     assert not np.array_equal(model.head.ltrb.kernel, before[-1])
+    assert all(np.isfinite(w).all() for w in model.weights)
+
+
+def test_means_of_nothing_are_no_numbers():
+    model, (images, targets) = small(), with_a_hole(np.nan)
+    logs = fit(model, (images, targets), steps=2)
+    assert np.isnan(logs["loss"]) and np.isnan(logs["num_positives"])
+    for weight in model.trainable_weights:
+        weight.assign(weight * np.nan)
+    evaluated = model.evaluate(*scene(batch=2, size=(64, 64)), return_dict=True, verbose=0)
+    assert np.isnan([evaluated["loss"], evaluated["classification_loss"]]).all()
+
+
+def test_parts_add_the_loss_of_weights_once():
+    batch = scene(batch=2, size=(64, 64))
+    losses = []
+    for parts in (1, 2):
+        model = small(parts)
+        model.head.ltrb.kernel.regularizer = keras.regularizers.L2(1000.0)
+        losses.append(fit(model, batch, steps=1)["loss"][0])
+    assert losses[0] > fit(small(), batch, steps=1)["loss"][0] + 1
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
 
 
 def test_first_and_number_of_faults():

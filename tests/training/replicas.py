@@ -3,9 +3,9 @@
     python -m tests.training.replicas STRATEGY NORM STEPS RESULT.npz
 
 STRATEGY is that of make_strategy, "mirrored" meaning two CPUs; with multi_worker the hosts are
-those of TF_CONFIG. With NORM "frozen" gradients come in two parts, and weights are averaged. RESULT
-gets an array for each log, [STEPS], for each weight and its average, and what the model detects on
-11 images.
+those of TF_CONFIG, "multi_worker_of_two" meaning two CPUs on each. With NORM "frozen" gradients
+come in two parts, and weights are averaged. RESULT gets an array for each log, [STEPS], for each
+weight and its average, and what the model detects on 11 images.
 """
 
 import sys
@@ -13,6 +13,7 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 
 from fcos_tf import FCOS
 from fcos_tf.evaluation import run_detector
@@ -93,11 +94,18 @@ def train_and_detect(strategy, norm, steps):
 
 
 def main(strategy, norm, steps, result):
-    if strategy == "mirrored":
+    if strategy in ("mirrored", "multi_worker_of_two"):
         cpus = tf.config.list_physical_devices("CPU")
         two = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(cpus[0], two)
+    if strategy == "mirrored":
         made = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    elif strategy == "multi_worker_of_two":
+        # TensorFlow takes all GPUs of a host, but one CPU only.
+        CollectiveAllReduceExtended._initialize_local_devices = lambda self, resolver, worker: (
+            tuple(f"{worker}/device:CPU:{i}" for i in range(2)), "CPU",
+        )  # fmt: skip
+        made = make_strategy("multi_worker")
     else:
         made = make_strategy(strategy)
     np.savez(result, **train_and_detect(made, norm, int(steps)))

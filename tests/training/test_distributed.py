@@ -26,6 +26,17 @@ def test_replicas_and_hosts_train_and_detect_like_one(norm, tmp_path):
         "mirrored": start(arguments("mirrored", "mirrored")),
         **start_hosts({name: arguments("multi_worker", name) for name in ("host 0", "host 1")}),
     }
+    check_equal_to_one(others, norm, steps, tmp_path)
+
+
+@pytest.mark.slow
+def test_hosts_of_two_devices_train_and_detect_like_one(tmp_path):
+    arguments = "-m", "tests.training.replicas", "multi_worker_of_two", "sync", 20
+    hosts = {name: (*arguments, tmp_path / f"{name}.npz") for name in ("host 0", "host 1")}
+    check_equal_to_one(start_hosts(hosts), "sync", 20, tmp_path)
+
+
+def check_equal_to_one(others, norm, steps, tmp_path):
     one = train_and_detect(make_strategy("one_device"), norm, steps)
     assert one["loss"].shape == (steps,) and one["loss"][-1] < one["loss"][0]
     # Every batch has positives, those of even steps on the first replica only.

@@ -1,5 +1,6 @@
 """A training whose loss stops being finite: what is said, kept, and left out."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +8,8 @@ import tensorflow as tf
 from fcos_tf import build
 from fcos_tf.config import Config
 from fcos_tf.tools import train as train_tool
+from fcos_tf.training.non_finite import NonFiniteGuard
+from fcos_tf.training.optimizers import SGD
 
 BAD_STEP = 4
 
@@ -64,3 +67,31 @@ def test_it_goes_on_without_such_a_step_where_that_is_allowed(config, poisoned):
     with pytest.warns(UserWarning, match=r"at step 4 .*left out: 1 of at most 1"):
         metrics = train_tool.train(config, report=lambda line: None)
     assert metrics["step"] == 6 and np.isfinite(metrics["AP"])
+
+
+class Steps:
+    """A model of which one step in three was not finite."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        self.step_faults = self
+        optimizer.build([])
+        optimizer.dynamic_scale.assign(0.5)
+
+    def read(self):
+        return 1, 3
+
+    def reset(self):
+        pass
+
+
+@pytest.mark.parametrize(("initial_scale", "then"), [(1.0, 1.0), (8.0, 0.5)])
+def test_a_scale_that_serves_nothing_else_is_restored(tmp_path, initial_scale, then):
+    batch = np.zeros([1, 2, 2, 3]), {"image_ids": np.array([7])}
+    guard = NonFiniteGuard(tmp_path, every=3, make_batch=lambda step: batch, allowed=1, host=1)
+    scaled = keras.optimizers.LossScaleOptimizer(SGD(0.1), initial_scale=initial_scale)
+    guard.set_model(Steps(scaled))
+    with pytest.warns(UserWarning, match=r"step 3 \(image ids 7 on host 1\); its batch is in"):
+        guard.look(3)
+    assert float(scaled.dynamic_scale) == then
+    assert (tmp_path / "bad_batch_step_00000003_host_1.npz").is_file()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcos_tf.training.metric_writers import JsonLinesWriter
 from fcos_tf.visualization.curves import plot_curves, read_curves, save_curves
 
 
@@ -41,6 +42,18 @@ def test_numbers_are_drawn_over_their_steps(tmp_path):
         "AP": [[(40, 0.5)], [(40, 0.75)]],
         "time spent waiting for input": [[(40, 0.25)]],
     }
+
+
+def test_what_is_no_number_is_no_point(tmp_path):
+    writer = JsonLinesWriter(tmp_path / "metrics.jsonl")
+    writer.write(10, "train", {"loss": float("nan"), "learning_rate": 0.5})
+    writer.write(20, "train", {"loss": 2.0, "learning_rate": 0.5})
+    writer.close()
+    line = (tmp_path / "metrics.jsonl").read_text().splitlines()[0]
+    assert line == '{"step": 10, "kind": "train", "loss": null, "learning_rate": 0.5}'
+    curves = read_curves(tmp_path)
+    assert curves["train/loss"] == ([20], [2.0])
+    assert curves["train/learning_rate"] == ([10, 20], [0.5, 0.5])
 
 
 def test_runs_have_colours_of_their_own_and_need_not_have_the_same_numbers(tmp_path):
