@@ -187,6 +187,10 @@ class Devices:
     "options, message",
     [
         ({"batch_size": 6}, r"--batch_size: expected a multiple of 4, .*=mirrored, got 6"),
+        (
+            {"batch_size": 24, "accumulation_steps": 4},
+            "--accumulation_steps: expected a divisor of 6, the images of a step on a device, got 4",
+        ),
         ({"strategy": "tpu", "image_size": "800,1333"}, r"--image_size: .*=tpu, got 800,1333"),
         (
             {"strategy": "tpu", "image_size": "800,1333", "orientation_buckets": True},
@@ -198,6 +202,20 @@ def test_options_that_the_devices_do_not_take(options, message):
     config = Config(**{"strategy": "mirrored", "batch_size": 8, **options})
     with pytest.raises(ValueError, match=message):
         build.check_devices(config, Devices())
+
+
+@pytest.mark.parametrize(
+    ("norm", "parts", "warned"), [("batch", 2, 1), ("frozen", 2, 0), ("batch", 1, 0)]
+)
+def test_batch_norms_that_see_parts_of_a_batch_are_told(norm, parts, warned, recwarn):
+    config = Config(
+        backbone="simple_cnn", backbone_norm=norm, fpn_levels=3, fpn_channels=32, head_convs=0,
+        accumulation_steps=parts,
+    )  # fmt: skip
+    build.compile_model(config, build.make_model(config, ["a"]), total_steps=10)
+    texts = [str(each.message) for each in recwarn if "batch norms" in str(each.message)]
+    assert len(texts) == warned
+    assert all("one of the 2 parts of --accumulation_steps at a time" in text for text in texts)
 
 
 def test_options_that_several_hosts_do_not_take(monkeypatch):

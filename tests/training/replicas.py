@@ -4,8 +4,9 @@
 
 STRATEGY is that of make_strategy, "mirrored" meaning two CPUs; with multi_worker the hosts are
 those of TF_CONFIG, "multi_worker_of_two" meaning two CPUs on each. With NORM "frozen" gradients
-come in two parts, and weights are averaged. RESULT gets an array for each log, [STEPS], for each
-weight and its average, and what the model detects on 11 images.
+come in two parts, and weights are averaged; with "left_out" norms are synchronised, and an image
+of step 3 has a pixel that is no number, so that the step is left out. RESULT gets an array for each
+log, [STEPS], for each weight and its average, and what the model detects on 11 images.
 """
 
 import sys
@@ -40,9 +41,13 @@ def scene(step):
     }
 
 
-def batches_of(steps, share):
+def batches_of(steps, share, with_a_hole=False):
     """This host's part of the batches of `steps` steps."""
     images, targets = zip(*map(scene, range(steps)), strict=True)
+    images = np.stack(images)
+    if with_a_hole:
+        images = images.astype("float32")
+        images[3, 1, 5, 5, 0] = np.nan
     rows = slice(share.host * BATCH // share.num_hosts, (share.host + 1) * BATCH // share.num_hosts)
     image_ids = np.arange(steps * BATCH).reshape(steps, BATCH)
     targets = {
@@ -50,26 +55,31 @@ def batches_of(steps, share):
         "original_sizes": np.stack([t["image_sizes"] for t in targets]),
         "image_ids": np.where(image_ids < NUM_EVALUATED, image_ids, -1),
     }
-    mine = tf.nest.map_structure(lambda x: x[:, rows], (np.stack(images), targets))
+    mine = tf.nest.map_structure(lambda x: x[:, rows], (images, targets))
     return tf.data.Dataset.from_tensor_slices(mine)
 
 
 def train_and_detect(strategy, norm, steps):
     """Returns the logs of each step, the weights at the end and the detections."""
     share = share_of(strategy)
+    left_out = norm == "left_out"
     keras.utils.set_random_seed(0)
     with strategy.scope():
         model = FCOS(
-            3, backbone="simple_cnn", backbone_norm=norm, fpn_levels=3, fpn_channels=32,
-            head_convs=1, score_threshold=0.0, nms_threshold=1.0,
+            3, backbone="simple_cnn", backbone_norm="frozen" if norm == "frozen" else "sync",
+            fpn_levels=3, fpn_channels=32, head_convs=1, score_threshold=0.0, nms_threshold=1.0,
         )  # fmt: skip
         # The gradient is longer than 1: each replica's part, clipped by itself, would show.
-        if norm == "sync":
-            model.compile(SGD(0.01, momentum=0.9, weight_decay=1e-4, global_clipnorm=1.0))
-        else:
+        if norm == "frozen":
             model.compile(SGD(0.01, momentum=0.9, global_clipnorm=1.0, use_ema=True))
             model.accumulation_steps = 2
-    batches = distribute(batches_of(steps, share).repeat(), strategy, batch_size=BATCH)
+        else:
+            optimizer = SGD(0.01, momentum=0.9, weight_decay=1e-4, global_clipnorm=1.0)
+            if left_out:
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1.0)
+            model.compile(optimizer)
+    batches = batches_of(steps, share, left_out).repeat()
+    batches = distribute(batches, strategy, batch_size=BATCH)
     logs = model.fit(batches, epochs=steps, steps_per_epoch=1, verbose=0).history
     # Not by their paths: models are numbered in a process.
     weights = {f"weight {i} {v.name}": v.numpy() for i, v in enumerate(model.weights)}
