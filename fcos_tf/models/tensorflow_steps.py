@@ -23,10 +23,7 @@ class TensorFlowSteps:
         norms have seen in them is then forgotten, too.
         """
         inputs, targets = unpack(data)
-        leaves_out = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-        norms = learning_norms(self) if leaves_out else []
-        statistics = [weight for norm in norms for weight in norm.non_trainable_weights]
-        before = [tf.convert_to_tensor(weight) for weight in statistics]
+        statistics = self._statistics_to_restore()
         if self.accumulation_steps == 1:
             loss, parts, gradients = self._gradients(inputs, targets)
         else:
@@ -36,16 +33,21 @@ class TensorFlowSteps:
         norm = tf.linalg.global_norm(gradients) / scale
         self._apply_sums(gradients)
         values = self._sum_losses(loss, parts)
-        fault = not_finite = tf.logical_not(_all_finite([*values.values(), norm]))
-        if self.dtype_policy.name == "mixed_float16":
-            # A gradient too large makes the loss scale smaller, and is no fault as long as it can.
-            fault = tf.logical_and(
-                not_finite, tf.logical_or(scale <= 1, ~_all_finite(values.values()))
-            )
-        self.step_faults.count(~fault)
-        for weight, value in zip(statistics, before, strict=True):
-            weight.assign(tf.where(not_finite, value, weight))
-        return self._track({**values, "gradient_norm": norm}, counts=~not_finite)
+        losses_are_finite = _all_finite(values.values())
+        finite = losses_are_finite & tf.math.is_finite(norm)
+        for weight, before in statistics:
+            weight.assign(tf.where(finite, weight, before))
+        # A gradient too large for float16 makes the scale smaller, and is no fault while it can.
+        can_scale = tf.logical_and(self.dtype_policy.name == "mixed_float16", scale > 1)
+        self.step_faults.count(finite | (losses_are_finite & can_scale))
+        return self._track({**values, "gradient_norm": norm}, counts=finite)
+
+    def _statistics_to_restore(self):
+        """What batch norms keep, and its values, if the optimizer may leave the step out."""
+        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            return []
+        weights = (weight for norm in learning_norms(self) for weight in norm.non_trainable_weights)
+        return [(weight, tf.convert_to_tensor(weight)) for weight in weights]
 
     def _gradients(self, inputs, targets, totals=None):
         """Loss, its named parts, and the gradients of the loss as the optimizer scales it."""
