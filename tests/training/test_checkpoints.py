@@ -102,6 +102,56 @@ def test_a_damaged_file_is_named_and_the_one_before_it_used(tmp_path, damage, wo
         checkpoints.restore(model, bad)
 
 
+@pytest.fixture
+def small_file(tmp_path):
+    """A file with the members of a checkpoint, and where their contents are."""
+    path = tmp_path / "step_00000001.keras"
+    with zipfile.ZipFile(path, "w") as archive:  # not compressed, as Keras writes it
+        for name in checkpoints._MEMBERS:
+            archive.writestr(name, f"what {name} holds")
+    content = path.read_bytes()
+    inside = set()
+    for name in checkpoints._MEMBERS:
+        begin = content.index(b"what " + name.encode())
+        inside |= set(range(begin, begin + len(f"what {name} holds")))
+    return path, inside
+
+
+def members(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in checkpoints._MEMBERS}
+
+
+def test_every_flipped_bit_is_found_or_changes_nothing(small_file):
+    path, inside = small_file
+    content, before = path.read_bytes(), members(path)
+    assert len(content) - len(inside) == 3 * (30 + 46) + 22 + 2 * sum(map(len, before))
+    found = {True: 0, False: 0}
+    for place in range(len(content)):
+        for bit in range(8):
+            changed = bytearray(content)
+            changed[place] ^= 1 << bit
+            path.write_bytes(changed)
+            damage = checkpoints.find_damage(path)
+            if damage is None:  # such as the time at which a member was written
+                assert place not in inside and members(path) == before, (place, bit)
+            found[damage is None] += 1
+    assert min(found.values()) > 500
+
+
+@pytest.mark.parametrize(
+    "offset, value, words",
+    [(8, 1, "File 'model.weights.h5' is encrypted"), (10, 8, "Error -3 while decompressing")],
+)
+def test_headers_that_zipfile_trips_over_are_damage(small_file, offset, value, words):
+    # In a member's entry of the central directory: 8, the flags; 10, the kind of compression.
+    path, _ = small_file
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + offset] = value
+    path.write_bytes(content)
+    assert checkpoints.find_damage(path).startswith(f"not a whole zip file: {words}")
+
+
 def test_a_half_written_file_is_no_checkpoint_and_goes_away(tmp_path):
     model = make_model()
     path = checkpoints.save(model, tmp_path, 1)
