@@ -67,8 +67,8 @@ def train(
         The metrics of the last evaluation, and `step`.
 
     Raises:
-        ValueError: Options that do not fit together or the data, or a checkpoint that does not
-            fit them.
+        ValueError: Options that do not fit together or the data, a checkpoint that does not fit
+            them, or damaged checkpoints only.
         FileNotFoundError: If the data set is not there.
         OSError: A file of the run cannot be written, such as on a full disk.
         Stopped: SIGINT or SIGTERM came while it trained; says in which checkpoint it stands.
@@ -92,6 +92,8 @@ def train(
     tell = report if share.is_chief else lambda line: None
     keras.utils.set_random_seed(config.seed)
     checkpoint = checkpoints.latest(model_dir)
+    if checkpoint is None:
+        checkpoints.need_none(model_dir)
     start_step = checkpoints.step_of(checkpoint) if checkpoint else 0
     strategies.check_same(run_files.of_all_hosts(config, start_step), strategy)
     if checkpoint:

@@ -94,14 +94,32 @@ def latest(model_dir: str | Path) -> Path | None:
     Returns:
         Its path, or None if there is no whole checkpoint.
     """
-    for path in _all_newest_first(model_dir):
+    paths = _all_newest_first(model_dir)
+    for path in paths:
         damage = find_damage(path)
         if damage is None:
             return path
-        warnings.warn(
-            f"checkpoint {path} is damaged ({damage}); using the one before it", stacklevel=2
-        )
+        then = "there is none before it" if path == paths[-1] else "using the one before it"
+        warnings.warn(f"checkpoint {path} is damaged ({damage}); {then}", stacklevel=2)
     return None
+
+
+def need_none(model_dir: str | Path) -> None:
+    """Refuses a folder with checkpoints, which a run that begins at step 0 would make worthless.
+
+    Args:
+        model_dir: The run's folder, which need not exist and holds no whole checkpoint.
+
+    Raises:
+        ValueError: There are checkpoints; names them.
+    """
+    paths = _all_newest_first(model_dir)
+    if paths:
+        raise ValueError(
+            f"--model_dir: expected a whole checkpoint in {paths[0].parent}, got damaged ones only "
+            f"({', '.join(path.name for path in paths)}); remove them, or give another "
+            "--model_dir, to start anew"
+        )
 
 
 def find_damage(path: str | Path) -> str | None:

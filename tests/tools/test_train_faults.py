@@ -72,6 +72,24 @@ def test_a_stopped_run_and_a_killed_evaluation_go_on_with_the_same_command(
     assert (tmp_path / "best.keras").is_file() and (tmp_path / "model.keras").is_file()
 
 
+def test_damaged_checkpoints_only_are_no_reason_to_start_anew(tmp_path, capsys):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in ("step_00000001.keras", "step_00000002.keras"):
+        (folder / name).write_bytes(b"PK")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "kind": "train", "loss": 1.0}\n')
+    (tmp_path / "best.json").write_text("{}")
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    status, out, err = run(capsys, "--overfit=8", f"--model_dir={tmp_path}")
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-1] == (
+        f"train.py: error: --model_dir: expected a whole checkpoint in {folder}, got damaged ones "
+        "only (step_00000002.keras, step_00000001.keras); remove them, or give another "
+        "--model_dir, to start anew"
+    )
+    assert {path: path.read_bytes() for path in files} == files
+
+
 @pytest.mark.slow  # TensorFlow waits ten seconds for memory before it gives up
 def test_out_of_memory_names_the_flags_that_need_less(tmp_path, capsys, monkeypatch):
     compute_losses = FCOS.compute_losses

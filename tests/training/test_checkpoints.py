@@ -102,6 +102,19 @@ def test_a_damaged_file_is_named_and_the_one_before_it_used(tmp_path, damage, wo
         checkpoints.restore(model, bad)
 
 
+def test_the_last_of_all_damaged_files_promises_none_before_it(tmp_path):
+    checkpoints.need_none(tmp_path / "missing")
+    for step in (1, 2):
+        checkpoints.save(make_model(), tmp_path, step).write_bytes(b"")
+    with pytest.warns(UserWarning) as caught:
+        assert checkpoints.latest(tmp_path) is None
+    assert [str(warning.message).split("; ")[-1] for warning in caught] == [
+        "using the one before it", "there is none before it",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"damaged ones only \(step_00000002\.keras, "):
+        checkpoints.need_none(tmp_path)
+
+
 @pytest.fixture
 def small_file(tmp_path):
     """A file with the members of a checkpoint, and where their contents are."""
