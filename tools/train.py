@@ -71,7 +71,8 @@ def train(
             them, or damaged checkpoints only.
         FileNotFoundError: If the data set is not there.
         OSError: A file of the run cannot be written, such as on a full disk.
-        Stopped: SIGINT or SIGTERM came while it trained; says in which checkpoint it stands.
+        Stopped: SIGINT or SIGTERM came while it trained; that of the chief says in which checkpoint
+            it stands.
 
     Example:
         >>> train(Config(dataset="digits", steps=600, model_dir="runs/digits"))["AP50"]
@@ -82,6 +83,7 @@ def train(
     from fcos_tf.training import atomic, checkpoints
     from fcos_tf.training import strategy as strategies
     from fcos_tf.training.optimizers import averaged_weights
+    from fcos_tf.training.shared_folder import check_shared
 
     if not config.model_dir:
         raise ValueError("--model_dir: expected a folder for the files of the run, got none")
@@ -96,6 +98,7 @@ def train(
         checkpoints.need_none(model_dir)
     start_step = checkpoints.step_of(checkpoint) if checkpoint else 0
     strategies.check_same(run_files.of_all_hosts(config, start_step), strategy)
+    check_shared(model_dir, strategy)
     if checkpoint:
         run_files.check_unchanged(config, model_dir)
 
@@ -219,6 +222,8 @@ def _fit(config, model, train_data, val_data, start_step: int, total_steps: int,
             )
     except Stopped as stopped:
         agree(True, strategy)  # none leaves before the checkpoint is there
+        if not share.is_chief:
+            raise
         path = checkpoints.latest(model_dir)
         step = checkpoints.step_of(path)
         raise Stopped(f"{stopped} at step {step} of {total_steps}, kept in {path}") from None

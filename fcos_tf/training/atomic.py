@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-_TEMPORARY_PREFIX = ".writing_"
+TEMPORARY_PREFIX = ".writing_"
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ...     temporary.write_text("whole")
     """
     path = Path(path)
-    temporary = path.with_name(f"{_TEMPORARY_PREFIX}{os.getpid()}_{path.name}")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.getpid()}_{path.name}")
     try:
         with naming(path):
             yield temporary
@@ -47,7 +47,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def remove_leftovers(folder: str | Path) -> None:
     """Removes what killed processes have left half written in a folder, which need not exist."""
-    for leftover in Path(folder).glob(f"{_TEMPORARY_PREFIX}*"):
+    for leftover in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
         leftover.unlink(missing_ok=True)
 
 

@@ -135,6 +135,21 @@ def test_hosts_with_other_flags_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_hosts_with_a_folder_each_are_refused(tmp_path):
+    folders = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
+    (tmp_path / "b" / "run").mkdir(parents=True)
+    commands = [("tools/train.py", *FLAGS, f"--model_dir={folder}") for folder in folders]
+    hosts = start_hosts(dict(enumerate(commands)))
+    for host, folder in enumerate(folders):
+        _, errors = hosts[host].communicate(timeout=120)
+        assert hosts[host].returncode == 1
+        assert errors == (
+            "train.py: error: --model_dir: expected one folder for all hosts of TF_CONFIG, got "
+            f"{folder} here, {host}; what the chief writes is not seen by 1\n"
+        )
+        assert not list(folder.iterdir())
+
+
 @pytest.mark.slow
 def test_a_host_that_halts_ends_the_others(tmp_path):
     flags = (*FLAGS, "--steps=500", "--eval_every=500", f"--model_dir={tmp_path}")

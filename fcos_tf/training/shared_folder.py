@@ -1,0 +1,64 @@
+"""Checks that the hosts of a run have one folder for its files, and not each one of its own."""
+
+import secrets
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from fcos_tf.training import atomic
+from fcos_tf.training.cluster import VARIABLE
+from fcos_tf.training.strategy import agree, share_of
+
+
+def check_shared(
+    folder: str | Path, strategy: tf.distribute.Strategy, *, patience: float = 5.0
+) -> None:
+    """Has the chief write a file that all hosts look for; with one host it does nothing.
+
+    All hosts have to call it at the same point of the program, as it waits for them.
+
+    Args:
+        folder: Where this host has the files of the run; the chief makes it if it is not there.
+        strategy: Of the run.
+        patience: For how many seconds a host looks; network file systems may take some.
+
+    Raises:
+        ValueError: On every host, if any does not find the file.
+        OSError: The chief cannot write it.
+    """
+    share = share_of(strategy)
+    if share.num_hosts == 1:
+        return
+    folder = Path(folder)
+    # A new name each time, so that nothing of an older run can be taken for it.
+    number = secrets.randbits(31) if share.is_chief else 0
+    number = int(strategy.reduce("SUM", tf.constant(number, tf.int64), axis=None))
+    path = folder / f"{atomic.TEMPORARY_PREFIX}for_all_hosts_{number}"
+    try:
+        if share.is_chief:
+            with atomic.naming(path):
+                folder.mkdir(parents=True, exist_ok=True)
+                path.touch()
+        agree(True, strategy)  # it is there
+        mine = np.zeros([share.num_hosts], np.int64)
+        mine[share.host] = not _appears(path, patience)
+        lacking = np.flatnonzero(strategy.reduce("SUM", tf.constant(mine), axis=None).numpy())
+    finally:
+        if share.is_chief:
+            path.unlink(missing_ok=True)
+    if lacking.size:
+        raise ValueError(
+            f"--model_dir: expected one folder for all hosts of {VARIABLE}, got {folder} here, "
+            f"{share.host}; what the chief writes is not seen by {', '.join(map(str, lacking))}"
+        )
+
+
+def _appears(path: Path, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
