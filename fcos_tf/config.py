@@ -323,7 +323,10 @@ class Config:
         "Steps between two checkpoints; steps with an evaluation have one always.", least=1,
     )  # fmt: skip
     keep_checkpoints: int = _option(3, "Run", "How many of the newest checkpoints stay.", least=1)
-    log_every: int = _option(20, "Run", "Steps between two lines of metrics.jsonl.", least=1)
+    log_every: int = _option(
+        20, "Run", "Steps between two lines of metrics.jsonl; steps with an evaluation have one "
+        "always.", least=1,
+    )  # fmt: skip
     eval_every: int = _option(
         0, "Run", "Steps between two evaluations; 0 = one epoch. The last step has one always.",
         least=0,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from fcos_tf.models import running_means
 from fcos_tf.models.step_faults import StepFaults
 
 if keras.backend.backend() == "tensorflow":
@@ -173,15 +174,24 @@ class Detector(TensorFlowSteps, keras.Model):
         return loss
 
     def save_own_variables(self, store):
-        """The random state of dropout and the like, which Keras does not save with the layers."""
+        """What Keras does not save with the layers: random states, and means of unfinished steps.
+
+        The random state is that of dropout and the like; the means are those of training steps
+        that are in no record yet.
+        """
         for i, state in enumerate(self._random_states()):
             store[f"random_state_{i}"] = state
+        means = running_means.read(self)
+        if any(value.any() for value in means.values()):
+            for name, value in means.items():
+                store[name] = value
 
     def load_own_variables(self, store):
-        """Takes over the random state where the file has it."""
+        """Takes over random state and means where the file has them."""
         for i, state in enumerate(self._random_states()):
             if f"random_state_{i}" in store:
                 state.assign(store[f"random_state_{i}"])
+        running_means.write(self, store)
 
     def _random_states(self):
         weights = {id(weight) for weight in self.weights}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 
+from fcos_tf.models import running_means
 from fcos_tf.training import checkpoints
 
 
@@ -44,6 +45,7 @@ class BackgroundSaver:
                 self._copy = _copy_of(model)
             for kept, variable in zip(_state(self._copy), _state(model), strict=True):
                 kept.assign(variable)
+            running_means.write(self._copy, running_means.read(model))
         self._writing = self._executor.submit(
             checkpoints.save, self._copy, self.model_dir, step, keep=self.keep
         )

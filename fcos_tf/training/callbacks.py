@@ -8,6 +8,7 @@ import keras
 
 from fcos_tf import evaluation
 from fcos_tf.evaluation.inference import check_finite
+from fcos_tf.models import running_means
 from fcos_tf.training.best_model import BestModel
 from fcos_tf.training.checkpointing import Checkpoint
 from fcos_tf.training.optimizers import averaged_weights
@@ -27,16 +28,18 @@ __all__ = [
 
 
 class TrainingLog(StepCallback):
-    """Hands losses, learning rate and speed to writers every `every` steps.
+    """Hands losses, learning rate and speed to writers every `every` steps and after each epoch.
 
-    A record holds the means of the model's metrics over the steps since the record before it (or
-    since the epoch began), `learning_rate` (of the next update), `images_per_second` and
-    `input_share`, the part of the time in which training waited for images (0..1). Stand before
-    callbacks that work long at the end of an epoch, so that their time is not counted.
+    A record holds the means of the model's metrics over the steps since the record before it,
+    `learning_rate` (of the next update), `images_per_second` and `input_share`, the part of the
+    time in which training waited for images (0..1). Each step is in one record: at the end of an
+    epoch there is one as well, and a run that is resumed between two goes on with the means that
+    the checkpoint holds. Stand before callbacks that work long at the end of an epoch, so that
+    their time is not counted, and before the one that saves.
 
     Args:
         writers: Objects with `write(step, kind, values)`, see metric_writers.py.
-        every: Steps between two records, >= 1.
+        every: A record comes at the steps that are multiples of it, >= 1.
         batch_size: Images per step over all devices.
         input_clock: The `input_clock.InputClock` that watches the data set; None leaves
             `input_share` out.
@@ -59,24 +62,32 @@ class TrainingLog(StepCallback):
         self.every = every
         self.batch_size = batch_size
         self.input_clock = input_clock
+        self._resumes = first_step > 0
+        self._means = {}
         self._restart_clock()
+
+    def on_train_begin(self, logs=None):
+        """Keeps the means of a resumed run, as Keras resets them when the epoch begins."""
+        if self._resumes:
+            self._means, self._resumes = running_means.read(self.model), False
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the clock."""
         super().on_epoch_begin(epoch, logs)
+        running_means.write(self.model, self._means)
+        self._means = {}
         self._restart_clock()
 
     def on_step_end(self, step, logs):
-        """Writes a record where the step number is a multiple of `every`."""
-        if step % self.every:
+        """Writes a record where it is due."""
+        if step % self.every and logs is None:
             return
-        # At the end of an epoch Keras has read the metrics already (and an evaluation may have
-        # used them since), and it resets them when the next begins.
+        # At the end of an epoch Keras has read the metrics already, and an evaluation may have
+        # used them since.
         results = self.model.get_metrics_result() if logs is None else logs
         names = [metric.name for metric in self.model.metrics]
         values = {name: float(results[name]) for name in names if name in results}
-        if logs is None:
-            self.model.reset_metrics()
+        self.model.reset_metrics()
         seconds = time.perf_counter() - self._clock
         # A variable may have a copy on each device, of which `float` knows nothing.
         rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)

@@ -2,10 +2,11 @@
 
     MODEL_DIR/checkpoints/step_00001000.keras
 
-holds the model's config and weights and the optimizer's state after 1000 updates. Where weights are
-averaged (`--ema_momentum`), the averages are its weights, as they are what is to be used. A file
-appears under its final name only when it is whole and on disk; what a damaged disk does to it later
-is found by the checksums that the zip format keeps.
+holds the model's config and weights, the optimizer's state after 1000 updates, and a detector's
+means over the steps that are in no record yet. Where weights are averaged (`--ema_momentum`), the
+averages are its weights, as they are what is to be used. A file appears under its final name only
+when it is whole and on disk; what a damaged disk does to it later is found by the checksums that
+the zip format keeps.
 """
 
 import contextlib
@@ -139,7 +140,7 @@ def find_damage(path: str | Path) -> str | None:
 
 
 def restore(model: keras.Model, path: str | Path) -> int:
-    """Loads weights, metric state and optimizer state into a compiled model.
+    """Loads weights, optimizer state and a detector's unfinished means into a compiled model.
 
     Args:
         model: A built, compiled model of the same architecture and optimizer as the saved one; with

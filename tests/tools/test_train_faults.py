@@ -1,6 +1,8 @@
 """What `train.py` says and leaves when something happens to a run; in this process, for speed."""
 
+import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -11,6 +13,8 @@ from fcos_tf.data.writing import write_digits
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.tools import run_files
 from fcos_tf.tools import train as train_tool
+from fcos_tf.tools.command_line import define_flags, parse
+from fcos_tf.training import checkpoints
 from fcos_tf.training.metric_writers import TextWriter
 
 SMALL = (
@@ -26,6 +30,15 @@ def run(capsys, *flags):
         train_tool.main(["train.py", *SMALL, *map(str, flags)])
     output = capsys.readouterr()
     return end.value.code, output.out, output.err
+
+
+def read_records(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    kept = [json.loads(line) for line in lines]
+    for record in kept:
+        for name in ("images_per_second", "input_share"):  # matters of time
+            record.pop(name, None)
+    return kept
 
 
 @pytest.fixture
@@ -70,6 +83,29 @@ def test_a_stopped_run_and_a_killed_evaluation_go_on_with_the_same_command(
     assert (tmp_path / "metrics.jsonl").read_text() == lines
     assert (tmp_path / "best.json").read_text() == best
     assert (tmp_path / "best.keras").is_file() and (tmp_path / "model.keras").is_file()
+
+
+def test_a_record_of_steps_before_and_after_a_kill_is_that_of_the_uninterrupted_run(tmp_path):
+    # Records after steps 5, 7 (an evaluation) and 10; checkpoints of 3, 6, 7 and 9.
+    flags = ("--overfit=8", "--log_every=5", "--eval_every=7", "--steps=10", "--dataset=digits",
+             "--checkpoint_every=3", "--keep_checkpoints=9")  # fmt: skip
+    straight = tmp_path / "straight"
+
+    def train(folder):
+        command = ["train.py", *SMALL, *flags, f"--model_dir={folder}"]
+        train_tool.train(parse(define_flags({}), command), report=lambda line: None)
+        return read_records(folder)
+
+    expected = train(straight)
+    steps = [(record["step"], record["kind"]) for record in expected]
+    assert steps == [(5, "train"), (7, "train"), (7, "val"), (10, "train"), (10, "val")]
+    folder = tmp_path / "killed"
+    shutil.copytree(straight, folder)
+    for path in (folder / "checkpoints").iterdir():
+        if checkpoints.step_of(path) > 3:
+            path.unlink()
+    (folder / "metrics.json").unlink()
+    assert train(folder) == expected
 
 
 def test_damaged_checkpoints_only_are_no_reason_to_start_anew(tmp_path, capsys):

@@ -6,7 +6,8 @@ STRATEGY is that of make_strategy, "mirrored" meaning two CPUs; with multi_worke
 those of TF_CONFIG, "multi_worker_of_two" meaning two CPUs on each. With NORM "frozen" gradients
 come in two parts, and weights are averaged; with "left_out" norms are synchronised, and an image
 of step 3 has a pixel that is no number, so that the step is left out. RESULT gets an array for each
-log, [STEPS], for each weight and its average, and what the model detects on 11 images.
+log, [STEPS], for each of the last step's means, read and put back, for each weight and its average,
+and what the model detects on 11 images.
 """
 
 import sys
@@ -18,6 +19,7 @@ from tensorflow.python.distribute.collective_all_reduce_strategy import Collecti
 
 from fcos_tf import FCOS
 from fcos_tf.evaluation import run_detector
+from fcos_tf.models import running_means
 from fcos_tf.training.optimizers import SGD, averaged_weights
 from fcos_tf.training.strategy import distribute, make_strategy, share_of
 
@@ -81,6 +83,12 @@ def train_and_detect(strategy, norm, steps):
     batches = batches_of(steps, share, left_out).repeat()
     batches = distribute(batches, strategy, batch_size=BATCH)
     logs = model.fit(batches, epochs=steps, steps_per_epoch=1, verbose=0).history
+    if share.is_chief:
+        running_means.read(model)  # without the other hosts
+    kept = running_means.read(model)
+    model.reset_metrics()
+    running_means.write(model, kept)
+    means = {f"mean {name}": value for name, value in model.get_metrics_result().items()}
     # Not by their paths: models are numbered in a process.
     weights = {f"weight {i} {v.name}": v.numpy() for i, v in enumerate(model.weights)}
     evaluated = batches_of(2, share)
@@ -99,7 +107,7 @@ def train_and_detect(strategy, norm, steps):
     }
     return {
         name: np.asarray(values)
-        for name, values in {**logs, **weights, **averages, **found}.items()
+        for name, values in {**logs, **means, **weights, **averages, **found}.items()
     }
 
 

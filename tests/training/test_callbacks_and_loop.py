@@ -128,8 +128,24 @@ def test_a_record_is_the_mean_since_the_last(tmp_path):
     log = ListWriter()
     training = callbacks.TrainingLog([log], every=2, batch_size=1)
     loop.fit(make_model(), make_dataset, total_steps=5, period=5, callbacks=[training])
-    assert [step for step, _, _ in log.records] == [2, 4]
+    assert [step for step, _, _ in log.records] == [2, 4, 5]
     assert log.records[0][2]["loss"] == 0.6953125
+
+
+def test_each_step_is_in_one_record(tmp_path):
+    logs = {}
+    for every in (1, 4):
+        logs[every] = ListWriter()
+        training = callbacks.TrainingLog([logs[every]], every=every, batch_size=1)
+        loop.fit(make_model(), make_dataset, total_steps=12, period=5, callbacks=[training])
+    losses = [values["loss"] for _, _, values in logs[1].records]
+    assert len(losses) == 12
+    # Multiples of 4, and the ends of epochs: after 5, 10 and 12 steps.
+    assert [step for step, _, _ in logs[4].records] == [4, 5, 8, 10, 12]
+    begin = 0
+    for end, _, values in logs[4].records:
+        assert values["loss"] == pytest.approx(np.mean(losses[begin:end]), rel=1e-6)
+        begin = end
 
 
 def test_checkpoints_stand_at_multiples_and_at_the_end(tmp_path):

@@ -42,6 +42,7 @@ def test_hosts_of_two_devices_train_and_detect_like_one(tmp_path):
 def check_equal_to_one(others, norm, steps, tmp_path):
     one = train_and_detect(make_strategy("one_device"), norm, steps)
     assert one["loss"].shape == (steps,) and one["loss"][-1] < one["loss"][0]
+    assert one["mean loss"] == one["loss"][-1]
     # Every batch has positives, those of even steps on the first replica only.
     assert np.nanmin(one["num_positives"]) > 4
     assert np.isnan(one["loss"]).nonzero()[0].tolist() == ([3] if norm == "left_out" else [])
@@ -81,7 +82,8 @@ def wait_for_step(step, folder, hosts):
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_host_that_dies_ends_the_others_and_all_resume(victim, tmp_path):
     folder = tmp_path / "hosts"
-    commands = dict.fromkeys((0, 1), ("tools/train.py", *FLAGS, f"--model_dir={folder}"))
+    flags = (*FLAGS, "--log_every=4")  # step 6, where they resume, is between two records
+    commands = dict.fromkeys((0, 1), ("tools/train.py", *flags, f"--model_dir={folder}"))
     hosts = start_hosts(commands)
     wait_for_step(6, folder, hosts)
     hosts[victim].send_signal(signal.SIGKILL)
@@ -96,7 +98,7 @@ def test_a_host_that_dies_ends_the_others_and_all_resume(victim, tmp_path):
 
     again = start_hosts(commands)
     straight = tmp_path / "straight"
-    train_tool.train(parse(define_flags({}), ["", *FLAGS, f"--model_dir={straight}"]), lambda _: 0)
+    train_tool.train(parse(define_flags({}), ["", *flags, f"--model_dir={straight}"]), lambda _: 0)
     told = [finish(process) for process in again.values()]
     assert "resuming at step " in told[0] and "2 CPUs on 2 hosts" in told[0]
     (line,) = told[1].splitlines()

@@ -20,7 +20,7 @@ DIGITS = (
     "--dataset=digits", "--overfit=32", "--image_size=64x64", "--batch_size=4",
     "--backbone=simple_cnn", "--fpn_levels=3", "--fpn_channels=32", "--head_convs=1",
     "--score_threshold=0.001", "--schedule=cosine", "--warmup_steps=10", "--steps=240",
-    "--eval_every=20", "--checkpoint_every=4", "--log_every=2", "--strategy=one_device",
+    "--eval_every=20", "--checkpoint_every=4", "--log_every=3", "--strategy=one_device",
 )  # fmt: skip
 
 
