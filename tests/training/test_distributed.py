@@ -1,6 +1,7 @@
 """Several replicas and hosts: they do what one does, and what happens when one host dies."""
 
 import json
+import re
 import signal
 import time
 
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from fcos_tf.data.writing import write_digits
 from fcos_tf.tools import train as train_tool
 from fcos_tf.tools.command_line import define_flags, parse
 from fcos_tf.training.strategy import make_strategy
@@ -163,3 +165,45 @@ def test_a_host_that_halts_ends_the_others(tmp_path):
     finally:
         hosts[1].kill()
     assert hosts[0].returncode == 1 and "task:1 does not answer any more" in errors
+
+
+# The tool on a disk that has room for 50 kB in a file.
+FULL_DISK = """
+import resource
+from fcos_tf.tools import train
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+train.main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_host_that_ends_by_an_error_says_which_and_ends_the_others(failing, tmp_path):
+    run = tmp_path / "run"
+    flags = [*FLAGS, "--steps=500", "--eval_every=500", f"--model_dir={run}"]
+    commands = {host: ["tools/train.py", *flags] for host in (0, 1)}
+    if failing == 0:
+        commands[0][:1] = ["-c", FULL_DISK]
+        hosts = start_hosts(commands)
+        path = run / "checkpoints" / "step_00000002.keras"
+        told = rf"-c: error: cannot write {path}: File too large.*\n"
+    else:
+        for host, command in commands.items():
+            folder = write_digits("voc", tmp_path / str(host), {"train": 64, "val": 4})
+            command += ["--dataset=voc", f"--data_dir={folder}", "--overfit=0"]
+            command += ["--max_bad_images=0"]
+        hosts = start_hosts(commands)
+        wait_for_step(4, run, hosts)
+        gone = sorted((folder / "JPEGImages").glob("train_*"))
+        for path in gone:
+            path.unlink()
+        told = rf"train\.py: error: .*no image file {gone[0].parent}/train_\d+\.png\n"
+    _, errors = hosts[failing].communicate(timeout=120)
+    assert hosts[failing].returncode == 1 and re.search(rf"(?:^|\n){told}$", errors), errors
+    other = hosts[1 - failing]
+    _, errors = other.communicate(timeout=60)
+    assert other.returncode == 1
+    assert errors.endswith(
+        f"train.py: error: host /job:worker/replica:0/task:{failing} does not answer any more; see "
+        "what it says, then start all hosts again: they go on from the last checkpoint\n"
+    )
