@@ -8,6 +8,7 @@ and the last may be shorter too:
     total 250, period 100, resumed at 130:   130 -(70 steps)-> 200 -(50 steps)-> 250
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -84,10 +85,12 @@ def fit(
 
     Raises:
         ValueError: If an argument is out of range.
-        Exception: What a callback or a step raises; `StepCallback`s are closed then, too.
+        Exception: What a callback or a step raises. All `StepCallback`s are closed then, too; what
+            goes wrong there comes as a warning, or as the error where it is the first.
     """
     callbacks = list(callbacks)
     logs: dict[str, float] = {}
+    errors: list[BaseException] = []
     try:
         for stretch in stretches(start_step, total_steps, period):
             history = model.fit(
@@ -100,9 +103,17 @@ def fit(
                 verbose=0,
             )
             logs = {name: values[-1] for name, values in history.history.items()}
-    finally:
-        # Keras tells them of an end without an error only.
-        for callback in callbacks:
-            if isinstance(callback, StepCallback):
+    except BaseException as error:
+        errors.append(error)
+    # Keras tells them of an end without an error only.
+    for callback in callbacks:
+        if isinstance(callback, StepCallback):
+            try:
                 callback.close()
+            except Exception as error:
+                errors.append(error)
+    for error in errors[1:]:
+        warnings.warn(f"after {type(errors[0]).__name__}, also: {error}", stacklevel=2)
+    if errors:
+        raise errors[0]
     return logs

@@ -161,6 +161,35 @@ def test_checkpoints_stand_at_multiples_and_at_the_end(tmp_path):
     assert saved == [(2, 2), (4, 4), (5, 5)]
 
 
+@pytest.mark.parametrize("step_fails", [True, False])
+def test_all_callbacks_are_closed_and_the_first_error_comes_out(step_fails):
+    closed = []
+
+    class Failing(callbacks.StepCallback):
+        def __init__(self, name, error=None):
+            super().__init__()
+            self.name, self.error = name, error
+
+        def on_step_end(self, step, logs):
+            if step_fails and self.name == "b":
+                raise RuntimeError("in a step")
+
+        def close(self):
+            closed.append(self.name)
+            if self.error:
+                raise self.error
+
+    made = [Failing("a", OSError("no room")), Failing("b", OSError("no file")), Failing("c")]
+    first, others = (
+        ("in a step", ["no room", "no file"]) if step_fails else ("no room", ["no file"])
+    )
+    with pytest.raises((OSError, RuntimeError), match=first), pytest.warns(UserWarning) as caught:
+        loop.fit(make_model(), make_dataset, total_steps=2, period=2, callbacks=made)
+    assert closed == ["a", "b", "c"]
+    told = [str(warning.message) for warning in caught if "also" in str(warning.message)]
+    assert [line.split("also: ")[1] for line in told] == others
+
+
 def test_detection_metrics_evaluates_when_due(monkeypatch):
     calls = []
 
