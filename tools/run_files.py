@@ -27,6 +27,8 @@ _HARMLESS = (
     "allow_config_change",
     "model_dir",
     "data_dir",
+    "annotations",
+    "images",
     "strategy",
     "tpu",
     "jit_compile",

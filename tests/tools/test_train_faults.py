@@ -182,6 +182,7 @@ def test_images_that_vanish_are_named_and_skipped_up_to_a_number(
     [
         ({}, {}, ""),
         ({}, {"log_every": 7, "model_dir": "b", "jit_compile": "false"}, ""),
+        ({"annotations": "a.json"}, {"annotations": "b.json", "images": "c", "data_dir": "d"}, ""),
         ({}, {"batch_size": 8, "augment": ("mosaic",)},
          r"--augment=mosaic \(was empty\), --batch_size=8 \(was 16\)"),
         # A number is itself however it is spelt.
