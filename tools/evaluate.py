@@ -95,7 +95,7 @@ def evaluate(
     from fcos_tf import build, evaluation
     from fcos_tf.evaluation.tta import parse_tta
     from fcos_tf.models.fcos_presets import detectable
-    from fcos_tf.training import checkpoints
+    from fcos_tf.training import atomic, checkpoints
     from fcos_tf.training.strategy import make_strategy
 
     tta = parse_tta(config.tta)
@@ -135,7 +135,7 @@ def evaluate(
 
     folder = Path(output_dir or config.model_dir or path.parent)
     _write_scores(folder, scores)
-    run_files.write_text(folder / run_files.DETECTIONS_FILE, json.dumps(records.detections))
+    atomic.write_text(folder / run_files.DETECTIONS_FILE, json.dumps(records.detections))
     run_files.save_pictures(folder / run_files.PICTURE_FILE, model, dataset, detect=detect)
     return scores
 
@@ -200,7 +200,7 @@ def _progress(total: int):
 def _write_scores(folder: Path, scores: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     run_files.write_metrics(folder / run_files.METRICS_FILE, scores.metrics)
-    run_files.write_text(folder / _PER_CLASS_FILE, json.dumps(scores.per_class, indent=2) + "\n")
+    run_files.write_metrics(folder / _PER_CLASS_FILE, scores.per_class)
 
 
 if __name__ == "__main__":

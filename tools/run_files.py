@@ -115,9 +115,11 @@ def check_readable(val_data: Any) -> None:
         )
 
 
-def write_metrics(path: str | Path, metrics: dict[str, float]) -> None:
+def write_metrics(path: str | Path, metrics: dict[str, Any]) -> None:
     """Writes metrics as JSON, at once or not at all."""
-    write_text(Path(path), json.dumps(metrics, indent=2) + "\n")
+    from fcos_tf.training import atomic
+
+    atomic.write_text(path, json.dumps(metrics, indent=2) + "\n")
 
 
 def read_finished(model_dir: Path, step: int) -> dict[str, float] | None:
@@ -133,8 +135,10 @@ def read_finished(model_dir: Path, step: int) -> dict[str, float] | None:
 
 def write_config(config: Config, model_dir: Path) -> None:
     """Keeps the flags that a run goes on with. A change is allowed once, not for ever."""
+    from fcos_tf.training import atomic
+
     flags = to_flags(dataclasses.replace(config, allow_config_change=False))
-    write_text(model_dir / CONFIG_FILE, flags)
+    atomic.write_text(model_dir / CONFIG_FILE, flags)
 
 
 def check_unchanged(config: Config, model_dir: Path) -> None:
@@ -188,10 +192,3 @@ def _comparable(text: str) -> str | list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         return text
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, at once or not at all."""
-    from fcos_tf.training import atomic
-
-    atomic.write_text(path, text)

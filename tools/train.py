@@ -175,7 +175,7 @@ def raise_if_out_of_memory(error: Exception, config: Config) -> None:
 def _fit(config, model, train_data, val_data, start_step: int, total_steps: int, share):
     """Runs the loop with all callbacks; returns the last evaluation, if there was one."""
     from fcos_tf import build
-    from fcos_tf.training import callbacks, checkpoints, loop, metric_writers
+    from fcos_tf.training import callbacks, checkpoints, loop
     from fcos_tf.training.input_clock import InputClock
     from fcos_tf.training.stop_signals import Stopped, StopSignals
     from fcos_tf.training.strategy import agree, distribute
@@ -184,9 +184,8 @@ def _fit(config, model, train_data, val_data, start_step: int, total_steps: int,
     strategy = model.distribute_strategy
     period = build.count_eval_period(config, train_data.num_images)
     lines = model_dir / run_files.METRICS_LINES_FILE
-    due = start_step and (start_step % period == 0 or start_step == total_steps)
-    missing = due and not metric_writers.has_record(lines, start_step, "val")
-    missing = agree(share.is_chief and bool(missing), strategy)
+    missing = loop.lacks_evaluation(lines, start_step, total_steps=total_steps, period=period)
+    missing = agree(share.is_chief and missing, strategy)
     writers = _make_writers(config, start_step, total_steps) if share.is_chief else []
     input_clock = InputClock()
 

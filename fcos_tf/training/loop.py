@@ -10,10 +10,12 @@ and the last may be shorter too:
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 
+from fcos_tf.training.metric_writers import has_record
 from fcos_tf.training.step_callback import StepCallback
 
 
@@ -59,6 +61,19 @@ def stretches(start_step: int, total_steps: int, period: int) -> Iterator[Stretc
             epochs, length = whole, period
         yield Stretch(step, epoch, epochs, length)
         step += epochs * length
+
+
+def lacks_evaluation(metrics_file: str | Path, step: int, *, total_steps: int, period: int) -> bool:
+    """Whether a run was killed before the evaluation of the step that it goes on from.
+
+    Args:
+        metrics_file: The `metrics.jsonl` of the run, which need not exist.
+        step: Updates done.
+        total_steps: Updates at the end of the run.
+        period: Steps between two evaluations, as `fit` has it.
+    """
+    due = step > 0 and (step % period == 0 or step == total_steps)
+    return due and not has_record(metrics_file, step, "val")
 
 
 def fit(

@@ -18,6 +18,7 @@ from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.tools import evaluate as evaluate_tool
 from fcos_tf.tools import train as train_tool
 from fcos_tf.tools.command_line import define_flags, parse
+from tests.training.run_folders import assert_close_records, kinds
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -71,18 +72,10 @@ def test_the_same_command_resumes_and_then_has_nothing_to_do(run_dir, tmp_path):
     metrics = train_tool.train(config, report=told.append)
     assert told[0].startswith("resuming at step 3 of 4: ")
 
-    def records(path):
-        lines = (path / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
-
-    assert [(r["step"], r["kind"]) for r in records(folder)] == [
+    assert kinds(folder) == [
         (1, "train"), (2, "train"), (3, "train"), (4, "train"), (4, "val"),
     ]  # fmt: skip
-    for ours, original in zip(records(folder), records(run_dir), strict=True):
-        for record in (ours, original):
-            record.pop("images_per_second", None)
-            record.pop("kind")
-        assert ours == pytest.approx(original, rel=1e-4, abs=1e-6)
+    assert_close_records(folder, run_dir, rel=1e-4, abs=1e-6)
     weights = [
         keras.models.load_model(path / "model.keras", compile=False).get_weights()
         for path in (folder, run_dir)

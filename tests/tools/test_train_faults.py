@@ -1,6 +1,5 @@
 """What `train.py` says and leaves when something happens to a run; in this process, for speed."""
 
-import json
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ from fcos_tf.tools import train as train_tool
 from fcos_tf.tools.command_line import define_flags, parse
 from fcos_tf.training import checkpoints
 from fcos_tf.training.metric_writers import TextWriter
+from tests.training.run_folders import kinds, records
 
 SMALL = (
     "--image_size=64x64", "--backbone=simple_cnn", "--fpn_levels=3", "--fpn_channels=32",
@@ -30,15 +30,6 @@ def run(capsys, *flags):
         train_tool.main(["train.py", *SMALL, *map(str, flags)])
     output = capsys.readouterr()
     return end.value.code, output.out, output.err
-
-
-def read_records(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    kept = [json.loads(line) for line in lines]
-    for record in kept:
-        for name in ("images_per_second", "input_share"):  # matters of time
-            record.pop(name, None)
-    return kept
 
 
 @pytest.fixture
@@ -94,11 +85,10 @@ def test_a_record_of_steps_before_and_after_a_kill_is_that_of_the_uninterrupted_
     def train(folder):
         command = ["train.py", *SMALL, *flags, f"--model_dir={folder}"]
         train_tool.train(parse(define_flags({}), command), report=lambda line: None)
-        return read_records(folder)
+        return records(folder)
 
     expected = train(straight)
-    steps = [(record["step"], record["kind"]) for record in expected]
-    assert steps == [(5, "train"), (7, "train"), (7, "val"), (10, "train"), (10, "val")]
+    assert kinds(straight) == [(5, "train"), (7, "train"), (7, "val"), (10, "train"), (10, "val")]
     folder = tmp_path / "killed"
     shutil.copytree(straight, folder)
     for path in (folder / "checkpoints").iterdir():

@@ -1,6 +1,5 @@
 """Several replicas and hosts: they do what one does, and what happens when one host dies."""
 
-import json
 import re
 import signal
 import time
@@ -15,6 +14,7 @@ from fcos_tf.tools.command_line import define_flags, parse
 from fcos_tf.training.strategy import make_strategy
 from tests.training.hosts import finish, start, start_hosts
 from tests.training.replicas import train_and_detect
+from tests.training.run_folders import assert_close_records, wait_for_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -66,28 +66,13 @@ FLAGS = (
 )  # fmt: skip
 
 
-def records(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        for name in ("kind", "images_per_second", "input_share"):
-            line.pop(name, None)
-    return lines
-
-
-def wait_for_step(step, folder, hosts):
-    while not (folder / "checkpoints" / f"step_{step:08d}.keras").exists():
-        for host in hosts.values():
-            assert host.poll() is None, host.communicate()[1]
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_host_that_dies_ends_the_others_and_all_resume(victim, tmp_path):
     folder = tmp_path / "hosts"
     flags = (*FLAGS, "--log_every=4")  # step 6, where they resume, is between two records
     commands = dict.fromkeys((0, 1), ("tools/train.py", *flags, f"--model_dir={folder}"))
     hosts = start_hosts(commands)
-    wait_for_step(6, folder, hosts)
+    wait_for_checkpoint(6, folder, hosts.values())
     hosts[victim].send_signal(signal.SIGKILL)
     survivor = hosts[1 - victim]
     _, errors = survivor.communicate(timeout=60)
@@ -105,8 +90,7 @@ def test_a_host_that_dies_ends_the_others_and_all_resume(victim, tmp_path):
     assert "resuming at step " in told[0] and "2 CPUs on 2 hosts" in told[0]
     (line,) = told[1].splitlines()
     assert line.startswith("waiting until all hosts are there: localhost:")
-    for ours, original in zip(records(folder), records(straight), strict=True):
-        assert ours == pytest.approx(original, rel=1e-5, abs=1e-7)
+    assert_close_records(folder, straight, rel=1e-5, abs=1e-7)
     weights = [
         keras.models.load_model(path / "model.keras", compile=False).get_weights()
         for path in (folder, straight)
@@ -158,7 +142,7 @@ def test_hosts_with_a_folder_each_are_refused(tmp_path):
 def test_a_host_that_halts_ends_the_others(tmp_path):
     flags = (*FLAGS, "--steps=500", "--eval_every=500", f"--model_dir={tmp_path}")
     hosts = start_hosts(dict.fromkeys((0, 1), ("tools/train.py", *flags)))
-    wait_for_step(2, tmp_path, hosts)
+    wait_for_checkpoint(2, tmp_path, hosts.values())
     hosts[1].send_signal(signal.SIGSTOP)
     try:
         _, errors = hosts[0].communicate(timeout=60)
@@ -193,7 +177,7 @@ def test_a_host_that_ends_by_an_error_says_which_and_ends_the_others(failing, tm
             command += ["--dataset=voc", f"--data_dir={folder}", "--overfit=0"]
             command += ["--max_bad_images=0"]
         hosts = start_hosts(commands)
-        wait_for_step(4, run, hosts)
+        wait_for_checkpoint(4, run, hosts.values())
         gone = sorted((folder / "JPEGImages").glob("train_*"))
         for path in gone:
             path.unlink()

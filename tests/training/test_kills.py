@@ -1,6 +1,5 @@
 """Runs that are killed by SIGKILL and started again, as real processes."""
 
-import json
 import random
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 
 from fcos_tf.training import checkpoints
 from tests.training import tiny_run
+from tests.training.run_folders import kinds, records
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = (
@@ -70,15 +70,6 @@ def state(path):
     return values
 
 
-def records(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    kept = [json.loads(line) for line in lines]
-    for record in kept:
-        for name in ("images_per_second", "input_share"):  # matters of time
-            record.pop(name, None)
-    return kept
-
-
 def assert_same_run(folder, straight):
     """All that a run leaves is bitwise what the uninterrupted one has left."""
     names = [path.name for path in checkpoints._all_newest_first(straight)]
@@ -105,7 +96,7 @@ def test_kills_while_saving_and_while_evaluating_change_nothing(tmp_path):
     # The first evaluation, after step 5; its checkpoint stands already.
     assert kill(command, folder, log, lambda text, writing: "evaluating" in text) == ["evaluating"]
     assert checkpoints.latest(folder).name == "step_00000005.keras"
-    assert [(r["step"], r["kind"]) for r in records(folder)][-1] == (5, "train")
+    assert kinds(folder)[-1] == (5, "train")
     finish(command, log)
     assert_same_run(folder, tmp_path / "straight")
 

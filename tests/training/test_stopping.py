@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import os
 import re
 import resource
@@ -11,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter
 from fcos_tf.training.stop_signals import SIGNALS, Stopped, StopSignals
 from tests.training import tiny_run
 from tests.training.hosts import finish, start_hosts
+from tests.training.run_folders import kinds, records, wait_for_checkpoint
 from tests.training.test_distributed import FLAGS
 
 
@@ -35,15 +34,6 @@ class SignalAt(callbacks.StepCallback):
     def on_step_end(self, step, logs):
         if step == self.at:
             os.kill(os.getpid(), self.number)
-
-
-def records(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    kept = [json.loads(line) for line in lines]
-    for record in kept:
-        for name in ("images_per_second", "input_share"):  # matters of time
-            record.pop(name, None)
-    return kept
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +64,7 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on_from_there(
         tiny_run.run(tmp_path, stop=stop, more=[SignalAt(step, number)])
     assert [signal.getsignal(each) for each in SIGNALS] == before
     assert checkpoints.step_of(checkpoints.latest(tmp_path)) == step
-    assert [(r["step"], r["kind"]) for r in records(tmp_path)][-1] == (step, "train")
+    assert kinds(tmp_path)[-1] == (step, "train")
     tiny_run.run(tmp_path)
     assert_same_end(tmp_path, straight)
 
@@ -180,8 +170,7 @@ def test_a_full_disk_is_told_in_one_line_and_with_room_the_run_goes_on(full_disk
     class FillAt3(callbacks.StepCallback):
         def on_step_end(self, step, logs):
             if step == 3:
-                while not (saved / "step_00000002.keras").exists():  # written in the background
-                    time.sleep(0.01)
+                wait_for_checkpoint(2, folder)  # written in the background
                 fill()
 
     with pytest.raises(OSError) as caught:
@@ -234,10 +223,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
 def test_a_signal_to_one_of_two_hosts_stops_both_and_both_go_on(tmp_path):
     flags = [*FLAGS, f"--model_dir={tmp_path}", "--eval_every=40", "--steps=40"]
     hosts = start_hosts(dict.fromkeys((0, 1), ("tools/train.py", *flags)))
-    while not (tmp_path / "checkpoints" / "step_00000004.keras").exists():
-        for host in hosts.values():
-            assert host.poll() is None, host.communicate()
-        time.sleep(0.01)
+    wait_for_checkpoint(4, tmp_path, hosts.values())
     hosts[1].send_signal(signal.SIGTERM)
     told = [finish(hosts[number]) for number in (0, 1)]
     step = checkpoints.step_of(checkpoints.latest(tmp_path))

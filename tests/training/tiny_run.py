@@ -48,8 +48,7 @@ def run(folder, *, stop=None, evaluation=None, more=()):
     path = checkpoints.latest(folder)
     step = checkpoints.restore(model, path) if path else 0
     lines = folder / "metrics.jsonl"
-    due = step and (step % PERIOD == 0 or step == TOTAL)
-    missing = due and not metric_writers.has_record(lines, step, "val")
+    missing = loop.lacks_evaluation(lines, step, total_steps=TOTAL, period=PERIOD)
     writer = metric_writers.JsonLinesWriter(lines, first_step=step)
     made = [
         callbacks.TrainingLog([writer], every=1, batch_size=1, first_step=step),
