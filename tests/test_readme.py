@@ -79,14 +79,40 @@ def test_schedulers_give_each_host_its_tf_config(script, addresses, tmp_path):
     commands = {
         "scontrol": "printf 'node-3\\nnode-4\\n'",
         "srun": 'SLURM_PROCID=1 "$@"',
-        "python": 'echo "$TF_CONFIG"',
+        "python": f'echo "$TF_CONFIG"; touch {tmp_path}/model.keras',
     }
+    output, errors = start_with(commands, script(), tmp_path).communicate(timeout=30)
+    assert read_cluster({"TF_CONFIG": output}) == Cluster(addresses, 1), errors
+
+
+def start_with(commands, script, folder):
+    """Starts a script in a shell that finds these commands, which are one line each."""
     for name, line in commands.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
-        (tmp_path / name).chmod(0o755)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", script()], env={"PATH": path, "JOB_COMPLETION_INDEX": "1"},
-        capture_output=True, text=True, check=True,
+        (folder / name).write_text(f"#!/bin/bash\n{line}\n")
+        (folder / name).chmod(0o755)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.Popen(
+        ["bash", "-c", script.replace("/shared/runs/coco", str(folder))],
+        env={"PATH": path, "JOB_COMPLETION_INDEX": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert read_cluster({"TF_CONFIG": done.stdout}) == Cluster(addresses, 1)
+
+
+@pytest.mark.parametrize(
+    ("trains", "stopped", "status"),
+    [
+        ("touch {}/model.keras", False, 0),
+        ("exit 1", False, 1),
+        # Stopped, a run ends well, but is not done.
+        ("trap 'echo kept; exit 0' TERM; echo ready; while true; do sleep 0.1; done", True, 1),
+    ],
+)
+def test_a_job_of_kubernetes_is_done_when_the_model_is_there(trains, stopped, status, tmp_path):
+    script = kubernetes_script()
+    job = start_with({"python": trains.format(tmp_path)}, script, tmp_path)
+    if stopped:
+        assert job.stdout.readline() == "ready\n"
+        job.terminate()
+    output, _ = job.communicate(timeout=30)
+    assert job.returncode == status
+    assert ("kept" in output) is stopped
