@@ -9,6 +9,7 @@ detections.png. The same command again resumes from the newest checkpoint. SIGIN
 SIGTERM stops the run after the step at hand, with a checkpoint; a second one ends it at once.
 """
 
+import contextlib
 import functools
 import re
 import sys
@@ -227,8 +228,9 @@ def _fit(config, model, train_data, val_data, start_step: int, total_steps: int,
         step = checkpoints.step_of(path)
         raise Stopped(f"{stopped} at step {step} of {total_steps}, kept in {path}") from None
     finally:
-        for writer in writers:
-            writer.close()
+        with contextlib.ExitStack() as closing:  # all, whatever goes wrong with one of them
+            for writer in writers:
+                closing.callback(writer.close)
     prefix = callbacks.VALIDATION_PREFIX
     return metrics | {k.removeprefix(prefix): v for k, v in logs.items() if k.startswith(prefix)}
 

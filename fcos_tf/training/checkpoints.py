@@ -21,7 +21,7 @@ import keras
 
 import fcos_tf.models.fcos  # noqa: F401 - registers the class that saved models name
 from fcos_tf.models.detector import Detector
-from fcos_tf.training.atomic import remove_leftovers, replacing
+from fcos_tf.training.atomic import naming, remove_leftovers, replacing
 from fcos_tf.training.optimizers import averaged_weights, swap_averages
 
 FOLDER = "checkpoints"
@@ -52,16 +52,18 @@ def save(model: keras.Model, model_dir: str | Path, step: int, *, keep: int = 3)
     if step < 0:
         raise ValueError(f"step: expected a whole number >= 0, got {step}")
     folder = Path(model_dir) / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:08d}.keras"
-    remove_leftovers(folder)
     try:
+        with naming(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
         write_model(model, path)
     except OSError as error:
-        raise OSError(
-            f"{error}; step {step} is not saved, the newest whole checkpoint is "
-            f"{latest(model_dir) or 'none'}; the same command goes on from there"
-        ) from error
+        before = latest(model_dir)
+        then = "there is no whole checkpoint before it"
+        if before:
+            then = f"the newest whole checkpoint is {before}; the same command goes on from there"
+        raise OSError(f"{error}; step {step} is not saved, {then}") from error
     for old in _all_newest_first(model_dir)[keep:]:
         # A later step can only come from an abandoned branch of the run; it is not "old".
         if step_of(old) < step:

@@ -191,6 +191,13 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_a_failed_first_save_says_that_there_is_none(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file, and no folder")
+    with pytest.raises(OSError, match=r"cannot write .*checkpoints: File exists; .* free") as error:
+        checkpoints.save(make_model(), tmp_path, 1)
+    assert str(error.value).endswith("step 1 is not saved, there is no whole checkpoint before it")
+
+
 def test_another_architecture_is_refused(tmp_path):
     path = checkpoints.save(make_model(units=3), tmp_path, 1)
     with pytest.raises(ValueError, match=r"step_00000001\.keras does not fit this model"):
