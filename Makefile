@@ -14,7 +14,7 @@ DEMO_DIR ?= runs/demo
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 # Two processes, each with its own files: much of a test is tracing, which takes one core.
-TWO = -n 2 --dist loadfile
+TWO = -n 2 --dist loadfile --no-loadscope-reorder
 
 # PyTorch without its CUDA libraries: its own needs are named, and nothing else is installed.
 PARITY = torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \

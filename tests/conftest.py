@@ -8,6 +8,14 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 
+# The folders whose files take longest.
+_FIRST = ("training", "models", "tools", "export", "serving")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that at the end no process of several is left alone with one."""
+    items.sort(key=lambda item: item.nodeid.split("/")[1] not in _FIRST)
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

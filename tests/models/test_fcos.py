@@ -140,7 +140,7 @@ def test_predict_takes_images_dicts_and_data_sets(model):
 
 
 def fit_losses(steps=4, **compile_options):
-    model = small_model()
+    model = small_model(backbone="simple_cnn")
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), **compile_options)
     dataset = tf.data.Dataset.from_tensors(scene()).repeat()
     history = model.fit(dataset, epochs=steps, steps_per_epoch=1, verbose=0)
