@@ -110,32 +110,35 @@ def test_waiting_for_a_host_can_be_interrupted(tmp_path):
     started[1].wait(timeout=30)
 
 
+def errors_of(*commands):
+    """What hosts that all fail say."""
+    hosts = start_hosts(dict(enumerate(commands)))
+    errors = [host.communicate(timeout=120)[1] for host in hosts.values()]
+    assert [host.returncode for host in hosts.values()] == [1] * len(commands)
+    return errors
+
+
 def test_hosts_with_other_flags_are_refused(tmp_path):
     flags = ("tools/train.py", *FLAGS, f"--model_dir={tmp_path}")
-    hosts = start_hosts({0: flags, 1: (*flags, "--learning_rate=0.5", "--cache")})
-    for host, value in ((0, "0.01"), (1, "0.5")):
-        _, errors = hosts[host].communicate(timeout=120)
-        assert hosts[host].returncode == 1
-        assert errors == (
-            "train.py: error: expected the same on all hosts of TF_CONFIG, got other values on "
-            f"this one, {host}, than elsewhere: --learning_rate (here {value})\n"
-        )
+    errors = errors_of(flags, (*flags, "--learning_rate=0.5", "--cache"))
+    assert errors == [
+        "train.py: error: expected the same on all hosts of TF_CONFIG, got other values on this "
+        f"one, {host}, than elsewhere: --learning_rate (here {value})\n"
+        for host, value in ((0, "0.01"), (1, "0.5"))
+    ]
     assert not list(tmp_path.iterdir())
 
 
 def test_hosts_with_a_folder_each_are_refused(tmp_path):
     folders = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
-    (tmp_path / "b" / "run").mkdir(parents=True)
-    commands = [("tools/train.py", *FLAGS, f"--model_dir={folder}") for folder in folders]
-    hosts = start_hosts(dict(enumerate(commands)))
-    for host, folder in enumerate(folders):
-        _, errors = hosts[host].communicate(timeout=120)
-        assert hosts[host].returncode == 1
-        assert errors == (
-            "train.py: error: --model_dir: expected one folder for all hosts of TF_CONFIG, got "
-            f"{folder} here, {host}; what the chief writes is not seen by 1\n"
-        )
-        assert not list(folder.iterdir())
+    folders[1].mkdir(parents=True)
+    errors = errors_of(*(("tools/train.py", *FLAGS, f"--model_dir={each}") for each in folders))
+    assert errors == [
+        "train.py: error: --model_dir: expected one folder for all hosts of TF_CONFIG, got "
+        f"{folder} here, {host}; what the chief writes is not seen by 1\n"
+        for host, folder in enumerate(folders)
+    ]
+    assert [list(folder.iterdir()) for folder in folders] == [[], []]
 
 
 @pytest.mark.slow
