@@ -23,13 +23,13 @@ class NonFiniteGuard(StepCallback):
 
     Args:
         model_dir: The run's folder, where the batch is written to; None: it is not.
-        host: Which of several hosts this is, of whose part of the batch alone it speaks; None: of
-            one.
         every: Steps between two looks, >= 1; the end of an epoch has one always.
         make_batch: Number of updates done -> the next batch `(images, targets)`, the same as in
             training.
         allowed: How many such steps there may be.
         first_step: Updates done before the first `fit`.
+        host: Which of several hosts this is: it speaks of that host's part of the batch alone; None
+            where there is one host.
     """
 
     def __init__(

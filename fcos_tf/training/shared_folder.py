@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from fcos_tf.training import atomic
 from fcos_tf.training.cluster import VARIABLE
-from fcos_tf.training.strategy import agree, share_of
+from fcos_tf.training.strategy import agree, numbers_of_hosts, share_of
 
 
 def check_shared(
@@ -33,8 +33,7 @@ def check_shared(
         return
     folder = Path(folder)
     # A new name each time, so that nothing of an older run can be taken for it.
-    number = secrets.randbits(31) if share.is_chief else 0
-    number = int(strategy.reduce("SUM", tf.constant(number, tf.int64), axis=None))
+    number = numbers_of_hosts([secrets.randbits(31)], strategy)[0, 0]  # the chief's
     path = folder / f"{atomic.TEMPORARY_PREFIX}for_all_hosts_{number}"
     try:
         if share.is_chief:
@@ -42,9 +41,7 @@ def check_shared(
                 folder.mkdir(parents=True, exist_ok=True)
                 path.touch()
         agree(True, strategy)  # it is there
-        mine = np.zeros([share.num_hosts], np.int64)
-        mine[share.host] = not _appears(path, patience)
-        lacking = np.flatnonzero(strategy.reduce("SUM", tf.constant(mine), axis=None).numpy())
+        lacking = np.flatnonzero(numbers_of_hosts([not _appears(path, patience)], strategy))
     finally:
         if share.is_chief:
             path.unlink(missing_ok=True)

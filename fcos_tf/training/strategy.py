@@ -8,7 +8,7 @@ import contextlib
 import signal
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,10 +89,8 @@ def make_strategy(
         )
     if name == "tpu":
         return _tpu_strategy(tpu)
-    if one_host and name == "multi_worker":
-        name = "auto"
     cluster = read_cluster() if name in ("auto", "multi_worker") and not one_host else None
-    if name == "multi_worker" and cluster is None:
+    if name == "multi_worker" and cluster is None and not one_host:
         raise ValueError(
             f"--strategy=multi_worker: expected the environment variable {VARIABLE}, got none"
         )
@@ -135,6 +133,22 @@ def agree(flag: bool, strategy: tf.distribute.Strategy) -> bool:
     return bool(strategy.reduce("SUM", tf.constant(float(flag)), axis=None) > 0)
 
 
+def numbers_of_hosts(numbers: Sequence[int], strategy: tf.distribute.Strategy) -> np.ndarray:
+    """What several hosts have, on each of them; to be called by all of them, as `agree` is.
+
+    Args:
+        numbers: N whole numbers of this process.
+        strategy: Of the run.
+
+    Returns:
+        [hosts, N] int64.
+    """
+    share = share_of(strategy)
+    mine = np.zeros([share.num_hosts, len(numbers)], np.int64)
+    mine[share.host] = numbers
+    return strategy.reduce("SUM", tf.constant(mine), axis=None).numpy()
+
+
 def check_same(values: Mapping[str, Any], strategy: tf.distribute.Strategy) -> None:
     """Checks that all hosts have the same values; to be called by all of them, as `agree` is.
 
@@ -147,11 +161,7 @@ def check_same(values: Mapping[str, Any], strategy: tf.distribute.Strategy) -> N
     """
     if not has_hosts(strategy):
         return
-    share = share_of(strategy)
-    numbers = [zlib.crc32(str(value).encode()) for value in values.values()]
-    mine = np.zeros([share.num_hosts, len(numbers)], np.int64)
-    mine[share.host] = numbers
-    everywhere = strategy.reduce("SUM", tf.constant(mine), axis=None).numpy()
+    everywhere = numbers_of_hosts([zlib.crc32(str(x).encode()) for x in values.values()], strategy)
     same = (everywhere == everywhere[0]).all(axis=0)
     differ = [
         f"{name} (here {value})"
@@ -161,7 +171,7 @@ def check_same(values: Mapping[str, Any], strategy: tf.distribute.Strategy) -> N
     if differ:
         raise ValueError(
             f"expected the same on all hosts of {VARIABLE}, got other values on this one, "
-            f"{share.host}, than elsewhere: {', '.join(differ)}"
+            f"{share_of(strategy).host}, than elsewhere: {', '.join(differ)}"
         )
 
 
