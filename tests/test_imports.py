@@ -28,17 +28,18 @@ FLOORS = {
     "fcos_tf.visualization": 3,
     "fcos_tf.training": 4,
     "fcos_tf.build": 5,
-    "fcos_tf.tools": 6,
+    "fcos_tf.cli": 6,
+    "benchmarks": 6,
+    "tools": 6,
 }
 PORTABLE = ("fcos_tf.ops", "fcos_tf.layers", "fcos_tf.models")
 
 
 def modules():
-    for folder, package in ((ROOT / "fcos_tf", "fcos_tf"), (ROOT / "tools", "fcos_tf.tools")):
-        for file in sorted(folder.rglob("*.py")):
-            parts = file.relative_to(folder).with_suffix("").parts
-            name = ".".join((package, *parts)).removesuffix(".__init__")
-            yield name, ast.parse(file.read_text(), str(file))
+    for folder in ("fcos_tf", "benchmarks", "tools"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts).removesuffix(".__init__"), ast.parse(file.read_text(), str(file))
 
 
 MODULES = dict(modules())
@@ -62,7 +63,7 @@ def part_of(name):
 def faults_of(name, tree):
     part = part_of(name)
     for imported in imports_of(tree):
-        if imported.split(".")[0] != "fcos_tf":
+        if imported.split(".")[0] not in ("fcos_tf", "benchmarks", "tools"):
             continue
         other = part_of(imported)
         goes_up = FLOORS[other] > FLOORS[part]
@@ -82,7 +83,7 @@ def test_imports_go_down_only():
         ("fcos_tf.ops.boxes", "from fcos_tf.models import fcos"),
         ("fcos_tf.layers.fpn", "import fcos_tf.data.voc"),
         ("fcos_tf.models.fcos", "from fcos_tf import visualization"),
-        ("fcos_tf.build", "from fcos_tf.tools import train"),
+        ("fcos_tf.build", "from fcos_tf.cli import train"),
     ],
 )
 def test_the_check_sees_a_fault(name, line):
@@ -100,7 +101,7 @@ def users_of(imported, *, below=7, trees=MODULES):
 
 
 def test_only_build_and_tools_know_the_config():
-    assert users_of("fcos_tf.config") >= {"fcos_tf.build", "fcos_tf.tools.train"}
+    assert users_of("fcos_tf.config") >= {"fcos_tf.build", "fcos_tf.cli.train"}
     assert users_of("fcos_tf.config", below=5) == set()
 
 
@@ -110,7 +111,7 @@ def test_models_do_not_know_the_data():
 
 
 def test_only_tools_touch_flags():
-    assert users_of("absl.flags") == {"fcos_tf.tools.command_line"}
+    assert users_of("absl.flags") == {"fcos_tf.cli.command_line"}
 
 
 def test_portable_parts_import_no_tensorflow_at_the_top():
@@ -130,7 +131,7 @@ def test_setup_lists_every_package():
     listed = set(setup["options"]["packages"].split())
     folders = {file.parent for file in (ROOT / "fcos_tf").rglob("__init__.py")}
     packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
-    assert listed == packages | {"fcos_tf.configs", "fcos_tf.tools"}
+    assert listed == packages | {"fcos_tf.configs"}
 
 
 def test_importing_the_package_is_cheap():

@@ -164,7 +164,7 @@ def test_the_names_are_those_of_the_published_detectors():
 
 def test_the_names_are_those_of_torchvision():
     pytest.importorskip("torch")
-    from fcos_tf.tools.torchvision_peer import import_torchvision
+    from benchmarks.torchvision_peer import import_torchvision
 
     _, torchvision = import_torchvision()
     peer = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None)

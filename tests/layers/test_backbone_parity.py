@@ -74,7 +74,7 @@ def test_features_equal_torchvision(name):
 )
 def test_features_equal_timm(name):
     pytest.importorskip("torch")
-    from fcos_tf.tools.torchvision_peer import import_torchvision
+    from benchmarks.torchvision_peer import import_torchvision
 
     import_torchvision()
     pytest.importorskip("timm")

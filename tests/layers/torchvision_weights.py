@@ -115,7 +115,7 @@ class Peer:
     """
 
     def __init__(self, name: str, source: str = "torchvision"):
-        from fcos_tf.tools.torchvision_peer import import_torchvision
+        from benchmarks.torchvision_peer import import_torchvision
 
         self.torch, torchvision = import_torchvision()
         self.source = source

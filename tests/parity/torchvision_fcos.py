@@ -154,7 +154,7 @@ class Peer:
     """torchvision's FCOS as its published weights are built and trained: frozen batch norm."""
 
     def __init__(self):
-        from fcos_tf.tools.torchvision_peer import import_torchvision
+        from benchmarks.torchvision_peer import import_torchvision
 
         self.torch, torchvision = import_torchvision()
         # torchvision looks for its library before it calls the `nms` that is there without it.

@@ -8,10 +8,10 @@ import urllib.request
 import cv2
 import numpy as np
 
+from fcos_tf.cli.detect_backends import Found, Picture
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.evaluation.frames import boxes_to_original
 from fcos_tf.models.detector import category_ids_of
-from fcos_tf.tools.detect_backends import Found, Picture
 
 
 def picture(data):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
 
+from fcos_tf.cli.detect_backends import Found, Picture, SavedModelBackend
+from fcos_tf.cli.detect_server import ServerBackend
 from fcos_tf.data.example import ImageError
-from fcos_tf.tools.detect_backends import Found, Picture, SavedModelBackend
-from fcos_tf.tools.detect_server import ServerBackend
+from tests.cli.detect_stubs import run
 from tests.serving.asking import (
     REFUSED,
     ask,
@@ -23,7 +24,6 @@ from tests.serving.asking import (
     predicted,
     rows_of,
 )
-from tests.tools.detect_stubs import run
 
 
 def test_status_and_metadata(address):

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from fcos_tf import build, evaluation
+from fcos_tf.cli import train as train_tool
 from fcos_tf.config import Config
-from fcos_tf.tools import train as train_tool
 from fcos_tf.training import checkpoints
 
 DECAY = 0.75

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 
+from fcos_tf.cli import train as train_tool
+from fcos_tf.cli.command_line import define_flags, parse
 from fcos_tf.data.writing import write_digits
-from fcos_tf.tools import train as train_tool
-from fcos_tf.tools.command_line import define_flags, parse
 from fcos_tf.training.strategy import make_strategy
 from tests.training.hosts import finish, start, start_hosts
 from tests.training.replicas import train_and_detect
@@ -157,7 +157,7 @@ def test_a_host_that_halts_ends_the_others(tmp_path):
 # The tool on a disk that has room for 50 kB in a file.
 FULL_DISK = """
 import resource
-from fcos_tf.tools import train
+from fcos_tf.cli import train
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 train.main()
 """

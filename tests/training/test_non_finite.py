@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from fcos_tf import build
+from fcos_tf.cli import train as train_tool
 from fcos_tf.config import Config
-from fcos_tf.tools import train as train_tool
 from fcos_tf.training.non_finite import NonFiniteGuard
 from fcos_tf.training.optimizers import SGD
 

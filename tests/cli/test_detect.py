@@ -7,11 +7,11 @@ import tensorflow as tf
 from PIL import Image
 
 import fcos_tf
+from fcos_tf.cli.detect_backends import Classes, KerasBackend, Picture
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.evaluation.frames import boxes_to_original
-from fcos_tf.tools.detect_backends import Classes, KerasBackend, Picture
 from fcos_tf.visualization import class_colour
-from tests.tools.detect_stubs import Stub, detect_with, flat, read_records, run
+from tests.cli.detect_stubs import Stub, detect_with, flat, read_records, run
 
 NAMES = ("帽子", "dog", "cat")
 IDS = (7, 3, 90)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fcos_tf.tools.detect_backends import (
+from fcos_tf.cli.detect_backends import (
     FILES_SIGNATURE,
     Classes,
     Found,

@@ -75,7 +75,7 @@ def _bare(files, size, batch_size: int):
 
 def _torchvision(files, size, batch_size: int):
     """Decodes, resizes, flips, pads and batches with Pillow and torchvision."""
-    from fcos_tf.tools.torchvision_peer import import_torchvision
+    from benchmarks.torchvision_peer import import_torchvision
 
     torch, _ = import_torchvision()
     loader = torch.utils.data.DataLoader(

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from fcos_tf.tools.detect_inputs import VIDEO, Input
-from fcos_tf.tools.detect_video import VideoReader
+from fcos_tf.cli.detect_inputs import VIDEO, Input
+from fcos_tf.cli.detect_video import VideoReader
 from fcos_tf.visualization import class_colour
-from tests.tools.detect_stubs import Stub, detect_with, flat, make_video
+from tests.cli.detect_stubs import Stub, detect_with, flat, make_video
 
 LEVELS = (200, 220, 160, 240, 180)
 

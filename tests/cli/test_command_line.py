@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fcos_tf.cli import command_line, flag_files
 from fcos_tf.config import Config, to_flags
-from fcos_tf.tools import command_line, flag_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -156,7 +156,7 @@ def test_wrong_flags_are_one_line(arguments, status, message):
 
 def test_help_comes_without_loading_tensorflow():
     code = (
-        "import sys\nfrom fcos_tf.tools import train\n"
+        "import sys\nfrom fcos_tf.cli import train\n"
         "try:\n    train.main(['train.py', '--helpshort'])\n"
         "except SystemExit as stop:\n"
         "    assert stop.code == 0 and 'tensorflow' not in sys.modules\n"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import fcos_tf
+from fcos_tf.cli import convert
 from fcos_tf.layers.backbones import build_backbone
-from fcos_tf.tools import convert
 from tests.convert import fcos_parameter_names as published
 
 SMALL = {"depth": 18, "channels": 32, "num_convs": 1}

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from fcos_tf import FCOS
+from fcos_tf.cli import evaluate as evaluate_tool
+from fcos_tf.cli import train as train_tool
+from fcos_tf.cli.command_line import define_flags, parse
 from fcos_tf.config import Config
 from fcos_tf.models.fcos_rules import RULES
-from fcos_tf.tools import evaluate as evaluate_tool
-from fcos_tf.tools import train as train_tool
-from fcos_tf.tools.command_line import define_flags, parse
 from tests.training.run_folders import assert_close_records, kinds
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,8 +15,8 @@ from typing import Any
 
 from absl import flags
 
+from fcos_tf.cli.flag_files import CONFIGS, split_flag_files
 from fcos_tf.config import SECTIONS, Config, flag_value, item_type
-from fcos_tf.tools.flag_files import CONFIGS, split_flag_files
 
 _HELP = ("--help", "-help", "--helpshort", "-helpshort", "--helpfull", "-h", "-?")
 _TOOL_SECTION = "Tool"

@@ -10,16 +10,16 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from fcos_tf.data.example import ImageError
-from fcos_tf.tools.detect_backends import (
+from fcos_tf.cli.detect_backends import (
     Classes,
     Picture,
     SavedModelBackend,
     newest_version,
     portable_bytes,
 )
-from fcos_tf.tools.detect_server import ServerBackend
-from tests.tools.detect_stubs import (
+from fcos_tf.cli.detect_server import ServerBackend
+from fcos_tf.data.example import ImageError
+from tests.cli.detect_stubs import (
     CLASSES,
     Stub,
     detect_with,

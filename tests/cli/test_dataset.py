@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 import fcos_tf.data
+from fcos_tf.cli import dataset, visualize
 from fcos_tf.data.writing import write_digits
-from fcos_tf.tools import dataset, visualize
 
 
 def run(tool, capsys, *arguments):

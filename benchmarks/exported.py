@@ -28,8 +28,8 @@ def sides(
         FileNotFoundError: There is no such model, or no image.
         ValueError: It is no exported detector, or the peer cannot be built so.
     """
-    from fcos_tf.tools.benchmark import timed
-    from fcos_tf.tools.detect_backends import DESCRIPTION_FILE, newest_version
+    from benchmarks.benchmark import timed
+    from fcos_tf.cli.detect_backends import DESCRIPTION_FILE, newest_version
 
     folder = newest_version(saved_model)
     description = json.loads((folder / "assets" / DESCRIPTION_FILE).read_text(encoding="utf-8"))
@@ -47,7 +47,7 @@ def sides(
 def _image_files(text: str | None) -> list[Path]:
     from sklearn.datasets import load_sample_images
 
-    from fcos_tf.tools.detect_inputs import IMAGE, find_inputs
+    from fcos_tf.cli.detect_inputs import IMAGE, find_inputs
 
     if text is None:
         return [Path(name) for name in load_sample_images().filenames]
@@ -66,7 +66,7 @@ def _requests(ask: Ask, contents: Sequence[bytes], number: int) -> Callable[[], 
 def _saved_model(folder: Path) -> Ask:
     import tensorflow as tf
 
-    from fcos_tf.tools.detect_backends import FILES_SIGNATURE
+    from fcos_tf.cli.detect_backends import FILES_SIGNATURE
 
     detect = tf.saved_model.load(folder).signatures[FILES_SIGNATURE]
     return lambda files: {
@@ -78,8 +78,8 @@ def _torchvision(config: Config, image_size: str, num_classes: int) -> Ask:
     import numpy as np
     from PIL import Image
 
+    from benchmarks.torchvision_peer import Peer
     from fcos_tf.data.image_size import parse_image_size
-    from fcos_tf.tools.torchvision_peer import Peer
 
     rule = parse_image_size(image_size)
     peer = Peer(config, num_classes, rule.canvas or rule.sides[1:])

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 import fcos_tf
+from benchmarks import benchmark, evaluation, exported, input_pipeline
 from fcos_tf.data.image_size import parse_image_size
 from fcos_tf.data.writing import write_digits
 from fcos_tf.export import export_saved_model
-from fcos_tf.tools import benchmark, benchmark_evaluation, benchmark_export, benchmark_input
 
 
 def test_sides_take_turns_after_one_step_that_does_not_count():
@@ -59,15 +59,13 @@ def test_it_times_batches_of_files_beside_a_bare_map(capsys, tmp_path):
 
 def test_it_times_evaluation_and_compares_the_numbers(capsys, monkeypatch):
     pytest.importorskip("pycocotools")
-    monkeypatch.setattr(benchmark_evaluation, "NUM_IMAGES", 20)
+    monkeypatch.setattr(evaluation, "NUM_IMAGES", 20)
     arguments = ("--what=evaluation", "--peer=pycocotools", "--rounds=1")
     code, lines, _ = run(capsys, *arguments)
     assert code == 0 and lines[0] == "evaluation, 20 images, 100 detections each"
     assert lines[2].startswith("pycocotools ")
-    ours = benchmark_evaluation._ours
-    monkeypatch.setattr(
-        benchmark_evaluation, "_ours", lambda *records: [v + 1e-8 for v in ours(*records)]
-    )
+    ours = evaluation._ours
+    monkeypatch.setattr(evaluation, "_ours", lambda *records: [v + 1e-8 for v in ours(*records)])
     code, _, error = run(capsys, *arguments)
     assert code == 1 and "numbers differ by 1" in error
 
@@ -78,13 +76,13 @@ def test_it_times_an_exported_model_on_files(capsys, tmp_path, monkeypatch):
     for name, height in (("a", 40), ("b", 70), ("c", 50)):
         Image.fromarray(np.zeros([height, 48, 3], np.uint8)).save(tmp_path / f"{name}.png")
     asked = []
-    saved_model = benchmark_export._saved_model
+    saved_model = exported._saved_model
 
     def watched(folder):
         ask = saved_model(folder)
         return lambda files: asked.append((files, ask(files)))
 
-    monkeypatch.setattr(benchmark_export, "_saved_model", watched)
+    monkeypatch.setattr(exported, "_saved_model", watched)
     code, lines, error = run(
         capsys, "--what=inference", f"--saved_model={tmp_path / 'm'}", f"--input={tmp_path}",
         "--batch_size=2", "--rounds=1", "--steps_per_round=2",
@@ -121,7 +119,7 @@ def test_the_bare_side_of_the_input_benchmark_moves_the_same_bytes(tmp_path):
     # One colour, which no resizing changes: 200 comes as 200 and as one byte.
     Image.new("RGB", (48, 40), (200, 200, 200)).save(tmp_path / "a.jpg", quality=95)
     size = parse_image_size("32x64")
-    (batch,) = benchmark_input._bare([str(tmp_path / "a.jpg")], size, 2)().take(1)
+    (batch,) = input_pipeline._bare([str(tmp_path / "a.jpg")], size, 2)().take(1)
     assert batch.shape == (2, 32, 64, 3)
     assert batch.dtype == "uint8"
     assert np.all(batch == 200)
@@ -129,10 +127,10 @@ def test_the_bare_side_of_the_input_benchmark_moves_the_same_bytes(tmp_path):
 
 def test_batches_that_were_prefetched_at_leisure_are_not_timed():
     taken = []
-    run = benchmark_input._timed_batches(lambda: map(taken.append, range(100)))
+    run = input_pipeline._timed_batches(lambda: map(taken.append, range(100)))
     run(5)
     assert len(taken) == 20 + 5
 
 
 def test_evaluation_is_timed_as_all_other_steps():
-    assert benchmark_evaluation.timed is benchmark.timed
+    assert evaluation.timed is benchmark.timed

@@ -6,8 +6,11 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-# The configs lie beside the tools, in the repository and in the installed package.
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# In the package where it is installed, else beside it, as in the repository.
+CONFIGS = _PACKAGE / "configs"
+if not CONFIGS.is_dir():
+    CONFIGS = _PACKAGE.parent / "configs"
 
 
 def split_flag_files(

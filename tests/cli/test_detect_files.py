@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fcos_tf.tools.detect_inputs import CAMERA, IMAGE, VIDEO, find_inputs
-from fcos_tf.tools.detect_output import Progress, Results, Window, image_ids, output_names
+from fcos_tf.cli.detect_inputs import CAMERA, IMAGE, VIDEO, find_inputs
+from fcos_tf.cli.detect_output import Progress, Results, Window, image_ids, output_names
 from fcos_tf.visualization import class_colour
-from tests.tools.detect_stubs import CLASSES, Stub, detect_with, flat, read_records, run
+from tests.cli.detect_stubs import CLASSES, Stub, detect_with, flat, read_records, run
 
 
 def test_inputs_of_every_kind(tmp_path, monkeypatch):

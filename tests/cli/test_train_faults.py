@@ -7,12 +7,12 @@ import signal
 import pytest
 import tensorflow as tf
 
+from fcos_tf.cli import run_files
+from fcos_tf.cli import train as train_tool
+from fcos_tf.cli.command_line import define_flags, parse
 from fcos_tf.config import Config
 from fcos_tf.data.writing import write_digits
 from fcos_tf.models.fcos import FCOS
-from fcos_tf.tools import run_files
-from fcos_tf.tools import train as train_tool
-from fcos_tf.tools.command_line import define_flags, parse
 from fcos_tf.training import checkpoints
 from fcos_tf.training.metric_writers import TextWriter
 from tests.training.run_folders import kinds, records

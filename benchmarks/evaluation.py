@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 
-from fcos_tf.tools.benchmark import timed
+from benchmarks.benchmark import timed
 
 NUM_IMAGES, NUM_DETECTIONS, NUM_OBJECTS, NUM_CLASSES = 5000, 100, 7, 80
 

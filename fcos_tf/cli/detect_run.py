@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fcos_tf.data.example import ImageError
-from fcos_tf.data.images import decode_image, read_bytes
-from fcos_tf.tools.detect_backends import Found, Picture
-from fcos_tf.tools.detect_inputs import CAMERA, IMAGE, Input
-from fcos_tf.tools.detect_output import (
+from fcos_tf.cli.detect_backends import Found, Picture
+from fcos_tf.cli.detect_inputs import CAMERA, IMAGE, Input
+from fcos_tf.cli.detect_output import (
     Progress,
     Results,
     Stopped,
@@ -22,8 +20,10 @@ from fcos_tf.tools.detect_output import (
     output_names,
     save_picture,
 )
-from fcos_tf.tools.detect_video import VideoReader, VideoWriter
-from fcos_tf.tools.run_files import PICTURE_THRESHOLD
+from fcos_tf.cli.detect_video import VideoReader, VideoWriter
+from fcos_tf.cli.run_files import PICTURE_THRESHOLD
+from fcos_tf.data.example import ImageError
+from fcos_tf.data.images import decode_image, read_bytes
 
 
 class Detection:

@@ -11,11 +11,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from fcos_tf.cli import detect
+from fcos_tf.cli.detect_backends import Classes, Found
+from fcos_tf.cli.detect_inputs import find_inputs
+from fcos_tf.cli.detect_run import Detection
 from fcos_tf.data.example import ImageError
-from fcos_tf.tools import detect
-from fcos_tf.tools.detect_backends import Classes, Found
-from fcos_tf.tools.detect_inputs import find_inputs
-from fcos_tf.tools.detect_run import Detection
 
 CLASSES = Classes(("帽子", "dog", "cat"), (7, 3, 90))
 

@@ -46,7 +46,7 @@ def ours(config: Config, what: str) -> Callable[[], None]:
 
 def torchvision(config: Config, what: str) -> Callable[[], None]:
     """One step of torchvision's, as a function."""
-    from fcos_tf.tools.torchvision_peer import Peer
+    from benchmarks.torchvision_peer import Peer
 
     images, targets = _random_batch(config)
     peer = Peer(config, NUM_CLASSES, images.shape[1:3])

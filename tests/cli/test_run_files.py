@@ -3,8 +3,8 @@
 import pytest
 
 import fcos_tf.data
+from fcos_tf.cli import run_files
 from fcos_tf.data.writing import write_digits
-from fcos_tf.tools import run_files
 
 
 def test_a_folder_of_broken_images_is_told_before_training(tmp_path):

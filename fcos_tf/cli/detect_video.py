@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fcos_tf.cli.detect_inputs import CAMERA, Input
 from fcos_tf.data.example import ImageError
-from fcos_tf.tools.detect_inputs import CAMERA, Input
 
 _CODEC = "mp4v"  # MPEG-4 part 2: in every build of OpenCV that writes videos
 _UNKNOWN_RATE = 25.0

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import fcos_tf
-from fcos_tf.tools import export
+from fcos_tf.cli import export
 from fcos_tf.training import checkpoints
 
 

@@ -1,0 +1,1 @@
+"""What times this package beside others; not installed with it."""

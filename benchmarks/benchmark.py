@@ -1,0 +1,148 @@
+"""Times training, inference, input or evaluation, alone or beside others, in one run.
+
+    python tools/benchmark.py --what=training --flagfile=bccd.cfg --peer=torchvision
+    python tools/benchmark.py --what=training --precision=mixed_bfloat16 --peer=float32
+    python tools/benchmark.py --what=inference --image_size=512x512 --batch_size=1
+    python tools/benchmark.py --what=inference --saved_model=export/fcos/1 --batch_size=1
+    python tools/benchmark.py --what=input --dataset=voc --data_dir=VOC --peer=torchvision
+    python tools/benchmark.py --what=evaluation --peer=pycocotools
+
+All sides take turns, so that a busy machine slows all; what counts is the ratio of the medians.
+Training and inference: one step on random images (the time does not depend on what is seen), an SGD
+step with clipped gradients, or from uint8 images to detections; with --saved_model from the bytes
+of image files to detections in their pixels (at --batch_size=1 the time of a step is the latency;
+the peer decodes with Pillow). Input: batches of --train_split as
+training gets them, beside a bare tf.data map that only decodes and resizes the same files; the peer
+is Pillow, torchvision's transforms and a DataLoader with a process per core. Evaluation: COCO's
+twelve numbers of 5000 images with 100 random detections each.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+
+from fcos_tf.cli import command_line
+from fcos_tf.config import Config
+
+_PEERS = {
+    "training": ("torchvision", "float32"),
+    "inference": ("torchvision", "float32"),
+    "input": ("torchvision",),
+    "evaluation": ("pycocotools",),
+}
+_STEPS = {"training": 4, "inference": 4, "input": 100, "evaluation": 1}
+_OPTIONS = {
+    "what": "training, inference, input or evaluation",
+    "peer": "What to time in turns: torchvision, for evaluation pycocotools; or float32, the same "
+    "model in that precision; default: none",
+    "saved_model": "With --what=inference: an exported model to time in place of one made by flags",
+    "input": "With --saved_model: image files, a folder or a pattern; default two photos",
+    "rounds": "How many timed turns of --steps_per_round steps; default 5",
+    "steps_per_round": "Default 4; input 100 (batches), evaluation 1",
+}
+
+# Does so many steps and returns the seconds they took.
+Side = Callable[[int], float]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the tool; ends the process with its exit status."""
+    command_line.run(_benchmark, __doc__, argv, options=_OPTIONS)
+
+
+def _benchmark(config: Config, flags) -> None:
+    what, peer = flags["what"].value, flags["peer"].value
+    if what not in _PEERS:
+        raise ValueError(f"--what: expected one of {', '.join(_PEERS)}, got {what!r}")
+    if peer not in (None, *_PEERS[what]):
+        expected = " or ".join(_PEERS[what])
+        raise ValueError(f"--peer: expected {expected} with --what={what}, got {peer!r}")
+    saved_model, images = flags["saved_model"].value, flags["input"].value
+    if peer == "float32" and (saved_model or config.precision == "float32"):
+        raise ValueError("--peer=float32: expected another --precision, and no --saved_model")
+    if saved_model and what != "inference":
+        raise ValueError(f"--saved_model: expected with --what=inference, got --what={what}")
+    if images and not saved_model:
+        raise ValueError("--input: expected with --saved_model only")
+    rounds = _count("rounds", flags["rounds"].value, 5)
+    steps = _count("steps_per_round", flags["steps_per_round"].value, _STEPS[what])
+    command_line.load_tensorflow()
+    if saved_model:
+        from benchmarks import exported
+
+        title, images_per_step, sides = exported.sides(config, saved_model, images, peer)
+    else:
+        title, images_per_step, sides = _sides(config, what, peer)
+    seconds = time_in_turns(sides, rounds=rounds, steps=steps)
+    print(title)
+    ours = statistics.median(next(iter(seconds.values())))
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        print(
+            f"{name:24} {median:8.3f} s per step ({min(values):.3f} to {max(values):.3f})  "
+            f"{images_per_step / median:7.1f} images/s  {median / ours:5.2f} x"
+        )
+
+
+def _sides(config: Config, what: str, peer: str | None) -> tuple[str, int, dict[str, Side]]:
+    """Title, images in a step, and what to time: ours first."""
+    if what == "input":
+        from benchmarks import input_pipeline
+
+        return input_pipeline.sides(config, peer)
+    if what == "evaluation":
+        from benchmarks import evaluation
+
+        return evaluation.sides(config.seed, peer)
+    from benchmarks import model
+
+    sides = {f"fcos_tf {config.precision}": timed(model.ours(config, what))}
+    if peer == "float32":
+        float32 = dataclasses.replace(config, precision="float32")
+        sides["fcos_tf float32"] = timed(model.ours(float32, what))
+    elif peer:
+        sides[f"{peer} float32"] = timed(model.torchvision(config, what))
+    title = f"{what}, {config.backbone}, {config.image_size}, batch {config.batch_size}"
+    return title, config.batch_size, sides
+
+
+def timed(step: Callable[[], object]) -> Side:
+    """Makes a side from a function that does one step."""
+
+    def run(steps: int) -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        return time.perf_counter() - start
+
+    return run
+
+
+def time_in_turns(sides: dict[str, Side], *, rounds: int, steps: int) -> dict[str, list[float]]:
+    """Seconds per step of every side in every round, after one step each that does not count.
+
+    Args:
+        sides: Name -> a function that does so many steps and returns their seconds.
+        rounds: How many turns each side has.
+        steps: Steps in a turn.
+    """
+    for run in sides.values():
+        run(1)
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, run in sides.items():
+            seconds[name].append(run(steps) / steps)
+    return seconds
+
+
+def _count(name: str, text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"--{name}: expected a number of at least 1, got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Evaluates a trained detector, or scores COCO result files.
+
+    python tools/evaluate.py --flagfile=digits.cfg --model_dir=runs/digits
+    python tools/evaluate.py --flagfile=digits.cfg --weights=model.keras --output_dir=results
+    python tools/evaluate.py --flagfile=digits.cfg --model_dir=runs/digits --tta=flip,640x640
+    python tools/evaluate.py --ground_truth=truth.json --detections=found.json --metrics=coco,voc07
+
+The flags say on which data; the model is taken from its file as it was trained, except for the
+thresholds under "Detections" that are given on the command line. Without --image_size images are
+brought to the size that the model was made for. Prints the numbers of --metrics,
+over all classes and per class, and writes them to metrics.json and per_class.json; beside them
+detections.json (COCO results, with the data set's own ids) and detections.png.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fcos_tf.cli import command_line, run_files
+from fcos_tf.config import Config
+
+# Flags that change how a trained model detects; they count only when given.
+_MODEL_ATTRIBUTES = ("score_threshold", "nms_threshold", "topk_per_level", "max_detections")
+_PER_CLASS_FILE = "per_class.json"
+_OPTIONS = {
+    "weights": "A .keras file; default: the newest checkpoint in --model_dir, or model.keras there",
+    "output_dir": "Where to write; default: --model_dir, or the folder of --weights",
+    "ground_truth": "COCO ground truth JSON, to score --detections against without a model",
+    "detections": "COCO results JSON, to be scored against --ground_truth",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the tool; ends the process with its exit status."""
+    command_line.run(_evaluate, __doc__, argv, options=_OPTIONS)
+
+
+def _evaluate(config: Config, flags) -> None:
+    from fcos_tf.evaluation import format_per_class, format_table
+
+    if flags["ground_truth"].value or flags["detections"].value:
+        if config.tta:
+            raise ValueError(
+                "--tta: expected none with --ground_truth and --detections, as there is no model "
+                f"to look at images; got {','.join(config.tta)}"
+            )
+        scores = score_files(flags["ground_truth"].value, flags["detections"].value, config.metrics)
+        output_dir = flags["output_dir"].value
+        if output_dir:
+            _write_scores(Path(output_dir), scores)
+    else:
+        command_line.load_tensorflow()
+        overrides = {n: getattr(config, n) for n in _MODEL_ATTRIBUTES if flags[n].present}
+        scores = evaluate(
+            config,
+            weights=flags["weights"].value,
+            output_dir=flags["output_dir"].value,
+            overrides=overrides,
+            size_of_model=not flags["image_size"].present,
+        )
+    print(format_per_class(scores.per_class))
+    print(format_table(scores.metrics))
+
+
+def evaluate(
+    config: Config,
+    *,
+    weights: str | Path | None = None,
+    output_dir: str | Path | None = None,
+    overrides: dict[str, Any] | None = None,
+    size_of_model: bool = False,
+):
+    """Evaluates a trained model on the validation data of a config, and writes the results.
+
+    Args:
+        config: Which data, `metrics`, `tta` and `model_dir`.
+        weights: A `.keras` file; by default the newest checkpoint in `config.model_dir`, or the
+            final model there.
+        output_dir: Where to write; by default `config.model_dir`, or the folder of `weights`.
+        overrides: Attributes of the model to change, such as {"score_threshold": 0.3}.
+        size_of_model: Take the `image_size` that the model was made for, where it knows it.
+
+    Returns:
+        A `fcos_tf.evaluation.Scores`; its metrics are as in metrics.json, so with the `step` of a
+        checkpoint.
+
+    Raises:
+        ValueError: If the file is damaged, the model does not fit the data, or `tta` is not
+            understood.
+        FileNotFoundError: If there is no such file, or no data.
+    """
+    from fcos_tf import build, evaluation
+    from fcos_tf.evaluation.tta import parse_tta
+    from fcos_tf.models.fcos_presets import detectable
+    from fcos_tf.training import atomic, checkpoints
+    from fcos_tf.training.strategy import make_strategy
+
+    tta = parse_tta(config.tta)
+    path = run_files.find_weights(config.model_dir, weights)
+    # All devices here share the batches of an evaluation; other hosts are not asked to.
+    with make_strategy(config.strategy, tpu=config.tpu, one_host=True).scope():
+        model = checkpoints.load_model(path)
+    for name, value in (overrides or {}).items():
+        setattr(model, name, value)
+    if size_of_model and model.image_size:
+        config = dataclasses.replace(config, image_size=model.image_size)
+    class_names = model.class_names and detectable(model.class_names)
+    dataset = build.load_val_data(config, class_names)
+    if not class_names and len(dataset.class_names) != model.num_classes:
+        raise ValueError(
+            f"{path}: a model of {model.num_classes} classes; expected "
+            f"{len(dataset.class_names)}, as many as --dataset={config.dataset} has"
+        )
+    try:
+        detect = evaluation.compile_detect(model, dataset.class_names)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    views = [build.load_val_data(_with_size(config, size), class_names) for size in tta.image_sizes]
+    print(f"evaluating {path} on {dataset.num_images} images at {config.image_size}", flush=True)
+    records = evaluation.run_detector(
+        model,
+        dataset,
+        flip=tta.flip,
+        views=views,
+        detect=detect,
+        progress=_progress(dataset.num_images * (1 + len(views))),
+    )
+    scores = evaluation.score_records(records, config.metrics)
+    if path.parent.name == checkpoints.FOLDER:
+        step = checkpoints.step_of(path)
+        scores = dataclasses.replace(scores, metrics={"step": step, **scores.metrics})
+
+    folder = Path(output_dir or config.model_dir or path.parent)
+    _write_scores(folder, scores)
+    atomic.write_text(folder / run_files.DETECTIONS_FILE, json.dumps(records.detections))
+    run_files.save_pictures(folder / run_files.PICTURE_FILE, model, dataset, detect=detect)
+    return scores
+
+
+def _with_size(config: Config, image_size: str) -> Config:
+    """The config of a further view; a fixed canvas needs no batches of one orientation."""
+    buckets = config.orientation_buckets and "," in image_size
+    return dataclasses.replace(config, image_size=image_size, orientation_buckets=buckets)
+
+
+def score_files(ground_truth: str, detections: str, metrics: Sequence[str] = ("coco",)):
+    """Scores a COCO results file against a COCO ground truth file.
+
+    Args:
+        ground_truth: A COCO annotation file.
+        detections: A COCO results file.
+        metrics: Names of metrics, see `fcos_tf.evaluation.evaluate`.
+
+    Returns:
+        A `fcos_tf.evaluation.Scores`.
+
+    Raises:
+        ValueError: If a name is missing, or a file is not of that form.
+        FileNotFoundError: If there is no such file.
+    """
+    from fcos_tf.evaluation import Records, score_records
+
+    loaded = []
+    for flag, name in (("ground_truth", ground_truth), ("detections", detections)):
+        if not name:
+            raise ValueError(f"--{flag}: expected a JSON file, as --ground_truth and --detections "
+                             "belong together, got none")  # fmt: skip
+        if not Path(name).is_file():
+            raise FileNotFoundError(f"--{flag}: no file {name}")
+        try:
+            # Some tools put a byte order mark first.
+            loaded.append(json.loads(Path(name).read_text(encoding="utf-8-sig")))
+        except RecursionError as error:
+            raise ValueError(
+                f"--{flag}: {name}: expected COCO's form, got JSON nested too deeply to read"
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"--{flag}: {name} is not JSON: {error}") from error
+    try:
+        return score_records(Records(*loaded), metrics)
+    except ValueError as error:
+        raise ValueError(f"{ground_truth} and {detections}: {error}") from error
+
+
+def _progress(total: int):
+    """A counter of images on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int) -> None:
+        end = "\n" if done >= total else ""
+        print(f"\r{done}/{total} images", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _write_scores(folder: Path, scores: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    run_files.write_metrics(folder / run_files.METRICS_FILE, scores.metrics)
+    run_files.write_metrics(folder / _PER_CLASS_FILE, scores.per_class)
+
+
+if __name__ == "__main__":
+    main()
