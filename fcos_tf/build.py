@@ -15,7 +15,7 @@ import tensorflow as tf
 from fcos_tf import data, evaluation
 from fcos_tf.config import AUTO, Config, flag_value
 from fcos_tf.models.fcos import FCOS
-from fcos_tf.models.tensorflow_steps import learning_norms
+from fcos_tf.models.train_steps import learning_norms
 from fcos_tf.models.weights import load_detector
 from fcos_tf.training import callbacks, non_finite, optimizers, schedules
 from fcos_tf.training.input_clock import InputClock

@@ -121,8 +121,8 @@ def test_portable_parts_import_no_tensorflow_at_the_top():
         if name.startswith(PORTABLE)
         and any(i.split(".")[0] == "tensorflow" for i in imports_of(tree, top_level_only=True))
     }
-    # The custom steps, which models.detector imports under TensorFlow only.
-    assert users == {"fcos_tf.models.tensorflow_steps"}
+    # The custom steps, which models.image_model imports under TensorFlow only.
+    assert users == {"fcos_tf.models.train_steps"}
 
 
 def test_setup_lists_every_package():

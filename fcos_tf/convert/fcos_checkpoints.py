@@ -13,7 +13,6 @@ from fcos_tf.convert.report import IGNORED, ConversionReport, assign
 from fcos_tf.convert.torch_files import read_tensors
 from fcos_tf.layers.resnet import DEPTHS
 from fcos_tf.models.fcos import FCOS
-from fcos_tf.models.fcos_presets import preset_arguments
 
 # Blocks of each stage, whether they are bottlenecks, groups and their width in the first stage.
 BODIES = {
@@ -121,7 +120,7 @@ def convert_checkpoint(
         "found: " + ", ".join(f"{name}={value}" for name, value in found.items()),
     ]
     settings = {**found, **wanted, **overrides}
-    pixels = _find_pixels(tensors, preset_arguments(preset, settings))
+    pixels = _find_pixels(tensors, FCOS.preset_arguments(preset, settings))
     for name, values in pixels.items():
         notes.append(f"{_PIXELS[name]} in the file, not as in the preset: {name}={values}")
     model = FCOS.from_preset(preset, **{**pixels, **settings})

@@ -1,26 +1,34 @@
-"""Feature pyramid P3-P5 to P3-P7 (Lin et al., Feature Pyramid Networks; FCOS, section 3.2)."""
+"""Feature pyramid (Lin et al., Feature Pyramid Networks; FCOS, section 3.2): P3-P7, P2-P6 ..."""
 
 from collections.abc import Sequence
 
 import keras
 from keras import ops
 
-LEVELS = ("p3", "p4", "p5", "p6", "p7")
 UPSAMPLINGS = ("nearest", "bilinear")
+EXTRAS = ("conv", "pool")
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class FeaturePyramid(keras.layers.Layer):
     """Lateral 1x1 convolutions, a top-down path, 3x3 outputs, and coarser levels on top.
 
-    P6 is a stride-2 3x3 convolution of P5, P7 one of ReLU(P6). The top-down path enlarges a map to
-    the size of its lateral, which is the nearest-neighbour rule for odd sizes too.
+    The top-down path enlarges a map to the size of its lateral, which is the nearest-neighbour
+    rule for odd sizes too. The levels have the numbers of their inputs: c2 becomes p2.
 
     Args:
         channels: of every level.
-        levels: how many levels from P3 on: 3 ends with P5, 5 with P7.
+        levels: how many, those of the inputs and up to two coarser ones: with c3 to c5, 3 ends
+            with p5 and 5 with p7.
         upsampling: "nearest" or "bilinear".
-        inputs: names of the backbone's maps for P3, P4 and P5.
+        inputs: names of the backbone's maps, one or more that follow each other, finest first.
+        extra: what the coarser levels are. "conv": a stride-2 3x3 convolution of the level below,
+            of its ReLU from the second on (P6 and P7 of FCOS); "pool": every other cell of the
+            level below (P6 of Faster R-CNN).
+
+    Attributes:
+        levels: names of the levels, "p3" ...
+        strides: of each level, in pixels: 8 for p3.
 
     Example:
         >>> maps = {"c3": keras.ops.ones((1, 8, 8, 128)), "c4": keras.ops.ones((1, 4, 4, 256)),
@@ -36,19 +44,33 @@ class FeaturePyramid(keras.layers.Layer):
         levels: int = 5,
         upsampling: str = "nearest",
         inputs: Sequence[str] = ("c3", "c4", "c5"),
+        extra: str = "conv",
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if levels not in (3, 4, 5):
-            raise ValueError(f"levels must be 3 to 5, from P3 on; got {levels!r}")
-        if upsampling not in UPSAMPLINGS:
+        for name, value, choices in (
+            ("upsampling", upsampling, UPSAMPLINGS),
+            ("extra", extra, EXTRAS),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+        inputs = tuple(inputs)
+        first = int(inputs[0].removeprefix("c"))
+        if inputs != tuple(f"c{first + k}" for k in range(len(inputs))):
             raise ValueError(
-                f"upsampling must be one of {', '.join(UPSAMPLINGS)}; got {upsampling!r}"
+                f"inputs must be maps that follow each other like c3, c4; got {inputs}"
             )
+        if not len(inputs) <= levels <= len(inputs) + 2:
+            raise ValueError(
+                f"levels must be {len(inputs)} to {len(inputs) + 2}, from P{first} on; got {levels!r}"
+            )
+        numbers = range(first, first + levels)
         self.channels = channels
-        self.levels = LEVELS[:levels]
+        self.levels = tuple(f"p{number}" for number in numbers)
+        self.strides = tuple(2**number for number in numbers)
         self.upsampling = upsampling
-        self.input_names = tuple(inputs)
+        self.input_names = inputs
+        self.extra = extra
 
         def conv(kernel_size, name, strides=1, padding="same"):
             # Uniform with bound sqrt(3 / fan_in): Caffe2's XavierFill, as in the references.
@@ -64,11 +86,13 @@ class FeaturePyramid(keras.layers.Layer):
                 dtype=self.dtype_policy,
             )
 
-        self.laterals = [conv(1, f"lateral_{level}") for level in LEVELS[:3]]
-        self.output_convs = [conv(3, f"output_{level}") for level in LEVELS[:3]]
+        own, coarser = self.levels[: len(inputs)], self.levels[len(inputs) :]
+        self.laterals = [conv(1, f"lateral_{level}") for level in own]
+        self.output_convs = [conv(3, f"output_{level}") for level in own]
         self.pad = keras.layers.ZeroPadding2D(1, dtype=self.dtype_policy)
         self.extra_convs = [
-            conv(3, f"output_{level}", strides=2, padding="valid") for level in self.levels[3:]
+            conv(3, f"output_{level}", strides=2, padding="valid")
+            for level in (coarser if extra == "conv" else ())
         ]
 
     def build(self, input_shape):
@@ -88,14 +112,19 @@ class FeaturePyramid(keras.layers.Layer):
             dict `p3`.. of [B, Hl, Wl, channels].
         """
         maps = [features[name] for name in self.input_names]
-        p3, p4, p5 = (lateral(x) for lateral, x in zip(self.laterals, maps, strict=True))
-        p4 = p4 + self._enlarge(p5, p4)
-        p3 = p3 + self._enlarge(p4, p3)
-        levels = [output(x) for output, x in zip(self.output_convs, (p3, p4, p5), strict=True)]
-        for k, extra in enumerate(self.extra_convs):
-            below = levels[-1] if k == 0 else ops.relu(levels[-1])
-            levels.append(extra(self.pad(below)))
+        merged = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
+        for k in reversed(range(len(merged) - 1)):
+            merged[k] = merged[k] + self._enlarge(merged[k + 1], merged[k])
+        levels = [output(x) for output, x in zip(self.output_convs, merged, strict=True)]
+        for k in range(len(self.levels) - len(levels)):
+            levels.append(self._coarser(levels[-1], k))
         return dict(zip(self.levels, levels, strict=True))
+
+    def _coarser(self, x, k: int):
+        """The k-th level above those of the inputs, from the level below it."""
+        if self.extra == "pool":
+            return x[:, ::2, ::2]
+        return self.extra_convs[k](self.pad(x if k == 0 else ops.relu(x)))
 
     def _enlarge(self, x, like):
         """Enlarges a map to the size of another: [B, h, w, C] to [B, H, W, C]."""
@@ -113,4 +142,5 @@ class FeaturePyramid(keras.layers.Layer):
             "levels": len(self.levels),
             "upsampling": self.upsampling,
             "inputs": self.input_names,
+            "extra": self.extra,
         }

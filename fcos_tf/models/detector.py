@@ -1,129 +1,111 @@
-"""What detectors share: preprocessing, the steps of training and prediction, loss trackers.
+"""What detectors share: from images to detections, other classes, published settings.
 
-Shape shorthand: B images of H x W pixels, M padded boxes, D detections.
+Shape shorthand: B images of H x W pixels, D detections, K candidates, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import keras
-from keras import ops
-
-from fcos_tf.models import running_means
-from fcos_tf.models.step_faults import StepFaults
-
-if keras.backend.backend() == "tensorflow":
-    from fcos_tf.models.tensorflow_steps import TensorFlowSteps, sum_over_replicas
-else:
-
-    class TensorFlowSteps:
-        """Other backends run Keras' own steps on `compute_loss`."""
-
-        step_names = ()
-
-        def count_shares(self, totals=None):
-            """All of a batch is in one loss."""
-            return 1
-
-    def sum_over_replicas(value):
-        """Other backends see the whole batch as one."""
-        return value
+from fcos_tf.models.image_model import ImageModel, spatial_size
+from fcos_tf.models.weights import copy_weights, load_detector
 
 
-CHANNEL_ORDERS = ("rgb", "bgr")
-
-
-class Detector(TensorFlowSteps, keras.Model):
+class Detector(ImageModel):
     """Base class of the detectors.
 
-    A subclass implements `call`, `compute_losses` and `decode`, and lists `loss_names`.
+    A subclass implements `call` and `decode` beside the losses.
 
     Args:
-        channel_order: "rgb" or "bgr", what the backbone sees; images always come in as RGB.
-        mean: three numbers in 0-255, in `channel_order`, subtracted from the image.
-        std: three numbers, the divisor after that.
-        class_names: names of the classes, kept with the model.
-        category_ids: the data set's own id of each label, kept with the model.
-        image_size: to which size images are brought for this model, kept with it.
-        count_names: what `compute_losses` counts over all replicas, beside the losses.
+        score_threshold: least score of a detection.
+        nms_threshold: IoU above which the weaker of two boxes of a class goes.
+        max_detections: D.
+        **kwargs: of `ImageModel`.
+
+    Attributes:
+        raw_outputs: name -> shape and meaning of what `call` returns, for exported models.
+        thresholds: the constructor's arguments that decide about detections, not about learning;
+            an exported model may have others.
+        class_layers: names of the layers whose weights depend on the classes.
+        presets: name -> constructor arguments of a published detector.
+        inclusive_pixels: whether boxes' x2 and y2 name the last pixel inside; 1 is then added in
+            the original image.
     """
 
-    loss_names: tuple[str, ...] = ()
-    # Whether boxes x2 and y2 name the last pixel inside; evaluation then adds 1 in the original.
+    raw_outputs: Mapping[str, str] = {}
+    thresholds: Sequence[str] = ("score_threshold", "nms_threshold", "max_detections")
+    class_layers: Sequence[str] = ()
+    presets: Mapping[str, Mapping[str, Any]] = {}
+    protocols = ("coco", "voc07", "voc12")
     inclusive_pixels = False
 
     def __init__(
         self,
+        num_classes: int | None = None,
         *,
-        channel_order: str,
-        mean: Sequence[float],
-        std: Sequence[float],
-        class_names: Sequence[str] | None = None,
-        category_ids: Sequence[int] | None = None,
-        image_size: str | None = None,
-        count_names: Sequence[str] = ("num_positives",),
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.6,
+        max_detections: int = 100,
         **kwargs,
     ):
-        # Autocasting would turn image sizes and float images into bfloat16 under mixed precision:
-        # 1333 would become 1336.
-        super().__init__(autocast=False, **kwargs)
-        if channel_order not in CHANNEL_ORDERS:
-            raise ValueError(f"channel_order must be 'rgb' or 'bgr'; got {channel_order!r}")
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) != 3:
-                raise ValueError(f"{name} must be three numbers; got {values!r}")
-        self.channel_order = channel_order
-        self.mean = tuple(float(v) for v in mean)
-        self.std = tuple(float(v) for v in std)
-        self.class_names = None if class_names is None else tuple(class_names)
-        self.category_ids = None if category_ids is None else tuple(map(int, category_ids))
-        self.image_size = image_size
-        self.loss_trackers = {
-            name: keras.metrics.Mean(name=name)
-            for name in (*self.loss_names, *count_names, *self.step_names)
-        }
-        self.step_faults = StepFaults()
+        super().__init__(num_classes, **kwargs)
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
 
-    def compute_losses(self, predictions: dict, targets: dict, image_size, totals=None) -> dict:
-        """The named losses and counts, `num_positives` ...; scalars float32. See the subclass."""
-        raise NotImplementedError
-
-    def compute_totals(self, targets: dict, image_size):
-        """What losses are divided by, of this replica's images. See the subclass."""
-        raise NotImplementedError
-
-    def decode(self, predictions: dict, image_size, image_sizes, *, jit_compile=False) -> dict:
-        """Raw predictions to detections. See the subclass."""
-        raise NotImplementedError
-
-    def preprocess(self, images, image_sizes=None):
-        """Orders the channels, normalises, and puts zeros where there is no image.
+    def decode(
+        self,
+        raw: dict,
+        image_size,
+        image_sizes=None,
+        *,
+        score_threshold=None,
+        max_detections: int | None = None,
+        jit_compile: bool = False,
+    ) -> dict:
+        """Detections from what `call` returns.
 
         Args:
-            images: [B, H, W, 3] uint8 or float, RGB, 0-255.
-            image_sizes: [B, 2] float, (height, width) of the valid part; None: all of it.
+            raw: what `call` returns.
+            image_size: (height, width) of the padded images.
+            image_sizes: [B, 2] (height, width) to clip the boxes to; None: the padded size.
+            score_threshold: scalar, or [B] for each image, in place of the model's; None: that.
+            max_detections: D, in place of the model's; None: that.
+            jit_compile: whether the caller is being compiled by XLA.
 
         Returns:
-            [B, H, W, 3] float32.
+            dict, see `detect`.
         """
-        x = ops.cast(images, "float32")
-        if self.channel_order == "bgr":
-            x = ops.flip(x, axis=-1)
-        x = (x - ops.convert_to_tensor(self.mean)) / ops.convert_to_tensor(self.std)
-        if image_sizes is None:
-            return x
-        height, width = spatial_size(images)
-        sizes = ops.cast(image_sizes, "int32")[:, None]  # [B, 1, 2]
-        rows = ops.arange(height, dtype="int32")[None] < sizes[..., 0]  # [B, H]
-        columns = ops.arange(width, dtype="int32")[None] < sizes[..., 1]  # [B, W]
-        valid = rows[:, :, None] & columns[:, None, :]
-        return ops.where(valid[..., None], x, 0.0)
+        raise NotImplementedError
 
-    def detect(self, images, image_sizes=None, *, jit_compile: bool = False) -> dict:
+    def candidates(self, raw: dict, image_size) -> dict:
+        """What is left to choose from before any suppression, for runtimes that do it themselves.
+
+        Args:
+            raw: what `call` returns.
+            image_size: (height, width) of the padded images.
+
+        Returns:
+            dict of float32: `boxes` [B, K, 4] xyxy in pixels of the images, not clipped; `scores`
+            [B, K, C].
+        """
+        raise NotImplementedError
+
+    def detect(
+        self,
+        images,
+        image_sizes=None,
+        *,
+        score_threshold=None,
+        max_detections: int | None = None,
+        jit_compile: bool = False,
+    ) -> dict:
         """Detections of a batch of images; may be traced into a graph.
 
         Args:
             images: [B, H, W, 3] uint8 or float RGB 0-255, or the dict that `call` takes.
             image_sizes: [B, 2] float, (height, width) before padding; None: all of the image.
+            score_threshold: scalar, or [B] for each image, in place of the model's; None: that.
+            max_detections: D, in place of the model's; None: that.
             jit_compile: whether the caller is being compiled by XLA.
 
         Returns:
@@ -134,96 +116,115 @@ class Detector(TensorFlowSteps, keras.Model):
         inputs = {"images": images} if not isinstance(images, dict) else images
         if image_sizes is not None:
             inputs = {**inputs, "image_sizes": image_sizes}
-        predictions = self(inputs, training=False)
         return self.decode(
-            predictions,
+            self(inputs, training=False),
             spatial_size(inputs["images"]),
             inputs.get("image_sizes"),
+            score_threshold=score_threshold,
+            max_detections=max_detections,
             jit_compile=jit_compile,
         )
 
-    def compute_loss_parts(self, inputs: dict, targets: dict, predictions: dict, totals=None):
-        """The total to differentiate, regularisation included, and its named parts."""
-        parts = self.compute_losses(predictions, targets, spatial_size(inputs["images"]), totals)
-        loss = sum(parts[name] for name in self.loss_names)
-        if self.losses:
-            extra = sum(ops.cast(ops.sum(extra), "float32") for extra in self.losses)
-            loss = loss + extra / self.count_shares(totals)
-        return loss, parts
+    def predict_outputs(self, inputs, *, jit_compile=False):
+        """Detections."""
+        return self.detect(inputs, jit_compile=jit_compile)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The total loss, for Keras' own steps on backends without the custom ones.
+    @classmethod
+    def from_preset(cls, name: str, weights: str | None = None, **overrides) -> "Detector":
+        """A detector with the settings of a published one.
 
         Args:
-            x: images [B, H, W, 3], or the dict that `call` takes.
-            y: targets, a dict with `boxes` [B, M, 4] and `labels` [B, M].
-            y_pred: what `call` returned for `x`.
-            sample_weight: must be None.
-            training: unused; the losses are the same.
+            name: a key of `presets`, such as "torchvision_coco".
+            weights: None (random) or a `.keras` file of such a detector, converted by
+                `tools/convert.py`. Where its classes are others, the layers of the classes stay
+                random.
+            **overrides: arguments of the constructor; `num_classes` or `class_names` alone give
+                the other.
+
+        Raises:
+            ValueError: for an unknown name, or weights of another architecture.
+            FileNotFoundError: if the weights file is missing.
+
+        Example:
+            >>> model = FCOS.from_preset("torchvision_coco", class_names=("cat", "dog"))
+            >>> model.num_classes, model.image_size
+            (2, '800,1333')
+        """
+        model = cls(**cls.preset_arguments(name, overrides))
+        if weights is not None:
+            source = load_detector(weights)
+            model._take_weights(source, file=weights)
+        return model
+
+    @classmethod
+    def preset_arguments(cls, name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """The constructor's arguments of a preset.
+
+        Args:
+            name: a key of `presets`.
+            overrides: arguments that differ. Of `num_classes` and `class_names` the other follows;
+                with other classes, the published ids go.
+
+        Raises:
+            ValueError: for an unknown name.
+        """
+        if name not in cls.presets:
+            raise ValueError(f"preset must be one of {', '.join(cls.presets)}; got {name!r}")
+        settings = {**cls.presets[name], **overrides}
+        published = cls.presets[name]["class_names"]
+        other_number = settings.get("num_classes", len(published)) != len(published)
+        if "class_names" not in overrides and other_number:
+            settings["class_names"] = None
+        if "category_ids" not in overrides and settings["class_names"] != published:
+            settings["category_ids"] = None
+        settings.setdefault("num_classes", len(settings["class_names"] or ()))
+        return settings
+
+    def with_classes(
+        self,
+        class_names: Sequence[str],
+        *,
+        category_ids: Sequence[int] | None = None,
+        dtype=None,
+    ) -> "Detector":
+        """This detector for other classes: all weights but those of the layers of the classes.
+
+        Args:
+            class_names: the new classes in the order of their labels.
+            category_ids: their ids in the data set.
+            dtype: dtype policy of the new model; None: that of this one.
 
         Returns:
-            scalar float32.
+            A new model; with the same names in the same order, one that equals this one.
         """
-        del training
-        if sample_weight is not None:
-            raise ValueError("detectors do not take sample weights")
-        inputs = x if isinstance(x, dict) else {"images": x}
-        loss, parts = self.compute_loss_parts(inputs, y, y_pred)
-        for name, value in parts.items():
-            self.loss_trackers[name].update_state(value)
-        return loss
+        names = tuple(class_names)
+        config = {
+            **self.get_config(),
+            "num_classes": len(names),
+            "class_names": names,
+            "category_ids": category_ids,
+        }
+        if dtype is not None:
+            config["dtype"] = dtype
+        model = type(self).from_config(config)
+        model._take_weights(self, file=self.name)
+        return model
 
-    def save_own_variables(self, store):
-        """What Keras does not save with the layers: random states, and means of unfinished steps.
-
-        The random state is that of dropout and the like; the means are those of training steps
-        that are in no record yet.
-        """
-        for i, state in enumerate(self._random_states()):
-            store[f"random_state_{i}"] = state
-        means = running_means.read(self)
-        if any(value.any() for value in means.values()):
-            for name, value in means.items():
-                store[name] = value
-
-    def load_own_variables(self, store):
-        """Takes over random state and means where the file has them."""
-        for i, state in enumerate(self._random_states()):
-            if f"random_state_{i}" in store:
-                state.assign(store[f"random_state_{i}"])
-        running_means.write(self, store)
-
-    def _random_states(self):
-        weights = {id(weight) for weight in self.weights}
-        return [variable for variable in self.variables if id(variable) not in weights]
+    def _take_weights(self, source: "Detector", *, file: str) -> None:
+        """Copies all weights, but those of the classes where these are others."""
+        same = (source.num_classes, source.class_names) == (self.num_classes, self.class_names)
+        copy_weights(source, self, file=file, skip=() if same else self.class_layers)
 
     def get_config(self):
         """The constructor's arguments."""
         return {
-            "channel_order": self.channel_order,
-            "mean": self.mean,
-            "std": self.std,
-            "class_names": self.class_names,
-            "category_ids": self.category_ids,
-            "image_size": self.image_size,
-            "name": self.name,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            **super().get_config(),
+            "score_threshold": self.score_threshold,
+            "nms_threshold": self.nms_threshold,
+            "max_detections": self.max_detections,
         }
 
 
 def category_ids_of(model) -> tuple[int, ...]:
     """The data set's id of each label of a detector; counted from 1 where it does not know them."""
     return model.category_ids or tuple(range(1, model.num_classes + 1))
-
-
-def unpack_inputs(inputs):
-    """(images, image_sizes or None) from what `call` takes: a tensor or a dict of both."""
-    if isinstance(inputs, dict):
-        return inputs["images"], inputs.get("image_sizes")
-    return inputs, None
-
-
-def spatial_size(images):
-    """(height, width) of [B, H, W, 3] images: Python ints where static, else scalar tensors."""
-    shape = ops.shape(images)
-    return shape[1], shape[2]

@@ -15,23 +15,19 @@ from fcos_tf.layers.backbones import build_backbone, resolve_preset
 from fcos_tf.layers.blocks import EPSILON
 from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.layers.heads import FCOSHead
-from fcos_tf.models.detector import Detector, unpack_inputs
-from fcos_tf.models.fcos_detections import fcos_detections, place_points
-from fcos_tf.models.fcos_losses import (
-    BOX_LOSSES,
-    QUALITIES,
-    fcos_losses,
-    level_count_names,
-    loss_totals,
-)
-from fcos_tf.models.fcos_presets import preset_arguments
+from fcos_tf.models.detector import Detector
+from fcos_tf.models.fcos_detections import decode_points, fcos_detections, place_points
+from fcos_tf.models.fcos_losses import BOX_LOSSES, QUALITIES, fcos_losses, loss_totals
+from fcos_tf.models.fcos_presets import PRESETS
 from fcos_tf.models.fcos_rules import RULES
-from fcos_tf.models.fcos_targets import expand_size_ranges, fcos_targets, level_size_ranges
-from fcos_tf.models.weights import copy_weights, load_detector
+from fcos_tf.models.fcos_targets import (
+    ASSIGNERS,
+    expand_size_ranges,
+    fcos_targets,
+    level_size_ranges,
+)
+from fcos_tf.models.image_model import unpack_inputs
 from fcos_tf.ops.points import grid_sizes
-
-STRIDES = (8, 16, 32, 64, 128)
-CLASS_LOGITS = "class_logits"  # the layer that depends on the classes
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
@@ -46,7 +42,7 @@ class FCOS(Detector):
     sizes of padded images have to be part of the inputs: `{"images": ..., "image_sizes": ...}`.
 
     Args:
-        num_classes: C.
+        num_classes: C; None: as many as `class_names`.
         backbone: a name of `layers.backbones`, such as "resnet50", "regnetx_400mf" or
             "keras_cv/efficientnetv2_b0_imagenet".
         backbone_weights: None (random), "imagenet" (what Keras distributes, for the backbones that
@@ -69,6 +65,7 @@ class FCOS(Detector):
             box with its target. With "iou" the box loss is not weighted.
         rules: the conventions in which published implementations differ, by the name of one of
             them: a key of `models.fcos_rules.RULES`.
+        assigner: which point learns which box: a key of `models.fcos_targets.ASSIGNERS`.
         box_loss: "giou", "iou" or "l1".
         box_loss_weight: its factor in the total.
         size_ranges: for each level the smallest and largest ltrb distance, in pixels, it learns.
@@ -79,13 +76,11 @@ class FCOS(Detector):
         nms_threshold: IoU above which the weaker of two boxes of a class goes.
         topk_per_level: candidates of each level that reach NMS.
         max_detections: D.
-        class_names: kept with the model; C of them.
-        category_ids: the data set's own ids of the classes; likewise.
-        image_size: to which size images are brought for this model, such as "800,1333" (short and
-            long side) or "512x512"; kept with the model.
         channel_order: "rgb" or "bgr", what the backbone sees. Images come in as RGB.
         mean: three numbers in 0-255, in `channel_order`.
         std: three numbers, likewise.
+        **kwargs: `class_names`, `category_ids` and `image_size`, kept with the model, see
+            `ImageModel`; `name` and `dtype`.
 
     Raises:
         ValueError: names the argument that is out of its range.
@@ -96,11 +91,23 @@ class FCOS(Detector):
         (1, 86, 3)
     """
 
-    loss_names = ("classification_loss", "box_loss", "centerness_loss")
+    loss_names = {
+        "classification_loss": "focal loss of all points and classes",
+        "box_loss": "loss of the boxes of positive points",
+        "centerness_loss": "binary cross-entropy of the centerness of positive points",
+    }
+    raw_outputs = {
+        "class_logits": "[B, N, C]",
+        "ltrb": "[B, N, 4], distances from the points to the sides of their boxes, in strides",
+        "centerness_logits": "[B, N]",
+    }
+    thresholds = ("score_threshold", "nms_threshold", "topk_per_level", "max_detections")
+    class_layers = ("class_logits",)
+    presets = PRESETS
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: int | None = None,
         *,
         backbone: str = "resnet50",
         backbone_weights: str | None = None,
@@ -116,6 +123,7 @@ class FCOS(Detector):
         centerness_on: str = "box",
         quality: str = "centerness",
         rules: str = "fcos_tf",
+        assigner: str = "fcos",
         box_loss: str = "giou",
         box_loss_weight: float = 1.0,
         size_ranges: Sequence[tuple[float, float]] | None = None,
@@ -124,23 +132,16 @@ class FCOS(Detector):
         nms_threshold: float = 0.6,
         topk_per_level: int = 1000,
         max_detections: int = 100,
-        class_names: Sequence[str] | None = None,
-        category_ids: Sequence[int] | None = None,
-        image_size: str | None = None,
         channel_order: str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         **kwargs,
     ):
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1; got {num_classes}")
-        for name, values in (("class_names", class_names), ("category_ids", category_ids)):
-            if values is not None and len(values) != num_classes:
-                raise ValueError(f"expected {num_classes} {name}; got {len(values)}")
         for name, value, choices in (
             ("box_loss", box_loss, BOX_LOSSES),
             ("quality", quality, QUALITIES),
             ("rules", rules, RULES),
+            ("assigner", assigner, ASSIGNERS),
         ):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
@@ -154,19 +155,24 @@ class FCOS(Detector):
             mean=mean,
             std=std,
         )
+        numbers = range(3, 3 + fpn_levels)
         super().__init__(
+            num_classes,
             channel_order=preset.channel_order,
             mean=preset.mean,
             std=preset.std,
-            class_names=class_names,
-            category_ids=category_ids,
-            image_size=image_size,
-            count_names=("num_positives", *level_count_names(fpn_levels)),
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            max_detections=max_detections,
+            count_names={
+                "num_positives": "positive points on all levels, at least 1",
+                **{f"num_positives_p{k}": f"positive points on P{k}" for k in numbers},
+            },
             **kwargs,
         )
+        self.detail_names = tuple(f"num_positives_p{k}" for k in numbers)
         # What the model was built from; loading a saved model needs no backbone weights.
         self._architecture = {
-            "num_classes": num_classes,
             "backbone": backbone,
             "backbone_norm": preset.norm,
             "norm_epsilon": norm_epsilon,
@@ -180,17 +186,14 @@ class FCOS(Detector):
             "centerness_on": centerness_on,
             "rules": rules,
         }
-        self.num_classes = num_classes
         self.quality = quality
         self.rules = RULES[rules]
         self.inclusive_pixels = self.rules.inclusive_pixels
+        self.assigner = assigner
         self.box_loss = box_loss
         self.box_loss_weight = box_loss_weight
         self.center_sampling_radius = center_sampling_radius
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
         self.topk_per_level = topk_per_level
-        self.max_detections = max_detections
 
         self.backbone = build_backbone(
             backbone,
@@ -208,10 +211,10 @@ class FCOS(Detector):
             dtype=self.dtype_policy,
             name="fpn",
         )
-        self.strides = STRIDES[:fpn_levels]
+        self.strides = self.fpn.strides
         self.size_ranges = level_size_ranges(fpn_levels, size_ranges)
         self.head = FCOSHead(
-            num_classes,
+            self.num_classes,
             strides=self.strides,
             channels=fpn_channels,
             num_convs=head_convs,
@@ -260,12 +263,11 @@ class FCOS(Detector):
                 replicas; None: they are all of this replica's.
 
         Returns:
-            dict of float32 scalars: `classification_loss`, `box_loss`, `centerness_loss`, each
-            this replica's sum over the normaliser of all replicas; `num_positives`, the number
-            of positive points on all replicas, at least 1; and how many of them each level has,
-            `num_positives_p3` and so on.
+            dict of float32 scalars: `loss_names`, each this replica's sum over the normaliser of
+            all replicas; `num_positives`, the number of positive points on all replicas, at least
+            1; and how many of them each level has, `num_positives_p3` and so on.
         """
-        learnt, point_strides = self._assign_targets(targets, image_size)
+        learnt, point_strides = self._assign_targets(targets, image_size, predictions)
         return fcos_losses(
             predictions,
             learnt,
@@ -279,10 +281,12 @@ class FCOS(Detector):
         )
 
     def compute_totals(self, targets, image_size):
-        """What losses are divided by, of this replica's images: `fcos_losses.loss_totals`."""
+        """The loss normalisers of this replica's images: `fcos_losses.loss_totals`."""
+        if ASSIGNERS[self.assigner].uses_predictions:
+            return None
         return loss_totals(*self._assign_targets(targets, image_size), self.strides)
 
-    def _assign_targets(self, targets, image_size):
+    def _assign_targets(self, targets, image_size, predictions=None):
         """What `fcos_targets` returns, and the stride of every point."""
         grids = grid_sizes(*image_size, self.strides)
         points, point_strides = place_points(grids, self.strides, image_size, self.rules)
@@ -295,95 +299,39 @@ class FCOS(Detector):
             num_classes=self.num_classes,
             center_sampling_radius=self.center_sampling_radius,
             rules=self.rules,
+            assigner=self.assigner,
+            predictions=predictions,
         )
         return learnt, point_strides
 
-    def decode(self, predictions, image_size, image_sizes=None, *, jit_compile=False):
-        """Detections from raw predictions, see `fcos_detections`.
-
-        Args:
-            predictions: what `call` returns.
-            image_size: (height, width) of the padded images.
-            image_sizes: [B, 2] (height, width) to clip the boxes to; None: the padded size.
-            jit_compile: whether the caller is being compiled by XLA.
-
-        Returns:
-            dict, see `detect`.
-        """
+    def decode(
+        self,
+        raw,
+        image_size,
+        image_sizes=None,
+        *,
+        score_threshold=None,
+        max_detections=None,
+        jit_compile=False,
+    ):
+        """Detections from raw predictions, see `Detector.decode` and `fcos_detections`."""
         return fcos_detections(
-            predictions,
+            raw,
             image_size,
             image_sizes,
             strides=self.strides,
-            score_threshold=self.score_threshold,
+            score_threshold=self.score_threshold if score_threshold is None else score_threshold,
             nms_threshold=self.nms_threshold,
             topk_per_level=self.topk_per_level,
-            max_detections=self.max_detections,
+            max_detections=self.max_detections if max_detections is None else max_detections,
             rules=self.rules,
             jit_compile=jit_compile,
         )
 
-    @classmethod
-    def from_preset(cls, name: str, weights: str | None = None, **overrides) -> "FCOS":
-        """A detector with the settings of a published one.
-
-        Args:
-            name: a key of `models.fcos_presets.PRESETS`, such as "torchvision_coco".
-            weights: None (random) or a `.keras` file of such a detector, converted by
-                `tools/convert.py`. Where its classes are others, the class logits stay random.
-            **overrides: arguments of the constructor; `num_classes` or `class_names` alone give
-                the other.
-
-        Raises:
-            ValueError: for an unknown name, or weights of another architecture.
-            FileNotFoundError: if the weights file is missing.
-
-        Example:
-            >>> model = FCOS.from_preset("torchvision_coco", class_names=("cat", "dog"))
-            >>> model.num_classes, model.image_size
-            (2, '800,1333')
-        """
-        model = cls(**preset_arguments(name, overrides))
-        if weights is not None:
-            source = load_detector(weights)
-            other_classes = (source.num_classes, source.class_names) != (
-                model.num_classes,
-                model.class_names,
-            )
-            skip = (CLASS_LOGITS,) if other_classes else ()
-            copy_weights(source, model, file=weights, skip=skip)
-        return model
-
-    def with_classes(
-        self,
-        class_names: Sequence[str],
-        *,
-        category_ids: Sequence[int] | None = None,
-        dtype=None,
-    ) -> "FCOS":
-        """This detector for other classes: all weights but those of the class logits.
-
-        Args:
-            class_names: the new classes in the order of their labels.
-            category_ids: their ids in the data set.
-            dtype: dtype policy of the new model; None: that of this one.
-
-        Returns:
-            A new model; with the same names in the same order, one that equals this one.
-        """
-        names = tuple(class_names)
-        config = {
-            **self.get_config(),
-            "num_classes": len(names),
-            "class_names": names,
-            "category_ids": category_ids,
-        }
-        if dtype is not None:
-            config["dtype"] = dtype
-        model = type(self).from_config(config)
-        skip = () if names == self.class_names else (CLASS_LOGITS,)
-        copy_weights(self, model, file=self.name, skip=skip)
-        return model
+    def candidates(self, raw, image_size):
+        """The boxes and scores of all N points, see `Detector.candidates`."""
+        boxes, scores, _ = decode_points(raw, image_size, strides=self.strides, rules=self.rules)
+        return {"boxes": boxes, "scores": scores}
 
     def get_config(self):
         """The constructor's arguments, with every None resolved."""
@@ -391,12 +339,10 @@ class FCOS(Detector):
             **super().get_config(),
             **self._architecture,
             "quality": self.quality,
+            "assigner": self.assigner,
             "box_loss": self.box_loss,
             "box_loss_weight": self.box_loss_weight,
             "size_ranges": self.size_ranges,
             "center_sampling_radius": self.center_sampling_radius,
-            "score_threshold": self.score_threshold,
-            "nms_threshold": self.nms_threshold,
             "topk_per_level": self.topk_per_level,
-            "max_detections": self.max_detections,
         }

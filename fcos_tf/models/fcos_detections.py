@@ -20,7 +20,7 @@ def fcos_detections(
     image_sizes=None,
     *,
     strides: Sequence[int],
-    score_threshold: float,
+    score_threshold,
     nms_threshold: float,
     topk_per_level: int,
     max_detections: int,
@@ -37,7 +37,8 @@ def fcos_detections(
         image_size: (height, width) of the padded images.
         image_sizes: [B, 2] float, (height, width) to clip the boxes to; None: the padded size.
         strides: L strides in pixels.
-        score_threshold: least class probability, or least score, as the rules say; exclusive.
+        score_threshold: least class probability, or least score, as the rules say; exclusive. A
+            scalar, or [B] for each image.
         nms_threshold: IoU above which the weaker of two boxes of a class goes.
         topk_per_level: most candidates of a level that reach the suppression.
         max_detections: D.
@@ -48,25 +49,19 @@ def fcos_detections(
         dict: `boxes` [B, D, 4] float32 xyxy in pixels of the images, `scores` [B, D] float32 in
         descending order, `labels` [B, D] int32, `num_detections` [B] int32; see `class_wise_nms`.
     """
-    grids = grid_sizes(*image_size, strides)
-    points, point_strides = place_points(grids, strides, image_size, rules)
-    probability = ops.sigmoid(predictions["class_logits"])  # [B, N, C]
-    quality = ops.sigmoid(predictions["centerness_logits"])[..., None]  # [B, N, 1]
-    scores = ops.sqrt(probability * quality)
+    all_boxes, scores, probability = decode_points(
+        predictions, image_size, strides=strides, rules=rules
+    )
     compared = scores if rules.threshold_on == "score" else probability
-    scores = ops.where(compared > score_threshold, scores, 0.0)
+    threshold = ops.reshape(ops.convert_to_tensor(score_threshold, "float32"), (-1, 1, 1))
+    scores = ops.where(compared > threshold, scores, 0.0)
 
     start, candidates = 0, []
-    for rows, columns in grids:
+    for rows, columns in grid_sizes(*image_size, strides):
         level = slice(start, start + rows * columns)
         start = level.stop
         best, labels, index = top_candidates(scores[:, level], topk_per_level)
-        ltrb = ops.take_along_axis(predictions["ltrb"][:, level], index[..., None], axis=1)
-        boxes = decode_ltrb(
-            ops.take(points[level], index, axis=0),  # [B, K, 2]
-            ops.take(point_strides[level], index, axis=0),  # [B, K]
-            ltrb,
-        )
+        boxes = ops.take_along_axis(all_boxes[:, level], index[..., None], axis=1)  # [B, K, 4]
         candidates.append((boxes, best, labels))
     boxes, best, labels = (
         ops.concatenate(parts, axis=1) for parts in zip(*candidates, strict=True)
@@ -87,6 +82,29 @@ def fcos_detections(
         jit_compile=jit_compile,
     )
     return detections if rules.clip_before_nms else _clip_detections(detections, limits)
+
+
+def decode_points(
+    predictions: dict, image_size, *, strides: Sequence[int], rules: FCOSRules = RULES["fcos_tf"]
+):
+    """Boxes and scores of all points, before any choice.
+
+    Args:
+        predictions: as in `fcos_detections`.
+        image_size: (height, width) of the padded images.
+        strides: L strides in pixels.
+        rules: where points lie.
+
+    Returns:
+        boxes [B, N, 4] float32 xyxy in pixels of the images, not clipped; scores [B, N, C], the
+        root of class probability times centerness; class probabilities [B, N, C].
+    """
+    grids = grid_sizes(*image_size, strides)
+    points, point_strides = place_points(grids, strides, image_size, rules)
+    boxes = decode_ltrb(points, point_strides, predictions["ltrb"])
+    probability = ops.sigmoid(predictions["class_logits"])
+    quality = ops.sigmoid(predictions["centerness_logits"])[..., None]  # [B, N, 1]
+    return boxes, ops.sqrt(probability * quality), probability
 
 
 def place_points(grids, strides: Sequence[int], image_size, rules: FCOSRules):

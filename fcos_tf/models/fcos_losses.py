@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from keras import ops
 
-from fcos_tf.models.detector import sum_over_replicas
 from fcos_tf.models.fcos_rules import RULES, FCOSRules
+from fcos_tf.models.image_model import sum_over_replicas
 from fcos_tf.ops import losses
 
 BOX_LOSSES = {"giou": losses.giou_loss, "iou": losses.iou_loss, "l1": losses.l1_loss}
@@ -39,14 +39,14 @@ def fcos_losses(
         box_loss: a key of `BOX_LOSSES`.
         box_loss_weight: factor of the box loss.
         rules: how overlaps are counted and whether boxes are weighted.
-        totals: [L + 1] float32, what the losses are divided by: `loss_totals` of all replicas and
+        totals: [L + 1] float32, the loss normalisers: `loss_totals` of all replicas and
             of all parts of the batch; None: this is all that there is on this replica.
 
     Returns:
         dict of float32 scalars: `classification_loss`, `box_loss`, `centerness_loss`, each this
         replica's sum over the normaliser of all replicas; `num_positives`, the number of positive
-        points on all replicas, at least 1; and how many of them are on each level, from 0, as
-        `level_count_names` calls them.
+        points on all replicas, at least 1; and how many of them are on each level, from 0:
+        `num_positives_p3` and so on.
     """
     positive = learnt["positive_mask"]
     ltrb, ltrb_targets = predictions["ltrb"], learnt["ltrb_targets"]
@@ -76,12 +76,12 @@ def fcos_losses(
         "box_loss": box_loss_weight * ops.sum(ops.where(positive, box, 0.0)) / box_normaliser,
         "centerness_loss": ops.sum(ops.where(positive, centerness, 0.0)) / num_positives,
         "num_positives": num_positives,
-        **dict(zip(level_count_names(len(strides)), level_counts, strict=True)),
+        **{f"num_positives_p{3 + k}": count for k, count in enumerate(level_counts)},
     }
 
 
 def loss_totals(learnt: dict, point_strides, strides: Sequence[int]):
-    """What losses are divided by, to be added up over the parts of a batch and over replicas.
+    """The loss normalisers, to be added up over the parts of a batch and over replicas.
 
     Args:
         learnt: what `fcos_targets` returns.
@@ -94,13 +94,3 @@ def loss_totals(learnt: dict, point_strides, strides: Sequence[int]):
     at_point = ops.sum(ops.cast(learnt["positive_mask"], "float32"), axis=0)  # [N]
     counts = [ops.sum(ops.where(point_strides == s, at_point, 0.0)) for s in strides]
     return ops.stack([*counts, ops.sum(learnt["centerness_targets"])])
-
-
-def level_count_names(num_levels: int) -> tuple[str, ...]:
-    """What the numbers of positive points on each level of a pyramid from P3 on are called.
-
-    Example:
-        >>> level_count_names(2)
-        ('num_positives_p3', 'num_positives_p4')
-    """
-    return tuple(f"num_positives_p{level}" for level in range(3, 3 + num_levels))

@@ -5,7 +5,7 @@ and to go on learning by the rules it was trained with. The base is ResNet-50; o
 family differ in arguments that can be overridden, such as `backbone="resnet101"`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 COCO_CLASSES = (
@@ -85,30 +85,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "adelaidet_coco": _ADELAIDET,
     "detectron2_coco": _DETECTRON2,
 }
-
-
-def preset_arguments(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `FCOS` for a preset.
-
-    Args:
-        name: a key of `PRESETS`.
-        overrides: arguments that differ. Of `num_classes` and `class_names` the other follows.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
-    settings = {**PRESETS[name], **overrides}
-    published = PRESETS[name]["class_names"]
-    if "class_names" not in overrides and settings.get("num_classes", len(published)) != len(
-        published
-    ):
-        settings["class_names"] = None
-    if "category_ids" not in overrides and settings["class_names"] != published:
-        settings["category_ids"] = None
-    settings.setdefault("num_classes", len(settings["class_names"] or ()))
-    return settings
 
 
 def detectable(class_names: Sequence[str]) -> tuple[str, ...]:

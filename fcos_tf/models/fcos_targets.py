@@ -1,13 +1,14 @@
-"""Which point learns which box (FCOS, sections 3.1 and 3.2).
+"""Which point learns which box (FCOS, sections 3.1 and 3.2), and what it learns.
 
-A point learns a box when it lies inside it (near its centre, under centre sampling) and the
+By the assigner of the paper, a point learns a box when it lies inside it (near its centre, under centre sampling) and the
 largest of its four distances to the box's sides is in the size range of the point's level. Among
 several boxes the one with the smallest area wins.
 
 Shape shorthand: B images, N points over all levels, M padded boxes, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from keras import ops
 
@@ -63,6 +64,7 @@ def match_points(
     *,
     center_sampling_radius: float | None,
     rules: FCOSRules = RULES["fcos_tf"],
+    predictions: dict | None = None,
 ):
     """The ground-truth box that each point learns.
 
@@ -77,11 +79,13 @@ def match_points(
             which points may learn it; the square is clipped to the box. None or 0: anywhere
             inside the box. Points exactly on a border are outside.
         rules: says whether limits belong to their range, and which of two boxes is the smaller.
+        predictions: unused; other assigners choose by them.
 
     Returns:
         [B, N] int32, index into the M boxes, -1 for background. Of boxes with equal area the
         first wins.
     """
+    del predictions
     # One more padding box, so that the minimum below exists when M is 0.
     boxes = ops.pad(boxes, [[0, 0], [0, 1], [0, 0]])  # [B, M + 1, 4]
     valid = ops.pad(labels, [[0, 0], [0, 1]], constant_values=-1) >= 0  # [B, M + 1]
@@ -117,6 +121,22 @@ def _tie_area(boxes, kind: str):
     return area - INFINITY if kind == "float32" else area
 
 
+class Assigner(NamedTuple):
+    """A rule of which point learns which box.
+
+    Attributes:
+        match: takes what `match_points` takes and returns what that returns.
+        uses_predictions: whether it needs the predictions; the loss normalisers are then not
+            known before the forward pass.
+    """
+
+    match: Callable
+    uses_predictions: bool = False
+
+
+ASSIGNERS = {"fcos": Assigner(match_points)}
+
+
 def fcos_targets(
     points,
     point_strides,
@@ -127,6 +147,8 @@ def fcos_targets(
     num_classes: int,
     center_sampling_radius: float | None = 1.5,
     rules: FCOSRules = RULES["fcos_tf"],
+    assigner: str = "fcos",
+    predictions: dict | None = None,
 ) -> dict:
     """Everything that the points learn from the boxes of a batch.
 
@@ -139,6 +161,8 @@ def fcos_targets(
         num_classes: C.
         center_sampling_radius: see `match_points`.
         rules: see `match_points`.
+        assigner: a key of `ASSIGNERS`.
+        predictions: what the head gives for the batch, for assigners that choose by it.
 
     Returns:
         dict: `matched_gt_index` [B, N] int32, -1 = background; `positive_mask` [B, N] bool;
@@ -148,7 +172,7 @@ def fcos_targets(
     """
     boxes = ops.cast(boxes, "float32")
     labels = ops.cast(labels, "int32")
-    matched = match_points(
+    matched = ASSIGNERS[assigner].match(
         points,
         point_strides,
         size_ranges,
@@ -156,6 +180,7 @@ def fcos_targets(
         labels,
         center_sampling_radius=center_sampling_radius,
         rules=rules,
+        predictions=predictions,
     )
     positive = matched >= 0
     # A padding entry at the end answers for background: no gather out of range when M is 0.

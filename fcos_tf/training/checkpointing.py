@@ -7,7 +7,7 @@ file in place, and acts in `on_train_batch_end`; Orbax needs JAX.
 from collections.abc import Callable
 from pathlib import Path
 
-from fcos_tf.models.tensorflow_steps import has_hosts
+from fcos_tf.models.train_steps import has_hosts
 from fcos_tf.training.background import BackgroundSaver
 from fcos_tf.training.step_callback import StepCallback
 from fcos_tf.training.stop_signals import Stopped, StopSignals

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from fcos_tf.models.tensorflow_steps import has_hosts
+from fcos_tf.models.train_steps import has_hosts
 from fcos_tf.training.cluster import VARIABLE, read_cluster
 
 # There whenever the driver of an NVIDIA GPU is loaded, whatever TensorFlow finds.

@@ -76,14 +76,44 @@ def test_decode_by_hand(model):
     logits[0, 4, 0] = np.log(0.98 / 0.02)  # sqrt(.98 * .5) = .7
     logits[0, 2, 1] = np.log(0.0499 / 0.9501)  # under the threshold before centerness
     predictions = {"class_logits": logits, "ltrb": ltrb, "centerness_logits": centerness}
-    model.score_threshold = 0.05
-    out = model.decode(predictions, (16, 16), np.float32([[16, 14]]))
-    model.score_threshold = 0.0
+    out = model.decode(predictions, (16, 16), np.float32([[16, 14]]), score_threshold=0.05)
     np.testing.assert_array_equal(out["num_detections"], [2])
     np.testing.assert_array_equal(out["labels"][0, :3], [0, 2, -1])
     np.testing.assert_allclose(out["scores"][0, :3], [0.7, 0.4, 0], rtol=1e-5)
     # (8 -+ 16, 8 -+ 16) clipped to 14 wide and 16 high; (12 -+ 8, 4 -+ 8) likewise.
     np.testing.assert_allclose(out["boxes"][0, :2], [[0, 0, 14, 16], [4, 0, 14, 12]], atol=1e-4)
+
+
+def test_thresholds_are_arguments(model):
+    images, targets = scene()
+    everything = model.detect(images, targets["image_sizes"])
+    scores = np.asarray(everything["scores"])
+    limits = np.median(scores, axis=1)  # one for each image; class probabilities are compared
+    found = model.detect(images, targets["image_sizes"], score_threshold=limits, max_detections=9)
+    assert found["scores"].shape == (2, 9)
+    for k in range(2):
+        alone = model.detect(
+            images[k : k + 1], targets["image_sizes"][k : k + 1],
+            score_threshold=float(limits[k]), max_detections=9,
+        )  # fmt: skip
+        assert_equal_detections({n: v[k : k + 1] for n, v in found.items()}, alone)
+    assert (model.score_threshold, model.max_detections) == (0.0, 100)
+    none = model.detect(images, score_threshold=1.0)
+    np.testing.assert_array_equal(none["num_detections"], [0, 0])
+
+
+def test_candidates_are_all_points_before_any_choice(model):
+    images, _ = scene(batch=1)
+    raw = model(images)
+    got = model.candidates(raw, (64, 96))
+    boxes, scores = got["boxes"], got["scores"]
+    # 8 x 12, 4 x 6, 2 x 3, 1 x 2 and 1 x 1 points.
+    assert boxes.shape == (1, 129, 4) and scores.shape == (1, 129, 3)
+    # Row 1, column 2 of P3 lies at (20, 12).
+    left, top, right, bottom = np.asarray(raw["ltrb"])[0, 14] * 8
+    np.testing.assert_allclose(boxes[0, 14], [20 - left, 12 - top, 20 + right, 12 + bottom])
+    found = model.detect(images)
+    assert float(np.max(scores)) == float(found["scores"][0, 0])
 
 
 def test_top_candidates_limit_each_level():

@@ -133,8 +133,7 @@ def test_no_boxes_at_all_give_finite_loss_and_gradients(model, num_boxes):
         "labels": tf.fill((2, num_boxes), -1),
     }
     with tf.GradientTape() as tape:
-        predictions = model(images, training=True)
-        loss, parts = model.compute_loss_parts({"images": images}, targets, predictions)
+        loss, parts = model.total_loss({"images": images}, targets, training=True)
     gradients = tape.gradient(loss, model.trainable_weights)
     assert parts["num_positives"] == 1 and parts["box_loss"] == parts["centerness_loss"] == 0
     assert all(parts[f"num_positives_p{level}"] == 0 for level in range(3, 8))

@@ -6,7 +6,7 @@ import pytest
 
 from fcos_tf import FCOS
 from fcos_tf.models.detector import category_ids_of
-from fcos_tf.models.fcos_presets import COCO_CLASSES, PRESETS, detectable, preset_arguments
+from fcos_tf.models.fcos_presets import COCO_CLASSES, PRESETS, detectable
 
 SMALL = {"backbone": "resnet18", "fpn_channels": 32, "head_convs": 1, "image_size": "64x64"}
 
@@ -67,9 +67,9 @@ def test_category_ids():
     # COCO's 80 classes have ids up to 90: bicycle 2, stop sign 13 (after 11), toothbrush 90.
     assert len(ids) == 80 and (ids[1], ids[10], ids[11], ids[79]) == (2, 11, 13, 90)
     assert PRESETS["torchvision_coco"]["category_ids"] == tuple(range(91))
-    assert preset_arguments("adelaidet_coco", {})["category_ids"] == ids
-    assert preset_arguments("adelaidet_coco", {"num_classes": 7})["category_ids"] is None
-    assert preset_arguments("adelaidet_coco", {"class_names": ("a",)})["category_ids"] is None
+    assert FCOS.preset_arguments("adelaidet_coco", {})["category_ids"] == ids
+    assert FCOS.preset_arguments("adelaidet_coco", {"num_classes": 7})["category_ids"] is None
+    assert FCOS.preset_arguments("adelaidet_coco", {"class_names": ("a",)})["category_ids"] is None
     small = {"backbone": "resnet18", "fpn_channels": 32}
     assert category_ids_of(FCOS(3, **small)) == (1, 2, 3)
     assert category_ids_of(FCOS(3, category_ids=(4, 8, 5), **small)) == (4, 8, 5)
@@ -78,10 +78,14 @@ def test_category_ids():
 
 
 def test_overrides():
-    assert preset_arguments("adelaidet_coco", {})["num_classes"] == 80
-    assert preset_arguments("adelaidet_coco", {"num_classes": 80})["class_names"] == COCO_CLASSES
-    assert preset_arguments("adelaidet_coco", {"num_classes": 7})["class_names"] is None
-    mine = preset_arguments("adelaidet_coco", {"class_names": ("a", "b"), "backbone": "resnet101"})
+    assert FCOS.preset_arguments("adelaidet_coco", {})["num_classes"] == 80
+    assert (
+        FCOS.preset_arguments("adelaidet_coco", {"num_classes": 80})["class_names"] == COCO_CLASSES
+    )
+    assert FCOS.preset_arguments("adelaidet_coco", {"num_classes": 7})["class_names"] is None
+    mine = FCOS.preset_arguments(
+        "adelaidet_coco", {"class_names": ("a", "b"), "backbone": "resnet101"}
+    )
     assert (mine["num_classes"], mine["backbone"]) == (2, "resnet101")
     with pytest.raises(ValueError, match=r"preset must be one of torchvision_coco.*got 'coco'"):
         FCOS.from_preset("coco")

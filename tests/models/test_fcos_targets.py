@@ -8,13 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from fcos_tf.models.fcos import STRIDES
-from fcos_tf.models.fcos_targets import SIZE_RANGES, expand_size_ranges, fcos_targets
+from fcos_tf import FCOS
+from fcos_tf.models.fcos_targets import (
+    ASSIGNERS,
+    SIZE_RANGES,
+    Assigner,
+    expand_size_ranges,
+    fcos_targets,
+)
 from fcos_tf.ops.points import grid_sizes, pyramid_points
+
+STRIDES = (8, 16, 32, 64, 128)
 
 
 def targets_for(boxes, labels, *, size=(64, 64), radius=1.5, num_classes=3):
@@ -192,3 +201,31 @@ def test_thousand_boxes_on_a_full_size_image_stay_within_a_gibibyte():
     used = int(done.stdout.split()[-1])
     # One [N, M] float array alone is 22,300 * 1001 * 4 = 89 MB: the measurement sees something.
     assert 80e6 < used < 2**30
+
+
+def test_another_assigner_is_one_function(monkeypatch):
+    # Every point learns the first box; it sees what the head gives.
+    seen = []
+
+    def first_box(points, point_strides, size_ranges, boxes, labels, *, predictions, **options):
+        seen.append(predictions)
+        return tf.zeros((len(boxes), len(points)), "int32")
+
+    monkeypatch.setitem(ASSIGNERS, "first", Assigner(first_box, uses_predictions=True))
+    model = FCOS(
+        2, assigner="first", backbone="simple_cnn", fpn_levels=3, fpn_channels=32, head_convs=0
+    )
+    targets = {"boxes": np.float32([[[4, 4, 40, 40]]]), "labels": np.int32([[1]])}
+    raw = model(np.zeros((1, 64, 64, 3), "uint8"))
+    parts = model.compute_losses(raw, targets, (64, 64))
+    assert float(parts["num_positives"]) == 8 * 8 + 4 * 4 + 2 * 2
+    assert seen[0] is raw
+    assert model.compute_totals(targets, (64, 64)) is None
+    assert FCOS.from_config(model.get_config()).assigner == "first"
+    model.compile(keras.optimizers.SGD(0.1))
+    model.accumulation_steps = 2
+    batch = (np.zeros((2, 64, 64, 3), "uint8"), {k: np.repeat(v, 2, 0) for k, v in targets.items()})
+    with pytest.raises(ValueError, match=r"accumulation_steps: expected 1, .* of FCOS .*; got 2"):
+        model.fit(tf.data.Dataset.from_tensors(batch), verbose=0)
+    with pytest.raises(ValueError, match="assigner must be one of fcos, first; got 'last'"):
+        FCOS(2, assigner="last", backbone="simple_cnn")

@@ -2,19 +2,27 @@
 
 import keras
 import tensorflow as tf
+from keras import ops
 
 
-class TensorFlowSteps:
-    """Steps that know about replicas; mixed into `Detector` when TensorFlow is the backend.
+class TrainSteps:
+    """Steps that know about replicas; mixed into `ImageModel` when TensorFlow is the backend.
 
     Each replica's loss is its own sum divided by the normaliser of all replicas, and the
     optimizer adds the gradients up: k replicas with b images each step like one with k * b.
+
+    Attributes:
+        step_faults: counts the steps whose loss or gradient was not finite.
     """
 
     # What is tracked of training steps beside the losses.
     step_names = ("gradient_norm",)
     # In how many parts a batch goes through the network, for less memory; the step is the same.
     accumulation_steps = 1
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.step_faults = StepFaults()
 
     def train_step(self, data):
         """One optimizer step on a batch `(images, targets)`; returns the running means.
@@ -52,8 +60,7 @@ class TensorFlowSteps:
     def _gradients(self, inputs, targets, totals=None):
         """Loss, its named parts, and the gradients of the loss as the optimizer scales it."""
         with tf.GradientTape() as tape:
-            predictions = self(inputs, training=True)
-            loss, parts = self.compute_loss_parts(inputs, targets, predictions, totals)
+            loss, parts = self.total_loss(inputs, targets, training=True, totals=totals)
             scaled_loss = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
         return loss, parts, tape.gradient(scaled_loss, weights, unconnected_gradients="zero")
@@ -64,11 +71,16 @@ class TensorFlowSteps:
         return parts * tf.distribute.get_strategy().num_replicas_in_sync
 
     def _accumulated_gradients(self, inputs, targets):
-        """The same of a batch in parts, whose losses are divided by what the whole batch has."""
+        """The same of a batch in parts, with the loss normalisers of the whole batch."""
         steps = self.accumulation_steps
         _need_fixed_norms(self)
-        size = keras.ops.shape(inputs["images"])[1:3]
-        totals = sum_over_replicas(self.compute_totals(targets, size))
+        totals = self.compute_totals(targets, ops.shape(inputs["images"])[1:3])
+        if totals is None:
+            raise ValueError(
+                f"accumulation_steps: expected 1, as the loss normalisers of {type(self).__name__} "
+                f"are not known before its forward pass; got {steps}"
+            )
+        totals = sum_over_replicas(totals)
         batch = tf.nest.map_structure(lambda x: _cut(x, steps), (inputs, targets))
 
         def add(i, sums):
@@ -104,14 +116,13 @@ class TensorFlowSteps:
     def test_step(self, data):
         """The losses of a batch `(images, targets)` in inference mode, as running means."""
         inputs, targets = unpack(data)
-        predictions = self(inputs, training=False)
-        loss, parts = self.compute_loss_parts(inputs, targets, predictions)
+        loss, parts = self.total_loss(inputs, targets, training=False)
         return self._track(self._sum_losses(loss, parts))
 
     def predict_step(self, data):
-        """Detections of a batch of images, of `(images, targets)` or of a dict of inputs."""
+        """`predict_outputs` of a batch of images, of `(images, targets)` or of a dict of inputs."""
         inputs, _ = unpack(data)
-        return self.detect(inputs, jit_compile=bool(self.jit_compile))
+        return self.predict_outputs(inputs, jit_compile=bool(self.jit_compile))
 
     def _sum_losses(self, loss, parts):
         """The losses of all replicas, by name, the same on each, so that any can speak for all."""
@@ -163,13 +174,59 @@ class TensorFlowSteps:
         return named_results
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Builds the optimizer; all else of a detector is built from the start.
+        """Builds the optimizer; all else of a model is built from the start.
 
         Keras adds up the batches of all replicas here, which it cannot do with several hosts.
         """
         with self.distribute_strategy.scope():
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
+
+
+class StepFaults:
+    """How many steps were done, how many were not finite, and which was the first of those.
+
+    Counted on the device: reading a number after every step would make the host wait for it.
+
+    Example:
+        >>> faults = StepFaults()
+        >>> for finite in (True, False, True, False):
+        ...     faults.count(finite)
+        >>> faults.read()
+        (2, 2)
+    """
+
+    def __init__(self):
+        self._steps, self._faults, self._first = (
+            # The same on all replicas, and no part of the model that is saved.
+            keras.Variable(
+                0, dtype="int32", trainable=False, name=name, aggregation="only_first_replica"
+            )
+            for name in ("steps", "faults", "first_fault")
+        )
+
+    def count(self, finite) -> None:
+        """Counts a step.
+
+        Args:
+            finite: scalar bool, the same on all replicas.
+        """
+        step = self._steps + 1
+        fault = ops.cast(ops.logical_not(finite), "int32")
+        is_first = ops.logical_and(self._faults == 0, fault == 1)
+        self._first.assign(ops.where(is_first, step, self._first))
+        self._faults.assign(self._faults + fault)
+        self._steps.assign(step)
+
+    def read(self) -> tuple[int, int]:
+        """Faults since `reset`, and after how many steps the first of them came; (0, 0) if none."""
+        # Through numpy, as a variable on several devices is no number to Python.
+        return int(self._faults.numpy()), int(self._first.numpy())
+
+    def reset(self) -> None:
+        """Starts at 0 again."""
+        for variable in (self._steps, self._faults, self._first):
+            variable.assign(0)
 
 
 def _all_finite(values):
@@ -228,11 +285,11 @@ def unpack(data):
         (inputs, targets): a dict with `images` and, where known, `image_sizes`; a dict or None.
 
     Raises:
-        ValueError: for sample weights, which detection has no meaning for.
+        ValueError: for sample weights, which have no meaning here.
     """
     inputs, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if sample_weight is not None:
-        raise ValueError("detectors take (images, targets) batches; got sample weights as well")
+        raise ValueError("expected batches (images, targets); got sample weights as well")
     if not isinstance(inputs, dict):
         inputs = {"images": inputs}
     if targets is not None and "image_sizes" in targets:

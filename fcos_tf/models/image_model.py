@@ -1,0 +1,268 @@
+"""What all models of images share: preprocessing, class names, losses and their running means.
+
+Shape shorthand: B images of H x W pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import keras
+from keras import ops
+
+from fcos_tf.models import running_means
+
+if keras.backend.backend() == "tensorflow":
+    from fcos_tf.models.train_steps import TrainSteps, sum_over_replicas
+else:
+
+    class TrainSteps:
+        """Other backends run Keras' own steps on `compute_loss`."""
+
+        step_names = ()
+
+        def count_shares(self, totals=None):
+            """All of a batch is in one loss."""
+            return 1
+
+    def sum_over_replicas(value):
+        """Other backends see the whole batch as one."""
+        return value
+
+
+CHANNEL_ORDERS = ("rgb", "bgr")
+# torchvision's ImageNet statistics, 0-255 RGB.
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+class ImageModel(TrainSteps, keras.Model):
+    """Base class of all models.
+
+    A subclass implements `call`, and `compute_losses` or, where a loss needs more than predictions
+    and targets, `forward_losses`; and it declares what it gives, for all that reads it: records,
+    curves, checkpoints, export. `compile` takes an optimizer only.
+
+    Args:
+        num_classes: C; None: as many as `class_names`.
+        class_names: names of the classes, kept with the model.
+        category_ids: the data set's own id of each label, kept with the model.
+        image_size: to which size images are brought for this model, such as "800,1333" (short and
+            long side) or "512x512"; kept with the model.
+        channel_order: "rgb" or "bgr", what the network sees; images always come in as RGB.
+        mean: three numbers in 0-255, in `channel_order`, subtracted from the image.
+        std: three numbers, the divisor after that.
+        count_names: in place of the class's, where they depend on other arguments.
+
+    Attributes:
+        loss_names: name -> meaning of each loss; their sum is what is minimised.
+        count_names: name -> meaning of each number that `forward_losses` gives beside the losses.
+        detail_names: the counts that are for files only, not for the lines of a terminal.
+        protocols: names of the `evaluation.METRICS` that score the predictions; empty: evaluation
+            gives the mean losses.
+
+    Raises:
+        ValueError: names the argument that is out of its range.
+    """
+
+    loss_names: Mapping[str, str] = {}
+    count_names: Mapping[str, str] = {}
+    detail_names: Sequence[str] = ()
+    protocols: Sequence[str] = ()
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        *,
+        class_names: Sequence[str] | None = None,
+        category_ids: Sequence[int] | None = None,
+        image_size: str | None = None,
+        channel_order: str = "rgb",
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        count_names: Mapping[str, str] | None = None,
+        **kwargs,
+    ):
+        # Autocasting would turn image sizes and float images into bfloat16 under mixed precision:
+        # 1333 would become 1336.
+        super().__init__(autocast=False, **kwargs)
+        num_classes = count_classes(num_classes, class_names)
+        if category_ids is not None and len(category_ids) != num_classes:
+            raise ValueError(f"expected {num_classes} category_ids; got {len(category_ids)}")
+        if channel_order not in CHANNEL_ORDERS:
+            raise ValueError(f"channel_order must be 'rgb' or 'bgr'; got {channel_order!r}")
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != 3:
+                raise ValueError(f"{name} must be three numbers; got {values!r}")
+        self.num_classes = num_classes
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.category_ids = None if category_ids is None else tuple(map(int, category_ids))
+        self.image_size = image_size
+        self.channel_order = channel_order
+        self.mean = tuple(float(v) for v in mean)
+        self.std = tuple(float(v) for v in std)
+        self.count_names = dict(self.count_names if count_names is None else count_names)
+        self.loss_trackers = {
+            name: keras.metrics.Mean(name=name)
+            for name in (*self.loss_names, *self.count_names, *self.step_names)
+        }
+
+    def forward_losses(self, inputs: dict, targets: dict, *, training: bool, totals=None) -> dict:
+        """The named losses and counts of a batch, the forward pass included.
+
+        Args:
+            inputs: `images` [B, H, W, 3] and perhaps `image_sizes` [B, 2], as `call` takes them.
+            targets: what the batch is to be learnt from.
+            training: whether layers that behave otherwise in training do so.
+            totals: what `compute_totals` gave for the batch that these images are a part of,
+                summed over all replicas; None: they are all of this replica's.
+
+        Returns:
+            dict of float32 scalars: `loss_names`, each this replica's sum over the normaliser of
+            all replicas; and `count_names`, of all replicas (with `totals`, of the whole batch).
+        """
+        predictions = self(inputs, training=training)
+        return self.compute_losses(predictions, targets, spatial_size(inputs["images"]), totals)
+
+    def compute_losses(self, predictions, targets: dict, image_size, totals=None) -> dict:
+        """What `forward_losses` returns, of what `call` returned for images of (H, W)."""
+        raise NotImplementedError(f"{type(self).__name__} has neither this nor forward_losses")
+
+    def compute_totals(self, targets: dict, image_size):
+        """The loss normalisers of this replica's images, as far as targets alone tell them.
+
+        Args:
+            targets: as in `forward_losses`.
+            image_size: (H, W).
+
+        Returns:
+            A tensor to be summed over replicas; None where the normalisers need a forward pass.
+            Batches of such a model cannot be accumulated in parts.
+        """
+        return None
+
+    def predict_outputs(self, inputs: dict, *, jit_compile: bool = False):
+        """What `predict` gives for a batch: what `call` returns, unless a subclass says more."""
+        return self(inputs, training=False)
+
+    def preprocess(self, images, image_sizes=None):
+        """Orders the channels, normalises, and puts zeros where there is no image.
+
+        Args:
+            images: [B, H, W, 3] uint8 or float, RGB, 0-255.
+            image_sizes: [B, 2] float, (height, width) of the valid part; None: all of it.
+
+        Returns:
+            [B, H, W, 3] float32.
+        """
+        x = ops.cast(images, "float32")
+        if self.channel_order == "bgr":
+            x = ops.flip(x, axis=-1)
+        x = (x - ops.convert_to_tensor(self.mean)) / ops.convert_to_tensor(self.std)
+        if image_sizes is None:
+            return x
+        height, width = spatial_size(images)
+        sizes = ops.cast(image_sizes, "int32")[:, None]  # [B, 1, 2]
+        rows = ops.arange(height, dtype="int32")[None] < sizes[..., 0]  # [B, H]
+        columns = ops.arange(width, dtype="int32")[None] < sizes[..., 1]  # [B, W]
+        valid = rows[:, :, None] & columns[:, None, :]
+        return ops.where(valid[..., None], x, 0.0)
+
+    def total_loss(self, inputs: dict, targets: dict, *, training: bool, totals=None):
+        """The loss to differentiate, regularisation included, and what `forward_losses` gives."""
+        parts = self.forward_losses(inputs, targets, training=training, totals=totals)
+        return self._add_up(parts, totals), parts
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The total loss, for Keras' own steps on backends without the custom ones.
+
+        Args:
+            x: images [B, H, W, 3], or the dict that `call` takes.
+            y: the targets.
+            y_pred: what `call` returned for `x`.
+            sample_weight: must be None.
+            training: unused; the losses are the same.
+
+        Returns:
+            scalar float32.
+        """
+        del training
+        if sample_weight is not None:
+            raise ValueError(f"{type(self).__name__} does not take sample weights")
+        inputs = x if isinstance(x, dict) else {"images": x}
+        parts = self.compute_losses(y_pred, y, spatial_size(inputs["images"]))
+        for name, value in parts.items():
+            self.loss_trackers[name].update_state(value)
+        return self._add_up(parts)
+
+    def _add_up(self, parts: dict, totals=None):
+        loss = sum(parts[name] for name in self.loss_names)
+        if self.losses:
+            extra = sum(ops.cast(ops.sum(extra), "float32") for extra in self.losses)
+            loss = loss + extra / self.count_shares(totals)
+        return loss
+
+    def save_own_variables(self, store):
+        """What Keras does not save with the layers: random states, and means of unfinished steps.
+
+        The random state is that of dropout and the like; the means are those of training steps
+        that are in no record yet.
+        """
+        for i, state in enumerate(self._random_states()):
+            store[f"random_state_{i}"] = state
+        means = running_means.read(self)
+        if any(value.any() for value in means.values()):
+            for name, value in means.items():
+                store[name] = value
+
+    def load_own_variables(self, store):
+        """Takes over random state and means where the file has them."""
+        for i, state in enumerate(self._random_states()):
+            if f"random_state_{i}" in store:
+                state.assign(store[f"random_state_{i}"])
+        running_means.write(self, store)
+
+    def _random_states(self):
+        weights = {id(weight) for weight in self.weights}
+        return [variable for variable in self.variables if id(variable) not in weights]
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            "num_classes": self.num_classes,
+            "class_names": self.class_names,
+            "category_ids": self.category_ids,
+            "image_size": self.image_size,
+            "channel_order": self.channel_order,
+            "mean": self.mean,
+            "std": self.std,
+            "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
+
+
+def count_classes(num_classes: int | None, class_names: Sequence[str] | None) -> int:
+    """The number of classes, from either or both.
+
+    Raises:
+        ValueError: neither is given, they disagree, or there is no class.
+    """
+    if num_classes is None:
+        if class_names is None:
+            raise ValueError("num_classes or class_names: expected one of them; got neither")
+        num_classes = len(class_names)
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1; got {num_classes}")
+    if class_names is not None and len(class_names) != num_classes:
+        raise ValueError(f"expected {num_classes} class_names; got {len(class_names)}")
+    return num_classes
+
+
+def unpack_inputs(inputs):
+    """(images, image_sizes or None) from what `call` takes: a tensor or a dict of both."""
+    if isinstance(inputs, dict):
+        return inputs["images"], inputs.get("image_sizes")
+    return inputs, None
+
+
+def spatial_size(images):
+    """(height, width) of [B, H, W, 3] images: Python ints where static, else scalar tensors."""
+    shape = ops.shape(images)
+    return shape[1], shape[2]
