@@ -1,11 +1,11 @@
 """Detectors for LiteRT (TFLite) and ONNX runtimes: one file, up to the suppression.
 
-Both take one image, brought to one canvas of H x W pixels, and give all N points' predictions:
+Both take one image, brought to one canvas of H x W pixels, and give all N candidates:
 
     images       float32 [1, H, W, 3], RGB 0-255, resized to fit and padded with zeros
     image_sizes  float32 [1, 2], (height, width) of the resized image
     boxes        float32 [1, N, 4], xyxy in pixels of `images`
-    scores       float32 [1, N, C], sqrt(class probability * centerness)
+    scores       float32 [1, N, C], see `Detector.candidates`
 
 What is left to do is class-wise non-maximum suppression, which every runtime has in its own form.
 """
@@ -19,15 +19,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from fcos_tf.data.image_size import ImageSize, parse_image_size
 from fcos_tf.export.checks import whole_float32
 from fcos_tf.export.folding import inference_copy
-from fcos_tf.models.fcos import FCOS
-from fcos_tf.models.fcos_detections import place_points
+from fcos_tf.models.detector import Detector
 from fcos_tf.ops.boxes import clip_boxes
-from fcos_tf.ops.points import decode_ltrb, grid_sizes
 
 _ONNX_OPSET = 17
 # Of scores, and of boxes in parts of the canvas.
@@ -35,7 +32,7 @@ _TOLERANCE = {"float32": 1e-4, "float16": 0.05}
 
 
 def export_litert(
-    model: FCOS,
+    model: Detector,
     file: str | Path,
     *,
     image_size: str | tuple[int, int] | None = None,
@@ -80,7 +77,7 @@ def export_litert(
 
 
 def export_onnx(
-    model: FCOS, file: str | Path, *, image_size: str | tuple[int, int] | None = None
+    model: Detector, file: str | Path, *, image_size: str | tuple[int, int] | None = None
 ) -> Path:
     """Writes an `.onnx` file, which needs the packages tf2onnx and onnx, and checks what it gives.
 
@@ -122,7 +119,7 @@ def export_onnx(
 
 
 def _export(
-    model: FCOS,
+    model: Detector,
     file: str | Path,
     suffix: str,
     image_size: str | tuple[int, int] | None,
@@ -140,11 +137,11 @@ def _export(
     rule = ImageSize() if size is None else parse_image_size(size)
     if rule.canvas is None:
         raise ValueError(f"image_size: expected HEIGHTxWIDTH for a {suffix} file; got {size!r}")
-    content = convert(_point_function(inference_copy(model), rule.canvas))
+    content = convert(_candidate_function(inference_copy(model), rule.canvas))
     images = np.random.default_rng(0).uniform(0, 255, (1, *rule.canvas, 3)).astype(np.float32)
     inputs = {"images": images, "image_sizes": np.array([rule.canvas], np.float32)}
     with whole_float32():
-        expected = _point_function(model, rule.canvas)(**inputs)
+        expected = _candidate_function(model, rule.canvas)(**inputs)
     got = run(content, inputs)
     for name, scale in (("scores", 1), ("boxes", max(rule.canvas))):
         difference = np.abs(got[name] - expected[name].numpy()).max() / scale
@@ -163,17 +160,13 @@ def _export(
     return file
 
 
-def _point_function(model: FCOS, canvas: tuple[int, int]):
+def _candidate_function(model: Detector, canvas: tuple[int, int]):
     """The function that the module describes, to be traced."""
 
     def predict(images, image_sizes):
-        predictions = model({"images": images, "image_sizes": image_sizes})
-        grids = grid_sizes(*canvas, model.strides)
-        points, point_strides = place_points(grids, model.strides, canvas, model.rules)
-        boxes = decode_ltrb(points, point_strides, predictions["ltrb"])
-        probability = ops.sigmoid(predictions["class_logits"])
-        quality = ops.sigmoid(predictions["centerness_logits"])[..., None]
-        return {"boxes": clip_boxes(boxes, image_sizes), "scores": ops.sqrt(probability * quality)}
+        raw = model({"images": images, "image_sizes": image_sizes})
+        found = model.candidates(raw, canvas)
+        return {**found, "boxes": clip_boxes(found["boxes"], image_sizes)}
 
     specs = [
         tf.TensorSpec([1, *canvas, 3], tf.float32, name="images"),

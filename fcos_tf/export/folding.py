@@ -44,7 +44,7 @@ class NormalizationFoldedIntoGroups(FoldedNormalization):
 
 
 def inference_copy(
-    model: keras.Model, *, precision: str = "float32", fold: bool = True
+    model: keras.Model, *, precision: str = "float32", fold: bool = True, **settings
 ) -> keras.Model:
     """Copies a detector, folds its batch norms and brings its weights to a precision.
 
@@ -54,6 +54,7 @@ def inference_copy(
             outputs, and what follows them, are float32 in any case. Where batch norms are left
             (in keras_cv's blocks they cannot be folded), weights stay float32.
         fold: whether to fold. Without, float32 predictions are the model's to the last bit.
+        **settings: arguments of the detector's constructor in place of its own, such as thresholds.
 
     Returns:
         A detector that gives the same predictions; it cannot be trained.
@@ -63,7 +64,7 @@ def inference_copy(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}; got {precision!r}")
-    exact = _copy(model, "float32")
+    exact = _copy(model, "float32", **settings)
     pairs = foldable(exact.backbone) if fold else []
     for convolution, norm in pairs:
         _fold(convolution, norm)
@@ -102,8 +103,8 @@ def batch_norms(model: keras.Model) -> list[keras.layers.Layer]:
     return [layer for layer in model._flatten_layers() if isinstance(layer, _NORMS)]
 
 
-def _copy(model, dtype):
-    copy = type(model).from_config({**model.get_config(), "dtype": dtype})
+def _copy(model, dtype, **settings):
+    copy = type(model).from_config({**model.get_config(), "dtype": dtype, **settings})
     copy_weights(model, copy, file=model.name)
     return copy
 

@@ -27,7 +27,6 @@ from fcos_tf.version import __version__
 
 DESCRIPTION_FILE = "description.json"
 CLASSES_FILE = "classes.json"
-_THRESHOLDS = ("score_threshold", "nms_threshold", "topk_per_level", "max_detections")
 
 
 def export_saved_model(
@@ -56,8 +55,7 @@ def export_saved_model(
             scores differ from those of `model` in the sixth digit; where not, in none.
         sample: the image to compare on, a path or the bytes of a file; None: a photo that comes
             with scikit-learn.
-        **thresholds: `score_threshold`, `nms_threshold`, `topk_per_level` and `max_detections` in
-            place of the model's.
+        **thresholds: in place of the model's, see `Detector.thresholds`.
 
     Returns:
         The folder.
@@ -76,13 +74,12 @@ def export_saved_model(
     if size is None:
         raise ValueError("image_size: expected, as the model does not say its own; got None")
     rule = parse_image_size(size).fixed()
-    unknown = set(thresholds) - set(_THRESHOLDS)
+    unknown = set(thresholds) - set(model.thresholds)
     if unknown:
-        raise ValueError(f"expected {', '.join(_THRESHOLDS)}; got {', '.join(sorted(unknown))}")
+        expected = ", ".join(model.thresholds)
+        raise ValueError(f"expected {expected}; got {', '.join(sorted(unknown))}")
     data = read_sample(sample)
-    copy = inference_copy(model, precision=precision, fold=fold)
-    for name, value in thresholds.items():
-        setattr(copy, name, value)
+    copy = inference_copy(model, precision=precision, fold=fold, **thresholds)
 
     directory.parent.mkdir(parents=True, exist_ok=True)
     # Its name is no number, so a server that watches the folder passes over it.
@@ -122,13 +119,13 @@ def _describe(model, copy, precision, *, image_size, traced) -> dict[str, Any]:
         "class_names": model.class_names,
         "category_ids": category_ids_of(model),
         "image_size": size,
-        **{name: getattr(copy, name) for name in _THRESHOLDS},
+        **{name: getattr(copy, name) for name in copy.thresholds},
         "strides": copy.strides,
         "precision": precision,
         "folded_batch_norms": len(batch_norms(model)) - len(batch_norms(copy)),
         "other_batch_norms": len(batch_norms(copy)),
         "model": {"class": type(model).__name__, "config": model.get_config()},
-        "signatures": signatures.describe(traced),
+        "signatures": signatures.describe(traced, model.raw_outputs),
     }
 
 

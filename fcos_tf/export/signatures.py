@@ -4,14 +4,14 @@
     serving_with_options   the same with a score threshold and a most number for each image
     detect_images          uint8 images of one size -> the same
     prepare_image          image_bytes -> images, image_sizes, original_sizes
-    raw_outputs            images, image_sizes -> class_logits, ltrb, centerness_logits
+    raw_outputs            images, image_sizes -> what the model calls its `raw_outputs`
 
 Every input and output has the images as its first axis, as TensorFlow Serving's batching needs.
 
-B images, D detections, N points, C classes. h, w: the size of an image on disk. H, W: of a canvas.
+B images, D detections. h, w: the size of an image on disk. H, W: of a canvas.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -39,9 +39,6 @@ MEANINGS = {
     "num_detections": "[B]",
     "original_sizes": "[B, 2], (height, width) of the original images",
     "image_sizes": "[B, 2], (height, width) of the resized images",
-    "class_logits": "[B, N, C]",
-    "ltrb": "[B, N, 4], distances from the points to the sides of their boxes, in strides",
-    "centerness_logits": "[B, N]",
 }
 _IMAGES_MEANINGS = {
     DETECT_IMAGES: "[B, h, w, 3], RGB",
@@ -88,11 +85,16 @@ def make_signatures(model: Detector, rule: ImageSize) -> dict[str, Any]:
     return {name: _trace(function, specs) for name, (function, specs) in inputs.items()}
 
 
-def describe(signatures: dict[str, Any]) -> dict:
-    """Inputs and outputs of traced signatures, with dtypes and meanings, ready for JSON."""
+def describe(signatures: dict[str, Any], raw_outputs: Mapping[str, str]) -> dict:
+    """Inputs and outputs of traced signatures, with dtypes and meanings, ready for JSON.
+
+    Args:
+        signatures: what `make_signatures` gave.
+        raw_outputs: `Detector.raw_outputs` of the model.
+    """
 
     def tell(name, tensors):
-        meanings = {**MEANINGS, "images": _IMAGES_MEANINGS.get(name)}
+        meanings = {**MEANINGS, **raw_outputs, "images": _IMAGES_MEANINGS.get(name)}
         return {
             key: {"dtype": tensor.dtype.name, "meaning": meanings[key]}
             for key, tensor in tensors.items()
@@ -183,13 +185,7 @@ class _Graph:
     def _detect(self, images, image_sizes, original_sizes, score_threshold=None):
         model, predictions = self._model, self.predict(images, image_sizes)
         size = self._rule.canvas or tuple(tf.unstack(tf.shape(images)[1:3]))
-        exported = model.score_threshold
-        try:
-            if score_threshold is not None:  # against [B, N, C]
-                model.score_threshold = score_threshold[:, None, None]
-            found = model.decode(predictions, size, image_sizes)
-        finally:
-            model.score_threshold = exported
+        found = model.decode(predictions, size, image_sizes, score_threshold=score_threshold)
         return {
             **found,
             "boxes": self._to_original(found, image_sizes, original_sizes),

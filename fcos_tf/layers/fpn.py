@@ -60,10 +60,9 @@ class FeaturePyramid(keras.layers.Layer):
             raise ValueError(
                 f"inputs must be maps that follow each other like c3, c4; got {inputs}"
             )
-        if not len(inputs) <= levels <= len(inputs) + 2:
-            raise ValueError(
-                f"levels must be {len(inputs)} to {len(inputs) + 2}, from P{first} on; got {levels!r}"
-            )
+        least, most = len(inputs), len(inputs) + 2
+        if not least <= levels <= most:
+            raise ValueError(f"levels must be {least} to {most}, from P{first} on; got {levels!r}")
         numbers = range(first, first + levels)
         self.channels = channels
         self.levels = tuple(f"p{number}" for number in numbers)

@@ -7,7 +7,7 @@
 Shape shorthand: B images, N points over all levels, M padded boxes, C classes, D detections.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 
@@ -91,12 +91,12 @@ class FCOS(Detector):
         (1, 86, 3)
     """
 
-    loss_names = {
+    loss_names: Mapping[str, str] = {
         "classification_loss": "focal loss of all points and classes",
         "box_loss": "loss of the boxes of positive points",
         "centerness_loss": "binary cross-entropy of the centerness of positive points",
     }
-    raw_outputs = {
+    raw_outputs: Mapping[str, str] = {
         "class_logits": "[B, N, C]",
         "ltrb": "[B, N, 4], distances from the points to the sides of their boxes, in strides",
         "centerness_logits": "[B, N]",

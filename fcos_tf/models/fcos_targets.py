@@ -1,8 +1,8 @@
 """Which point learns which box (FCOS, sections 3.1 and 3.2), and what it learns.
 
-By the assigner of the paper, a point learns a box when it lies inside it (near its centre, under centre sampling) and the
-largest of its four distances to the box's sides is in the size range of the point's level. Among
-several boxes the one with the smallest area wins.
+By the assigner of the paper, a point learns a box when it lies inside it (near its centre, under
+centre sampling) and the largest of its four distances to the box's sides is in the size range of
+the point's level. Among several boxes the one with the smallest area wins.
 
 Shape shorthand: B images, N points over all levels, M padded boxes, C classes.
 """

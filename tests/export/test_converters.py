@@ -25,7 +25,7 @@ def model():
 def test_points_become_boxes_and_scores(model):
     images = np.random.default_rng(0).uniform(0, 255, (1, *CANVAS, 3)).astype(np.float32)
     inputs = {"images": images, "image_sizes": np.array([[50, 90]], np.float32)}
-    found = converters._point_function(model, CANVAS)(**inputs)
+    found = converters._candidate_function(model, CANVAS)(**inputs)
     raw = model(inputs)
     # Points of the three levels: 8 * 12 + 4 * 6 + 2 * 3. The first one lies at (4, 4), of stride 8;
     # the last at (2 * 32 + 16, 32 + 16) = (80, 48).

@@ -15,7 +15,12 @@ LABELS = np.array([1, 0, 2])
 
 
 class KnownAnswers:
-    """Finds the boxes above whose score is over the threshold; all else is padding."""
+    """Finds the boxes above whose score is over the threshold; all else is padding.
+
+    Its raw outputs are none of FCOS'.
+    """
+
+    raw_outputs = {"heat": "[B, 1, 3]", "offset": "[B, 1, 3], in rods"}  # noqa: RUF012
 
     score_threshold = 0.0
     category_ids = (7, 9, 40)
@@ -25,11 +30,12 @@ class KnownAnswers:
 
     def __call__(self, inputs):
         zeros = tf.zeros([tf.shape(inputs["images"])[0], 1, 3])
-        return {"class_logits": zeros, "ltrb": zeros, "centerness_logits": zeros[..., 0]}
+        return {"heat": zeros, "offset": zeros}
 
-    def decode(self, predictions, image_size, image_sizes):
-        count = tf.shape(predictions["class_logits"])[0]
-        threshold = tf.reshape(tf.convert_to_tensor(self.score_threshold), [-1, 1])
+    def decode(self, raw, image_size, image_sizes, *, score_threshold=None):
+        count = tf.shape(raw["heat"])[0]
+        limit = self.score_threshold if score_threshold is None else score_threshold
+        threshold = tf.reshape(tf.convert_to_tensor(limit), [-1, 1])
         kept = tf.broadcast_to(threshold < SCORES, [count, 3])
         return {
             "boxes": tf.where(kept[..., None], BOXES, 0.0),
@@ -131,7 +137,7 @@ def test_images_without_pixels_are_an_error():
 
 def test_every_input_and_output_is_described():
     traced = signatures.make_signatures(KnownAnswers(), parse_image_size("10,100"))
-    told = signatures.describe(traced)
+    told = signatures.describe(traced, KnownAnswers.raw_outputs)
     assert set(told) == set(traced)
     assert told["serving_default"]["inputs"] == {
         "image_bytes": {
@@ -139,7 +145,10 @@ def test_every_input_and_output_is_described():
             "meaning": "[B], contents of image files: JPEG, PNG, GIF, BMP or WebP",
         }
     }
-    assert told["raw_outputs"]["outputs"]["ltrb"]["dtype"] == "float32"
+    assert told["raw_outputs"]["outputs"] == {
+        name: {"dtype": "float32", "meaning": meaning}
+        for name, meaning in KnownAnswers.raw_outputs.items()
+    }
     meanings = [
         each["meaning"]
         for signature in told.values()

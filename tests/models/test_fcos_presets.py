@@ -78,14 +78,11 @@ def test_category_ids():
 
 
 def test_overrides():
-    assert FCOS.preset_arguments("adelaidet_coco", {})["num_classes"] == 80
-    assert (
-        FCOS.preset_arguments("adelaidet_coco", {"num_classes": 80})["class_names"] == COCO_CLASSES
-    )
-    assert FCOS.preset_arguments("adelaidet_coco", {"num_classes": 7})["class_names"] is None
-    mine = FCOS.preset_arguments(
-        "adelaidet_coco", {"class_names": ("a", "b"), "backbone": "resnet101"}
-    )
+    preset = FCOS.preset_arguments
+    assert preset("adelaidet_coco", {})["num_classes"] == 80
+    assert preset("adelaidet_coco", {"num_classes": 80})["class_names"] == COCO_CLASSES
+    assert preset("adelaidet_coco", {"num_classes": 7})["class_names"] is None
+    mine = preset("adelaidet_coco", {"class_names": ("a", "b"), "backbone": "resnet101"})
     assert (mine["num_classes"], mine["backbone"]) == (2, "resnet101")
     with pytest.raises(ValueError, match=r"preset must be one of torchvision_coco.*got 'coco'"):
         FCOS.from_preset("coco")
