@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -23,8 +23,6 @@ from tensorboard.plugins.scalar.summary import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from fcos_tf.training.atomic import naming, write_text
-
-_LEVEL_COUNTS = "num_positives_"
 
 
 class JsonLinesWriter:
@@ -116,15 +114,19 @@ class TextWriter:
     """One readable line per record, for log files and terminals without a progress bar.
 
     Lines of training end in the time that the rest of the run will take; the first, which knows of
-    no time without start-up, does not. How many positives each level has is left out.
+    no time without start-up, does not.
 
     Args:
         total_steps: The length of the run, shown beside each step.
+        left_out: Names that are for files only, such as `ImageModel.detail_names`.
         stream: Where to print; standard output by default.
     """
 
-    def __init__(self, total_steps: int, stream: TextIO | None = None):
+    def __init__(
+        self, total_steps: int, *, left_out: Collection[str] = (), stream: TextIO | None = None
+    ):
         self._total_steps = total_steps
+        self._left_out = left_out
         self._stream = stream
         self._remaining = RemainingTime(total_steps)
 
@@ -134,9 +136,7 @@ class TextWriter:
         if kind != "train":
             parts.append(f"[{kind}]")
         parts += [
-            f"{name} {value:.4g}"
-            for name, value in values.items()
-            if not name.startswith(_LEVEL_COUNTS)
+            f"{name} {value:.4g}" for name, value in values.items() if name not in self._left_out
         ]
         if kind == "train":
             parts += filter(None, [self._remaining.after(step)])

@@ -1,8 +1,9 @@
 """How a run went: the lines of `metrics.jsonl` as curves over the steps."""
 
 import json
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -10,16 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 METRICS_LINES_FILE = "metrics.jsonl"
-# Title of a panel -> the names that it may show, of which those that are there are drawn.
+# Title of a panel -> which names it shows; where a pattern has a group, each of those has a panel
+# of its own, called what the group matches.
 _PANELS = {
-    "loss": ("train/loss",),
-    "classification loss": ("train/classification_loss",),
-    "box loss": ("train/box_loss",),
-    "centerness loss": ("train/centerness_loss",),
-    "learning rate": ("train/learning_rate",),
-    "gradient norm": ("train/gradient_norm",),
-    "AP": ("val/AP", "val/AP50", "val/mAP_voc07", "val/mAP_voc12"),
-    "time spent waiting for input": ("train/input_share",),
+    "loss": r"(?:train|val)/loss",
+    "": r"train/(\w+_loss)",
+    "learning rate": r"train/learning_rate",
+    "gradient norm": r"train/gradient_norm",
+    "AP": r"val/(?:AP|AP50|mAP\w*)",
+    "time spent waiting for input": r"train/input_share",
 }
 _SHARES = ("AP", "time spent waiting for input")  # of 1
 _LINE_STYLES = ("-", "--", "-.", ":")
@@ -78,7 +78,7 @@ def read_curves(run: str | Path) -> Curves:
 
 
 def plot_curves(runs: Mapping[str, Curves]) -> Figure:
-    """Draws loss and its parts, learning rate, gradient norm, AP and waiting for input.
+    """Draws loss and its parts, whichever the model has, learning rate, gradient norm, AP, waiting.
 
     What no run has is left out.
 
@@ -88,17 +88,17 @@ def plot_curves(runs: Mapping[str, Curves]) -> Figure:
     Raises:
         ValueError: If there is nothing to draw.
     """
-    there = {name for curves in runs.values() for name in curves}
-    panels = {title: names for title, names in _PANELS.items() if there & set(names)}
+    panels = _find_panels(dict.fromkeys(name for curves in runs.values() for name in curves))
     if not panels:
-        raise ValueError(f"nothing to draw: no run has any of {', '.join(_PANELS)}")
+        titles = ", ".join(filter(None, _PANELS))
+        raise ValueError(f"nothing to draw: no run has any of {titles}")
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     width, height = _PANEL_INCHES
     figure = Figure(figsize=(width * columns, height * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, (title, names) in zip(axes, panels.items(), strict=False):
-        _draw_panel(axis, title, [name for name in names if name in there], runs)
+        _draw_panel(axis, title, names, runs)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     if len(runs) > 1:
@@ -128,6 +128,16 @@ def save_curves(path: str | Path, runs: Sequence[str | Path]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
     return path
+
+
+def _find_panels(there: Iterable[str]) -> dict[str, list[str]]:
+    """Titles and names of the panels for the names that are there."""
+    panels = defaultdict(list)
+    for title, pattern in _PANELS.items():
+        for match in filter(None, (re.fullmatch(pattern, name) for name in there)):
+            own_title = match.group(match.lastindex).replace("_", " ") if match.lastindex else title
+            panels[own_title].append(match.string)
+    return dict(panels)
 
 
 def _draw_panel(axis: Axes, title: str, names: Sequence[str], runs: Mapping[str, Curves]) -> None:

@@ -362,7 +362,7 @@ def clock(monkeypatch):
 
 
 def test_text_lines_are_readable(capsys, clock):
-    writer = TextWriter(600)
+    writer = TextWriter(600, left_out=("num_positives_p3",))
     writer.write(20, "train", {"loss": 1.23456, "learning_rate": 1e-05, "num_positives_p3": 4.0})
     clock["now"] += 40  # 2 s a step for 20 steps; 560 are left
     writer.write(40, "train", {"loss": 1.0})

@@ -44,6 +44,16 @@ def test_numbers_are_drawn_over_their_steps(tmp_path):
     }
 
 
+def test_losses_of_any_model_have_a_panel_each(tmp_path):
+    record = {"step": 5, "kind": "train", "loss": 3.0, "rpn_objectness_loss": 1.0, "num_rois": 7.0}
+    run = write_run(tmp_path / "a", record, {"step": 5, "kind": "val", "loss": 4.0, "mAP": 0.25})
+    assert drawn(plot_curves({"a": read_curves(run)})) == {
+        "loss": [[(5, 3)], [(5, 4)]],
+        "rpn objectness loss": [[(5, 1)]],
+        "AP": [[(5, 0.25)]],
+    }
+
+
 def test_what_is_no_number_is_no_point(tmp_path):
     writer = JsonLinesWriter(tmp_path / "metrics.jsonl")
     writer.write(10, "train", {"loss": float("nan"), "learning_rate": 0.5})
