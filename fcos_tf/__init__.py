@@ -5,6 +5,7 @@ answers `--help` without loading TensorFlow.
 """
 
 import importlib
+import importlib.abc
 import sys
 
 from fcos_tf.version import __version__
@@ -38,7 +39,10 @@ def __getattr__(name: str):
         _register()
         return getattr(importlib.import_module(_NAMES[name]), name)
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+        module = importlib.import_module(f"{__name__}.{name}")
+        if "keras" in sys.modules:
+            _register()
+        return module
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -52,5 +56,33 @@ def _register() -> None:
         importlib.import_module(module)
 
 
+class _RegisterWithKeras(importlib.abc.MetaPathFinder):
+    """Registers the classes when somebody imports Keras."""
+
+    def find_spec(self, name, path, target=None):
+        """The spec of Keras, with the registration behind it."""
+        if name != "keras":
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        specs = (finder.find_spec(name, path, target) for finder in others)
+        spec = next(filter(None, specs), None)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module):
+            execute(module)
+            sys.meta_path.remove(self)
+            # A module of this package that imports Keras is not whole yet.
+            own = (m for name, m in sys.modules.items() if name.startswith(f"{__name__}."))
+            if not any(getattr(m.__spec__, "_initializing", False) for m in own):
+                _register()
+
+        spec.loader.exec_module = execute_and_register
+        return spec
+
+
 if "keras" in sys.modules:  # then the wait for TensorFlow is over already
     _register()
+else:
+    sys.meta_path.insert(0, _RegisterWithKeras())

@@ -138,3 +138,15 @@ def test_importing_the_package_is_cheap():
     code = "import sys, fcos_tf; print('tensorflow' in sys.modules, 'keras' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("imports", ["import fcos_tf, keras", "import fcos_tf, tensorflow, keras"])
+def test_keras_loads_a_saved_detector_in_a_process_that_knows_the_package(imports, tmp_path):
+    import fcos_tf
+
+    file = tmp_path / "fcos.keras"
+    small = {"backbone": "simple_cnn", "fpn_levels": 3, "fpn_channels": 32, "head_convs": 0}
+    fcos_tf.FCOS(class_names=("rod", "ring"), **small).save(file)
+    code = f"{imports}; print(keras.models.load_model({str(file)!r}, compile=False).class_names)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "('rod', 'ring')\n", done.stderr
