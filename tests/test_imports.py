@@ -81,7 +81,7 @@ def test_imports_go_down_only():
     ("name", "line"),
     [
         ("fcos_tf.ops.boxes", "from fcos_tf.models import fcos"),
-        ("fcos_tf.layers.fpn", "import fcos_tf.data.voc"),
+        ("fcos_tf.layers.fpn", "import fcos_tf.data.formats.voc"),
         ("fcos_tf.models.fcos", "from fcos_tf import visualization"),
         ("fcos_tf.build", "from fcos_tf.cli import train"),
     ],

@@ -8,15 +8,16 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from fcos_tf.data import digits, pipeline
-from fcos_tf.data.augment import AUGMENTATIONS
-from fcos_tf.data.example import Source
+from fcos_tf.data.annotations import Source
 from fcos_tf.data.faults import ImageFaults, report_faults
 from fcos_tf.data.file_source import file_source
+from fcos_tf.data.formats import digits
 from fcos_tf.data.image_size import parse_image_size
-from fcos_tf.data.order import Order
+from fcos_tf.data.input import pipeline
+from fcos_tf.data.input.augment import AUGMENTATIONS
+from fcos_tf.data.input.examples import Reader
+from fcos_tf.data.input.order import Order
 from fcos_tf.data.readers import DATASETS, read_annotations, select
-from fcos_tf.data.reading import Reader
 
 __all__ = ["DATASETS", "load", "read_annotations"]
 

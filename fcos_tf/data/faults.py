@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import logging
 
-from fcos_tf.data.example import Fault
+from fcos_tf.data.annotations import Fault
 
 MAX_LISTED = 10
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fcos_tf.data.example import Annotations, Example, SizeRule, Source
+from fcos_tf.data.annotations import Annotations, Example, SizeRule, Source
 from fcos_tf.data.images import decode_image, read_bytes
 
 

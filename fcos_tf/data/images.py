@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from fcos_tf.data.example import ImageError, SizeRule
+from fcos_tf.data.annotations import ImageError, SizeRule
 
 # tf.data keeps a thread for every core busy; more of them for one image stand in each other's way.
 cv2.setNumThreads(1)

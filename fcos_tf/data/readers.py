@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fcos_tf.data import coco, digits, tfds, voc
-from fcos_tf.data.example import Annotations, ReadResult
+from fcos_tf.data.annotations import Annotations, ReadResult
+from fcos_tf.data.formats import coco, digits, tfds, voc
 
 DATASETS = ("digits", "coco", "voc", "tfds:NAME")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from fcos_tf.data.example import ImageError
+from fcos_tf.data.annotations import ImageError
 from fcos_tf.data.image_size import ImageSize
 from fcos_tf.data.images import decode_image, read_bytes
 from fcos_tf.data.prepare import prepare_batch

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcos_tf.data.example import ImageError
+from fcos_tf.data.annotations import ImageError
 from fcos_tf.data.images import decode_image, read_bytes, resize_image
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcos_tf.data.coco import read_coco
+from fcos_tf.data.formats.coco import read_coco
 
 
 def sound_content() -> dict:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcos_tf.data.example import Fault
-from fcos_tf.data.voc import read_voc
-from tests.data.voc_trees import add_image, voc_object, write_list
+from fcos_tf.data.annotations import Fault
+from fcos_tf.data.formats.voc import read_voc
+from tests.data.formats.voc_trees import add_image, voc_object, write_list
 
 COLUMNS = ("image_ids", "sizes", "owners", "boxes", "labels", "areas", "ignored", "numbers")
 

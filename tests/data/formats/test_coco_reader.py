@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fcos_tf.data.coco import read_coco, write_coco
-from fcos_tf.data.example import Annotations
+from fcos_tf.data.annotations import Annotations
+from fcos_tf.data.formats.coco import read_coco, write_coco
 
 # Ids in no order, and category ids with gaps, as in COCO itself.
 CONTENT = {

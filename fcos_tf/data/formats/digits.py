@@ -11,7 +11,8 @@ from functools import cache
 import cv2
 import numpy as np
 
-from fcos_tf.data.digit_scenes import (
+from fcos_tf.data.annotations import Annotations, Example, ReadResult, Source
+from fcos_tf.data.formats.digit_scenes import (
     MOST_GLYPHS,
     SCENE_SIZE,
     Scene,
@@ -19,7 +20,6 @@ from fcos_tf.data.digit_scenes import (
     glyph_masks,
     photos,
 )
-from fcos_tf.data.example import Annotations, Example, ReadResult, Source
 from fcos_tf.data.images import resize_image
 
 CLASS_NAMES = tuple("0123456789")

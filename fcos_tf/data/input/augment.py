@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from fcos_tf.data.transforms import LEAST_SIDE
+from fcos_tf.data.input.transforms import LEAST_SIDE
 
 AUGMENTATIONS = ("color_jitter", "rand_augment", "mosaic", "scale_jitter")
 

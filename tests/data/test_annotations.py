@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fcos_tf.data.example import Annotations, Fault, check_annotations
+from fcos_tf.data.annotations import Annotations, Fault, check_annotations
 from fcos_tf.data.faults import ImageFaults, report_faults
 from fcos_tf.data.file_source import file_source
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from fcos_tf.data.example import COORDINATE_DECIMALS
+from fcos_tf.data.annotations import COORDINATE_DECIMALS
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 

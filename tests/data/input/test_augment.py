@@ -11,7 +11,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcos_tf.data import augment
+from fcos_tf.data.input import augment
 
 COLOUR = ("color_jitter", "rand_augment")
 ALL_COLOUR = [["color_jitter"], ["rand_augment"], list(COLOUR)]

@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from fcos_tf.data.example import Annotations, ImageError
+from fcos_tf.data.annotations import Annotations, ImageError
 from fcos_tf.data.images import decode_image, read_bytes
 
 _JPEG = b"\xff\xd8\xff"

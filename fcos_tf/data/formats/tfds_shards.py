@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from fcos_tf.data.tfds_features import DetectionFeatures
-from fcos_tf.data.tfrecord import find_bytes, find_features, read_records
+from fcos_tf.data.formats.tfds_features import DetectionFeatures
+from fcos_tf.data.formats.tfrecord import find_bytes, find_features, read_records
 
 _THREADS = 8
 _HEAD_BYTES = (1 << 12, 1 << 16)  # most images say their size at once, or after a preview

@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fcos_tf.data import coco_records
-from fcos_tf.data.example import (
+from fcos_tf.data.annotations import (
     COORDINATE_DECIMALS,
     OVERHANG,
     Annotations,
@@ -28,6 +27,7 @@ from fcos_tf.data.example import (
     ReadResult,
     check_annotations,
 )
+from fcos_tf.data.formats import coco_records
 from fcos_tf.data.images import stored_size
 
 KEYS = ("images", "annotations", "categories")

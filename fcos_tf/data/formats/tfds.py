@@ -12,10 +12,10 @@ from pathlib import PurePath
 
 import numpy as np
 
-from fcos_tf.data.example import Annotations, Fault, ReadResult, check_annotations
-from fcos_tf.data.tfds_features import find_detection_features
-from fcos_tf.data.tfds_folders import find_builder_dir
-from fcos_tf.data.tfds_shards import Columns, Part, read_parts
+from fcos_tf.data.annotations import Annotations, Fault, ReadResult, check_annotations
+from fcos_tf.data.formats.tfds_features import find_detection_features
+from fcos_tf.data.formats.tfds_folders import find_builder_dir
+from fcos_tf.data.formats.tfds_shards import Columns, Part, read_parts
 
 
 def read_tfds(

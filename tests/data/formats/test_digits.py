@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fcos_tf.data import digit_scenes, digits
+from fcos_tf.data.formats import digit_scenes, digits
 
 
 def same(a, b):

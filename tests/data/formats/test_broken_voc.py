@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from fcos_tf.data.example import Fault
-from fcos_tf.data.voc import read_voc
-from tests.data.voc_trees import add_image, voc_object, write_list
+from fcos_tf.data.annotations import Fault
+from fcos_tf.data.formats.voc import read_voc
+from tests.data.formats.voc_trees import add_image, voc_object, write_list
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcos_tf.data.example import Annotations
-from fcos_tf.data.voc import read_voc, write_voc
+from fcos_tf.data.annotations import Annotations
+from fcos_tf.data.formats.voc import read_voc, write_voc
 
 COLUMNS = ("image_ids", "sizes", "owners", "boxes", "labels", "areas", "ignored", "numbers")
 

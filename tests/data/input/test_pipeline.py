@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fcos_tf.data.example import Example, ImageError, Source
+from fcos_tf.data.annotations import Example, ImageError, Source
 from fcos_tf.data.faults import ImageFaults
 from fcos_tf.data.image_size import ImageSize, parse_image_size
 from fcos_tf.data.images import resize_image
-from fcos_tf.data.order import Order
-from fcos_tf.data.pipeline import batches as make_batches
-from fcos_tf.data.reading import Reader
+from fcos_tf.data.input.examples import Reader
+from fcos_tf.data.input.order import Order
+from fcos_tf.data.input.pipeline import batches as make_batches
 
 
 def numbered(num_images, height=4, width=6, bad=(), portrait=None):

@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from fcos_tf.data.example import Annotations, Fault, ReadResult, check_annotations
-from fcos_tf.data.images import stored_size
-from fcos_tf.data.voc_tree import (
+from fcos_tf.data.annotations import Annotations, Fault, ReadResult, check_annotations
+from fcos_tf.data.formats.voc_files import (
     ANNOTATIONS,
     FOLDERS,
     IMAGES,
@@ -25,7 +24,7 @@ from fcos_tf.data.voc_tree import (
     list_split,
     parse_list,
 )
-from fcos_tf.data.voc_xml import (
+from fcos_tf.data.formats.voc_xml import (
     VocObject,
     read_object,
     read_root,
@@ -33,6 +32,7 @@ from fcos_tf.data.voc_xml import (
     text_of,
     write_annotation,
 )
+from fcos_tf.data.images import stored_size
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".webp", ".gif")
 

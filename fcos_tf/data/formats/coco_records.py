@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcos_tf.data.example import Fault
+from fcos_tf.data.annotations import Fault
 
 _NO_ID = -(2**63)  # stands for what cannot be an id
 _FOUR_NUMBERS = struct.Struct("4d")

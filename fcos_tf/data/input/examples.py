@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from fcos_tf.data import transforms
-from fcos_tf.data.example import Example, ImageError, SizeRule, Source
+from fcos_tf.data.annotations import Example, ImageError, SizeRule, Source
 from fcos_tf.data.faults import ImageFaults
 from fcos_tf.data.image_size import ImageSize
 from fcos_tf.data.images import resize_image
-from fcos_tf.data.order import FILLER
+from fcos_tf.data.input import transforms
+from fcos_tf.data.input.order import FILLER
 from fcos_tf.data.python_calls import call_python
 
 FILLER_ID = -1  # image id of a row that holds no image

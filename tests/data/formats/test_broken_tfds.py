@@ -10,11 +10,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from fcos_tf.data.example import Annotations
-from fcos_tf.data.tfds import read_tfds
-from fcos_tf.data.tfds_features import find_detection_features
-from fcos_tf.data.tfds_writer import write_tfds
-from fcos_tf.data.tfrecord import find_bytes, find_features, read_records
+from fcos_tf.data.annotations import Annotations
+from fcos_tf.data.formats.tfds import read_tfds
+from fcos_tf.data.formats.tfds_features import find_detection_features
+from fcos_tf.data.formats.tfds_writer import write_tfds
+from fcos_tf.data.formats.tfrecord import find_bytes, find_features, read_records
 
 F = tfds.features
 

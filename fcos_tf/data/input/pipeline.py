@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from fcos_tf.data import augment
 from fcos_tf.data.image_size import MULTIPLE
-from fcos_tf.data.order import Order
-from fcos_tf.data.reading import Reader
+from fcos_tf.data.input import augment
+from fcos_tf.data.input.examples import Reader
+from fcos_tf.data.input.order import Order
 
 # Part of the seed of each kind of random number, so that no two kinds are tied together.
 _COLOURS, _MOSAIC = 1, 2
