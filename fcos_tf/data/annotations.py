@@ -1,20 +1,24 @@
-"""What readers hand over: the annotations of a split, the faults in them, and single examples.
+"""The annotations of a split as columns, checks on them, and the faults of a data set.
 
-n images, T boxes of all of them together; M boxes of one image that can be learned, K that are
-ignored. Boxes are xyxy in pixels of the image on disk, with continuous edges: width = x2 - x1.
+n images, T boxes of all of them together. Boxes are xyxy in pixels of the image on disk, with
+continuous edges: width = x2 - x1.
 """
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
 # A thousandth of a pixel: coordinates that went through (x, y, width, height), or through TFDS'
 # normalised float32, come back as the numbers that were written, whichever format they were in.
 COORDINATE_DECIMALS = 3
 
 OVERHANG = 1.0  # pixels that a box may reach over its image without a word
+
+MAX_LISTED = 10  # faults in a message
 
 
 class Fault(NamedTuple):
@@ -107,7 +111,7 @@ class Annotations:
 
 
 class ReadResult(NamedTuple):
-    """What a reader returns.
+    """What reading the annotations of a split gives.
 
     Attributes:
         annotations: The split, clean: what had faults is gone from it, or mended.
@@ -118,64 +122,6 @@ class ReadResult(NamedTuple):
     annotations: Annotations
     faults: list[Fault]
     other_classes: dict[str, int]
-
-
-class Example(NamedTuple):
-    """One image, resized, and what is in it; NumPy arrays.
-
-    Attributes:
-        image: uint8 [h, w, 3] RGB.
-        original_size: int32 [2], (height, width) of the stored image.
-        image_id: int.
-        boxes: float32 [M, 4], xyxy in pixels of the stored image.
-        labels: int32 [M].
-        areas: float32 [M], in pixels of the stored image.
-        ignored_boxes: float32 [K, 4].
-        ignored_labels: int32 [K].
-    """
-
-    image: np.ndarray
-    original_size: np.ndarray
-    image_id: int
-    boxes: np.ndarray
-    labels: np.ndarray
-    areas: np.ndarray
-    ignored_boxes: np.ndarray
-    ignored_labels: np.ndarray
-
-
-class ImageError(Exception):
-    """An image that cannot be read; the message names the file and what is wrong."""
-
-
-# (height, width) of the stored image -> (height, width) to bring it to
-SizeRule = Callable[[int, int], tuple[int, int]]
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """One split as `pipeline.batches` takes it.
-
-    Args:
-        read: Index in [0, num_images) and the size that the image shall get -> `Example`. Called
-            from several threads; must not call TensorFlow. Raises `ImageError`.
-        num_images: n.
-        most_boxes: The largest M that `read` returns.
-        most_ignored: The largest K.
-        class_names: Name of each label.
-        category_ids: The data set's own id of each label.
-        portrait: bool [n], whether an image is higher than wide; None: nobody knows.
-        can_flip: Whether a mirrored image is still a fair example (mirrored digits are not).
-    """
-
-    read: Callable[[int, SizeRule], Example]
-    num_images: int
-    most_boxes: int
-    most_ignored: int
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    portrait: np.ndarray | None = None
-    can_flip: bool = True
 
 
 def check_annotations(
@@ -229,3 +175,123 @@ def check_annotations(
             Fault(origin, f"{item} {number}", f"box ({corners}) {what}", kept=bool(used[row]))
         )
     return replace(annotations, boxes=clipped).rows(used), faults
+
+
+def select(
+    annotations: Annotations, where: str, *, skip_empty: bool, max_boxes: int | None
+) -> tuple[Annotations, list[str]]:
+    """Leaves out what the caller does not want, and names each thing that is left out."""
+    left_out = {}
+    if max_boxes is not None:
+        learned = np.cumsum(~annotations.ignored)
+        first = np.searchsorted(annotations.owners, annotations.owners)  # of the image's rows
+        before = learned[first] - ~annotations.ignored[first]
+        surplus = ~annotations.ignored & (learned - before > max_boxes)
+        left_out[f"boxes over max_boxes={max_boxes}"] = [
+            f"{annotations.files[owner]}: box {number} is over max_boxes={max_boxes}"
+            for owner, number in zip(
+                annotations.owners[surplus], annotations.numbers[surplus], strict=True
+            )
+        ]
+        annotations = annotations.rows(~surplus)
+    if skip_empty:
+        full = np.zeros(annotations.num_images, bool)
+        full[annotations.owners[~annotations.ignored]] = True
+        left_out["images without boxes"] = [
+            f"{annotations.files[i]}: image without boxes" for i in np.flatnonzero(~full)
+        ]
+        annotations = annotations.images(full)
+    for what, names in left_out.items():
+        if names:
+            logging.info("%s: left out %d %s, all in dataset.dropped", where, len(names), what)
+    return annotations, [name for names in left_out.values() for name in names]
+
+
+def report_faults(
+    where: str, faults: Sequence[Fault], other_classes: Mapping[str, int], max_faults: int
+) -> None:
+    """Logs what is wrong with the annotations of a split and what that leaves out.
+
+    Args:
+        where: The split, for example "voc train".
+        faults: What the reader found; all of them are in `dataset.faults`.
+        other_classes: Objects left out because their class was not asked for: name -> how many.
+        max_faults: How much may be dropped.
+
+    Raises:
+        ValueError: More than `max_faults` were dropped.
+    """
+    if other_classes:
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(other_classes.items()))
+        logging.warning("%s: left out objects of other classes: %s", where, counts)
+    if not faults:
+        return
+    dropped = [fault for fault in faults if not fault.kept]
+    shown = (dropped + [fault for fault in faults if fault.kept])[:MAX_LISTED]
+    lines = [f"{fault} ({'kept' if fault.kept else 'dropped'})" for fault in shown]
+    if len(faults) > len(shown):
+        lines.append(f"... and {len(faults) - len(shown)} more")
+    title = f"{where}: {len(faults)} faults in the annotations, {len(dropped)} of them dropped"
+    text = "\n  ".join([title, *lines])
+    if len(dropped) > max_faults:
+        raise ValueError(f"{text}\nexpected at most max_faults={max_faults} dropped")
+    logging.warning("%s", text)
+
+
+class ImageFaults:
+    """What was met while images were read; filled from several threads.
+
+    Args:
+        max_bad_images: How many different images may be skipped.
+
+    Attributes:
+        skipped: Message of each image that could not be read, once for each image.
+        notes: Message of each image that was read but is not as its annotation says.
+    """
+
+    def __init__(self, max_bad_images: int):
+        self.max_bad_images = max_bad_images
+        self.skipped: list[str] = []
+        self.notes: list[str] = []
+        self._lock = threading.Lock()
+        self._seen: set[str] = set()
+
+    def skip(self, message: str) -> str:
+        """Counts an image that cannot be read.
+
+        Returns:
+            Empty while that is tolerated, else what to stop with.
+        """
+        with self._lock:
+            if message not in self._seen:
+                self._seen.add(message)
+                self.skipped.append(message)
+                if len(self.skipped) <= self.max_bad_images:
+                    logging.warning(
+                        "skipped bad image %d of at most %d: %s",
+                        len(self.skipped),
+                        self.max_bad_images,
+                        message,
+                    )
+            if len(self.skipped) <= self.max_bad_images:
+                return ""
+            number = len(self.skipped)
+        return (
+            message
+            if number == 1
+            else f"{number} images cannot be read, more than max_bad_images={self.max_bad_images}; "
+            f"the last: {message}"
+        )
+
+    def note(self, messages: Sequence[str]) -> None:
+        """Names things about images that are used all the same."""
+        with self._lock:
+            for message in messages:
+                if message in self._seen:
+                    continue
+                self._seen.add(message)
+                self.notes.append(message)
+                if len(self.notes) <= MAX_LISTED:
+                    logging.warning("%s", message)
+                elif len(self.notes) == MAX_LISTED + 1:
+                    logging.warning("further notes on images are in dataset.image_faults.notes")

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from fcos_tf.data.image_size import ImageSize, parse_image_size
+from fcos_tf.data.images import ImageSize, parse_image_size
 from fcos_tf.export.checks import whole_float32
 from fcos_tf.export.folding import inference_copy
 from fcos_tf.models.fcos import FCOS

@@ -1,13 +1,18 @@
-"""The columns that readers hand over, and the checks that every reader runs on them."""
+"""Annotations as columns, the checks on them, and the examples that are read by them."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from fcos_tf.data.annotations import Annotations, Fault, check_annotations
-from fcos_tf.data.faults import ImageFaults, report_faults
-from fcos_tf.data.file_source import file_source
+from fcos_tf.data.annotations import (
+    Annotations,
+    Fault,
+    ImageFaults,
+    check_annotations,
+    report_faults,
+)
+from fcos_tf.data.input.examples import make_source
 
 
 def annotations(boxes, owners=None, sizes=((100, 200),), **columns):
@@ -154,7 +159,7 @@ def test_an_image_of_another_size_than_annotated(tmp_path):
     boxes = [[5, 5, 10, 10], [40, 20, 60, 40], [60, 5, 70, 10]]
     given = replace(annotations(boxes), files=[str(file)])
     notes = []
-    example = file_source(given, notes.extend).read(0, lambda h, w: (h, w))
+    example = make_source(given, notes.extend).read(0, lambda h, w: (h, w))
     assert example.original_size.tolist() == [30, 50]
     assert example.boxes.tolist() == [[5, 5, 10, 10], [40, 20, 50, 30]]
     assert notes == [
@@ -178,7 +183,7 @@ def test_learned_and_ignored_boxes_are_told_apart(tmp_path):
         files=["no file", str(file)],
     )
     notes = []
-    source = file_source(given, notes.extend)
+    source = make_source(given, notes.extend)
     assert (source.num_images, source.most_boxes, source.most_ignored) == (2, 2, 1)
     example = source.read(1, lambda h, w: (h, w))
     assert example.boxes.tolist() == [[0, 0, 4, 5], [2, 2, 8, 8]]

@@ -56,8 +56,9 @@ def read_coco(
     Args:
         split: For example "val2017"; only used to find things in `data_dir`.
         data_dir: The folder that holds annotations and images; not needed if both are given.
-        annotations: The JSON file, instead of the one in `data_dir`.
-        images: The folder of images, instead of the one in `data_dir`.
+        annotations: The JSON file, instead of the one in `data_dir`; "{split}" in it stands for
+            the split.
+        images: The folder of images, instead of the one in `data_dir`; likewise.
         class_names: Name of each label: some of the data set's classes, in any order. Objects of
             its other classes are left out and counted in `other_classes`.
         limit: Read only the first `limit` images.
@@ -168,7 +169,7 @@ def _find_json(split: str, data_dir, annotations) -> Path:
     folder = _data_dir(data_dir, annotations) / "annotations"
     files = [folder / f"instances_{split}.json", folder / f"{split}.json"]
     if annotations:
-        files = [Path(annotations)]
+        files = [Path(str(annotations).replace("{split}", split))]
     for file in files:
         if file.is_file():
             return file
@@ -182,7 +183,7 @@ def _find_images(split: str, data_dir, images) -> Path:
     root = _data_dir(data_dir, images)
     folders = [root / split, root / "images" / split, root / "images"]
     if images:
-        folders = [Path(images)]
+        folders = [Path(str(images).replace("{split}", split))]
     for folder in folders:
         if folder.is_dir():
             return folder

@@ -11,7 +11,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from fcos_tf.data.annotations import Annotations, Example, ReadResult, Source
+from fcos_tf.data.annotations import Annotations, ReadResult
 from fcos_tf.data.formats.digit_scenes import (
     MOST_GLYPHS,
     SCENE_SIZE,
@@ -21,6 +21,7 @@ from fcos_tf.data.formats.digit_scenes import (
     photos,
 )
 from fcos_tf.data.images import resize_image
+from fcos_tf.data.input.examples import Example, Source
 
 CLASS_NAMES = tuple("0123456789")
 SPLIT_SIZES = {"train": 8192, "val": 256}

@@ -14,8 +14,8 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from fcos_tf.data.annotations import Annotations, ImageError
-from fcos_tf.data.images import decode_image, read_bytes
+from fcos_tf.data.annotations import Annotations
+from fcos_tf.data.images import ImageError, decode_image, read_bytes
 
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -1,6 +1,6 @@
 """PASCAL VOC trees as annotations, and the other way round.
 
-What is where in a tree: `voc_tree`. What is in the file of an image: `voc_xml`.
+Where things are in a tree, and what is in the XML file of an image: `voc_files`.
 """
 
 import os
@@ -20,12 +20,10 @@ from fcos_tf.data.formats.voc_files import (
     IMAGES,
     LISTS,
     DataDir,
+    VocObject,
     join,
     list_split,
     parse_list,
-)
-from fcos_tf.data.formats.voc_xml import (
-    VocObject,
     read_object,
     read_root,
     read_size,
@@ -221,7 +219,7 @@ def write_voc(
     The images are left to the caller, who puts them into JPEGImages under `file_names`. Splits of
     one tree may be written one after the other. VOC has no place for areas other than that of the
     box, for category ids and for the annotations' own numbers; the ids of images come back where
-    they are the digits of the stems, see `voc_tree.image_ids_of`.
+    they are the digits of the stems, see `voc_files.image_ids_of`.
 
     Args:
         annotations: n images; `ignored` boxes are marked difficult.

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fcos_tf.data.annotations import Annotations, ImageError
-from fcos_tf.data.faults import ImageFaults
+from fcos_tf.data.annotations import Annotations, ImageFaults
 from fcos_tf.data.formats import digits
 from fcos_tf.data.formats.coco import write_coco
 from fcos_tf.data.formats.tfds_writer import write_tfds
 from fcos_tf.data.formats.voc import write_voc
 from fcos_tf.data.formats.voc_files import image_ids_of
-from fcos_tf.data.images import read_bytes
+from fcos_tf.data.images import ImageError, read_bytes
 
 FORMATS = ("coco", "voc", "tfds")
 _ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp",

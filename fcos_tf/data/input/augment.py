@@ -8,12 +8,15 @@ here, and `augment_images`, the method by which a layer of keras_cv is defined, 
 B images, H, W: their canvas; h, w: the size of one image without padding; M padded boxes.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from fcos_tf.data.images import ImageSize
 from fcos_tf.data.input.transforms import LEAST_SIDE
 
 AUGMENTATIONS = ("color_jitter", "rand_augment", "mosaic", "scale_jitter")
@@ -31,6 +34,38 @@ MOSAIC_CENTRE = (0.25, 0.75)
 _ENDS_AT_CENTRE = ((1, 1), (1, 0), (0, 1), (0, 0))
 
 Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # image float32 [h, w, 3], key -> image
+
+
+def check_augmentations(
+    names: Sequence[str], size: ImageSize, scale_jitter: tuple[float, float]
+) -> ImageSize:
+    """Checks the augmentations that a caller asks for.
+
+    Args:
+        names: Of augmentations.
+        size: The image size before augmentation.
+        scale_jitter: The range of factors, used if "scale_jitter" is among the names.
+
+    Returns:
+        The image size, with the jitter if it is asked for.
+
+    Raises:
+        ValueError: An unknown name, a range that is none, or jitter without a fixed canvas.
+    """
+    _check_names(names)
+    if "scale_jitter" not in names:
+        return size
+    if np.shape(scale_jitter) != (2,) or not 0 < scale_jitter[0] <= scale_jitter[1]:
+        raise ValueError(f"scale_jitter: expected 0 < low <= high, got {scale_jitter!r}")
+    if size.canvas is None:
+        raise ValueError("augment: scale_jitter needs an image_size like 512x512")
+    return replace(size, scale_jitter=tuple(map(float, scale_jitter)))
+
+
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise ValueError(f"augment: expected some of {', '.join(AUGMENTATIONS)}, got {name!r}")
 
 
 def augment_image(names: Iterable[str]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
@@ -52,9 +87,7 @@ def augment_image(names: Iterable[str]) -> Callable[[tf.Tensor, tf.Tensor], tf.T
         >>> image = change(image, tf.constant([seed, position], tf.int64))
     """
     names = list(names)
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise ValueError(f"augment: expected some of {', '.join(AUGMENTATIONS)}, got {name!r}")
+    _check_names(names)
     makers = {"color_jitter": _color_jitter, "rand_augment": _rand_augment}
     # Numbered, so that what one of them draws does not depend on whether the other is there.
     steps = [(i, make()) for i, (name, make) in enumerate(makers.items()) if name in names]

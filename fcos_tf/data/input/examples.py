@@ -1,34 +1,144 @@
-"""The Python side of a data set: examples from the file to the canvas, in threads of tf.data."""
+"""Examples of a split: from a file and its annotations to a padded image and its targets.
 
+Python and NumPy only: this runs in threads of tf.data, see `pipeline`. An image has M boxes that
+can be learned and K that are ignored.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
-from fcos_tf.data.annotations import Example, ImageError, SizeRule, Source
-from fcos_tf.data.faults import ImageFaults
-from fcos_tf.data.image_size import ImageSize
-from fcos_tf.data.images import resize_image
+from fcos_tf.data.annotations import Annotations, ImageFaults
+from fcos_tf.data.images import (
+    ImageError,
+    ImageSize,
+    SizeRule,
+    decode_image,
+    read_bytes,
+    resize_image,
+)
 from fcos_tf.data.input import transforms
 from fcos_tf.data.input.order import FILLER
-from fcos_tf.data.python_calls import call_python
 
 FILLER_ID = -1  # image id of a row that holds no image
 
-# What an example is called in a batch, and what it is there without the axis of the batch.
-_TARGETS = {
-    "boxes": tf.float32,
-    "labels": tf.int32,
-    "image_sizes": tf.float32,
-    "original_sizes": tf.float32,
-    "image_ids": tf.int64,
-}
-_EVALUATION_TARGETS = {
-    "areas": tf.float32,
-    "ignored_boxes": tf.float32,
-    "ignored_labels": tf.int32,
-}
+
+class Example(NamedTuple):
+    """One image, resized, and what is in it; NumPy arrays.
+
+    Attributes:
+        image: uint8 [h, w, 3] RGB.
+        original_size: int32 [2], (height, width) of the stored image.
+        image_id: int.
+        boxes: float32 [M, 4], xyxy in pixels of the stored image.
+        labels: int32 [M].
+        areas: float32 [M], in pixels of the stored image.
+        ignored_boxes: float32 [K, 4].
+        ignored_labels: int32 [K].
+    """
+
+    image: np.ndarray
+    original_size: np.ndarray
+    image_id: int
+    boxes: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    ignored_boxes: np.ndarray
+    ignored_labels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The images of one split.
+
+    Args:
+        read: Index in [0, num_images) and the size that the image shall get -> `Example`. Called
+            from several threads; must not call TensorFlow. Raises `ImageError`.
+        num_images: n.
+        most_boxes: The largest M that `read` returns.
+        most_ignored: The largest K.
+        class_names: Name of each label.
+        category_ids: The data set's own id of each label.
+        portrait: bool [n], whether an image is higher than wide; None: nobody knows.
+        can_flip: Whether a mirrored image is still a fair example (mirrored digits are not).
+    """
+
+    read: Callable[[int, SizeRule], Example]
+    num_images: int
+    most_boxes: int
+    most_ignored: int
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    portrait: np.ndarray | None = None
+    can_flip: bool = True
+
+
+def make_source(annotations: Annotations, note: Callable[[list[str]], None]) -> Source:
+    """The images that annotations name, as a `Source`.
+
+    Args:
+        annotations: In the order of evaluation.
+        note: Takes messages about images that are not as their annotations say.
+    """
+    boxes = annotations.boxes.astype(np.float32)
+    areas = annotations.known_areas().astype(np.float32)
+    # Image i owns the rows starts[i] to starts[i + 1].
+    starts = np.searchsorted(annotations.owners, np.arange(annotations.num_images + 1))
+
+    def read(index: int, size_for: SizeRule) -> Example:
+        file, offset, num_bytes = annotations.place_of(index)
+        name = file if num_bytes is None else f"{file}, {num_bytes} bytes from {offset} on"
+        image, stored = decode_image(read_bytes(file, offset, num_bytes), name, size_for)
+        rows = slice(starts[index], starts[index + 1])
+        found = boxes[rows]
+        if stored != tuple(annotations.sizes[index].tolist()):
+            inside = _inside(annotations, index, rows, stored, name, note)
+            rows = np.arange(rows.start, rows.stop)[inside]
+            found = np.clip(found[inside], 0, np.array([stored[1], stored[0]] * 2, np.float32))
+        labels, ignored = annotations.labels[rows], annotations.ignored[rows]
+        return Example(
+            image=image,
+            original_size=np.array(stored, np.int32),
+            image_id=int(annotations.image_ids[index]),
+            boxes=found[~ignored],
+            labels=labels[~ignored],
+            areas=areas[rows][~ignored],
+            ignored_boxes=found[ignored],
+            ignored_labels=labels[ignored],
+        )
+
+    def most(rows: np.ndarray) -> int:
+        return int(np.bincount(annotations.owners[rows], minlength=1).max())
+
+    known = (annotations.sizes > 0).all()
+    return Source(
+        read=read,
+        num_images=annotations.num_images,
+        most_boxes=most(~annotations.ignored),
+        most_ignored=most(annotations.ignored),
+        class_names=annotations.class_names,
+        category_ids=annotations.category_ids,
+        portrait=annotations.sizes[:, 0] > annotations.sizes[:, 1] if known else None,
+    )
+
+
+def _inside(annotations, index, rows, stored, name, note) -> np.ndarray:
+    """Which boxes reach into an image of another size than annotated; notes what is wrong."""
+    height, width = stored
+    messages = []
+    if (annotations.sizes[index] > 0).all():
+        expected = "{1}x{0} pixels, as annotated".format(*annotations.sizes[index])
+        got = f"{width}x{height}; the image is believed"
+        messages.append(f"{name}: expected an image of {expected}, got {got}")
+    corners, numbers = annotations.boxes[rows], annotations.numbers[rows]
+    inside = (corners[:, 0] < width) & (corners[:, 1] < height)
+    for box, number in zip(corners[~inside], numbers[~inside], strict=True):
+        text = f"box {number} ({', '.join(f'{value:g}' for value in box)})"
+        messages.append(f"{name}: left out {text}, outside the image of {width}x{height} pixels")
+    note(messages)
+    return inside
 
 
 class _Chances(NamedTuple):
@@ -41,8 +151,8 @@ class _Chances(NamedTuple):
 
 
 @dataclass(eq=False)
-class Reader:
-    """Reads examples of a source; knows what to do with images that cannot be read.
+class ExampleMapper:
+    """Maps an element of the order to a padded image and its targets; copes with bad images.
 
     Args:
         source: The split.
@@ -53,7 +163,7 @@ class Reader:
             evaluation images are also resized exactly, in float32, as the published detectors do;
             for training to whole grey levels, which takes less time and memory.
         seed: In [0, 2^31), of everything random.
-        most_boxes: M, what boxes are padded to.
+        most_boxes: What M boxes are padded to.
         horizontal_flip: Mirror every other image, at random.
         portrait: bool [n] where batches hold one orientation; images are then fitted to its
             canvas, and replaced by others of it.
@@ -71,54 +181,28 @@ class Reader:
     cache: bool = False
     _cached: dict[int, Example] = field(default_factory=dict)
 
-    @tf.autograph.experimental.do_not_convert
-    def __call__(self, element: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Graph function.
+    def __call__(self, index: int, pass_number: int, position: int):
+        """One row of a batch.
 
         Args:
-            element: int64 [3]: image index, pass, position in the pass.
+            index: Of the image; from FILLER down a filler, see `order`.
+            pass_number: Over the data.
+            position: In the pass.
 
         Returns:
             Image, [H, W, 3], uint8 in training and float32 in evaluation, padded where the canvas
-            is known before the batch is, and targets, as `fcos_tf.data.load` has them in a batch.
-
-        Raises:
-            tf.errors.InvalidArgumentError: More bad images than tolerated; names one.
+            is known before the batch is; targets, as `fcos_tf.data.load` has them in a batch; and
+            what to stop with, empty unless more images are bad than tolerated.
         """
-        names = _TARGETS | ({} if self.training else _EVALUATION_TARGETS)
+        chances = self._chances(pass_number, position)
+        if index <= FILLER:
+            return *self._finish(FILLER - index, _filler(), chances), ""
+        example, complaint = self._read(index, chances)
+        return *self._finish(index, example, chances), complaint
 
-        def read(element):
-            index, *place = element.tolist()
-            chances = self._chances(*place)
-            if index <= FILLER:
-                index, example, complaint = FILLER - index, _filler(), ""
-            else:
-                example, complaint = self._read(index, chances)
-            image, targets = self._finish(index, example, chances)
-            return [image, *(targets[name] for name in names), complaint]
-
-        def stand_in():
-            image, targets = self._finish(0, _filler(), self._chances(0, 0))
-            return [image, *(targets[name] for name in names), ""]
-
-        image, *values, complaint = call_python(
-            read, [element], [self._image_type(), *names.values(), tf.string], stand_in
-        )
-        # The complaint is handed back rather than raised in there, which would wrap it in a
-        # traceback of TensorFlow's inside.
-        with tf.control_dependencies([tf.debugging.Assert(tf.equal(complaint, ""), [complaint])]):
-            image = tf.ensure_shape(image, [*(self.image_size.canvas or [None, None]), 3])
-        targets = dict(zip(names, values, strict=True))
-        rows, ignored = self.most_boxes, self.source.most_ignored
-        shapes = {
-            "boxes": [rows, 4], "labels": [rows], "image_sizes": [2], "original_sizes": [2],
-            "image_ids": [], "areas": [rows], "ignored_boxes": [ignored, 4],
-            "ignored_labels": [ignored],
-        }  # fmt: skip
-        return image, {name: tf.ensure_shape(v, shapes[name]) for name, v in targets.items()}
-
-    def _image_type(self) -> tf.DType:
-        return tf.uint8 if self.training else tf.float32
+    def filler(self):
+        """A row without an image, in the form of a call's."""
+        return self(FILLER, 0, 0)
 
     def _chances(self, pass_number: int, position: int) -> _Chances:
         counter = [0, 0, position, pass_number]
@@ -182,10 +266,9 @@ class Reader:
             targets["ignored_boxes"], targets["ignored_labels"] = transforms.pad_boxes(
                 ignored, example.ignored_labels, self.source.most_ignored
             )  # [K, 4], [K]
-            targets["areas"] = np.zeros(self.most_boxes, np.float32)
-            targets["areas"][: len(example.areas)] = example.areas
+            targets["areas"] = np.pad(example.areas, (0, self.most_boxes - len(example.areas)))
         canvas = self._canvas(index) or image.shape[:2]
-        image = image.astype(self._image_type().as_numpy_dtype, copy=False)  # a filler is uint8
+        image = image.astype(np.uint8 if self.training else np.float32, copy=False)
         return transforms.pad_image(image, *canvas), targets
 
     def _canvas(self, index: int) -> tuple[int, int] | None:

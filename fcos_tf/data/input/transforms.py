@@ -1,7 +1,7 @@
 """Scale, crop, flip and pad: image and boxes together.
 
 NumPy, since it runs in the same Python call that decodes the image, in the threads of tf.data (see
-`reading`): for a 512x512 image TensorFlow's own reverse and pad cost as much as the decoding.
+`pipeline`): for a 512x512 image TensorFlow's own reverse and pad cost as much as the decoding.
 
 h, w: the size of one image. H, W: the size of the canvas it is padded to. M boxes.
 Every function is pure, chance included: it is an argument.

@@ -12,11 +12,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from fcos_tf.data.annotations import Annotations, ImageError
+from fcos_tf.data.annotations import Annotations
 from fcos_tf.data.formats.tfds import read_tfds
 from fcos_tf.data.formats.tfds_features import find_detection_features
 from fcos_tf.data.formats.tfds_writer import write_tfds
-from fcos_tf.data.images import decode_image, read_bytes
+from fcos_tf.data.images import ImageError, decode_image, read_bytes
 
 F = tfds.features
 

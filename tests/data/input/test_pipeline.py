@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fcos_tf.data.annotations import Example, ImageError, Source
-from fcos_tf.data.faults import ImageFaults
-from fcos_tf.data.image_size import ImageSize, parse_image_size
-from fcos_tf.data.images import resize_image
-from fcos_tf.data.input.examples import Reader
+from fcos_tf.data.annotations import ImageFaults
+from fcos_tf.data.images import ImageError, ImageSize, parse_image_size, resize_image
+from fcos_tf.data.input.examples import Example, ExampleMapper, Source
 from fcos_tf.data.input.order import Order
 from fcos_tf.data.input.pipeline import batches as make_batches
 
@@ -50,12 +48,12 @@ def pipeline(source, *, max_bad_images=0, max_boxes=2, cache=False, buckets=Fals
     flip, augmentations = options.pop("horizontal_flip"), options.pop("augmentations")
     portrait = source.portrait if buckets else None
     faults = ImageFaults(max_bad_images)
-    reader = Reader(
+    mapper = ExampleMapper(
         source, size, faults, training=options["training"], seed=options["seed"],
         most_boxes=max_boxes, horizontal_flip=flip, portrait=portrait, cache=cache,
     )  # fmt: skip
     order = Order(num_images=source.num_images, portrait=portrait, **options)
-    return make_batches(reader, order, augmentations), faults
+    return make_batches(mapper, order, augmentations), faults
 
 
 def batches(source, **kwargs):

@@ -4,8 +4,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fcos_tf.data.image_size import ImageSize, parse_image_size
-from fcos_tf.data.images import resize_image
+from fcos_tf.data.images import ImageSize, parse_image_size, resize_image
 from fcos_tf.data.input import transforms
 
 
