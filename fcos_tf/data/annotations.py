@@ -214,7 +214,7 @@ def report_faults(
 
     Args:
         where: The split, for example "voc train".
-        faults: What the reader found; all of them are in `dataset.faults`.
+        faults: What was found; all of them are in `dataset.faults`.
         other_classes: Objects left out because their class was not asked for: name -> how many.
         max_faults: How much may be dropped.
 

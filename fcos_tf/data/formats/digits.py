@@ -118,7 +118,7 @@ def split_glyphs(split: str) -> np.ndarray:
 
 
 def read_digits(split: str, *, limit: int | None = None) -> ReadResult:
-    """The annotations of a split, as readers of files give them; every scene is drawn for it.
+    """The annotations of a split, as other formats give them; every scene is drawn for it.
 
     Args, Raises: see `digits_source`. `files` are the names that the scenes get when written.
     """
