@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from fcos_tf import FCOS, build
 from fcos_tf.config import Config
-from fcos_tf.data.augment import AUGMENTATIONS
+from fcos_tf.data.input.augment import AUGMENTATIONS
 from fcos_tf.evaluation import METRICS
 from fcos_tf.layers.fpn import UPSAMPLINGS
 from fcos_tf.layers.heads import NORMS

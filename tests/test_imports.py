@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_imports_go_down_only():
     ("name", "line"),
     [
         ("fcos_tf.ops.boxes", "from fcos_tf.models import fcos"),
-        ("fcos_tf.layers.fpn", "import fcos_tf.data.voc"),
+        ("fcos_tf.layers.fpn", "import fcos_tf.data.formats.voc"),
         ("fcos_tf.models.fcos", "from fcos_tf import visualization"),
         ("fcos_tf.build", "from fcos_tf.cli import train"),
     ],
@@ -108,6 +109,17 @@ def test_only_build_and_tools_know_the_config():
 def test_models_do_not_know_the_data():
     assert users_of("fcos_tf.data") >= {"fcos_tf.build"}
     assert not [name for name in users_of("fcos_tf.data") if part_of(name) == "fcos_tf.models"]
+
+
+def test_no_imports_in_a_circle():
+    graph = {n: {*imports_of(t, top_level_only=True)} & {*MODULES} for n, t in MODULES.items()}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_only_load_knows_the_formats_of_data():
+    others = {n for n in MODULES if n.startswith("fcos_tf.data.")}
+    others -= {n for n in others if n.startswith("fcos_tf.data.formats")}
+    assert not users_of("fcos_tf.data.formats") & others
 
 
 def test_only_tools_touch_flags():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fcos_tf.data.writing import write_digits
+from fcos_tf.data.formats.writing import write_digits
 from fcos_tf.training.cluster import Cluster, read_cluster
 
 ROOT = Path(__file__).resolve().parents[1]

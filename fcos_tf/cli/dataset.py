@@ -98,10 +98,11 @@ def summary(config: Config, split: str, *, check_images: bool = False) -> Iterat
 def write(
     config: Config, splits: Sequence[str], data_format: str, output_dir: str, *, name: str
 ) -> Path:
-    """Writes splits in another format; see `fcos_tf.data.writing.write_dataset`."""
-    from fcos_tf.data import digits, images
-    from fcos_tf.data.faults import ImageFaults, report_faults
-    from fcos_tf.data.writing import drop_unreadable, write_dataset
+    """Writes splits in another format; see `fcos_tf.data.formats.writing.write_dataset`."""
+    from fcos_tf.data import images
+    from fcos_tf.data.annotations import ImageFaults, report_faults
+    from fcos_tf.data.formats import digits
+    from fcos_tf.data.formats.writing import drop_unreadable, write_dataset
 
     read = digits.read_scene_bytes if config.dataset == "digits" else images.read_bytes
     bad_images = ImageFaults(config.max_bad_images)
@@ -152,14 +153,13 @@ def _sizes(annotations) -> Iterator[str]:
 
 
 def _check_images(annotations, config: Config) -> Iterator[str]:
-    from fcos_tf.data.example import ImageError
-    from fcos_tf.data.file_source import file_source
-    from fcos_tf.data.image_size import parse_image_size
+    from fcos_tf.data.images import ImageError, parse_image_size
+    from fcos_tf.data.input.examples import make_source
 
     if config.dataset == "digits":
         return
     messages: list[str] = []
-    source = file_source(annotations, messages.extend)
+    source = make_source(annotations, messages.extend)
     size_for = parse_image_size(config.image_size).fixed().resized
     bad = 0
     for index in range(source.num_images):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fcos_tf.data.example import ImageError
+from fcos_tf.data.images import ImageError
 
 DESCRIPTION_FILE = "description.json"
 FILES_SIGNATURE = "serving_default"

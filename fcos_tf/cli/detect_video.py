@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from fcos_tf.cli.detect_inputs import CAMERA, Input
-from fcos_tf.data.example import ImageError
+from fcos_tf.data.images import ImageError
 
 _CODEC = "mp4v"  # MPEG-4 part 2: in every build of OpenCV that writes videos
 _UNKNOWN_RATE = 25.0

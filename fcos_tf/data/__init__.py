@@ -2,21 +2,19 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
-from fcos_tf.data import digits, pipeline
-from fcos_tf.data.augment import AUGMENTATIONS
-from fcos_tf.data.example import Source
-from fcos_tf.data.faults import ImageFaults, report_faults
-from fcos_tf.data.file_source import file_source
-from fcos_tf.data.image_size import parse_image_size
-from fcos_tf.data.order import Order
-from fcos_tf.data.readers import DATASETS, read_annotations, select
-from fcos_tf.data.reading import Reader
+from fcos_tf.data.annotations import ImageFaults, ReadResult, report_faults, select
+from fcos_tf.data.formats import coco, digits, tfds, voc
+from fcos_tf.data.images import parse_image_size
+from fcos_tf.data.input.augment import check_augmentations
+from fcos_tf.data.input.examples import ExampleMapper, make_source
+from fcos_tf.data.input.order import Order
+from fcos_tf.data.input.pipeline import batches
+
+DATASETS = ("digits", "coco", "voc", "tfds:NAME")
 
 __all__ = ["DATASETS", "load", "read_annotations"]
 
@@ -72,8 +70,8 @@ def load(
         split: "train" or "val" of the digits; "train2017" of COCO; a file name in ImageSets/Main of
             a VOC tree, or several with "+"; a split of TFDS, such as "train[:80%]".
         batch_size: B, over all devices and hosts.
-        data_dir: The folder of the data set: see `coco.read_coco`, `voc.read_voc` (which takes
-            several trees) and `tfds.read_tfds`.
+        data_dir: The folder of the data set: see `read_coco`, `read_voc` (which takes several
+            trees) and `read_tfds` in `formats`.
         annotations: For "coco", the JSON file; default: where `data_dir` has it. "{split}" in it
             stands for the split.
         images: For "coco", the folder of the images; likewise.
@@ -93,7 +91,7 @@ def load(
             data set does not stand it (digits).
         augment: What else is done to training images: "color_jitter", "rand_augment",
             "mosaic" (of four images of the batch; M becomes four times as large) and
-            "scale_jitter", see `augment.py`.
+            "scale_jitter", see `input/augment.py`.
         scale_jitter: With that one, the least and the largest factor on the size that fits the
             canvas; larger images are cropped to it.
         orientation_buckets: With sides such as "800,1333": batches of one orientation, padded to
@@ -117,9 +115,9 @@ def load(
     Returns:
         A `tf.data.Dataset` that has, besides: `class_names` (tuple of str), `num_images` (int),
         `category_ids` (tuple of int, the data set's own id of each label), `faults` (list of
-        `example.Fault`, all of the annotations), `dropped` (list of str, each thing that was left
-        out, named), `image_faults` (`faults.ImageFaults`, filled while images are read), and
-        `num_hosts` and `host` as given.
+        `annotations.Fault`), `dropped` (list of str, each thing that was left out, named),
+        `image_faults` (`annotations.ImageFaults`, filled while images are read), and `num_hosts`
+        and `host` as given.
 
     Raises:
         ValueError: An argument that cannot be met, or a file that cannot be read; says which.
@@ -144,18 +142,17 @@ def load(
             f"expected 0 <= host < num_hosts and a batch_size that num_hosts divides, got "
             f"host={host}, num_hosts={num_hosts}, batch_size={batch_size}"
         )
-    augmentations = _check_augmentations(augment, scale_jitter, size) if training else ()
-    if "scale_jitter" in augmentations:
-        size = replace(size, scale_jitter=tuple(map(float, scale_jitter)))
+    augmentations = (augment,) if isinstance(augment, str) else tuple(augment)
     if not training:
-        size = size.fixed()
+        augmentations, size = (), size.fixed()
+    if augmentations:
+        size = check_augmentations(augmentations, size, scale_jitter)
     if cache and size.is_random:
         raise ValueError("cache: expected images of one size, not with scale_jitter or a range")
     if orientation_buckets and size.canvas is not None:
         raise ValueError(
             f"orientation_buckets: expected an image_size like 800,1333, got {image_size!r}"
         )
-
     if training and start_step and not repeat:
         raise ValueError(
             "start_step: expected 0, or repeat=True, in training; every pass would skip"
@@ -180,29 +177,30 @@ def load(
         )  # fmt: skip
         faults = found.faults
         report_faults(where, faults, found.other_classes, max_faults)
-        dropped = [str(fault) for fault in faults if not fault.kept]
-        kept, left_out = select(found.annotations, skip_empty, max_boxes if training else None)
-        for what, names in left_out.items():
-            logging.info("%s: left out %d %s, all in dataset.dropped", where, len(names), what)
-            dropped += names
+        most = max_boxes if training else None
+        kept, left_out = select(found.annotations, where, skip_empty=skip_empty, max_boxes=most)
+        dropped = [str(fault) for fault in faults if not fault.kept] + left_out
         if not kept.num_images:
             raise ValueError(f"{where}: no image is left")
         if training and kept.ignored.all():
             raise ValueError(
                 f"{where}: no box to learn of the classes {', '.join(kept.class_names)}"
             )
-        source = file_source(kept, image_faults.note)
+        source = make_source(kept, image_faults.note)
 
-    portrait = None
-    if orientation_buckets:
-        portrait = source.portrait
-        if portrait is None:
-            raise ValueError(
-                f"orientation_buckets: expected annotations with the size of every image; "
-                f"{dataset} {split} has images of unknown size"
-            )
+    portrait = source.portrait if orientation_buckets else None
+    if orientation_buckets and portrait is None:
+        raise ValueError(
+            f"orientation_buckets: expected annotations with the size of every image; "
+            f"{dataset} {split} has images of unknown size"
+        )
     if horizontal_flip is None:
         horizontal_flip = training and source.can_flip
+    most_boxes = max(1, source.most_boxes) if max_boxes is None else max_boxes
+    if most_boxes < source.most_boxes:
+        raise ValueError(
+            f"max_boxes={max_boxes}, but an image of this split has {source.most_boxes} boxes"
+        )
     order = Order(
         num_images=source.num_images,
         batch_size=batch_size,
@@ -214,18 +212,18 @@ def load(
         host=host,
         portrait=portrait,
     )
-    reader = Reader(
+    mapper = ExampleMapper(
         source,
         size,
         image_faults,
         training=training,
         seed=order.seed,
-        most_boxes=_most_boxes(source, max_boxes),
+        most_boxes=most_boxes,
         horizontal_flip=horizontal_flip,
         portrait=portrait,
         cache=cache,
     )
-    result = pipeline.batches(reader, order, augmentations)
+    result = batches(mapper, order, augmentations)
     result.class_names = source.class_names
     result.num_images = source.num_images
     result.category_ids = source.category_ids
@@ -237,14 +235,45 @@ def load(
     return result
 
 
-def _most_boxes(source: Source, max_boxes: int | None) -> int:
-    if max_boxes is None:
-        return max(1, source.most_boxes)
-    if max_boxes < source.most_boxes:
-        raise ValueError(
-            f"max_boxes={max_boxes}, but an image of this split has {source.most_boxes} boxes"
+def read_annotations(
+    dataset: str,
+    split: str,
+    *,
+    data_dir: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+    annotations: str | os.PathLike | None = None,
+    images: str | os.PathLike | None = None,
+    classes: Sequence[str] | None = None,
+    limit: int | None = None,
+    include_difficult: bool = False,
+) -> ReadResult:
+    """Reads what a data set says about a split, without decoding its images.
+
+    Args, Raises: see `fcos_tf.data.load`.
+
+    Returns:
+        The annotations, and what was wrong with them.
+    """
+    if classes is not None and (isinstance(classes, str) or not classes):
+        raise ValueError(f"classes: expected a sequence of names, got {classes!r}")
+    for name in classes or ():
+        if list(classes).count(name) > 1:
+            raise ValueError(f"classes: {name!r} is there more than once")
+    options = {"class_names": classes, "limit": limit}
+    data_dir, annotations, images = map(_expand_user, (data_dir, annotations, images))
+    if dataset == "digits":
+        digits.check_classes(classes)
+        return digits.read_digits(split, limit=limit)
+    if dataset == "coco":
+        return coco.read_coco(
+            split, data_dir=data_dir, annotations=annotations, images=images, **options
         )
-    return max_boxes
+    options["include_difficult"] = include_difficult
+    if dataset == "voc":
+        return voc.read_voc(data_dir, split, **options)
+    if dataset.startswith("tfds:"):
+        name = dataset.removeprefix("tfds:")
+        return tfds.read_tfds(name, split, data_dir=data_dir, **options)
+    raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
 
 
 def _check_numbers(**numbers: tuple[int | None, int]) -> None:
@@ -257,14 +286,10 @@ def _check_numbers(**numbers: tuple[int | None, int]) -> None:
             raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
-def _check_augmentations(names, scale_jitter, size) -> tuple[str, ...]:
-    names = (names,) if isinstance(names, str) else tuple(names)
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise ValueError(f"augment: expected some of {', '.join(AUGMENTATIONS)}, got {name!r}")
-    if "scale_jitter" in names:
-        if np.shape(scale_jitter) != (2,) or not 0 < scale_jitter[0] <= scale_jitter[1]:
-            raise ValueError(f"scale_jitter: expected 0 < low <= high, got {scale_jitter!r}")
-        if size.canvas is None:
-            raise ValueError("augment: scale_jitter needs an image_size like 512x512")
-    return names
+def _expand_user(path):
+    """`~` as a shell would have read it; not all shells do after `--data_dir=`."""
+    if path is None or (isinstance(path, str) and "," in path):
+        return path
+    if isinstance(path, str | os.PathLike):
+        return os.path.expanduser(path)
+    return [os.path.expanduser(part) for part in path]

@@ -8,9 +8,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fcos_tf.data.image_size import MULTIPLE, ImageSize, parse_image_size
-from fcos_tf.data.images import decode_image, read_bytes, resize_image
-from fcos_tf.data.transforms import pad_image
+from fcos_tf.data.images import (
+    MULTIPLE,
+    ImageSize,
+    decode_image,
+    parse_image_size,
+    read_bytes,
+    resize_image,
+)
+from fcos_tf.data.input.transforms import pad_image
 
 # A path, the bytes of an image file, or uint8 [h, w, 3] RGB.
 ImageSource = str | os.PathLike | bytes | np.ndarray

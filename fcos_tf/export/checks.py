@@ -13,9 +13,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from fcos_tf.data.example import ImageError
-from fcos_tf.data.image_size import ImageSize
-from fcos_tf.data.images import decode_image, read_bytes
+from fcos_tf.data.images import ImageError, ImageSize, decode_image, read_bytes
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.evaluation.frames import boxes_to_original
 from fcos_tf.export import signatures

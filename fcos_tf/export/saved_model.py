@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from fcos_tf.data.image_size import parse_image_size
+from fcos_tf.data.images import parse_image_size
 from fcos_tf.export import signatures
 from fcos_tf.export.checks import check_export, read_sample
 from fcos_tf.export.folding import batch_norms, inference_copy

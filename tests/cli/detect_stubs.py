@@ -15,7 +15,7 @@ from fcos_tf.cli import detect
 from fcos_tf.cli.detect_backends import Classes, Found
 from fcos_tf.cli.detect_inputs import find_inputs
 from fcos_tf.cli.detect_run import Detection
-from fcos_tf.data.example import ImageError
+from fcos_tf.data.images import ImageError
 
 CLASSES = Classes(("帽子", "dog", "cat"), (7, 3, 90))
 

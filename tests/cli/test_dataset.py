@@ -6,7 +6,7 @@ from PIL import Image
 
 import fcos_tf.data
 from fcos_tf.cli import dataset, visualize
-from fcos_tf.data.writing import write_digits
+from fcos_tf.data.formats.writing import write_digits
 
 
 def run(tool, capsys, *arguments):
@@ -34,7 +34,7 @@ def test_summary(tree, capsys):
     )
     assert code == 0
     train, val = out.split("voc val: ")
-    scenes = [fcos_tf.data.digits.make_scene(i, "train") for i in range(6)]
+    scenes = [fcos_tf.data.formats.digits.make_scene(i, "train") for i in range(6)]
     labels = np.concatenate([scene.labels for scene in scenes])
     assert train.startswith(f"voc train: 6 images, {len(labels)} boxes\n")
     assert "image sizes: width 128 to 128" in train

@@ -18,7 +18,7 @@ from fcos_tf.cli.detect_backends import (
     portable_bytes,
 )
 from fcos_tf.cli.detect_server import ServerBackend
-from fcos_tf.data.example import ImageError
+from fcos_tf.data.images import ImageError
 from tests.cli.detect_stubs import (
     CLASSES,
     Stub,

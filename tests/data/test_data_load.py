@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 import fcos_tf.data
-from fcos_tf.data import digits
-from fcos_tf.data.writing import write_dataset, write_digits
+from fcos_tf.data.formats import digits
+from fcos_tf.data.formats.writing import write_dataset, write_digits
 from fcos_tf.evaluation import evaluate
 
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from fcos_tf import data
-from fcos_tf.data.writing import write_digits
+from fcos_tf.data.formats.writing import write_digits
 from fcos_tf.evaluation import (
     Records,
     compile_detect,

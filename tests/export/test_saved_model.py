@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import fcos_tf
-from fcos_tf.data.image_size import parse_image_size
+from fcos_tf.data.images import parse_image_size
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.evaluation.frames import boxes_to_original
 from fcos_tf.export import export_saved_model, folding, saved_model, signatures

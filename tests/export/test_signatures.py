@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fcos_tf.data.image_size import parse_image_size
+from fcos_tf.data.images import parse_image_size
 from fcos_tf.export import signatures
 from tests.export.encoded import picture, save
 

@@ -9,7 +9,7 @@ import pytest
 from sklearn.datasets import load_sample_image
 
 from fcos_tf.cli.detect_server import ServerBackend
-from fcos_tf.data.example import ImageError
+from fcos_tf.data.images import ImageError
 from tests.serving.asking import REFUSED, ask, difference, found_in, picture, predicted
 
 BROKEN_EVERY = 20  # 5 %

@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_image
 
 from fcos_tf.cli.detect_backends import Found, Picture, SavedModelBackend
 from fcos_tf.cli.detect_server import ServerBackend
-from fcos_tf.data.example import ImageError
+from fcos_tf.data.images import ImageError
 from tests.cli.detect_stubs import run
 from tests.serving.asking import (
     REFUSED,

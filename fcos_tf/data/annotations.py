@@ -1,0 +1,297 @@
+"""The annotations of a split as columns, checks on them, and the faults of a data set.
+
+n images, T boxes of all of them together. Boxes are xyxy in pixels of the image on disk, with
+continuous edges: width = x2 - x1.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+
+# A thousandth of a pixel: coordinates that went through (x, y, width, height), or through TFDS'
+# normalised float32, come back as the numbers that were written, whichever format they were in.
+COORDINATE_DECIMALS = 3
+
+OVERHANG = 1.0  # pixels that a box may reach over its image without a word
+
+MAX_LISTED = 10  # faults in a message
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with annotations, or with an image.
+
+    Attributes:
+        file: The file that is wrong.
+        item: What in it, for example "annotation 17" or "object 3"; empty: the file as a whole.
+        what: What is wrong with it; where something else was expected, expected and got.
+        kept: Whether it is used all the same. What is not kept counts as dropped.
+    """
+
+    file: str
+    item: str
+    what: str
+    kept: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.item} {self.what}" if self.item else f"{self.file}: {self.what}"
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """All that is known of a split before its images are opened, as columns.
+
+    Args:
+        files: n paths of files that hold the images.
+        image_ids: int64 [n], the data set's own numbering, all different.
+        sizes: int32 [n, 2], (height, width) of the stored image; 0 where it is not known.
+        owners: int64 [T], the image of each box, ascending.
+        boxes: float64 [T, 4].
+        labels: int32 [T], 0..C-1.
+        areas: float64 [T], pixels of the object as the data set counts them (COCO: of its
+            segmentation, see `evaluation`); NaN = that of the box.
+        ignored: bool [T], not learned, and neither right nor wrong to detect: COCO's crowds,
+            VOC's difficult objects.
+        numbers: int64 [T], by what number messages name the box: its annotation's id, or its
+            place in its file.
+        class_names: Name of each label.
+        category_ids: The data set's own id of each label.
+        ranges: int64 [n, 2], (offset, length) in bytes of the image within its file; None: images
+            are whole files.
+    """
+
+    files: Sequence[str]
+    image_ids: np.ndarray
+    sizes: np.ndarray
+    owners: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    ignored: np.ndarray
+    numbers: np.ndarray
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    ranges: np.ndarray | None = None
+
+    @property
+    def num_images(self) -> int:
+        """How many images."""
+        return len(self.files)
+
+    def place_of(self, index: int) -> tuple[str, int, int | None]:
+        """Where an image lies: (file, offset, length in bytes), length None = up to the end."""
+        offset, length = (0, None) if self.ranges is None else map(int, self.ranges[index])
+        return self.files[index], offset, length
+
+    def known_areas(self) -> np.ndarray:
+        """float64 [T], `areas` with those of the boxes where the data set has none."""
+        box_areas = np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1)
+        return np.where(np.isnan(self.areas), box_areas, self.areas)
+
+    def rows(self, keep: np.ndarray) -> "Annotations":
+        """The same images with only some of the boxes; `keep` is bool [T] or indices."""
+        names = ("owners", "boxes", "labels", "areas", "ignored", "numbers")
+        return replace(self, **{name: getattr(self, name)[keep] for name in names})
+
+    def images(self, keep: np.ndarray) -> "Annotations":
+        """Only some of the images, in the same order, with their boxes; `keep` is bool [n]."""
+        new_index = np.cumsum(keep) - 1
+        kept = self.rows(keep[self.owners])
+        return replace(
+            kept,
+            files=[file for file, use in zip(self.files, keep, strict=True) if use],
+            image_ids=self.image_ids[keep],
+            sizes=self.sizes[keep],
+            owners=new_index[kept.owners],
+            ranges=None if self.ranges is None else self.ranges[keep],
+        )
+
+
+class ReadResult(NamedTuple):
+    """What reading the annotations of a split gives.
+
+    Attributes:
+        annotations: The split, clean: what had faults is gone from it, or mended.
+        faults: What was wrong, in the order of the files.
+        other_classes: Name -> number of objects of classes that were not asked for.
+    """
+
+    annotations: Annotations
+    faults: list[Fault]
+    other_classes: dict[str, int]
+
+
+def check_annotations(
+    annotations: Annotations, origins: Sequence[str] | str, item: str
+) -> tuple[Annotations, list[Fault]]:
+    """Drops boxes that no detector can learn and clips the others to their image.
+
+    Dropped are boxes with a value that is not finite, without area (x2 <= x1 or y2 <= y1), or
+    outside an image of known size; also those that reach over it and have less than a pixel in it.
+    Cutting off more than `OVERHANG` is a fault, too, though the rest is kept; less is usual (COCO's
+    own boxes reach over by hundredths). What is left is rounded to thousandths of a pixel.
+
+    Args:
+        annotations: As read.
+        origins: The annotation file of each image, or the one of all, for the messages.
+        item: What a box is called there, for example "annotation".
+
+    Returns:
+        The clean annotations, and a fault for each box that is dropped or cut.
+    """
+    boxes = np.asarray(annotations.boxes, np.float64).reshape(-1, 4)
+    sizes = np.asarray(annotations.sizes)[annotations.owners]  # [T, 2]
+    known = (sizes > 0).all(axis=1, keepdims=True)
+    limits = np.where(known, np.tile(sizes[:, ::-1], 2), np.inf)  # [T, 4]
+    finite = np.isfinite(boxes).all(axis=1)
+    with np.errstate(invalid="ignore"):
+        clipped = np.where(known, np.clip(boxes, 0.0, limits), boxes).round(COORDINATE_DECIMALS)
+        has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        left = (clipped[:, 2:] - clipped[:, :2]).min(axis=1)  # the shorter side
+        cut = np.abs(clipped - boxes).max(axis=1) > OVERHANG
+    used = finite & has_area & np.where(cut, left >= 1.0, left > 0.0)
+    faults = []
+    for row in np.flatnonzero(~used | cut & finite & has_area):
+        height, width = sizes[row]
+        image = f"the image of {width}x{height} pixels"
+        if not finite[row]:
+            what = "is not finite"
+        elif not has_area[row] or (left[row] <= 0 and not known[row]):
+            what = "has no area"  # or less than a thousandth of a pixel
+        elif used[row]:
+            what = f"reaches over {image} and is cut"
+        elif left[row] <= 0:
+            what = f"lies outside {image}"
+        else:
+            what = f"lies outside {image}, but for a strip of {left[row]:g} pixels"
+        owner = annotations.owners[row]
+        origin = origins if isinstance(origins, str) else origins[owner]
+        corners = ", ".join(f"{value:g}" for value in boxes[row])
+        number = annotations.numbers[row]
+        faults.append(
+            Fault(origin, f"{item} {number}", f"box ({corners}) {what}", kept=bool(used[row]))
+        )
+    return replace(annotations, boxes=clipped).rows(used), faults
+
+
+def select(
+    annotations: Annotations, where: str, *, skip_empty: bool, max_boxes: int | None
+) -> tuple[Annotations, list[str]]:
+    """Leaves out what the caller does not want, and names each thing that is left out."""
+    left_out = {}
+    if max_boxes is not None:
+        learned = np.cumsum(~annotations.ignored)
+        first = np.searchsorted(annotations.owners, annotations.owners)  # of the image's rows
+        before = learned[first] - ~annotations.ignored[first]
+        surplus = ~annotations.ignored & (learned - before > max_boxes)
+        left_out[f"boxes over max_boxes={max_boxes}"] = [
+            f"{annotations.files[owner]}: box {number} is over max_boxes={max_boxes}"
+            for owner, number in zip(
+                annotations.owners[surplus], annotations.numbers[surplus], strict=True
+            )
+        ]
+        annotations = annotations.rows(~surplus)
+    if skip_empty:
+        full = np.zeros(annotations.num_images, bool)
+        full[annotations.owners[~annotations.ignored]] = True
+        left_out["images without boxes"] = [
+            f"{annotations.files[i]}: image without boxes" for i in np.flatnonzero(~full)
+        ]
+        annotations = annotations.images(full)
+    for what, names in left_out.items():
+        if names:
+            logging.info("%s: left out %d %s, all in dataset.dropped", where, len(names), what)
+    return annotations, [name for names in left_out.values() for name in names]
+
+
+def report_faults(
+    where: str, faults: Sequence[Fault], other_classes: Mapping[str, int], max_faults: int
+) -> None:
+    """Logs what is wrong with the annotations of a split and what that leaves out.
+
+    Args:
+        where: The split, for example "voc train".
+        faults: What was found; all of them are in `dataset.faults`.
+        other_classes: Objects left out because their class was not asked for: name -> how many.
+        max_faults: How much may be dropped.
+
+    Raises:
+        ValueError: More than `max_faults` were dropped.
+    """
+    if other_classes:
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(other_classes.items()))
+        logging.warning("%s: left out objects of other classes: %s", where, counts)
+    if not faults:
+        return
+    dropped = [fault for fault in faults if not fault.kept]
+    shown = (dropped + [fault for fault in faults if fault.kept])[:MAX_LISTED]
+    lines = [f"{fault} ({'kept' if fault.kept else 'dropped'})" for fault in shown]
+    if len(faults) > len(shown):
+        lines.append(f"... and {len(faults) - len(shown)} more")
+    title = f"{where}: {len(faults)} faults in the annotations, {len(dropped)} of them dropped"
+    text = "\n  ".join([title, *lines])
+    if len(dropped) > max_faults:
+        raise ValueError(f"{text}\nexpected at most max_faults={max_faults} dropped")
+    logging.warning("%s", text)
+
+
+class ImageFaults:
+    """What was met while images were read; filled from several threads.
+
+    Args:
+        max_bad_images: How many different images may be skipped.
+
+    Attributes:
+        skipped: Message of each image that could not be read, once for each image.
+        notes: Message of each image that was read but is not as its annotation says.
+    """
+
+    def __init__(self, max_bad_images: int):
+        self.max_bad_images = max_bad_images
+        self.skipped: list[str] = []
+        self.notes: list[str] = []
+        self._lock = threading.Lock()
+        self._seen: set[str] = set()
+
+    def skip(self, message: str) -> str:
+        """Counts an image that cannot be read.
+
+        Returns:
+            Empty while that is tolerated, else what to stop with.
+        """
+        with self._lock:
+            if message not in self._seen:
+                self._seen.add(message)
+                self.skipped.append(message)
+                if len(self.skipped) <= self.max_bad_images:
+                    logging.warning(
+                        "skipped bad image %d of at most %d: %s",
+                        len(self.skipped),
+                        self.max_bad_images,
+                        message,
+                    )
+            if len(self.skipped) <= self.max_bad_images:
+                return ""
+            number = len(self.skipped)
+        return (
+            message
+            if number == 1
+            else f"{number} images cannot be read, more than max_bad_images={self.max_bad_images}; "
+            f"the last: {message}"
+        )
+
+    def note(self, messages: Sequence[str]) -> None:
+        """Names things about images that are used all the same."""
+        with self._lock:
+            for message in messages:
+                if message in self._seen:
+                    continue
+                self._seen.add(message)
+                self.notes.append(message)
+                if len(self.notes) <= MAX_LISTED:
+                    logging.warning("%s", message)
+                elif len(self.notes) == MAX_LISTED + 1:
+                    logging.warning("further notes on images are in dataset.image_faults.notes")

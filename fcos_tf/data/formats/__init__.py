@@ -1,0 +1,1 @@
+"""Formats: files on disk -> annotations, and annotations -> files on disk."""

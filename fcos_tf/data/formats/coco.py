@@ -1,0 +1,291 @@
+"""COCO: a folder of images, and one JSON file with the annotations of all of them.
+
+    data_dir/annotations/instances_SPLIT.json    SPLIT: train2017, val2017, train2014, ...
+    data_dir/SPLIT/NAME.jpg                      or data_dir/images/SPLIT/NAME.jpg
+
+A data set of one's own may leave "instances_" out, and may keep all its images in data_dir/images.
+
+Source: https://cocodataset.org/#format-data. What the records must look like: `coco_records`.
+"""
+
+import gc
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcos_tf.data.annotations import (
+    COORDINATE_DECIMALS,
+    OVERHANG,
+    Annotations,
+    Fault,
+    ReadResult,
+    check_annotations,
+)
+from fcos_tf.data.formats import coco_records
+from fcos_tf.data.images import stored_size
+
+KEYS = ("images", "annotations", "categories")
+
+
+def read_coco(
+    split: str,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    annotations: str | os.PathLike | None = None,
+    images: str | os.PathLike | None = None,
+    class_names: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> ReadResult:
+    """Reads one split of a COCO data set; the images themselves are not opened.
+
+    Labels follow the ascending category ids, as in pycocotools. Crowds are kept and marked
+    `ignored`. `numbers` are the annotations' ids; where there is none, the place in the list,
+    counted from 0. Segmentations do not matter, nor do keys that nobody knows.
+
+    Images without annotations stay. An image goes, and its annotations with it, if its file is
+    not there or if its id is also that of another one. `file_name` is relative to the images
+    folder; where there is no such file, its last part counts ("train2017/1.jpg" in the folder
+    train2017).
+
+    Args:
+        split: For example "val2017"; only used to find things in `data_dir`.
+        data_dir: The folder that holds annotations and images; not needed if both are given.
+        annotations: The JSON file, instead of the one in `data_dir`; "{split}" in it stands for
+            the split.
+        images: The folder of images, instead of the one in `data_dir`; likewise.
+        class_names: Name of each label: some of the data set's classes, in any order. Objects of
+            its other classes are left out and counted in `other_classes`.
+        limit: Read only the first `limit` images.
+
+    Returns:
+        A `ReadResult`.
+
+    Raises:
+        FileNotFoundError: No annotation file or no images folder; says what was looked for.
+        ValueError: Not a COCO ground truth; no image or no category that can be used; an id with
+            two category names; a name in `class_names` that is not among the categories.
+    """
+    file, folder = _find_json(split, data_dir, annotations), _find_images(split, data_dir, images)
+    content = _load(file)
+    names, category_faults = coco_records.read_categories(content["categories"], str(file))
+    names, chosen, absent = _choose(names, class_names, file)
+    listed = coco_records.read_images(content["images"], str(folder), limit)
+    objects = coco_records.read_objects(content["annotations"], listed, names, chosen)
+    faults = [
+        *category_faults,
+        *absent,
+        *coco_records.faults(
+            _with_losses(listed.problems, objects.per_image), content["images"], "image", str(file)
+        ),
+        *coco_records.faults(objects.problems, content["annotations"], "annotation", str(file)),
+    ]
+    if not listed.used.any():
+        reason = f"; the first fault: {faults[0]}" if faults else ""
+        raise ValueError(f"{file}: none of its images can be used{reason}")
+    read = Annotations(
+        files=listed.files,
+        image_ids=listed.ids,
+        sizes=listed.sizes,
+        **objects.columns,
+        class_names=tuple(names[category] for category in chosen),
+        category_ids=chosen,
+    ).images(listed.used)
+    read, size_faults = _believe_images(read)
+    clean, box_faults = check_annotations(read, str(file), "annotation")
+    return ReadResult(clean, faults + size_faults + box_faults, objects.other_classes)
+
+
+def write_coco(
+    annotations: Annotations,
+    json_file: str | os.PathLike,
+    *,
+    file_names: Sequence[str] | None = None,
+) -> None:
+    """Writes annotations as a COCO JSON; the images are not copied.
+
+    `read_coco` gives the same annotations back; with their `class_names` if `category_ids` do not
+    ascend. `numbers` become ids if they are positive and all different; otherwise ids count from
+    1. Areas that are NaN are written as those of the boxes: COCO's own tools need a number.
+
+    Args:
+        annotations: What to write.
+        json_file: Where to; its folder is made if it is not there.
+        file_names: `file_name` of each image, relative to the folder where the images will be.
+            Default: the base names of `annotations.files`.
+
+    Raises:
+        ValueError: File names that are not as many as the images, or not all different.
+    """
+    if file_names is None:
+        file_names = [os.path.basename(file) for file in annotations.files]
+    if len(file_names) != annotations.num_images:
+        raise ValueError(
+            f"{json_file}: expected {annotations.num_images} file names, got {len(file_names)}"
+        )
+    twice = [name for name, count in Counter(file_names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{json_file}: file names more than once: {', '.join(twice[:5])}")
+
+    image_records = _records(id=annotations.image_ids.tolist(), file_name=file_names)
+    for record, (height, width) in zip(image_records, annotations.sizes.tolist(), strict=True):
+        if height and width:
+            record.update(height=height, width=width)
+    x1, y1, x2, y2 = annotations.boxes.T
+    numbers, count = annotations.numbers, len(annotations.numbers)
+    # pycocotools takes a match with the annotation of id 0 for none.
+    if len(np.unique(numbers)) < count or (numbers <= 0).any():
+        numbers = np.arange(1, count + 1)
+    content = {
+        "images": image_records,
+        "annotations": _records(
+            id=numbers.tolist(),
+            image_id=annotations.image_ids[annotations.owners].tolist(),
+            category_id=np.array(annotations.category_ids, int)[annotations.labels].tolist(),
+            bbox=np.stack([x1, y1, x2 - x1, y2 - y1], 1).round(COORDINATE_DECIMALS).tolist(),
+            area=annotations.known_areas().tolist(),
+            iscrowd=annotations.ignored.astype(int).tolist(),
+        ),
+        "categories": _records(
+            id=[int(category) for category in annotations.category_ids],
+            name=annotations.class_names,
+        ),
+    }
+    Path(json_file).parent.mkdir(parents=True, exist_ok=True)
+    Path(json_file).write_text(json.dumps(content, allow_nan=False), "utf-8")
+
+
+def _records(**columns: Sequence) -> list[dict[str, Any]]:
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _find_json(split: str, data_dir, annotations) -> Path:
+    folder = _data_dir(data_dir, annotations) / "annotations"
+    files = [folder / f"instances_{split}.json", folder / f"{split}.json"]
+    if annotations:
+        files = [Path(str(annotations).replace("{split}", split))]
+    for file in files:
+        if file.is_file():
+            return file
+    there = ", ".join(sorted(path.name for path in files[0].parent.glob("*.json"))) or "none"
+    raise FileNotFoundError(
+        f"no annotation file {' or '.join(map(str, files))}; JSON files there: {there}"
+    )
+
+
+def _find_images(split: str, data_dir, images) -> Path:
+    root = _data_dir(data_dir, images)
+    folders = [root / split, root / "images" / split, root / "images"]
+    if images:
+        folders = [Path(str(images).replace("{split}", split))]
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"no images folder {' or '.join(map(str, folders))}")
+
+
+def _data_dir(data_dir, instead) -> Path:
+    if not data_dir and not instead:
+        raise ValueError("coco needs data_dir, or both an annotation file and an images folder")
+    return Path(data_dir or "")
+
+
+def _load(file: Path) -> dict[str, list[dict]]:
+    """The three lists, without segmentations, which are most of the file.
+
+    What is not a record becomes an empty one, so that it is found to have no id.
+    """
+
+    def drop_segmentation(record: dict) -> dict:
+        record.pop("segmentation", None)
+        return record
+
+    # Looking for cycles among millions of new lists would take as long as reading them.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        content = json.loads(file.read_text("utf-8-sig"), object_hook=drop_segmentation)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON, or only a part of it: {error}") from None
+    finally:
+        if collecting:
+            gc.enable()
+
+    wanted = f"expected a ground truth, a dict with the lists {', '.join(KEYS)}"
+    if not isinstance(content, dict):
+        first = content[0] if isinstance(content, list) and content else None
+        results = isinstance(first, dict) and "score" in first
+        what = "results (detections)" if results else f"a {type(content).__name__}"
+        raise ValueError(f"{file} holds {what}; {wanted}")
+    for key in KEYS:
+        if not isinstance(content.get(key), list):
+            got = f"a {type(content[key]).__name__}" if key in content else "nothing"
+            raise ValueError(f"{file} has {got} under {key!r}; {wanted}")
+        if not content[key] and key != "annotations":
+            raise ValueError(f"{file}: the list {key!r} is empty")
+    return {
+        key: [record if isinstance(record, dict) else {} for record in content[key]] for key in KEYS
+    }
+
+
+def _with_losses(
+    problems: list[coco_records.Problem], per_image: np.ndarray
+) -> list[coco_records.Problem]:
+    """The images' problems, saying how many annotations go with an image that is not used."""
+    return [
+        problem._replace(what=f"{problem.what}; annotations lost with it: {count}")
+        if (count := per_image[problem.place]) and not problem.kept
+        else problem
+        for problem in problems
+    ]
+
+
+def _believe_images(read: Annotations) -> tuple[Annotations, list[Fault]]:
+    """Puts sizes right of which boxes say that they are wrong.
+
+    Opening all images would take minutes. Boxes that reach over an image by more than `OVERHANG`
+    are a reason to look at that one's header; all others are compared when they are decoded.
+    """
+    sizes, faults = read.sizes.copy(), []
+    limits = np.tile(sizes[read.owners][:, ::-1], 2) + OVERHANG
+    with np.errstate(invalid="ignore"):
+        over = ((read.boxes > limits) & (limits > OVERHANG)).any(axis=1)
+    for index in np.unique(read.owners[over]):
+        annotated, stored = tuple(sizes[index].tolist()), stored_size(read.files[index])
+        if stored and stored != annotated:
+            sizes[index] = stored
+            what = (
+                f"expected an image of {annotated[1]}x{annotated[0]} pixels, as annotated, "
+                f"got {stored[1]}x{stored[0]}; the image is believed"
+            )
+            faults.append(Fault(read.files[index], "", what, kept=True))
+    return replace(read, sizes=sizes), faults
+
+
+def _choose(
+    names: dict[int, str], class_names: Sequence[str] | None, file: Path
+) -> tuple[dict[int, str], tuple[int, ...], list[Fault]]:
+    """The categories, the id of each label, and faults for classes that are not there.
+
+    Files that list only the categories they use are common: a class that another split has gets
+    an id that is free here.
+    """
+    id_of = {name: category for category, name in names.items()}
+    unknown = [name for name in class_names or () if name not in id_of]
+    if class_names and len(unknown) == len(class_names):
+        raise ValueError(
+            f"{file}: classes: expected some of {', '.join(id_of)}, got {', '.join(class_names)}"
+        )
+    free = max(names) + 1
+    id_of |= {name: free + i for i, name in enumerate(unknown)}
+    faults = [Fault(str(file), "", f"has no category {name!r}", kept=True) for name in unknown]
+    chosen = tuple(id_of[name] for name in class_names or id_of)
+    return {category: name for name, category in id_of.items()}, chosen, faults

@@ -1,0 +1,150 @@
+"""The embedded data set: scenes of handwritten digits on photo crops, made on the fly.
+
+The glyphs are scikit-learn's `load_digits` (1797 handwritten digits of 8x8 cells), the backgrounds
+crops of its two sample photos. Nothing is downloaded and nothing is stored: a scene is a function
+of (seed, split, index), see `digit_scenes`. No glyph of val occurs in train.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import cv2
+import numpy as np
+
+from fcos_tf.data.annotations import Annotations, ReadResult
+from fcos_tf.data.formats.digit_scenes import (
+    MOST_GLYPHS,
+    SCENE_SIZE,
+    Scene,
+    draw_scene,
+    glyph_masks,
+    photos,
+)
+from fcos_tf.data.images import resize_image
+from fcos_tf.data.input.examples import Example, Source
+
+CLASS_NAMES = tuple("0123456789")
+SPLIT_SIZES = {"train": 8192, "val": 256}
+
+
+def make_scene(index: int, split: str, seed: int = 0) -> Scene:
+    """Draws scene `index` of a split.
+
+    Args:
+        index: From 0; the split's own are under SPLIT_SIZES[split].
+        split: "train" or "val".
+        seed: Another seed is another data set.
+
+    Returns:
+        A `Scene`.
+
+    Raises:
+        ValueError: An unknown split.
+    """
+    check_split(split)
+    return draw_scene(split_glyphs(split), [seed, list(SPLIT_SIZES).index(split), index])
+
+
+def digits_source(split: str, *, limit: int | None = None, seed: int = 0) -> Source:
+    """A split of the digits for `pipeline.batches`.
+
+    `image_id` is the scene's index + 1. `load`'s seed shuffles and flips; the scenes have a seed
+    of their own, so that `val` is the same for everybody.
+
+    Args:
+        split: "train" or "val".
+        limit: Only the first `limit` scenes.
+        seed: Another seed is another data set.
+
+    Raises:
+        ValueError: An unknown split.
+    """
+    check_split(split)
+    glyph_masks(), photos()  # here rather than in the first training step
+
+    def read(index, size_for):
+        scene = make_scene(index, split, seed)
+        widths, heights = (scene.boxes[:, 2:] - scene.boxes[:, :2]).T
+        return Example(
+            image=resize_image(scene.image, *size_for(SCENE_SIZE, SCENE_SIZE)),
+            original_size=np.array([SCENE_SIZE, SCENE_SIZE], np.int32),
+            image_id=index + 1,
+            boxes=scene.boxes,
+            labels=scene.labels,
+            areas=widths * heights,
+            ignored_boxes=np.zeros([0, 4], np.float32),
+            ignored_labels=np.zeros(0, np.int32),
+        )
+
+    size = SPLIT_SIZES[split]
+    num_images = size if limit is None else min(limit, size)
+    return Source(
+        read=read,
+        num_images=num_images,
+        most_boxes=MOST_GLYPHS,
+        most_ignored=0,
+        class_names=CLASS_NAMES,
+        category_ids=tuple(range(1, len(CLASS_NAMES) + 1)),
+        portrait=np.zeros(num_images, bool),
+        can_flip=False,  # a mirrored 2 is not a 2
+    )
+
+
+def check_split(split: str) -> None:
+    """Raises ValueError for a split that the digits do not have."""
+    if split not in SPLIT_SIZES:
+        raise ValueError(f"no split {split!r} in digits; there are: {', '.join(SPLIT_SIZES)}")
+
+
+def check_classes(classes: Sequence[str] | None) -> None:
+    """Raises ValueError for other classes than the ten digits in their order."""
+    if classes is not None and tuple(classes) != CLASS_NAMES:
+        raise ValueError(f"classes: digits has {CLASS_NAMES}, got {tuple(classes)}")
+
+
+@cache
+def split_glyphs(split: str) -> np.ndarray:
+    """The glyphs of a split: every fifth of each class is val's, the others are train's.
+
+    Returns:
+        int [G], ascending indices into `load_digits`.
+    """
+    labels = glyph_masks()[1]
+    rank = np.zeros(len(labels), np.int64)  # how many of its class come before it
+    for label in range(len(CLASS_NAMES)):
+        mine = labels == label
+        rank[mine] = np.arange(mine.sum())
+    return np.flatnonzero((rank % 5 == 0) == (split == "val"))
+
+
+def read_digits(split: str, *, limit: int | None = None) -> ReadResult:
+    """The annotations of a split, as other formats give them; every scene is drawn for it.
+
+    Args, Raises: see `digits_source`. `files` are the names that the scenes get when written.
+    """
+    source = digits_source(split, limit=limit)
+    scenes = [make_scene(index, split) for index in range(source.num_images)]
+    counts = [len(scene.labels) for scene in scenes]
+    total = sum(counts)
+    annotations = Annotations(
+        files=[f"{split}_{index + 1:05d}.png" for index in range(len(scenes))],
+        image_ids=np.arange(1, len(scenes) + 1),
+        sizes=np.full([len(scenes), 2], SCENE_SIZE, np.int32),
+        owners=np.repeat(np.arange(len(scenes)), counts),
+        boxes=np.concatenate([scene.boxes for scene in scenes]).astype(np.float64),
+        labels=np.concatenate([scene.labels for scene in scenes]),
+        areas=np.full(total, np.nan),
+        ignored=np.zeros(total, bool),
+        numbers=np.concatenate([np.arange(1, count + 1) for count in counts]),
+        class_names=source.class_names,
+        category_ids=source.category_ids,
+    )
+    return ReadResult(annotations, [], {})
+
+
+def read_scene_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> bytes:
+    """A scene as PNG, by the name that `read_digits` gives it; in place of `images.read_bytes`."""
+    split, number = file.removesuffix(".png").rsplit("_", 1)
+    image = make_scene(int(number) - 1, split).image
+    data = cv2.imencode(".png", image[..., ::-1])[1].tobytes()  # OpenCV writes BGR
+    return data[offset:][:num_bytes]

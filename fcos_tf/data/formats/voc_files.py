@@ -1,0 +1,297 @@
+"""The files of PASCAL VOC trees: what images a split names, and the XML file of each image.
+
+data_dir/JPEGImages/NAME.jpg
+data_dir/Annotations/NAME.xml
+data_dir/ImageSets/Main/SPLIT.txt      one NAME a line
+
+Source: the VOC2007 development kit documentation (Everingham et al.). Corners in the XML are
+one-based and inclusive; outside of this file they are continuous edges, (xmin - 1, ymin - 1, xmax,
+ymax).
+"""
+
+import os
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fcos_tf.data.annotations import COORDINATE_DECIMALS, Fault
+
+IMAGES, ANNOTATIONS, LISTS = FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Main")
+
+DataDir = str | os.PathLike | Sequence[str | os.PathLike]
+
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+# Less than what boxes are rounded to: keeps the corners of a box of one pixel from being equal.
+HAIR = 0.1**COORDINATE_DECIMALS / 10
+
+
+class VocSplit(NamedTuple):
+    """What a split names.
+
+    Attributes:
+        trees: All trees of the data set, whether the split reads them or not.
+        names: (tree, name without ending) of each image, all different.
+        image_ids: Of each image, see `image_ids_of`.
+        faults: Names that are there more than once.
+    """
+
+    trees: list[Path]
+    names: list[tuple[Path, str]]
+    image_ids: list[int]
+    faults: list[Fault]
+
+
+def list_split(data_dir: DataDir, split: str) -> VocSplit:
+    """Lists the images of a split, without looking whether they are there.
+
+    Args:
+        data_dir: As for `voc.read_voc`.
+        split: As for `voc.read_voc`.
+
+    Returns:
+        A `VocSplit`.
+
+    Raises:
+        FileNotFoundError: A folder or a split file is missing.
+        ValueError: A split file without names, or one tree given twice.
+    """
+    trees, names, faults = [], {}, []
+    for folder in _folders(data_dir):
+        inside = _find_trees(folder)
+        trees += inside
+        parts = [_split_files(inside, part) for part in split.split("+")]
+        for tree, file in [(tree, part[tree]) for tree in inside for part in parts if tree in part]:
+            lines = parse_list(_read_list(file), os.listdir(tree / ANNOTATIONS))
+            if not any(lines):
+                raise ValueError(f"{file} names no image")
+            for number, name in enumerate(lines, start=1):
+                if (tree, name) in names:
+                    what = f"names {name!r} once more"
+                    faults.append(Fault(str(file), f"line {number}", what))
+                elif name:
+                    names[tree, name] = None
+    if len({tree.resolve() for tree in trees}) < len(trees):
+        raise ValueError(f"data_dir: expected different trees, got {join(trees)}")
+    ids = image_ids_of([name for _, name in names])
+    return VocSplit(trees, list(names), ids, faults)
+
+
+def image_ids_of(names: Sequence[str]) -> list[int]:
+    """All digits of each name as a number, where these all differ, else the positions from 1.
+
+    000012 -> 12; 2008_000008 -> 2008000008; BloodImage_00338 -> 338.
+    """
+    digits = [re.sub(r"\D", "", name) for name in names]
+    if all(0 < len(number) <= 18 for number in digits):  # of 18 digits all numbers fit in int64
+        ids = [int(number) for number in digits]
+        if len(set(ids)) == len(ids):
+            return ids
+    return list(range(1, len(names) + 1))
+
+
+def parse_list(text: str, annotations: Iterable[str]) -> list[str]:
+    """The name on each line of a split file; empty for a blank line.
+
+    The per-class lists of the published sets (cat_train.txt) carry a second column, whether the
+    image has the class. It does not count: they name the same images. It is one only if all lines
+    have it and none is the name of an image as it stands ("photo 1").
+
+    Args:
+        text: Of the split file.
+        annotations: Names of the annotation files that are there.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    without = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]
+    has_column = all(cut != line for cut, line in zip(without, lines, strict=True) if line)
+    if has_column and {f"{line}.xml" for line in lines}.isdisjoint(annotations):
+        return without
+    return lines
+
+
+def join(trees: Sequence[Path]) -> str:
+    """Folders for a message."""
+    return ", ".join(map(str, trees))
+
+
+def _folders(data_dir: DataDir) -> list[Path]:
+    """The folders that a `data_dir` names."""
+    if data_dir is None:
+        raise ValueError(f"dataset voc needs data_dir, the folder with {', '.join(FOLDERS)}")
+    if isinstance(data_dir, str | os.PathLike):
+        whole = os.fspath(data_dir)
+        data_dir = [whole] if os.path.isdir(whole) else whole.split(",")
+    folders = [Path(os.fspath(folder).strip()) for folder in data_dir if os.fspath(folder).strip()]
+    if not folders:
+        raise ValueError("data_dir: expected one or several folders, got none")
+    return folders
+
+
+def _find_trees(folder: Path) -> list[Path]:
+    """The folder itself; where it has no images, the trees right in it, by name."""
+    if not (folder / IMAGES).is_dir():
+        inside = sorted(images.parent for images in folder.glob(f"*/{IMAGES}"))
+        if inside:
+            return inside
+    _check_tree(folder)
+    return [folder]
+
+
+def _check_tree(tree: Path) -> None:
+    for needed in ("", *FOLDERS):
+        if not (tree / needed).is_dir():
+            raise FileNotFoundError(
+                f"no folder {tree / needed}; a VOC data_dir holds {', '.join(FOLDERS)}"
+            )
+
+
+def _split_files(trees: list[Path], part: str) -> dict[Path, Path]:
+    """The split file in each of the trees that have it."""
+    files = {tree: tree / LISTS / f"{part}.txt" for tree in trees}
+    files = {tree: file for tree, file in files.items() if file.is_file()}
+    if not files:
+        there = {file.stem for tree in trees for file in (tree / LISTS).glob("*.txt")}
+        raise FileNotFoundError(
+            f"no split {part!r} in {join([tree / LISTS for tree in trees])}; "
+            f"there are: {', '.join(sorted(there)) or 'none'}"
+        )
+    for tree in files:
+        _check_tree(tree)
+    return files
+
+
+def _read_list(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: expected text in UTF-8, got {error}") from None
+
+
+class VocObject(NamedTuple):
+    """An object of an annotation.
+
+    Attributes:
+        name: Its class.
+        difficult: Whether it is marked as hard to recognise.
+        box: (x1, y1, x2, y2), continuous edges.
+    """
+
+    name: str
+    difficult: bool
+    box: tuple[float, ...]
+
+
+def read_root(file: Path) -> ElementTree.Element:
+    """Reads an annotation.
+
+    Entities that blow up are left to expat, which refuses them from version 2.4.1 on.
+
+    Returns:
+        The element `annotation`.
+
+    Raises:
+        ValueError: With what is wrong; it does not name the file.
+    """
+    try:
+        root = ElementTree.parse(file).getroot()
+    except FileNotFoundError:
+        raise ValueError("is missing, though the split names it") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: encodings
+        raise ValueError(f"is not readable XML: {error}") from None
+    if root.tag != "annotation":
+        raise ValueError(f"is no annotation: expected the root <annotation>, got <{root.tag}>")
+    return root
+
+
+def text_of(element: ElementTree.Element, path: str) -> str:
+    """The text of what is at `path`, stripped; empty where there is nothing."""
+    return (element.findtext(path) or "").strip()
+
+
+def read_size(root: ElementTree.Element) -> tuple[int, int] | None:
+    """(height, width) of the image as the annotation has it; None where that is no size."""
+    try:
+        height, width = (int(float(text_of(root, f"size/{side}"))) for side in ("height", "width"))
+    except (ValueError, OverflowError):
+        return None
+    return (height, width) if 0 < min(height, width) <= max(height, width) < 2**31 else None
+
+
+def read_object(element: ElementTree.Element) -> VocObject:
+    """Reads an `object`; only its `name` and `bndbox` are required.
+
+    Raises:
+        ValueError: With what is wrong.
+    """
+    name = text_of(element, "name")
+    if not name:
+        raise ValueError("has no name")
+    if element.find("bndbox") is None:
+        raise ValueError("has no bndbox")
+    corners = []
+    for side in SIDES:
+        text = text_of(element, f"bndbox/{side}")
+        try:
+            corners.append(float(text))
+        except ValueError:
+            raise ValueError(f"{side}: expected a number, got {text!r}") from None
+    difficult = text_of(element, "difficult").lower() not in ("", "0", "false")
+    return VocObject(name, difficult, _edges(*corners))
+
+
+def _edges(xmin: float, ymin: float, xmax: float, ymax: float) -> tuple[float, ...]:
+    """One-based inclusive corners to continuous edges.
+
+    Read literally, equal corners (xmin == xmax) would mean one pixel. In practice they are stray
+    clicks of an annotation tool, so they stay as they are, without area, and `check_annotations`
+    drops and names them with the numbers that are in the file; so it does with corners in the
+    wrong order. (Fractions less than 1 in the wrong order are a box narrower than a pixel.)
+    """
+    if any(extent == 0 or extent <= -1 for extent in (xmax - xmin, ymax - ymin)):
+        return (xmin, ymin, xmax, ymax)
+    return (xmin - 1.0, ymin - 1.0, xmax, ymax)
+
+
+def write_annotation(
+    file: Path, image_name: str, size: tuple[int, int], objects: Iterable[VocObject]
+) -> None:
+    """Writes an annotation that reads back the same, in thousandths of a pixel.
+
+    Args:
+        file: What to write.
+        image_name: Name of the image file.
+        size: (height, width), 0 where unknown.
+        objects: What is in it.
+    """
+    root = ElementTree.Element("annotation")
+    _add(root, filename=image_name)
+    height, width = size
+    if height and width:  # everything is read as RGB: three channels
+        _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
+    for name, difficult, box in objects:
+        element = ElementTree.SubElement(root, "object")
+        _add(element, name=name, difficult=int(difficult))
+        corners = zip(SIDES, map(_number, _corners(*box)), strict=True)
+        _add(ElementTree.SubElement(element, "bndbox"), **dict(corners))
+    ElementTree.indent(root)
+    ElementTree.ElementTree(root).write(file)
+
+
+def _corners(x1: float, y1: float, x2: float, y2: float) -> list[float]:
+    """The inverse of `_edges`, but for a box of one pixel, where that has none."""
+    xmin, ymin, xmax, ymax = (round(v, COORDINATE_DECIMALS) for v in (x1 + 1, y1 + 1, x2, y2))
+    return [xmin, ymin, xmax + HAIR * (xmax == xmin), ymax + HAIR * (ymax == ymin)]
+
+
+def _number(value: float) -> str:
+    """Without trailing zeros."""
+    return f"{value:.{COORDINATE_DECIMALS + 1}f}".rstrip("0").rstrip(".")
+
+
+def _add(parent: ElementTree.Element, **texts: object) -> None:
+    for name, text in texts.items():
+        ElementTree.SubElement(parent, name).text = str(text)

@@ -1,0 +1,166 @@
+"""Writes any split as a COCO, VOC or TFDS data set, images included."""
+
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fcos_tf.data.annotations import Annotations, ImageFaults
+from fcos_tf.data.formats import digits
+from fcos_tf.data.formats.coco import write_coco
+from fcos_tf.data.formats.tfds_writer import write_tfds
+from fcos_tf.data.formats.voc import write_voc
+from fcos_tf.data.formats.voc_files import image_ids_of
+from fcos_tf.data.images import ImageError, read_bytes
+
+FORMATS = ("coco", "voc", "tfds")
+_ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp",
+            "WEBP": ".webp"}  # fmt: skip
+
+
+def write_dataset(
+    data_format: str,
+    splits: Mapping[str, Annotations],
+    output_dir: str | os.PathLike,
+    *,
+    name: str = "detection",
+    read_bytes: Callable[..., bytes] = read_bytes,
+) -> Path:
+    """Writes splits so that `fcos_tf.data.load` reads the same examples back.
+
+    Images keep their bytes (TFDS: those that are neither JPEG nor PNG become PNG). Nothing that is
+    there is overwritten. A VOC tree has no place for areas, category ids and the order of classes.
+
+    Args:
+        data_format: "coco": output_dir/annotations/instances_SPLIT.json and output_dir/SPLIT;
+            "voc": a tree of JPEGImages, Annotations and ImageSets; "tfds": TFRecord shards under
+            output_dir/NAME, to be read with `dataset="tfds:NAME"` and `data_dir=output_dir`.
+        splits: Name of each split -> annotations.
+        output_dir: Where to.
+        name: Name of the data set, for "tfds".
+        read_bytes: (file, offset, number of bytes or None) -> bytes of an image.
+
+    Returns:
+        What to give as `data_dir` to read it.
+
+    Raises:
+        ValueError: An unknown format, or an image that cannot be read; names it.
+        FileExistsError: Something of that name is there.
+    """
+    if data_format not in FORMATS:
+        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {data_format!r}")
+    output_dir = Path(output_dir)
+    try:
+        if data_format == "tfds":
+            write_tfds(splits, output_dir, name=name, read_bytes=read_bytes)
+            return output_dir
+        stems = {split: _stems(annotations) for split, annotations in splits.items()}
+        if data_format == "voc":
+            _check_shared_folder(stems, output_dir)
+        for split, annotations in splits.items():
+            if data_format == "coco":
+                file = output_dir / "annotations" / f"instances_{split}.json"
+                _check_absent(file, output_dir / split)
+                names = _copy(annotations, output_dir / split, stems[split], read_bytes)
+                write_coco(annotations, file, file_names=names)
+            else:
+                names = _copy(annotations, output_dir / "JPEGImages", stems[split], read_bytes)
+                write_voc(annotations, output_dir, split, stems=stems[split], file_names=names)
+    except ImageError as error:
+        raise ValueError(str(error)) from None
+    return output_dir
+
+
+def drop_unreadable(
+    annotations: Annotations, faults: ImageFaults, read_bytes: Callable[..., bytes] = read_bytes
+) -> Annotations:
+    """The split without images that are not there or not an image; others may still be damaged.
+
+    Args:
+        annotations: The split.
+        faults: Counts and names what is left out.
+        read_bytes: As for `write_dataset`.
+
+    Raises:
+        ValueError: More bad images than `faults` tolerates.
+    """
+    readable = np.ones(annotations.num_images, bool)
+    for index, file in enumerate(annotations.files):
+        try:
+            _ending(read_bytes(*annotations.place_of(index)), file)
+        except ImageError as error:
+            readable[index] = False
+            if complaint := faults.skip(str(error)):
+                raise ValueError(complaint) from None
+    return annotations.images(readable)
+
+
+def write_digits(
+    data_format: str, output_dir: str | os.PathLike, counts: Mapping[str, int]
+) -> Path:
+    """Writes the first scenes of the embedded digits as files.
+
+    Args:
+        data_format: As for `write_dataset`; a TFDS data set is called "digits".
+        output_dir: Where to.
+        counts: Split -> how many scenes.
+
+    Returns:
+        What to give as `data_dir` to read them.
+    """
+    splits = {split: digits.read_digits(split, limit=n).annotations for split, n in counts.items()}
+    return write_dataset(
+        data_format, splits, output_dir, name="digits", read_bytes=digits.read_scene_bytes
+    )
+
+
+def _copy(annotations: Annotations, folder: Path, stems: Sequence[str], read) -> list[str]:
+    """Writes the images; returns their names, with the endings that their content asks for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for index, stem in enumerate(stems):
+        data = read(*annotations.place_of(index))
+        names.append(stem + _ending(data, annotations.files[index]))
+        (folder / names[-1]).write_bytes(data)
+    return names
+
+
+def _check_absent(*paths: Path) -> None:
+    for path in paths:
+        if path.exists():
+            raise FileExistsError(f"{path} is there already; choose another folder")
+
+
+def _check_shared_folder(stems: Mapping[str, Sequence[str]], output_dir: Path) -> None:
+    """All splits of a VOC tree have their images in one folder: no name may come twice."""
+    _check_absent(*(output_dir / "ImageSets" / "Main" / f"{split}.txt" for split in stems))
+    owner: dict[str, str] = {}
+    for split, names in stems.items():
+        for name in names:
+            if name in owner:
+                raise ValueError(
+                    f"format voc: image {name} is in {owner[name]} and in {split}; write one split "
+                    "into each folder"
+                )
+            owner[name] = split
+            _check_absent(output_dir / "Annotations" / f"{name}.xml")
+
+
+def _stems(annotations: Annotations) -> Sequence[str]:
+    """Names without ending: those of the files where they tell the image ids, else the ids."""
+    ids = annotations.image_ids.tolist()
+    stems = [Path(file).stem for file in annotations.files]
+    if annotations.ranges is None and len(set(stems)) == len(ids) and image_ids_of(stems) == ids:
+        return stems
+    return [f"{image_id:06d}" for image_id in ids]
+
+
+def _ending(data: bytes, file: str) -> str:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return _ENDINGS.get(image.format) or f".{image.format.lower()}"
+    except Exception as error:  # Pillow's plugins raise whatever they stumble over
+        raise ImageError(f"cannot decode image {file}: {error}") from None

@@ -1,0 +1,1 @@
+"""Input: annotations and images -> batches."""

@@ -1,0 +1,393 @@
+"""Broken TFDS data sets: what cannot be read stops with the name of the file, faults are listed."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from fcos_tf.data.annotations import Annotations
+from fcos_tf.data.formats.tfds import read_tfds
+from fcos_tf.data.formats.tfds_features import find_detection_features
+from fcos_tf.data.formats.tfds_writer import write_tfds
+from fcos_tf.data.formats.tfrecord import find_bytes, find_features, read_records
+
+F = tfds.features
+
+
+def png(height=10, width=20):
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A good data set `pets` of four images of 20x10 pixels, in two shards, with a box each."""
+    file = tmp_path / "image.png"
+    file.write_bytes(png())
+    annotations = Annotations(
+        files=[str(file)] * 4,
+        image_ids=np.arange(1, 5),
+        sizes=np.full((4, 2), [10, 20]),
+        owners=np.arange(4),
+        boxes=np.full((4, 4), [2.0, 1.0, 12.0, 6.0]),
+        labels=np.array([0, 1, 0, 1]),
+        areas=np.full(4, 50.0),
+        ignored=np.zeros(4, bool),
+        numbers=np.arange(11, 15),
+        class_names=("cat", "dog"),
+        category_ids=(1, 2),
+    )
+    written = write_tfds({"train": annotations}, tmp_path / "data", name="pets", images_per_shard=2)
+    assert read_tfds("pets", "train", data_dir=tmp_path / "data").faults == []
+    return tmp_path / "data" / written.split("/data/")[1]
+
+
+def shard(folder, index=0):
+    return folder / f"pets-train.tfrecord-0000{index}-of-00002"
+
+
+def rewrite(folder, **features):
+    """Changes features of the first image; bytes, lists of floats or integers, None to remove."""
+    records = [bytes(data) for _, data in read_records(str(shard(folder)))]
+    example = tf.train.Example.FromString(records[0])
+    for name, value in features.items():
+        feature = example.features.feature[name.replace("__", "/")]
+        if value is None:
+            del example.features.feature[name.replace("__", "/")]
+        elif isinstance(value, bytes):
+            feature.bytes_list.value[:] = [value]
+        elif name.endswith(("bbox", "area")):
+            feature.float_list.value[:] = value
+        else:
+            feature.int64_list.value[:] = value
+    with tf.io.TFRecordWriter(str(shard(folder))) as writer:
+        for record in (example.SerializeToString(), *records[1:]):
+            writer.write(record)
+
+
+def read(folder, split="train", **options):
+    return read_tfds("pets", split, data_dir=folder.parents[1], **options)
+
+
+# No data set ------------------------------------------------------------------------------------
+
+
+def test_no_such_folder(tmp_path):
+    nowhere = tmp_path / "nowhere"
+    message = rf"'voc/2007' in {nowhere}; there are: none.*tfds\.load\('voc/2007', data_dir="
+    with pytest.raises(FileNotFoundError, match=message):
+        read_tfds("voc/2007", "train", data_dir=nowhere)
+
+
+@pytest.mark.parametrize("name", ["cats", "pets:2.0.0", "pets/small", ""])
+def test_no_such_data_set_or_version(folder, name):
+    with pytest.raises(FileNotFoundError, match=rf"'{name}' in .*; there are: pets:1\.0\.0\."):
+        read_tfds(name, "train", data_dir=folder.parents[1])
+
+
+def test_the_newest_version_and_the_only_config_are_taken(folder):
+    for copy in ("pets/1.10.0", "pets/1.9.0", "birds/red/1.0.0"):
+        shutil.copytree(folder, folder.parents[1] / copy)
+    files = read_tfds("pets", "train", data_dir=folder.parents[1]).annotations.files
+    assert "/pets/1.10.0/" in files[0]
+    files = read_tfds("pets:1.0.*", "train", data_dir=folder.parents[1]).annotations.files
+    assert "/pets/1.0.0/" in files[0]
+    files = read_tfds("birds", "train", data_dir=folder.parents[1]).annotations.files
+    assert "/birds/red/1.0.0/" in files[0]
+
+
+def test_several_configs(folder):
+    for config in ("red", "blue"):
+        shutil.copytree(folder, folder.parents[1] / "birds" / config / "1.0.0")
+    with pytest.raises(ValueError, match=r"one of: birds/blue:1\.0\.0, birds/red:1\.0\.0"):
+        read_tfds("birds", "train", data_dir=folder.parents[1])
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json", "metadata.json"])
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_broken_json(folder, file, content):
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=r"pets/1\.0\.0"):
+        read(folder)
+
+
+def test_metadata_of_other_classes(folder):
+    (folder / "metadata.json").write_text(json.dumps({"category_ids": [1, 2, 3]}))
+    with pytest.raises(ValueError, match="expected 2 category_ids, got 3"):
+        read(folder)
+
+
+def test_another_file_format(folder):
+    file = folder / "dataset_info.json"
+    file.write_text(file.read_text().replace('"tfrecord"', '"array_record"'))
+    with pytest.raises(ValueError, match="expected TFRecord files, got array_record"):
+        read(folder)
+
+
+# Splits and classes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["test", "train[:x]", "train+test", "", "train[5:2]["])
+def test_no_such_split(folder, split):
+    with pytest.raises(ValueError, match=r"pets/1\.0\.0: no split .*there are: train"):
+        read(folder, split)
+
+
+def test_an_empty_split(folder):
+    file = folder / "dataset_info.json"
+    file.write_text(file.read_text().replace('"2"', '"0"'))
+    with pytest.raises(ValueError, match="split 'train' has no images"):
+        read(folder)
+    with pytest.raises(ValueError, match=r"split 'train\[:0\]' has no images"):
+        read(folder, "train[:0]")
+
+
+def test_an_unknown_class_name(folder):
+    with pytest.raises(
+        ValueError, match=r"pets/1\.0\.0: classes: no class 'cow'; there are: cat, dog"
+    ):
+        read(folder, class_names=["cat", "cow"])
+
+
+# Features ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"image": F.Image()}, "one Sequence of a BBoxFeature, got none; .* image .Image."),
+        ({"boxes": F.Sequence(F.BBoxFeature())}, "expected one Image feature, got none"),
+        (
+            {
+                "image": F.Image(),
+                "a": F.Sequence(F.BBoxFeature()),
+                "b": F.Sequence(F.BBoxFeature()),
+            },
+            r"got a, b; .* a \(Sequence of \(BBoxFeature\)\)",
+        ),
+        (
+            {"left": F.Image(), "right": F.Image(), "a": F.Sequence(F.BBoxFeature())},
+            "expected one Image feature, got left, right",
+        ),
+        ({"image": F.Image(), "bbox": F.BBoxFeature()}, "one Sequence of a BBoxFeature, got none"),
+        (
+            {"image": F.Image(), "objects": F.Sequence(F.BBoxFeature(bbox_format="XYWH"))},
+            "expected boxes of format REL_YXYX .* got XYWH",
+        ),
+        (
+            {
+                "image": F.Image(),
+                "objects": F.Sequence(
+                    {
+                        "bbox": F.BBoxFeature(),
+                        "kind": F.ClassLabel(names=["a", "b"]),
+                        "pose": F.ClassLabel(names=["c", "d"]),
+                    }
+                ),
+            },
+            "expected one ClassLabel in objects, got kind, pose",
+        ),
+        (
+            {
+                "image": F.Image(),
+                "objects": F.Sequence({"bbox": F.BBoxFeature(), "category": F.Scalar(np.int64)}),
+            },
+            "expected a ClassLabel .* of objects, got objects/category; .* category .Scalar.",
+        ),
+        (
+            {
+                "image": F.Image(),
+                "objects": F.Sequence({"bbox": F.BBoxFeature(), "label": F.Text()}),
+            },
+            "expected a ClassLabel .* got objects/label",
+        ),
+        (
+            {
+                "image": F.Image(),
+                "bbox": F.Sequence(F.BBoxFeature()),
+                "class_id": F.Sequence(F.Scalar(np.int64)),
+            },
+            "expected a ClassLabel .* of bbox, got class_id",
+        ),
+        (
+            {
+                "image": F.Image(),
+                "category_id": F.Tensor(shape=(None,), dtype=np.int32),
+                "objects": F.Sequence({"bbox": F.BBoxFeature(), "id": np.int64, "area": np.int64}),
+                "kinds": F.Sequence(F.ClassLabel(names=["a", "b"])),
+            },
+            "expected a ClassLabel .* of objects, got category_id, kinds",
+        ),
+        (
+            {
+                "image": F.Image(shape=(4, 4, 1), dtype=np.float32, encoding_format="png"),
+                "objects": F.Sequence(F.BBoxFeature()),
+            },
+            "expected image of dtype uint8 or uint16, got float32",
+        ),
+    ],
+)
+def test_features_without_one_sequence_of_boxes(features, message):
+    with pytest.raises(ValueError, match=f"^some set: .*{message}"):
+        find_detection_features(F.FeaturesDict(features), "some set")
+
+
+# Shards -----------------------------------------------------------------------------------------
+
+
+def test_a_missing_shard(folder):
+    shard(folder, 1).unlink()
+    with pytest.raises(FileNotFoundError, match=r"no shard .*tfrecord-00001-of-00002"):
+        read(folder)
+    assert read(folder, limit=2).annotations.num_images == 2
+
+
+@pytest.mark.parametrize("cut", [1, 30, 5])
+def test_a_truncated_shard(folder, cut):
+    data = shard(folder, 1).read_bytes()
+    shard(folder, 1).write_bytes(data[:-cut])
+    with pytest.raises(ValueError, match="tfrecord-00001-of-00002: data loss: the record at byte"):
+        read(folder)
+
+
+def test_a_shard_cut_between_records(folder):
+    *_, (start, _) = read_records(str(shard(folder)))
+    shard(folder).write_bytes(shard(folder).read_bytes()[: start - 12])
+    with pytest.raises(ValueError, match="tfrecord-00000-of-00002: data loss: expected 2 records"):
+        read(folder)
+    shard(folder).write_bytes(b"")
+    with pytest.raises(ValueError, match="tfrecord-00000-of-00002: data loss: expected 2 records"):
+        read(folder)
+
+
+def test_a_shard_with_too_many_records(folder):
+    shard(folder).write_bytes(2 * shard(folder).read_bytes())
+    with pytest.raises(ValueError, match=r"expected 2 records, .* got more"):
+        read(folder)
+
+
+@pytest.mark.parametrize("how", ["GZIP", "ZLIB"])
+def test_a_compressed_shard(folder, how):
+    with tf.io.TFRecordWriter(str(shard(folder)), how) as writer:
+        writer.write(b"something")
+    with pytest.raises(ValueError, match="truncated, compressed or no TFRecord file"):
+        read(folder)
+
+
+@pytest.mark.parametrize("record", [b"something else", b"\x0a\xff\xff\x01", b"\x08\x01", b""])
+def test_records_of_something_else(folder, record):
+    with tf.io.TFRecordWriter(str(shard(folder))) as writer:
+        writer.write(record)
+    with pytest.raises(ValueError, match=r"tfrecord-00000-of-00002: record 0: (is not|has no)"):
+        read(folder)
+
+
+def test_no_image_in_a_record(folder):
+    rewrite(folder, image=None)
+    with pytest.raises(ValueError, match="record 0: has no feature image"):
+        read(folder)
+
+
+def test_labels_and_boxes_of_different_number(folder):
+    rewrite(folder, objects__label=[0, 1])
+    with pytest.raises(ValueError, match="record 0: has 1 boxes, but 2, 1, 1, 1 values"):
+        read(folder)
+    rewrite(folder, objects__bbox=[0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match="record 0: cannot reshape array of size 3"):
+        read(folder)
+
+
+# Faults in annotations --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("features", "what"),
+    [
+        ({"objects__bbox": [0.1, np.nan, 0.6, 0.6]}, "is not finite"),
+        ({"objects__bbox": [0.1, -np.inf, 0.6, 0.6]}, "is not finite"),
+        ({"objects__bbox": [0.6, 0.6, 0.1, 0.1]}, "box (12, 6, 2, 1) has no area"),
+        ({"objects__bbox": [0.1, 0.6, 0.6, 0.6]}, "box (12, 1, 12, 6) has no area"),
+        ({"objects__bbox": [1.5, 0.1, 2.0, 0.6]}, "lies outside the image of 20x10 pixels"),
+        ({"objects__label": [-1]}, "expected a label from 0 to 1, got -1"),
+        ({"objects__label": [2]}, "expected a label from 0 to 1, got 2"),
+        ({"objects__label": None}, "expected a label from 0 to 1, got -1"),
+    ],
+)
+def test_a_faulty_object_is_dropped_and_named(folder, features, what):
+    rewrite(folder, **features)
+    result = read(folder)
+    (fault,) = result.faults
+    assert fault.file == f"{shard(folder)} image 1"
+    assert fault.item == "object 11"
+    assert what in fault.what
+    assert not fault.kept
+    assert result.annotations.num_images == 4
+    assert result.annotations.owners.tolist() == [1, 2, 3]
+
+
+def test_a_box_beyond_the_image_is_cut_and_named(folder):
+    rewrite(folder, objects__bbox=[-0.5, 0.5, 0.5, 1.5])
+    result = read(folder)
+    (fault,) = result.faults
+    assert fault.kept and "box (10, -5, 30, 5) reaches over the image of 20x10" in fault.what
+    assert result.annotations.boxes[0].tolist() == [10, 0, 20, 5]
+
+
+def test_ids_that_are_not_unique(folder):
+    rewrite(folder, image__id=[4])
+    result = read(folder)
+    assert result.annotations.image_ids.tolist() == [1, 2, 3, 4]
+    (fault,) = result.faults
+    assert fault.kept
+    assert "numbered from 1" in fault.what
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"no image at all", png()[:20]])
+def test_an_image_that_cannot_be_decoded(folder, data):
+    """No fault here: images are opened when they are needed. Its bytes are found all the same."""
+    rewrite(folder, image=data)
+    result = read(folder)
+    assert result.faults == []
+    assert result.annotations.sizes.tolist() == [[0, 0], [10, 20], [10, 20], [10, 20]]
+    offset, length = result.annotations.ranges[0]
+    assert shard(folder).read_bytes()[offset : offset + length] == data
+
+
+# The records themselves -------------------------------------------------------------------------
+
+
+def test_places_in_an_example_are_those_of_its_features():
+    feature = {
+        "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"x" * 300])),
+        "copy": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"x" * 300])),
+        "two": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"a", b"b"])),
+        "numbers": tf.train.Feature(int64_list=tf.train.Int64List(value=[1, -1])),
+        "empty": tf.train.Feature(),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+    places = find_features(example, [*feature, "missing"])
+    assert set(places) == set(feature)
+    for name, (start, end) in places.items():
+        assert tf.train.Feature.FromString(example[start:end]) == feature[name]
+    start, end = find_bytes(example, *places["image"])
+    assert example[start:end] == b"x" * 300
+    assert find_bytes(example, *places["copy"]) != (start, end)
+    for name, count in (("two", 2), ("numbers", 0), ("empty", 0)):
+        with pytest.raises(ValueError, match=f"expected one bytes value, got {count}"):
+            find_bytes(example, *places[name])
+
+
+def test_records_through_a_url_are_those_of_the_file(folder):
+    """The way of buckets: TensorFlow opens the file."""
+    local = [(offset, bytes(data)) for offset, data in read_records(str(shard(folder)))]
+    remote = [(offset, bytes(data)) for offset, data in read_records(f"file://{shard(folder)}")]
+    assert len(local) == 2
+    assert remote == local
+    with pytest.raises(FileNotFoundError, match="file:///no/file"):
+        next(read_records("file:///no/file"))
