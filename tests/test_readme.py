@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from fcos_tf.data.formats.writing import write_digits
 from fcos_tf.training.cluster import Cluster, read_cluster
+from tests.digit_files import write_digits
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""Boxes as four numbers (x1, y1, x2, y2): areas, overlaps, clipping, format conversion.
+"""Boxes as four numbers (x1, y1, x2, y2): areas, overlaps, clipping.
 
 Edges are continuous: width = x2 - x1, without the "+1" of pixel-index conventions.
 
@@ -24,21 +24,6 @@ def box_area(boxes):
     return width * height
 
 
-def pairwise_iou(boxes_a, boxes_b):
-    """Intersection over union of every box of one set with every box of another.
-
-    Args:
-        boxes_a: [..., M, 4] float, xyxy.
-        boxes_b: [..., K, 4] float, xyxy, with the same leading dimensions.
-
-    Returns:
-        [..., M, K] float in [0, 1]; 0 for two boxes without area.
-    """
-    a = ops.expand_dims(boxes_a, -2)  # [..., M, 1, 4]
-    b = ops.expand_dims(boxes_b, -3)  # [..., 1, K, 4]
-    return _iou(a, b)
-
-
 def paired_iou(boxes_a, boxes_b):
     """Intersection over union of the boxes at equal positions (broadcasting).
 
@@ -49,10 +34,7 @@ def paired_iou(boxes_a, boxes_b):
     Returns:
         [...] float in [0, 1]; 0 for two boxes without area.
     """
-    return _iou(boxes_a, boxes_b)
-
-
-def _iou(a, b):
+    a, b = boxes_a, boxes_b
     width = ops.minimum(a[..., 2], b[..., 2]) - ops.maximum(a[..., 0], b[..., 0])
     height = ops.minimum(a[..., 3], b[..., 3]) - ops.maximum(a[..., 1], b[..., 1])
     intersection = ops.maximum(width, 0) * ops.maximum(height, 0)
@@ -75,13 +57,3 @@ def clip_boxes(boxes, image_sizes):
     for _ in range(len(boxes.shape) - 2):
         limits = ops.expand_dims(limits, 1)  # [B, 1..., 4]
     return ops.minimum(ops.maximum(boxes, 0), limits)
-
-
-def xyxy_to_xywh(boxes):
-    """(x1, y1, x2, y2) to the COCO form (x1, y1, width, height); [..., 4] to [..., 4]."""
-    return ops.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
-
-
-def xywh_to_xyxy(boxes):
-    """The COCO form (x1, y1, width, height) to (x1, y1, x2, y2); [..., 4] to [..., 4]."""
-    return ops.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)

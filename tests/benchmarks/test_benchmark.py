@@ -6,9 +6,9 @@ from PIL import Image
 
 import fcos_tf
 from benchmarks import benchmark, evaluation, exported, input_pipeline
-from fcos_tf.data.formats.writing import write_digits
 from fcos_tf.data.images import parse_image_size
 from fcos_tf.export import export_saved_model
+from tests.digit_files import write_digits
 
 
 def test_sides_take_turns_after_one_step_that_does_not_count():

@@ -6,7 +6,7 @@ from PIL import Image
 
 import fcos_tf.data
 from fcos_tf.cli import dataset, visualize
-from fcos_tf.data.formats.writing import write_digits
+from tests.digit_files import write_digits
 
 
 def run(tool, capsys, *arguments):

@@ -4,7 +4,7 @@ import pytest
 
 import fcos_tf.data
 from fcos_tf.cli import run_files
-from fcos_tf.data.formats.writing import write_digits
+from tests.digit_files import write_digits
 
 
 def test_a_folder_of_broken_images_is_told_before_training(tmp_path):

@@ -11,10 +11,10 @@ from fcos_tf.cli import run_files
 from fcos_tf.cli import train as train_tool
 from fcos_tf.cli.command_line import define_flags, parse
 from fcos_tf.config import Config
-from fcos_tf.data.formats.writing import write_digits
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.training import checkpoints
 from fcos_tf.training.metric_writers import TextWriter
+from tests.digit_files import write_digits
 from tests.training.run_folders import kinds, records
 
 SMALL = (

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 import fcos_tf.data
 from fcos_tf.data.formats import digits
-from fcos_tf.data.formats.writing import write_dataset, write_digits
+from fcos_tf.data.formats.writing import write_dataset
 from fcos_tf.evaluation import evaluate
+from tests.digit_files import write_digits
 
 
 def digits_val(**kwargs):

@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 
 from fcos_tf import data
-from fcos_tf.data.formats.writing import write_digits
 from fcos_tf.evaluation import (
     Records,
     compile_detect,
@@ -16,6 +15,7 @@ from fcos_tf.evaluation import (
     run_detector,
     score_records,
 )
+from tests.digit_files import write_digits
 
 # Canvas 64 x 128 with a valid part of 50 x 100 (height, width); the original is 100 x 400, so
 # y is to be doubled and x to be multiplied by 4.

@@ -10,8 +10,8 @@ import pytest
 
 from fcos_tf.cli import train as train_tool
 from fcos_tf.cli.command_line import define_flags, parse
-from fcos_tf.data.formats.writing import write_digits
 from fcos_tf.training.strategy import make_strategy
+from tests.digit_files import write_digits
 from tests.training.hosts import finish, start, start_hosts
 from tests.training.replicas import train_and_detect
 from tests.training.run_folders import assert_close_records, wait_for_checkpoint

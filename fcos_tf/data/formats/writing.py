@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from fcos_tf.data.annotations import Annotations, ImageFaults
-from fcos_tf.data.formats import digits
 from fcos_tf.data.formats.coco import write_coco
 from fcos_tf.data.formats.tfds_writer import write_tfds
 from fcos_tf.data.formats.voc import write_voc
@@ -96,25 +95,6 @@ def drop_unreadable(
             if complaint := faults.skip(str(error)):
                 raise ValueError(complaint) from None
     return annotations.images(readable)
-
-
-def write_digits(
-    data_format: str, output_dir: str | os.PathLike, counts: Mapping[str, int]
-) -> Path:
-    """Writes the first scenes of the embedded digits as files.
-
-    Args:
-        data_format: As for `write_dataset`; a TFDS data set is called "digits".
-        output_dir: Where to.
-        counts: Split -> how many scenes.
-
-    Returns:
-        What to give as `data_dir` to read them.
-    """
-    splits = {split: digits.read_digits(split, limit=n).annotations for split, n in counts.items()}
-    return write_dataset(
-        data_format, splits, output_dir, name="digits", read_bytes=digits.read_scene_bytes
-    )
 
 
 def _copy(annotations: Annotations, folder: Path, stems: Sequence[str], read) -> list[str]:

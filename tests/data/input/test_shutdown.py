@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fcos_tf.data.formats.writing import write_digits
+from tests.digit_files import write_digits
 
 SCRIPT = """
 import fcos_tf
