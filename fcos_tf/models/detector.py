@@ -91,7 +91,7 @@ class Detector(TensorFlowSteps, keras.Model):
         """What losses are divided by, of this replica's images. See the subclass."""
         raise NotImplementedError
 
-    def decode(self, predictions: dict, image_size, image_sizes, *, jit_compile=False) -> dict:
+    def decode(self, predictions: dict, image_size, image_sizes, **options) -> dict:
         """Raw predictions to detections. See the subclass."""
         raise NotImplementedError
 
@@ -118,12 +118,22 @@ class Detector(TensorFlowSteps, keras.Model):
         valid = rows[:, :, None] & columns[:, None, :]
         return ops.where(valid[..., None], x, 0.0)
 
-    def detect(self, images, image_sizes=None, *, jit_compile: bool = False) -> dict:
+    def detect(
+        self,
+        images,
+        image_sizes=None,
+        *,
+        score_threshold=None,
+        max_detections: int | None = None,
+        jit_compile: bool = False,
+    ) -> dict:
         """Detections of a batch of images; may be traced into a graph.
 
         Args:
             images: [B, H, W, 3] uint8 or float RGB 0-255, or the dict that `call` takes.
             image_sizes: [B, 2] float, (height, width) before padding; None: all of the image.
+            score_threshold: in place of the model's, a number or a tensor.
+            max_detections: in place of the model's.
             jit_compile: whether the caller is being compiled by XLA.
 
         Returns:
@@ -139,6 +149,8 @@ class Detector(TensorFlowSteps, keras.Model):
             predictions,
             spatial_size(inputs["images"]),
             inputs.get("image_sizes"),
+            score_threshold=score_threshold,
+            max_detections=max_detections,
             jit_compile=jit_compile,
         )
 

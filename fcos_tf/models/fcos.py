@@ -27,7 +27,7 @@ from fcos_tf.models.fcos_losses import (
 from fcos_tf.models.fcos_presets import preset_arguments
 from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.models.fcos_targets import expand_size_ranges, fcos_targets, level_size_ranges
-from fcos_tf.models.weights import copy_weights, load_detector
+from fcos_tf.models.weights import copy_weights, load_model
 from fcos_tf.ops.points import grid_sizes
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -298,13 +298,25 @@ class FCOS(Detector):
         )
         return learnt, point_strides
 
-    def decode(self, predictions, image_size, image_sizes=None, *, jit_compile=False):
+    def decode(
+        self,
+        predictions,
+        image_size,
+        image_sizes=None,
+        *,
+        score_threshold=None,
+        max_detections=None,
+        jit_compile=False,
+    ):
         """Detections from raw predictions, see `fcos_detections`.
 
         Args:
             predictions: what `call` returns.
             image_size: (height, width) of the padded images.
             image_sizes: [B, 2] (height, width) to clip the boxes to; None: the padded size.
+            score_threshold: in place of the model's; a number, or a tensor that broadcasts
+                with [B, N, C].
+            max_detections: in place of the model's.
             jit_compile: whether the caller is being compiled by XLA.
 
         Returns:
@@ -315,10 +327,10 @@ class FCOS(Detector):
             image_size,
             image_sizes,
             strides=self.strides,
-            score_threshold=self.score_threshold,
+            score_threshold=self.score_threshold if score_threshold is None else score_threshold,
             nms_threshold=self.nms_threshold,
             topk_per_level=self.topk_per_level,
-            max_detections=self.max_detections,
+            max_detections=self.max_detections if max_detections is None else max_detections,
             rules=self.rules,
             jit_compile=jit_compile,
         )
@@ -345,7 +357,7 @@ class FCOS(Detector):
         """
         model = cls(**preset_arguments(name, overrides))
         if weights is not None:
-            source = load_detector(weights)
+            source = load_model(weights)
             other_classes = (source.num_classes, source.class_names) != (
                 model.num_classes,
                 model.class_names,
