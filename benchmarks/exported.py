@@ -29,7 +29,7 @@ def sides(
         ValueError: It is no exported detector, or the peer cannot be built so.
     """
     from benchmarks.benchmark import timed
-    from fcos_tf.cli.detect_backends import DESCRIPTION_FILE, newest_version
+    from fcos_tf.detecting.exported import DESCRIPTION_FILE, newest_version
 
     folder = newest_version(saved_model)
     description = json.loads((folder / "assets" / DESCRIPTION_FILE).read_text(encoding="utf-8"))
@@ -47,7 +47,7 @@ def sides(
 def _image_files(text: str | None) -> list[Path]:
     from sklearn.datasets import load_sample_images
 
-    from fcos_tf.cli.detect_inputs import IMAGE, find_inputs
+    from fcos_tf.detecting.inputs import IMAGE, find_inputs
 
     if text is None:
         return [Path(name) for name in load_sample_images().filenames]
@@ -66,7 +66,7 @@ def _requests(ask: Ask, contents: Sequence[bytes], number: int) -> Callable[[], 
 def _saved_model(folder: Path) -> Ask:
     import tensorflow as tf
 
-    from fcos_tf.cli.detect_backends import FILES_SIGNATURE
+    from fcos_tf.detecting.exported import FILES_SIGNATURE
 
     detect = tf.saved_model.load(folder).signatures[FILES_SIGNATURE]
     return lambda files: {

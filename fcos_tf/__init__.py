@@ -10,11 +10,16 @@ import sys
 
 from fcos_tf.version import __version__
 
-_NAMES = {"FCOS": "fcos_tf.models.fcos", "load_model": "fcos_tf.training.checkpoints"}
+_NAMES = {
+    "FCOS": "fcos_tf.models.fcos",
+    "detect": "fcos_tf.detecting.models",
+    "load_model": "fcos_tf.models.weights",
+}
 _MODULES = (
     "build",
     "convert",
     "data",
+    "detecting",
     "evaluation",
     "export",
     "layers",
@@ -30,7 +35,7 @@ _SERIALIZABLE = (
     "fcos_tf.training.schedules",
 )
 
-__all__ = ["FCOS", "__version__", "load_model"]
+__all__ = ["FCOS", "__version__", "detect", "load_model"]
 __all__ += _MODULES
 
 

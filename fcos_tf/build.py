@@ -16,7 +16,7 @@ from fcos_tf import data, evaluation
 from fcos_tf.config import AUTO, Config, flag_value
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.train_steps import learning_norms
-from fcos_tf.models.weights import load_detector
+from fcos_tf.models.weights import load_model
 from fcos_tf.training import callbacks, non_finite, optimizers, schedules
 from fcos_tf.training.input_clock import InputClock
 from fcos_tf.training.pictures import DetectionPictures
@@ -134,7 +134,7 @@ def make_model(
         )
     if config.initial_weights:
         _warn_of_idle_options(config)
-        model = load_detector(config.initial_weights)
+        model = load_model(config.initial_weights)
         return model.with_classes(class_names, category_ids=category_ids, dtype=config.precision)
     return FCOS(
         len(class_names),

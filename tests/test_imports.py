@@ -23,15 +23,16 @@ FLOORS = {
     "fcos_tf.evaluation.record_checks": 1,
     "fcos_tf.evaluation.voc": 1,
     "fcos_tf.models": 2,
-    "fcos_tf.evaluation": 3,
-    "fcos_tf.export": 3,
-    "fcos_tf.convert": 3,
+    "fcos_tf.detecting": 3,
     "fcos_tf.visualization": 3,
-    "fcos_tf.training": 4,
-    "fcos_tf.build": 5,
-    "fcos_tf.cli": 6,
-    "benchmarks": 6,
-    "tools": 6,
+    "fcos_tf.convert": 3,
+    "fcos_tf.evaluation": 4,
+    "fcos_tf.export": 4,
+    "fcos_tf.training": 5,
+    "fcos_tf.build": 6,
+    "fcos_tf.cli": 7,
+    "benchmarks": 7,
+    "tools": 7,
 }
 PORTABLE = ("fcos_tf.ops", "fcos_tf.layers", "fcos_tf.models")
 
@@ -84,6 +85,7 @@ def test_imports_go_down_only():
         ("fcos_tf.ops.boxes", "from fcos_tf.models import fcos"),
         ("fcos_tf.layers.fpn", "import fcos_tf.data.formats.voc"),
         ("fcos_tf.models.fcos", "from fcos_tf import visualization"),
+        ("fcos_tf.detecting.models", "from fcos_tf.evaluation import evaluate"),
         ("fcos_tf.build", "from fcos_tf.cli import train"),
     ],
 )
@@ -91,7 +93,7 @@ def test_the_check_sees_a_fault(name, line):
     assert list(faults_of(name, ast.parse(line)))
 
 
-def users_of(imported, *, below=7, trees=MODULES):
+def users_of(imported, *, below=8, trees=MODULES):
     """Modules under a floor that import something, however they name it."""
     return {
         name
@@ -103,7 +105,7 @@ def users_of(imported, *, below=7, trees=MODULES):
 
 def test_only_build_and_tools_know_the_config():
     assert users_of("fcos_tf.config") >= {"fcos_tf.build", "fcos_tf.cli.train"}
-    assert users_of("fcos_tf.config", below=5) == set()
+    assert users_of("fcos_tf.config", below=6) == set()
 
 
 def test_models_do_not_know_the_data():

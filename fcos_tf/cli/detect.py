@@ -20,11 +20,12 @@ are padded to a common one, which changes their scores a little); and, for a --w
 does not say for which size of images it was made, or to have another, --image_size.
 """
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from fcos_tf.cli import command_line, run_files
-from fcos_tf.cli.detect_inputs import find_inputs
 from fcos_tf.config import Config
 
 _MODELS = ("weights", "model_dir", "saved_model", "server")
@@ -62,71 +63,61 @@ def _detect(config: Config, flags) -> None:
         raise ValueError(f"--max_frames: expected a number of at least 1, got {max_frames!r}")
     if flags["description"].value and given != ["server"]:
         raise ValueError(f"--description: expected with --server only, got --{given[0]}")
-    inputs = find_inputs(flags["input"].value)
-    command_line.load_tensorflow()
-    from fcos_tf.cli.detect_output import Window
-    from fcos_tf.cli.detect_run import Detection
+    from fcos_tf.detecting.inputs import find_inputs
 
-    window = Window() if show == "true" else None
-    backend = load_backend(
-        **{name: flags[name].value for name in (*_MODELS, "description")},
-        image_size=config.image_size if flags["image_size"].present else None,
-    )
-    options: dict[str, Any] = {
-        name: getattr(config, name)
-        for name in ("batch_size", "score_threshold")
-        if flags[name].present
-    }
-    detection = Detection(
-        backend,
-        flags["output_dir"].value,
-        classes=config.classes,
-        max_frames=int(max_frames) if max_frames else None,
-        window=window,
-        **options,
-    )
-    print(detection.run(inputs))
-    if detection.faults:
-        faults = detection.faults
+    with _named_like_flags(given[0]):
+        inputs = find_inputs(flags["input"].value)
+        command_line.load_tensorflow()
+        from fcos_tf.detecting.display import Window
+        from fcos_tf.detecting.folder import FolderRun
+
+        window = Window() if show == "true" else None
+        options: dict[str, Any] = {
+            name: getattr(config, name)
+            for name in ("batch_size", "score_threshold")
+            if flags[name].present
+        }
+        run = FolderRun(
+            _open_model(given[0], config, flags),
+            flags["output_dir"].value,
+            classes=config.classes,
+            max_frames=int(max_frames) if max_frames else None,
+            window=window,
+            **options,
+        )
+        print(run.run(inputs))
+    if run.faults:
+        faults = run.faults
         print(f"not read, or not to the end ({len(faults)}):", *faults, sep="\n", file=sys.stderr)
 
 
-def load_backend(
-    *,
-    weights: str | None = None,
-    model_dir: str | None = None,
-    saved_model: str | None = None,
-    server: str | None = None,
-    description: str | None = None,
-    image_size: str | None = None,
-):
-    """Loads the model; exactly one of the first four is given.
+def _open_model(kind: str, config: Config, flags):
+    """The model that the flag `kind` names."""
+    from fcos_tf.detecting.exported import ExportedModel
+    from fcos_tf.detecting.models import KerasModel
+    from fcos_tf.detecting.served import ServedModel
+    from fcos_tf.models.weights import load_model
 
-    Args:
-        weights: a `.keras` file.
-        model_dir: the folder of a run; its newest model.
-        saved_model: the folder of an export.
-        server: the address of a served model.
-        description: the file of the export that names the classes of a served model.
-        image_size: of a `.keras` file; None: the model's own.
+    if kind == "saved_model":
+        return ExportedModel(flags["saved_model"].value)
+    if kind == "server":
+        return ServedModel(flags["server"].value, flags["description"].value)
+    path = run_files.find_weights(flags["model_dir"].value or "", flags["weights"].value)
+    image_size = config.image_size if flags["image_size"].present else None
+    return KerasModel(load_model(path), image_size=image_size, name=str(path))
 
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is not a detector.
-    """
-    from fcos_tf.cli import detect_backends
-    from fcos_tf.cli.detect_server import ServerBackend
 
-    if saved_model:
-        return detect_backends.SavedModelBackend(saved_model)
-    if server:
-        classes = description and detect_backends.Classes.from_description(description)
-        return ServerBackend(server, classes or None)
-    from fcos_tf.training import checkpoints
-
-    path = run_files.find_weights(model_dir or "", weights)
-    model = checkpoints.load_model(path)
-    return detect_backends.KerasBackend(model, image_size=image_size, name=str(path))
+@contextlib.contextmanager
+def _named_like_flags(model_flag: str) -> Iterator[None]:
+    """Errors that begin with the name of an argument then begin with that of the flag."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        name, colon, text = str(error).partition(": ")
+        flag = model_flag if name == "model" else name
+        if colon and flag in (*_OPTIONS, "image_size", "classes"):
+            raise type(error)(f"--{flag}: {text}") from error
+        raise
 
 
 if __name__ == "__main__":

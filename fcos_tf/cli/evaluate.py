@@ -92,9 +92,10 @@ def evaluate(
             understood.
         FileNotFoundError: If there is no such file, or no data.
     """
-    from fcos_tf import build, evaluation
+    from fcos_tf import build, detecting, evaluation
     from fcos_tf.evaluation.tta import parse_tta
     from fcos_tf.models.fcos_presets import detectable
+    from fcos_tf.models.weights import load_model
     from fcos_tf.training import atomic, checkpoints
     from fcos_tf.training.strategy import make_strategy
 
@@ -102,7 +103,7 @@ def evaluate(
     path = run_files.find_weights(config.model_dir, weights)
     # All devices here share the batches of an evaluation; other hosts are not asked to.
     with make_strategy(config.strategy, tpu=config.tpu, one_host=True).scope():
-        model = checkpoints.load_model(path)
+        model = load_model(path)
     for name, value in (overrides or {}).items():
         setattr(model, name, value)
     if size_of_model and model.image_size:
@@ -115,7 +116,7 @@ def evaluate(
             f"{len(dataset.class_names)}, as many as --dataset={config.dataset} has"
         )
     try:
-        detect = evaluation.compile_detect(model, dataset.class_names)
+        detect = detecting.compile_detect(model, dataset.class_names)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     views = [build.load_val_data(_with_size(config, size), class_names) for size in tta.image_sizes]

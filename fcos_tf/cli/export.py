@@ -83,9 +83,9 @@ def export(
         FileExistsError: If one of the outputs is there.
     """
     from fcos_tf import export
-    from fcos_tf.training import checkpoints
+    from fcos_tf.models.weights import load_model
 
-    model = checkpoints.load_model(weights)
+    model = load_model(weights)
     if "output_dir" in outputs:
         folder = export.export_saved_model(
             model, outputs["output_dir"], image_size=image_size, precision=precision, **options

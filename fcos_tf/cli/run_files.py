@@ -88,13 +88,13 @@ def save_pictures(
         model: A detector.
         dataset: What to detect on, with `class_names`.
         count: How many images.
-        detect: What `evaluation.compile_detect(model, dataset.class_names)` gave.
+        detect: What `detecting.compile_detect(model, dataset.class_names)` gave.
     """
-    from fcos_tf import evaluation, visualization
+    from fcos_tf import detecting, visualization
     from fcos_tf.training.atomic import naming
 
-    detect = detect or evaluation.compile_detect(model, dataset.class_names)
-    samples = visualization.detect_samples(dataset, detect, count)
+    detect = detect or detecting.compile_detect(model, dataset.class_names)
+    samples = detecting.detect_samples(dataset, detect, count)
     with naming(path):
         visualization.save_gallery(
             path, *samples, dataset.class_names, score_threshold=PICTURE_THRESHOLD

@@ -211,7 +211,7 @@ def decode_image(data: bytes, name: str, size_for: SizeRule) -> tuple[np.ndarray
             # The interpreter lock is free while pixels are decoded.
             pixels = _decode_whole_jpeg(image, data, stored)
             if pixels is None:
-                pixels = _to_rgb(image)
+                pixels = to_rgb(image)
     except UnidentifiedImageError as error:
         raise ImageError(f"cannot decode image {name}: it is of no known format") from error
     except Exception as error:  # Pillow's plugins raise whatever they stumble over
@@ -253,7 +253,12 @@ def _decode_whole_jpeg(
     return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """The pixels of an image of Pillow, uint8 [h, w, 3] RGB, as `decode_image` gives them.
+
+    Raises:
+        ValueError: It has grey levels of more than 16 bits, or of fractions.
+    """
     if image.mode == "RGB":
         return np.asarray(image)
     if image.mode.startswith("I") or image.mode == "F":

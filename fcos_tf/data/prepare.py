@@ -7,19 +7,22 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
 from fcos_tf.data.images import (
     MULTIPLE,
+    ImageError,
     ImageSize,
     decode_image,
     parse_image_size,
     read_bytes,
     resize_image,
+    to_rgb,
 )
 from fcos_tf.data.input.transforms import pad_image
 
-# A path, the bytes of an image file, or uint8 [h, w, 3] RGB.
-ImageSource = str | os.PathLike | bytes | np.ndarray
+# A path, the bytes of an image file, uint8 [h, w, 3] RGB, or an image of Pillow.
+ImageSource = str | os.PathLike | bytes | np.ndarray | Image.Image
 
 
 def prepare_image(
@@ -27,12 +30,10 @@ def prepare_image(
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Reads an image and resizes it for a detector.
 
-    The pixels are those stored: EXIF orientation is not applied.
-
     Args:
-        source: A path, the bytes of an image file, or pixels: uint8 [h, w, 3] RGB.
+        source: What `read_pixels` takes.
         image_size: The rule, such as `model.image_size`; of a random one the largest size counts.
-        name: What messages call bytes and pixels.
+        name: What messages call an image that is no path.
 
     Returns:
         float32 [height, width, 3] RGB, 0-255 and not rounded, and the (h, w) it had.
@@ -42,20 +43,47 @@ def prepare_image(
         ValueError: Pixels of another shape or dtype, or an image size that is none.
     """
     rule = parse_image_size(image_size).fixed()
-    if isinstance(source, np.ndarray):
-        pixels = source
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-            raise ValueError(
-                f"image{name and ' ' + name}: expected pixels uint8 [h, w, 3], "
-                f"got {pixels.dtype} {list(pixels.shape)}"
-            )
-    else:
-        if not isinstance(source, bytes):
-            name = os.fspath(source)
-            source = read_bytes(name)
-        pixels, _ = decode_image(source, name or "from bytes", lambda h, w: (h, w))
+    pixels = read_pixels(source, name=name)
     size = pixels.shape[:2]
     return resize_image(pixels.astype(np.float32), *rule.resized(*size)), size
+
+
+def read_pixels(source: ImageSource, *, name: str = "") -> np.ndarray:
+    """The pixels of an image, whatever it comes as.
+
+    They are those stored: EXIF orientation is not applied. An image of Pillow is converted as a
+    file is: alpha is left out, palettes and grey levels become RGB, 16 bits become 8.
+
+    Args:
+        source: A path, the bytes of an image file, pixels: uint8 [h, w, 3] RGB, or an image of
+            Pillow.
+        name: What messages call an image that is no path.
+
+    Returns:
+        uint8 [h, w, 3] RGB.
+
+    Raises:
+        ImageError: It cannot be read or decoded; names it.
+        ValueError: Pixels of another shape or dtype.
+    """
+    if isinstance(source, Image.Image):
+        try:
+            source = to_rgb(source)
+        except Exception as error:  # Pillow reads late, and raises whatever it stumbles over
+            raise ImageError(f"cannot read image{name and ' ' + name}: {error}") from error
+    if isinstance(source, np.ndarray):
+        is_rgb = source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3
+        if not is_rgb or not source.size:
+            raise ValueError(
+                f"image{name and ' ' + name}: expected pixels uint8 [h, w, 3], "
+                f"got {source.dtype} {list(source.shape)}"
+            )
+        return source
+    if not isinstance(source, bytes):
+        name = os.fspath(source)
+        source = read_bytes(name)
+    pixels, _ = decode_image(source, name or "from bytes", lambda h, w: (h, w))
+    return pixels
 
 
 def prepare_batch(

@@ -1,9 +1,13 @@
 """Average precision from plain records, and evaluation of a model over a data set."""
 
 from fcos_tf.evaluation.coco import coco_evaluation, coco_metrics
-from fcos_tf.evaluation.detect_function import compile_detect
-from fcos_tf.evaluation.evaluate import METRICS, evaluate, metric_names, score_records
-from fcos_tf.evaluation.inference import run_detector
+from fcos_tf.evaluation.evaluate import (
+    METRICS,
+    evaluate,
+    metric_names,
+    run_detector,
+    score_records,
+)
 from fcos_tf.evaluation.records import (
     Records,
     Scores,
@@ -19,7 +23,6 @@ __all__ = [
     "Scores",
     "coco_evaluation",
     "coco_metrics",
-    "compile_detect",
     "detections_to_records",
     "evaluate",
     "format_per_class",

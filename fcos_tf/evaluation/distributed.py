@@ -1,48 +1,54 @@
-"""Evaluation by several devices and hosts: each detects on its share, then all know everything.
+"""Evaluation by several hosts: each detects on its share, then all know everything.
 
-TensorFlow only, and imported only where a model has a strategy: scoring bare result files does not
-wait for TensorFlow.
+TensorFlow only, and imported only where there are several: scoring bare result files does not wait
+for TensorFlow.
 """
 
 import functools
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 
-def detect_on_replicas(
-    detect: Callable[..., Mapping[str, tf.Tensor]], strategy: tf.distribute.Strategy
-) -> Callable[..., dict[str, np.ndarray]]:
-    """Returns a function that divides a batch between the replicas of this host.
+def join_hosts(
+    num_rows: int,
+    columns: Mapping[str, Sequence],
+    *,
+    host: int,
+    strategy: tf.distribute.Strategy,
+) -> tuple[int, dict[str, np.ndarray]]:
+    """Joins the runs of all hosts over their shares of one data set.
 
     Args:
-        detect: (images [B, H, W, 3], image_sizes [B, 2]) -> tensors [B, ...].
-        strategy: That of the variables in it.
+        num_rows: Rows of all batches, those without an image included.
+        columns: A row for each image of this host; among them `image_ids`, and `batches`, the
+            number of the batch that an image came in.
+        host: The number of this host.
+        strategy: That of the hosts, a MultiWorkerMirroredStrategy.
+
+    Returns:
+        The same of all hosts, on every host, in the order in which one alone would have them.
+
+    Raises:
+        ValueError: An image is there twice.
     """
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def on_replicas(*inputs):
-        return strategy.run(detect, args=inputs)
-
-    def detect_all(images, image_sizes):
-        num_images, replicas = len(image_sizes), len(strategy.extended.worker_devices)
-        # Copies of the last image where their number does not divide.
-        rows = np.minimum(np.arange(-(-num_images // replicas) * replicas), num_images - 1)
-        with tf.device("CPU:0"):  # else all parts would go to the first replica's device
-            parts = [
-                (tf.gather(images, part), tf.gather(image_sizes, part))
-                for part in np.split(rows, replicas)
-            ]
-        following = iter(parts)  # the function is called once for each replica
-        inputs = strategy.experimental_distribute_values_from_function(lambda _: next(following))
-        return {
-            name: np.concatenate(strategy.experimental_local_results(value))[:num_images]
-            for name, value in on_replicas(*inputs).items()
-        }
-
-    return detect_all
+    arrays = {name: np.stack(rows) for name, rows in columns.items() if len(rows)}
+    count = len(arrays.get("image_ids", ()))
+    arrays = {**arrays, "hosts": np.full(count, host), "num_rows": np.int64(num_rows)}
+    parts = gather_arrays(arrays, strategy)
+    num_rows = int(sum(part.pop("num_rows") for part in parts))
+    parts = [part for part in parts if part["hosts"].size]
+    if not parts:
+        return num_rows, {"image_ids": np.zeros(0, np.int64)}
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    # Each batch holds the images of host 0, then those of host 1 ...
+    order = np.lexsort((joined.pop("hosts"), joined["batches"]))
+    joined = {name: rows[order] for name, rows in joined.items()}
+    if len(np.unique(joined["image_ids"])) < len(order):
+        raise ValueError("images of a host are those of another, too; expected different shares")
+    return num_rows, joined
 
 
 def gather_arrays(

@@ -1,13 +1,27 @@
-"""Model + data set -> detections in the original frame -> metrics."""
+"""Model + data set -> detections in the original frame -> metrics. N images, B of a batch."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from fcos_tf.detecting.batches import (
+    COLUMNS,
+    DetectFunction,
+    compile_detect,
+    detect_batch,
+    original_scale,
+)
 from fcos_tf.evaluation.coco import COCO_DEFINITIONS, coco_evaluation
-from fcos_tf.evaluation.detect_function import DetectFunction
-from fcos_tf.evaluation.inference import run_detector
-from fcos_tf.evaluation.records import Records, Scores
+from fcos_tf.evaluation.records import (
+    Records,
+    Scores,
+    default_category_ids,
+    detections_to_records,
+    ground_truth_to_coco,
+)
 from fcos_tf.evaluation.voc import voc_evaluation
 
 # name -> function of (ground truth, detections); further protocols join here.
@@ -16,6 +30,7 @@ METRICS: dict[str, Callable[..., Scores]] = {
     "voc07": partial(voc_evaluation, points="voc07"),
     "voc12": partial(voc_evaluation, points="voc12"),
 }
+_OPTIONAL = ("areas", "ignored_boxes", "ignored_labels")  # of the targets of a batch
 _NUMBERS = {"coco": tuple(COCO_DEFINITIONS), "voc07": ("mAP_voc07",), "voc12": ("mAP_voc12",)}
 
 
@@ -37,10 +52,8 @@ def evaluate(
         metrics: names out of `METRICS`: "coco", "voc07", "voc12".
         flip: also detect on the mirrored images, and merge what both views find.
         views: the same split loaded with other image sizes; what they find is merged in too.
-        detect: what `compile_detect(model)` returned before, so that repeated evaluations of one
-            model do not trace it again.
-        progress: called after every batch with the number of images done so far, those of `views`
-            included.
+        detect: what `compile_detect(model, dataset.class_names)` gave, to trace a model only once.
+        progress: called after every batch with the number of images done, of `views` too.
 
     Returns:
         The numbers of all metrics in one dictionary, e.g. `AP`, `AP50`, `mAP_voc07`.
@@ -56,6 +69,74 @@ def evaluate(
     _check_metrics(metrics)  # before the long run, not after it
     records = run_detector(model, dataset, flip=flip, views=views, detect=detect, progress=progress)
     return score_records(records, metrics).metrics
+
+
+def run_detector(
+    model: Any,
+    dataset: Iterable,
+    *,
+    flip: bool = False,
+    views: Sequence[Iterable] = (),
+    detect: DetectFunction | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Records:
+    """Runs a detector over a data set, batch by batch.
+
+    Class names and category ids come from the attributes `class_names` and `category_ids` of the
+    data set where it has them (a mapped or shortened one loses them), else from the model; else
+    classes are numbered, and category ids are 1..C. Rows with a negative image id fill up batches
+    and are no images.
+
+    Of a data set that is one host's share (`load(..., num_hosts=..., host=...)`) every host runs
+    over its own; then all get the images of all, in the order in which one alone would have them.
+
+    Where there are several views of an image, their detections are merged with the model's
+    `nms_threshold` and `max_detections`.
+
+    Args, Raises: see `evaluate`.
+
+    Returns:
+        Ground truth and detections, in pixels of the original images.
+    """
+    datasets = (dataset, *views)
+    for each in datasets:
+        check_finite(each)
+    class_names = _class_names(model, dataset)
+    detect = detect or compile_detect(model, class_names)
+    if flip or views:
+        from fcos_tf.evaluation import tta
+
+        detect = tta.mirrored_too(detect) if flip else detect
+    runs: list[_Run] = []
+    for each in datasets:
+        images_before = sum(len(run.columns["image_ids"]) for run in runs)
+        run = _run_over(each, model, detect, progress, images_before)
+        if getattr(each, "num_hosts", 1) > 1:
+            from fcos_tf.evaluation.distributed import join_hosts
+
+            run = _Run(*join_hosts(*run, host=each.host, strategy=model.distribute_strategy))
+        if not len(run.columns["image_ids"]):
+            raise ValueError(_without_images(each, run.num_rows))
+        runs.append(run)
+    first = found = runs[0].columns
+    if flip or views:
+        found = tta.merge_runs(
+            [run.columns for run in runs],
+            iou_threshold=model.nms_threshold,
+            max_detections=model.max_detections,
+        )
+    names, ids = _classes(model, dataset, class_names, first)
+    ground_truth = ground_truth_to_coco(
+        first["image_ids"],
+        first["sizes"],
+        first["true_boxes"],
+        first["true_labels"],
+        names,
+        ids,
+        **{name: first[name] for name in _OPTIONAL if name in first},
+    )
+    columns = (found[name] for name in COLUMNS)
+    return Records(ground_truth, detections_to_records(first["image_ids"], *columns, ids))
 
 
 def score_records(records: Records, metrics: Sequence[str] = ("coco",)) -> Scores:
@@ -88,6 +169,123 @@ def metric_names(metrics: Sequence[str] = ("coco",)) -> tuple[str, ...]:
         ('mAP_voc07',)
     """
     return tuple(number for name in _check_metrics(metrics) for number in _NUMBERS[name])
+
+
+def check_finite(dataset: Iterable) -> None:
+    """Refuses a `tf.data.Dataset` that repeats, as it would be evaluated for ever.
+
+    Raises:
+        ValueError: the data set has no end.
+    """
+    # tf.data gives -1 for endless.
+    cardinality = getattr(dataset, "cardinality", None)
+    if callable(cardinality) and int(cardinality()) == -1:
+        raise ValueError("the data set never ends; load it with repeat=False to evaluate on it")
+
+
+class _Run(NamedTuple):
+    """What came of one pass over one data set, in pixels of the original images.
+
+    Attributes:
+        num_rows: Rows of all batches, those without an image included.
+        columns: name -> a row for each of N images: `image_ids`, all different; `batches`, the
+            number of the batch that an image came in; `boxes`, `scores`, `labels` of what was
+            found; `sizes` of the images; `true_boxes`, `true_labels`, and of the ground truth also
+            what the data set has of `areas`, `ignored_boxes`, `ignored_labels`.
+    """
+
+    num_rows: int
+    columns: Mapping[str, Sequence]
+
+
+def _run_over(
+    dataset: Iterable,
+    model: Any,
+    detect: DetectFunction,
+    progress: Callable[[int], None] | None,
+    images_before: int,
+) -> _Run:
+    columns: dict[str, list] = defaultdict(list)
+    image_ids: set[int] = set()
+    inclusive_pixels = getattr(model, "inclusive_pixels", False)
+    full_batch = num_rows = 0
+    for number, (images, targets) in enumerate(dataset):
+        targets = {key: np.asarray(value) for key, value in targets.items()}
+        real = targets["image_ids"] >= 0
+        full_batch = max(full_batch, len(real))
+        num_rows += len(real)
+        found = detect_batch(
+            detect, images, targets, inclusive_pixels=inclusive_pixels, full_batch=full_batch
+        )
+        for image_id in targets["image_ids"][real].tolist():
+            if image_id in image_ids:
+                raise ValueError(f"image id {image_id} occurs twice in the data set")
+            image_ids.add(image_id)
+        found["batches"] = np.full(len(real), number)
+        for name, rows in {**found, **_ground_truth(targets)}.items():
+            columns[name].extend(rows[real])
+        if progress is not None:
+            progress(images_before + len(image_ids))
+    return _Run(num_rows, columns)
+
+
+def _ground_truth(targets: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns of `_Run`, [B, ...] each, that the targets of a batch make."""
+    scale = original_scale(targets["image_sizes"], targets["original_sizes"])
+    columns = {
+        "image_ids": targets["image_ids"],
+        "sizes": targets["original_sizes"].astype(np.float64),
+        "true_boxes": targets["boxes"] * scale,
+        "true_labels": targets["labels"],
+        **{name: targets[name] for name in _OPTIONAL if name in targets},
+    }
+    if "ignored_boxes" in targets:
+        columns["ignored_boxes"] = targets["ignored_boxes"] * scale
+    return columns
+
+
+def _without_images(dataset: Iterable, num_rows: int) -> str:
+    """What to say of a data set none of whose rows was an image."""
+    if not num_rows:
+        return "the data set has no batch to evaluate on"
+    skipped = getattr(getattr(dataset, "image_faults", None), "skipped", ())
+    first = f"; the first: {skipped[0]}" if skipped else ""
+    return f"the data set has no image to evaluate on: {num_rows} could not be read{first}"
+
+
+def _known(which: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Class names and category ids that a model or a data set has."""
+    return tuple(tuple(getattr(which, n, None) or ()) for n in ("class_names", "category_ids"))
+
+
+def _class_names(model: Any, dataset: Iterable) -> tuple[str, ...]:
+    """The names of the data set's labels; none where neither it nor the model has any."""
+    names, ids = _known(dataset)
+    model_names, model_ids = _known(model)
+    if names or not model_names:
+        return names
+    name_of = dict(zip(model_ids, model_names, strict=False))
+    # Without names, but with ids, its labels may be in another order than the model's.
+    return tuple(name_of[key] for key in ids) if ids and set(ids) <= set(name_of) else model_names
+
+
+def _classes(
+    model: Any, dataset: Iterable, names: tuple[str, ...], columns: Mapping[str, Sequence]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and category ids of the data set's labels, from the best source there is."""
+    _, ids = _known(dataset)
+    model_names, model_ids = _known(model)
+    if not names:
+        labels = [*columns["true_labels"], *columns["labels"]]
+        largest = max((int(part.max()) for part in labels if part.size), default=-1)
+        num_classes = len(ids or model_ids) or getattr(model, "num_classes", None) or largest + 1
+        names = tuple(str(label) for label in range(max(num_classes, 1)))
+    if not ids and model_names:
+        id_of = dict(zip(model_names, model_ids, strict=False))
+        ids = tuple(id_of[name] for name in names) if set(names) <= set(id_of) else ()
+    elif not ids and len(model_ids) == len(names):
+        ids = model_ids
+    return names, default_category_ids(names, ids or None)
 
 
 def _check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:

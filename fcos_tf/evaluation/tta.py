@@ -4,6 +4,7 @@ Shape shorthand: B images of H x W pixels, K detections of all views of an image
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from fcos_tf.evaluation.detect_function import compiled
+from fcos_tf.detecting.batches import COLUMNS, DetectFunction, compiled
 from fcos_tf.ops.nms import class_wise_nms
 
 # Images that are merged at once: enough to keep the devices busy, little memory.
@@ -77,6 +78,57 @@ def mirror_boxes(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
     return np.stack([widths - x2, y1, widths - x1, y2], axis=-1)
 
 
+def mirrored_too(detect: DetectFunction) -> DetectFunction:
+    """Returns a function that detects on images and on their mirror images: [B, 2 D, ...].
+
+    Boxes are mirrored back in pixels of the resized images, as the detector gives them.
+    """
+    mirror = compiled(mirror_images)
+
+    def detect_twice(images, image_sizes):
+        straight, mirrored = (
+            {name: np.asarray(found[name]) for name in COLUMNS}
+            for found in (
+                detect(images, image_sizes),
+                detect(mirror(images, image_sizes), image_sizes),
+            )
+        )
+        mirrored["boxes"] = mirror_boxes(mirrored["boxes"], image_sizes)
+        return {name: np.concatenate([straight[name], mirrored[name]], axis=1) for name in COLUMNS}
+
+    return detect_twice
+
+
+def merge_runs(
+    runs: Sequence[Mapping[str, Sequence]], *, iou_threshold: float, max_detections: int
+) -> dict[str, np.ndarray]:
+    """Merges what several runs have found, in the order of the images of the first.
+
+    Args:
+        runs: of each run `image_ids` of N images, and `boxes`, `scores`, `labels` of each.
+        iou_threshold: see `merge_views`.
+        max_detections: likewise.
+
+    Raises:
+        ValueError: runs over other images.
+    """
+    image_ids = list(runs[0]["image_ids"])
+    parts = defaultdict(list)
+    for run in runs:
+        row_of = {image_id: row for row, image_id in enumerate(run["image_ids"])}
+        odd = row_of.keys() ^ set(image_ids)
+        if odd:
+            raise ValueError(f"all views must have the same images; not all have id {min(odd)}")
+        rows = [row_of[image_id] for image_id in image_ids]
+        for name in COLUMNS:
+            parts[name].append(np.stack(run[name])[rows])
+    return merge_views(
+        {name: np.concatenate(arrays, axis=1) for name, arrays in parts.items()},
+        iou_threshold=iou_threshold,
+        max_detections=max_detections,
+    )
+
+
 def merge_views(
     detections: Mapping[str, np.ndarray], *, iou_threshold: float, max_detections: int
 ) -> dict[str, np.ndarray]:
@@ -104,6 +156,6 @@ def merge_views(
     parts = []
     for start in range(0, len(columns[0]), _MERGE_BATCH):
         kept = merge(*(column[start : start + _MERGE_BATCH] for column in columns))
-        parts.append([np.asarray(kept[name]) for name in ("boxes", "scores", "labels")])
+        parts.append([np.asarray(kept[name]) for name in COLUMNS])
     merged = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return dict(zip(("boxes", "scores", "labels"), merged, strict=True))
+    return dict(zip(COLUMNS, merged, strict=True))

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from fcos_tf.data.images import ImageError, ImageSize, decode_image, read_bytes
 from fcos_tf.data.prepare import prepare_batch
-from fcos_tf.evaluation.frames import boxes_to_original
+from fcos_tf.detecting.batches import detect_batch
 from fcos_tf.export import signatures
 from fcos_tf.models.detector import Detector, category_ids_of
 
@@ -98,14 +98,13 @@ def check_export(
         values, expected = (_comparable(name, predictions[name]) for predictions in (raw, own))
         _compare(name, values, expected, tolerance)
 
-    found = copy.decode(raw, prepared["images"].shape[1:3], prepared["image_sizes"])
-    found = {name: np.asarray(value) for name, value in found.items()}
-    found["boxes"] = boxes_to_original(
-        found["boxes"],
-        prepared["image_sizes"],
-        original_sizes,
+    found = detect_batch(
+        lambda images, image_sizes: copy.decode(raw, images.shape[1:3], image_sizes),
+        prepared["images"],
+        {**prepared, "original_sizes": original_sizes},
         inclusive_pixels=model.inclusive_pixels,
     )
+    found["num_detections"] = (found["labels"] >= 0).sum(axis=1)
     found["labels"] = np.array([-1, *category_ids_of(model)])[found["labels"] + 1]
     pixels, _ = decode_image(sample, "sample", _whole)
     for name, inputs in (

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fcos_tf.models.image_model import ImageModel, spatial_size
-from fcos_tf.models.weights import copy_weights, load_detector
+from fcos_tf.models.weights import copy_weights, load_model
 
 
 class Detector(ImageModel):
@@ -152,7 +152,7 @@ class Detector(ImageModel):
         """
         model = cls(**cls.preset_arguments(name, overrides))
         if weights is not None:
-            source = load_detector(weights)
+            source = load_model(weights)
             model._take_weights(source, file=weights)
         return model
 

@@ -1,24 +1,82 @@
-"""Weights from one detector to another."""
+"""Saved detectors: loading them, and their weights for another detector."""
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 
+# What Keras puts into a `.keras` file; a member that is missing leaves no wrong checksum behind.
+MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 
-def load_detector(file: str) -> keras.Model:
-    """Loads a detector that was saved as a `.keras` file, for its weights and settings.
+
+def load_model(path: str | Path) -> keras.Model:
+    """Loads a detector, for inference, from any `.keras` file of this package.
+
+    The same as `keras.models.load_model(path, compile=False)`, which needs `fcos_tf.FCOS` to be
+    imported before and says less about what is wrong with a file.
+
+    Args:
+        path: What `model.save`, a checkpoint or `tools/train.py` wrote.
+
+    Returns:
+        The model, not compiled.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no such file.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or holds no detector.
+
+    Example:
+        >>> model = fcos_tf.load_model("runs/demo/model.keras")
     """
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"weights: expected a .keras file of a detector; got {file!r}")
+    from fcos_tf import _register
+
+    path = Path(path)
+    check_whole(path)
+    _register()
     try:
-        return keras.models.load_model(file, compile=False)
+        model = keras.models.load_model(path, compile=False)
     except (TypeError, KeyError, OSError, ValueError) as error:
-        raise ValueError(f"weights: cannot load {file}: {error}") from error
+        raise ValueError(f"{path}: expected a detector, got {first_lines(error)}") from error
+    if not hasattr(model, "detect"):
+        raise ValueError(f"{path}: expected a detector, got a {type(model).__name__}")
+    return model
+
+
+def check_whole(path: str | Path) -> None:
+    """Refuses a `.keras` file that is not there, or damaged.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged; says in what.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights file {path}; expected a .keras file")
+    damage = find_damage(path)
+    if damage is not None:
+        raise ValueError(f"{path} is damaged ({damage}); expected a .keras file")
+
+
+def find_damage(path: str | Path) -> str | None:
+    """Says what is wrong with a `.keras` file, or None if every checksum in it is right."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad_member = archive.testzip()
+            names = archive.namelist()
+    except Exception as error:
+        # Headers that say another thing than they did (encrypted, another compression, another
+        # length) make zipfile raise errors of any kind.
+        return f"not a whole zip file: {error or type(error).__name__}"
+    if bad_member is not None:
+        return f"wrong checksum of {bad_member}"
+    missing = [name for name in MEMBERS if name not in names]
+    return f"no {' and no '.join(missing)} in it" if missing else None
+
+
+def first_lines(error: Exception, length: int = 300) -> str:
+    """The words of an error, whose text may be a page, in one line of at most `length`."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def copy_weights(

@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from fcos_tf import evaluation
-from fcos_tf.evaluation.inference import check_finite
+from fcos_tf import detecting, evaluation
+from fcos_tf.evaluation.evaluate import check_finite
 from fcos_tf.models import running_means
 from fcos_tf.training.best_model import BestModel
 from fcos_tf.training.checkpointing import Checkpoint
@@ -168,7 +168,8 @@ class DetectionMetrics(keras.callbacks.Callback):
     def set_model(self, model):
         """Keeps the model and makes the function that detects, traced once for all epochs."""
         if self._detect is None or model is not self.model:
-            self._detect = evaluation.compile_detect(model)
+            class_names = getattr(self.dataset, "class_names", None)
+            self._detect = detecting.compile_detect(model, class_names)
         super().set_model(model)
 
     def on_epoch_end(self, epoch, logs=None):

@@ -19,15 +19,12 @@ from pathlib import Path
 import h5py
 import keras
 
-import fcos_tf.models.fcos  # noqa: F401 - registers the class that saved models name
-from fcos_tf.models.detector import Detector
+from fcos_tf.models.weights import check_whole, find_damage, first_lines
 from fcos_tf.training.atomic import naming, remove_leftovers, replacing
 from fcos_tf.training.optimizers import averaged_weights, swap_averages
 
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step_(\d{8,})\.keras")
-# What Keras puts into a `.keras` file; a member that is missing leaves no wrong checksum behind.
-_MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 
 
 def save(model: keras.Model, model_dir: str | Path, step: int, *, keep: int = 3) -> Path:
@@ -125,22 +122,6 @@ def need_none(model_dir: str | Path) -> None:
         )
 
 
-def find_damage(path: str | Path) -> str | None:
-    """Says what is wrong with a `.keras` file, or None if every checksum in it is right."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            bad_member = archive.testzip()
-            names = archive.namelist()
-    except Exception as error:
-        # Headers that say another thing than they did (encrypted, another compression, another
-        # length) make zipfile raise errors of any kind.
-        return f"not a whole zip file: {error or type(error).__name__}"
-    if bad_member is not None:
-        return f"wrong checksum of {bad_member}"
-    missing = [name for name in _MEMBERS if name not in names]
-    return f"no {' and no '.join(missing)} in it" if missing else None
-
-
 def restore(model: keras.Model, path: str | Path) -> int:
     """Loads weights, optimizer state and a detector's unfinished means into a compiled model.
 
@@ -158,7 +139,7 @@ def restore(model: keras.Model, path: str | Path) -> int:
     """
     path = Path(path)
     step = step_of(path)
-    _need_whole(path)
+    check_whole(path)
     if not model.optimizer.built:
         # Only a built optimizer has the variables (momentum ...) that the file is to fill.
         model.optimizer.build(model.trainable_variables)
@@ -170,40 +151,10 @@ def restore(model: keras.Model, path: str | Path) -> int:
         except (UserWarning, ValueError, KeyError) as error:
             raise ValueError(
                 f"checkpoint {path} does not fit this model and optimizer; give the flags it was "
-                f"trained with, or another --model_dir ({_first_lines(error)})"
+                f"trained with, or another --model_dir ({first_lines(error)})"
             ) from error
     swap_averages(model)
     return step
-
-
-def load_model(path: str | Path) -> keras.Model:
-    """Loads a detector, for inference, from any `.keras` file of this package.
-
-    The same as `keras.models.load_model(path, compile=False)`, which needs `fcos_tf.FCOS` to be
-    imported before and says less about what is wrong with a file.
-
-    Args:
-        path: What `model.save`, a checkpoint or `tools/train.py` wrote.
-
-    Returns:
-        The model, not compiled.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged or holds no detector.
-
-    Example:
-        >>> model = fcos_tf.load_model("runs/demo/model.keras")
-    """
-    path = Path(path)
-    _need_whole(path)
-    try:
-        model = keras.models.load_model(path, compile=False)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{path}: expected a detector, got {_first_lines(error)}") from error
-    if not isinstance(model, Detector):
-        raise ValueError(f"{path}: expected a detector, got a {type(model).__name__}")
-    return model
 
 
 @contextlib.contextmanager
@@ -230,14 +181,6 @@ def _loss_scaling_as_saved(model: keras.Model, path: Path) -> Iterator[None]:
         model.optimizer = optimizer
 
 
-def _need_whole(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file {path}; expected a .keras file")
-    damage = find_damage(path)
-    if damage is not None:
-        raise ValueError(f"{path} is damaged ({damage}); expected a .keras file")
-
-
 def step_of(path: str | Path) -> int:
     """The number of updates that a checkpoint's file name states.
 
@@ -254,8 +197,3 @@ def _all_newest_first(model_dir: str | Path) -> list[Path]:
     folder = Path(model_dir) / FOLDER
     paths = [path for path in folder.glob("step_*.keras") if _NAME.fullmatch(path.name)]
     return sorted(paths, key=step_of, reverse=True)
-
-
-def _first_lines(error: Exception, length: int = 300) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= length else text[: length - 3] + "..."

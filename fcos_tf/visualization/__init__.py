@@ -3,13 +3,10 @@
 from fcos_tf.visualization.detections import class_colour, draw_boxes, draw_detections
 from fcos_tf.visualization.figure import GalleryFigure, plot_gallery
 from fcos_tf.visualization.gallery import draw_gallery, save_gallery
-from fcos_tf.visualization.samples import Samples, detect_samples
 
 __all__ = [
     "GalleryFigure",
-    "Samples",
     "class_colour",
-    "detect_samples",
     "draw_boxes",
     "draw_detections",
     "draw_gallery",

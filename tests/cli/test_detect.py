@@ -1,17 +1,22 @@
-"""The tool that detects, on images; on a model small enough for it, and on stubs."""
+"""The tool that detects: its flags, its messages, and all of it on a small model."""
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 import fcos_tf
-from fcos_tf.cli.detect_backends import Classes, KerasBackend, Picture
 from fcos_tf.data.prepare import prepare_batch
-from fcos_tf.evaluation.frames import boxes_to_original
-from fcos_tf.visualization import class_colour
-from tests.cli.detect_stubs import Stub, detect_with, flat, read_records, run
+from tests.detecting.stubs import (
+    Stub,
+    answer_like,
+    detect_with,
+    flat,
+    read_records,
+    run,
+    save_stub,
+    serve,
+)
 
 NAMES = ("帽子", "dog", "cat")
 IDS = (7, 3, 90)
@@ -46,18 +51,18 @@ def photos(tmp_path):
 def expected_records(weights, files, names):
     """What `model.predict` finds, each file on its own, as COCO results."""
     model = fcos_tf.load_model(weights)
+    assert model.inclusive_pixels  # under the rules of the official code
     records = []
     for image_id, file in names.items():
         batch = prepare_batch([file], model.image_size)
-        original = batch.pop("original_sizes")
+        (height, width), (rows, columns) = batch.pop("original_sizes")[0], batch["image_sizes"][0]
         found = model.predict(batch, verbose=0)
-        assert model.inclusive_pixels  # under the rules of the official code
-        boxes = boxes_to_original(
-            found["boxes"], batch["image_sizes"], original, inclusive_pixels=True
-        )
-        for box, score, label in zip(boxes[0], found["scores"][0], found["labels"][0], strict=True):
+        scale = np.float64([width, height, width, height]) / [columns, rows, columns, rows]
+        boxes = found["boxes"][0] * scale + (0, 0, 1, 1)
+        boxes = np.clip(boxes, 0, (width, height, width, height)).astype(np.float32)
+        for box, score, label in zip(boxes, found["scores"][0], found["labels"][0], strict=True):
             if label >= 0:
-                x1, y1, x2, y2 = box
+                x1, y1, x2, y2 = box.tolist()
                 bbox = np.round([x1, y1, x2 - x1, y2 - y1], 3).tolist()
                 records.append((image_id, str(file), IDS[label], bbox, float(score)))
     return records
@@ -95,47 +100,6 @@ def test_a_batch_gives_what_predict_gives_for_it(weights, photos, tmp_path, caps
     assert scores == found["scores"].ravel().tolist()
 
 
-class Middle:
-    """A detector that finds the left half of every image, in the pixels it gets, and padding."""
-
-    num_classes, class_names, category_ids = 1, None, None
-
-    def __init__(self, image_size, inclusive_pixels=False):
-        self.image_size, self.inclusive_pixels = image_size, inclusive_pixels
-
-    def detect(self, images, image_sizes):
-        height, width = tf.unstack(image_sizes[:, None], axis=-1)
-        zero = tf.zeros_like(width)
-        return {
-            "boxes": tf.stack([zero, zero, width / 2, height], -1),  # [1, 1, 4]
-            "scores": tf.cast([[tf.shape(images)[1], 0]], tf.float32),
-            "labels": tf.constant([[0, -1]]),
-            "num_detections": tf.constant([1]),
-        }
-
-
-def test_the_image_size_and_the_way_back():
-    picture = Picture("a", np.zeros([100, 50, 3], np.uint8))
-    for backend, canvas, right in (
-        # 100 x 50 becomes 64 x 32 and is padded to 64 x 64; half of 32 is 25 of the original.
-        (KerasBackend(Middle("64x64")), 64, 25),
-        (KerasBackend(Middle("64x64"), image_size="96x96"), 96, 25),
-        # The last pixel belongs to the box, but there is none below the image.
-        (KerasBackend(Middle("64x64", inclusive_pixels=True)), 64, 26),
-    ):
-        (found,) = backend.detect([picture])
-        assert found.boxes.tolist() == [[0, 0, right, 100]]
-        assert found.scores.tolist() == [canvas] and found.labels.tolist() == [0]
-        assert backend.classes == Classes(None, (1,))
-
-
-def test_a_model_without_an_image_size_needs_one():
-    with pytest.raises(
-        ValueError, match=r"--image_size: expected, as m\.keras does not say its own"
-    ):
-        KerasBackend(Middle(None), name="m.keras")
-
-
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -163,81 +127,58 @@ def test_wrong_flags_are_one_line(tmp_path, monkeypatch, capsys, flags, message)
     assert not (tmp_path / "found").exists()
 
 
-def test_pictures_show_what_was_found(tmp_path):
-    flat(tmp_path / "in" / "grey.png", 153, 240, 400)  # the dog's score is 153 / 255 = 0.6
-    detect_with(Stub(), tmp_path / "in", tmp_path / "out")
-    picture = np.asarray(Image.open(tmp_path / "out" / "grey.png"))
-    assert picture.shape == (240, 400, 3)
-    # The box is the left half: its last row is 239, its last column 199; a dog is label 1.
-    for row, column in ((239, 20), (120, 0), (120, 199)):
-        assert tuple(picture[row, column]) == class_colour(1)
-    assert (picture[120, 210:] == 153).all()  # the cat of score 0.01 is not drawn ...
-    records = read_records(tmp_path / "out")
-    assert [r[2] for r in records] == [3, 90] and records[0][3] == [0, 0, 200, 240]
-    assert records[0][4] == pytest.approx(0.6) and records[1][4] == 0.01  # ... but written
-
-
-def test_the_threshold_is_for_pictures_only(tmp_path):
-    flat(tmp_path / "in" / "grey.png", 153, 240, 400)
-    detect_with(Stub(), tmp_path / "in", tmp_path / "low", score_threshold=0.01)
-    detect_with(Stub(), tmp_path / "in", tmp_path / "high", score_threshold=0.61)
-    low, high = (np.asarray(Image.open(tmp_path / n / "grey.png")) for n in ("low", "high"))
-    assert tuple(low[120, 399]) == class_colour(2)
-    assert (high == 153).all()
-    assert read_records(tmp_path / "low") == read_records(tmp_path / "high")
-
-
-def test_a_small_picture_is_enlarged(tmp_path):
-    flat(tmp_path / "in" / "tiny.png", 204, 20, 30)
-    detect_with(Stub(), tmp_path / "in", tmp_path / "out")
-    picture = np.asarray(Image.open(tmp_path / "out" / "tiny.png"))
-    assert picture.shape == (220, 330, 3)  # 11 = 320 / 30, rounded up
-    assert tuple(picture[150, 164]) == class_colour(1) and (picture[150, 165:] == 204).all()
-    assert read_records(tmp_path / "out")[0][3] == [0, 0, 15, 20]  # of the file
-
-
 def test_only_some_classes(weights, tmp_path, capsys):
     flat(tmp_path / "in" / "grey.png", 153)
     detect_with(Stub(), tmp_path / "in", tmp_path / "out", classes=("cat", "帽子"))
     assert [record[2] for record in read_records(tmp_path / "out")] == [90]
-    code, _, error = run(
-        capsys, f"--weights={weights}", f"--input={tmp_path / 'in'}", "--classes=dog,cow,cat",
-        f"--output_dir={tmp_path / 'x'}",
-    )  # fmt: skip
+    flags = [f"--weights={weights}", f"--input={tmp_path / 'in'}", "--classes=dog,cow,cat"]
+    code, _, error = run(capsys, *flags, f"--output_dir={tmp_path / 'x'}")
     assert code == 1
     assert error == "detect.py: error: --classes: expected of 帽子, dog, cat; got cow\n"
+    code, _, error = run(capsys, *flags[:2], f"--output_dir={tmp_path / 'in'}")
+    assert code == 1 and error.startswith("detect.py: error: --output_dir: expected another folder")
 
 
-def test_refused_and_unreadable_images_do_not_stop_the_others(tmp_path):
-    for number, value in enumerate((50, 13, 60, 70, 80), 1):
-        flat(tmp_path / "in" / f"{number}.png", value)
-    (tmp_path / "in" / "2b.png").write_bytes(b"")
-    stub = Stub()
-    detection, line = detect_with(stub, tmp_path / "in", tmp_path / "out", batch_size=3)
-    assert line.startswith("4 images, 8 detections; ")
-    names = [[name[-5] for name in batch] for batch in stub.batches]
-    # The batch with the refused image again, one by one; what is unreadable leaves no gap.
-    assert names == [["1", "2", "3"], ["1"], ["2"], ["3"], ["4", "5"]]
-    faults = sorted(detection.faults)
-    assert len(faults) == 2
-    assert faults[0].endswith("2.png: refused") and faults[1].endswith("2b.png: the file is empty")
-    # Numbered as they lie there: 1, 2, 2b, 3, 4, 5.
-    assert {record[0] for record in read_records(tmp_path / "out")} == {1, 4, 5, 6}
+def test_the_tool_takes_an_export_and_a_server(tmp_path, capsys):
+    export = save_stub(tmp_path / "export")
+    images = flat(tmp_path / "in" / "a.png", 51).parent
+    flat(images / "b.png", 102, 30, 20)
+    arguments = [f"--input={images}/a.png,{images}/b.png", "--classes=cat,帽子"]
+    code, _, error = run(
+        capsys, f"--saved_model={export}", *arguments, f"--output_dir={tmp_path / 'saved'}"
+    )
+    assert (code, error) == (0, "")
+    with serve(answer_like(Stub())) as (address, _):
+        url = f"--server={address}/v1/models/stub"
+        description = f"--description={export}/1/assets/description.json"
+        code, _, error = run(
+            capsys, url, description, *arguments, f"--output_dir={tmp_path / 'served'}"
+        )
+        assert (code, error) == (0, "")
+        assert read_records(tmp_path / "saved") == read_records(tmp_path / "served")
+        assert [record[2] for record in read_records(tmp_path / "served")] == [90, 90]
+        # Without a description classes go by their ids.
+        arguments[1] = "--classes=3"
+        code, _, _ = run(capsys, url, *arguments, f"--output_dir={tmp_path / 'ids'}")
+        assert code == 0 and [record[2] for record in read_records(tmp_path / "ids")] == [3, 3]
+        code, _, error = run(capsys, url, arguments[0], "--classes=dog", "--output_dir=x")
+        assert code == 1 and "--classes: expected category ids; got dog" in error
+    # Errors of the library name its arguments, those of the tool its flags.
+    for flag, message in (
+        (f"--saved_model={tmp_path}/x", f"--saved_model: no folder {tmp_path}/x"),
+        (f"--server={address}/v1/models/stub", "--server: cannot reach http://127"),
+        ("--server=host:8501", "--server: expected http://host:8501/v1/models/NAME or grpc"),
+    ):
+        code, _, error = run(capsys, flag, arguments[0], f"--output_dir={tmp_path / 'x'}")
+        assert code == 1 and error.startswith(f"detect.py: error: {message}")
 
 
-def test_nothing_to_read_is_an_error(tmp_path):
-    flat(tmp_path / "in" / "1.png", 13)
-    with pytest.raises(OSError, match=r"^\S+1\.png: refused$"):
-        detect_with(Stub(), tmp_path / "in", tmp_path / "out")
-    (tmp_path / "in" / "2.png").write_bytes(b"")
-    with pytest.raises(OSError, match=r"none of 2 inputs can be read; the first: \S+1\.png: ref"):
-        detect_with(Stub(), tmp_path / "in", tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_originals_are_never_overwritten(tmp_path):
-    file = flat(tmp_path / "in" / "1.png", 50)
-    before = file.read_bytes()
-    with pytest.raises(ValueError, match=r"--output_dir: .* \S+1\.png would be overwritten"):
-        detect_with(Stub(), tmp_path / "in", tmp_path / "in" / ".." / "in")
-    assert file.read_bytes() == before
+def test_without_a_display_show_is_an_error(monkeypatch, tmp_path, capsys):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    flat(tmp_path / "a.png", 50)
+    code, _, error = run(
+        capsys, "--weights=x", f"--input={tmp_path}", "--output_dir=x", "--show=true"
+    )
+    assert code == 1 and len(error.splitlines()) == 1
+    assert "error: --show: expected a display, and an OpenCV with windows; got none" in error

@@ -15,7 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 import fcos_tf
 from fcos_tf.data.images import parse_image_size
 from fcos_tf.data.prepare import prepare_batch
-from fcos_tf.evaluation.frames import boxes_to_original
+from fcos_tf.detecting import compile_detect, detect_batch
 from fcos_tf.export import export_saved_model, folding, saved_model, signatures
 from fcos_tf.export.checks import check_export
 from tests.export.encoded import READABLE, jpeg
@@ -67,12 +67,12 @@ def serve(exported):
 
 
 def predict(model, sources):
-    """What `model.predict` gives, in pixels of the original images and with the data set's ids."""
+    """What the model gives, in pixels of the original images and with the data set's ids."""
     batch = prepare_batch(sources, model.image_size)
-    original_sizes = batch.pop("original_sizes")
-    found = model.predict(batch, verbose=0)
-    boxes = boxes_to_original(found["boxes"], batch["image_sizes"], original_sizes)
-    return {**found, "boxes": boxes, "labels": np.array([-1, *IDS])[found["labels"] + 1]}
+    found = detect_batch(compile_detect(model), batch["images"], batch)
+    counts = (found["labels"] >= 0).sum(axis=1)
+    labels = np.array([-1, *IDS])[found["labels"] + 1]
+    return {**found, "num_detections": counts, "labels": labels}
 
 
 def assert_same(found, expected):

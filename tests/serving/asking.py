@@ -8,10 +8,9 @@ import urllib.request
 import cv2
 import numpy as np
 
-from fcos_tf.cli.detect_backends import Found, Picture
-from fcos_tf.data.prepare import prepare_batch
-from fcos_tf.evaluation.frames import boxes_to_original
-from fcos_tf.models.detector import category_ids_of
+import fcos_tf
+from fcos_tf.detecting import Detections
+from fcos_tf.detecting.images import Picture
 
 
 def picture(data):
@@ -20,20 +19,19 @@ def picture(data):
 
 
 def predicted(model, sources):
-    """What the Keras model finds in images of one batch, as `Found` with category ids."""
-    batch = prepare_batch(sources, model.image_size)
-    original_sizes = batch.pop("original_sizes")
-    found = model.predict(batch, verbose=0)
-    boxes = boxes_to_original(found["boxes"], batch["image_sizes"], original_sizes)
-    ids = np.array(category_ids_of(model))[found["labels"]]
-    return [
-        Found(boxes[i, :n], found["scores"][i, :n], ids[i, :n])
-        for i, n in enumerate(found["num_detections"])
-    ]
+    """What the Keras model finds in images of one batch, with category ids as labels."""
+    found = fcos_tf.detect(model, sources, batch_size=len(sources))
+    return [with_ids(one) for one in found]
+
+
+def with_ids(found):
+    """`Detections` as of a server without a description: labels are category ids."""
+    ids = np.array(found.category_ids, int)[found.labels]
+    return Detections(found.boxes, found.scores, ids)
 
 
 def difference(found, expected):
-    """None where lists of `Found` are the same, or how they differ."""
+    """None where lists of `Detections` are the same, or how they differ."""
     for one, other in zip(found, expected, strict=True):
         if len(one.scores) != len(other.scores):
             return f"{len(one.scores)} detections, expected {len(other.scores)}"
@@ -44,9 +42,9 @@ def difference(found, expected):
 
 
 def found_in(rows):
-    """`Found` of the rows that a server answers."""
+    """`Detections` of the rows that a server answers."""
     return [
-        Found(
+        Detections(
             *(
                 np.array(row[name])[: row["num_detections"]]
                 for name in ("boxes", "scores", "labels")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sklearn.datasets import load_sample_image
 
-from fcos_tf.cli.detect_server import ServerBackend
 from fcos_tf.data.images import ImageError
+from fcos_tf.detecting.served import ServedModel
 from tests.serving.asking import REFUSED, ask, difference, found_in, picture, predicted
 
 BROKEN_EVERY = 20  # 5 %
@@ -28,7 +28,7 @@ def test_mixed_requests_of_eight_clients(model, server, photos, count):
     groups = [*([data] for data in photos), photos[:2], photos[3:6], [pixels]]
     expected = [predicted(model, group) for group in groups]
     broken = [item for item in REFUSED if item[0] == ":predict" and item[1] is not None]
-    client = ServerBackend(address)
+    client = ServedModel(address)
 
     def answer(i):
         """None where the answer to request `i` is right, or what is wrong."""

@@ -6,14 +6,16 @@ import socket
 from collections import defaultdict
 from urllib.parse import urlsplit
 
-import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
 
-from fcos_tf.cli.detect_backends import Found, Picture, SavedModelBackend
-from fcos_tf.cli.detect_server import ServerBackend
+import fcos_tf
 from fcos_tf.data.images import ImageError
-from tests.cli.detect_stubs import run
+from fcos_tf.detecting import Detections, open_model
+from fcos_tf.detecting.exported import ExportedModel
+from fcos_tf.detecting.images import Picture
+from fcos_tf.detecting.served import ServedModel
+from tests.detecting.stubs import run
 from tests.serving.asking import (
     REFUSED,
     ask,
@@ -23,6 +25,7 @@ from tests.serving.asking import (
     picture,
     predicted,
     rows_of,
+    with_ids,
 )
 
 
@@ -51,7 +54,7 @@ def test_status_and_metadata(address):
 
 
 def test_one_by_one_like_predict(model, address, photos):
-    client = ServerBackend(address)
+    client = ServedModel(address)
     for data in photos:
         expected = predicted(model, [data])
         assert len(expected[0].scores) > 3 and len(set(expected[0].labels)) > 1
@@ -59,7 +62,7 @@ def test_one_by_one_like_predict(model, address, photos):
 
 
 def test_a_batch_like_predict_on_that_batch(model, address, photos):
-    found = ServerBackend(f"{address}/versions/3").detect([picture(data) for data in photos])
+    found = ServedModel(f"{address}/versions/3").detect([picture(data) for data in photos])
     assert difference(found, predicted(model, photos)) is None
 
 
@@ -87,7 +90,7 @@ def test_options_of_each_image(model, address, photos):
     code, answer = ask(f"{address}:predict", request)
     assert code == 200, answer
     first, second = found_in(answer["predictions"])
-    assert difference([first], [expected[0].rows(slice(2))]) is None
+    assert difference([first], [expected[0][:2]]) is None
     assert len(second.scores) == 0
 
 
@@ -108,7 +111,7 @@ def test_what_is_refused(address, suffix, body, status, message):
 
 
 def test_a_broken_image_is_an_error_of_its_request_alone(model, address, photos):
-    client = ServerBackend(address)
+    client = ServedModel(address)
     with pytest.raises(ImageError, match=r"^photo.jpg: .+"):
         client.detect([picture(photos[2][:2000])])
     with pytest.raises(ImageError, match=r"^one of 2 images: .+"):
@@ -122,18 +125,18 @@ def test_clients_that_go_away(model, address, photos):
     for said in (b"", b"GET", b"\x00\xff\r\n\r\n", head, head + b'{"inst'):
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(said)
-    found = ServerBackend(address).detect([picture(photos[0])])
+    found = ServedModel(address).detect([picture(photos[0])])
     assert difference(found, predicted(model, photos[:1])) is None
 
 
 def results(folder):
-    """What detections.json holds: file name -> `Found` with category ids."""
+    """What detections.json holds: file name -> `Detections` with category ids."""
     rows = defaultdict(list)
     for record in json.loads((folder / "detections.json").read_text()):
         x, y, width, height = record["bbox"]
         box = (x, y, x + width, y + height)
         rows[record["file_name"]].append((box, record["score"], record["category_id"]))
-    return {name: Found(*map(np.array, zip(*found, strict=True))) for name, found in rows.items()}
+    return {name: Detections(*zip(*found, strict=True)) for name, found in rows.items()}
 
 
 def test_the_tool(model, address, export, photos, tmp_path, capsys):
@@ -160,6 +163,34 @@ def test_the_tool(model, address, export, photos, tmp_path, capsys):
         assert difference([found[str(folder / f"{i}.jpg")]], predicted(model, [data])) is None
 
 
+def test_detect_gives_the_same_everywhere(model, export, address, photos, tmp_path):
+    """A model, its file, its export and a server of that; files, bytes and pixels."""
+    model.save(tmp_path / "model.keras")
+    files = []
+    for i, data in enumerate(photos[:2]):
+        files.append(tmp_path / f"{i}.jpg")
+        files[-1].write_bytes(data)
+    pixels = [picture(data).pixels[..., ::-1] for data in photos[:2]]  # from OpenCV's order
+    description = export / "3" / "assets" / "description.json"
+    own = open_model(model)
+    others = (
+        (open_model(tmp_path / "model.keras"), files),
+        (open_model(export), files),
+        (open_model(export), pixels),
+        (open_model(address, description=description), photos[:2]),
+    )
+    numbers = []
+    for threshold in (None, 0.02, 0.3):
+        expected = fcos_tf.detect(own, files, score_threshold=threshold)
+        numbers.append(sum(map(len, expected)))
+        for opened, images in others:
+            found = fcos_tf.detect(opened, images, score_threshold=threshold)
+            assert difference(found, expected) is None
+            assert [one.category_ids for one in found] == [(7, 3, 90)] * 2
+            assert [one.image_size for one in found] == [one.image_size for one in expected]
+    assert numbers[0] > numbers[2] > 0, numbers
+
+
 @pytest.mark.slow
 def test_real_photos_like_predict(model, export, address, shared_data, tmp_path, capsys):
     """50 photos through everything that detects, one by one, and all at once."""
@@ -171,14 +202,13 @@ def test_real_photos_like_predict(model, export, address, shared_data, tmp_path,
     assert len({photo.pixels.shape for photo in photos}) > 20
     expected = [predicted(model, [photo.data])[0] for photo in photos]
     assert sum(len(found.scores) for found in expected) > 500
-    saved, client = SavedModelBackend(export), ServerBackend(address)
-    to_ids = np.array(saved.classes.category_ids)
+    saved, client = ExportedModel(export), ServedModel(address)
     for photo, right in zip(photos, expected, strict=True):
         pixels = picture(photo.data).pixels[..., ::-1]
         assert difference(client.detect([photo]), [right]) is None
         for source in (photo, Picture("frame", pixels)):  # serving_default, detect_images
             (found,) = saved.detect([source])
-            assert difference([found._replace(labels=to_ids[found.labels])], [right]) is None
+            assert difference([with_ids(found)], [right]) is None
     assert difference(client.detect(photos), predicted(model, [p.data for p in photos])) is None
 
     model.save(tmp_path / "model.keras")

@@ -1,4 +1,4 @@
-"""Videos and cameras for `tools/detect.py`, through OpenCV."""
+"""Frames of videos and cameras, through OpenCV."""
 
 import math
 import os
@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fcos_tf.cli.detect_inputs import CAMERA, Input
 from fcos_tf.data.images import ImageError
+from fcos_tf.detecting.inputs import CAMERA, Input
 
 _CODEC = "mp4v"  # MPEG-4 part 2: in every build of OpenCV that writes videos
 _UNKNOWN_RATE = 25.0

@@ -1,16 +1,13 @@
-"""What --input names: image files, video files and cameras."""
+"""What a text names: image files, video files and cameras."""
 
 import glob
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from fcos_tf.detecting.images import IMAGE_SUFFIXES, files_in
+
 IMAGE, VIDEO, CAMERA = "image", "video", "camera"
-# Of a folder these count; a file that is named itself may have any suffix.
-_IMAGE_SUFFIXES = {
-    ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",
-    ".webp",
-}  # fmt: skip
 _VIDEO_SUFFIXES = {
     ".3gp", ".avi", ".flv", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
     ".mts", ".ogv", ".ts", ".webm", ".wmv",
@@ -30,7 +27,7 @@ class Input(NamedTuple):
 
 
 def find_inputs(text: str) -> list[Input]:
-    """Finds what --input names, in its order, folders and patterns sorted by name.
+    """Finds what is named, in its order, folders and patterns sorted by name.
 
     Args:
         text: an image or video file, a folder (its images and videos, not those of folders in it),
@@ -44,7 +41,7 @@ def find_inputs(text: str) -> list[Input]:
     # A comma may belong to a name.
     parts = [text] if Path(text).exists() else [part.strip() for part in text.split(",")]
     if not all(parts):
-        raise ValueError(f"--input: expected files, folders, patterns or a camera, got {text!r}")
+        raise ValueError(f"input: expected files, folders, patterns or a camera, got {text!r}")
     found = {item: None for part in parts for item in _expand(part)}  # each once
     return list(found)
 
@@ -52,10 +49,9 @@ def find_inputs(text: str) -> list[Input]:
 def _expand(part: str) -> Iterator[Input]:
     path = Path(part)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file())
-        files = [f for f in files if f.suffix.lower() in _IMAGE_SUFFIXES | _VIDEO_SUFFIXES]
+        files = files_in(path, IMAGE_SUFFIXES | _VIDEO_SUFFIXES)
         if not files:
-            raise FileNotFoundError(f"--input: no images or videos in the folder {part}")
+            raise FileNotFoundError(f"input: no images or videos in the folder {part}")
     elif path.exists():
         files = [path]
     elif part.isdecimal():
@@ -65,8 +61,8 @@ def _expand(part: str) -> Iterator[Input]:
         files = [Path(name) for name in sorted(glob.glob(part, recursive=True))]
         files = [file for file in files if file.is_file()]
         if not files:
-            raise FileNotFoundError(f"--input: no file matches {part}")
+            raise FileNotFoundError(f"input: no file matches {part}")
     else:
-        raise FileNotFoundError(f"--input: no file or folder {part}")
+        raise FileNotFoundError(f"input: no file or folder {part}")
     for file in files:
         yield Input(VIDEO if file.suffix.lower() in _VIDEO_SUFFIXES else IMAGE, file)

@@ -1,4 +1,4 @@
-"""The tool that detects, on a SavedModel and on a server."""
+"""A SavedModel and a server as models that detect."""
 
 import base64
 import io
@@ -10,23 +10,25 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from fcos_tf.cli.detect_backends import (
-    Classes,
-    Picture,
-    SavedModelBackend,
+from fcos_tf.data.images import ImageError
+from fcos_tf.detecting.exported import (
+    ExportedModel,
     newest_version,
     portable_bytes,
+    read_description,
+    to_labels,
 )
-from fcos_tf.cli.detect_server import ServerBackend
-from fcos_tf.data.images import ImageError
-from tests.cli.detect_stubs import (
-    CLASSES,
+from fcos_tf.detecting.images import Picture
+from fcos_tf.detecting.opened import OpenedModel
+from fcos_tf.detecting.served import ServedModel
+from tests.detecting.stubs import (
+    WEAK,
     Stub,
+    answer_like,
     detect_with,
     flat,
     make_video,
     read_records,
-    run,
     save_stub,
     serve,
 )
@@ -35,6 +37,10 @@ from tests.cli.detect_stubs import (
 @pytest.fixture(scope="module")
 def export(tmp_path_factory):
     return save_stub(tmp_path_factory.mktemp("export"))
+
+
+def description_of(export):
+    return export / "1" / "assets" / "description.json"
 
 
 @pytest.fixture
@@ -48,52 +54,22 @@ def images(tmp_path):
     return tmp_path / "in"
 
 
-def answer_like(backend):
-    """What TensorFlow Serving would answer with this model behind it."""
-
-    def answer(path, body):
-        if path != "/v1/models/stub:predict":
-            return 404, {"error": "Servable not found"}
-        assert body["signature_name"] == "serving_default"
-        pictures = []
-        for instance in body["instances"]:
-            data = base64.b64decode(instance["b64"])
-            pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-            pictures.append(Picture("an image", pixels, data))
-        try:
-            found = backend.detect(pictures)
-        except ImageError as error:
-            return 400, {"error": str(error)}
-        rows = [
-            {
-                "boxes": [*one.boxes.tolist(), [0.0] * 4],  # padded, as the signature does
-                "scores": [*one.scores.tolist(), 0.0],
-                "labels": [*(CLASSES.category_ids[label] for label in one.labels), -1],
-                "num_detections": len(one.labels),
-            }
-            for one in found
-        ]
-        return 200, {"predictions": rows}
-
-    return answer
-
-
 def comparable(folder):
     return [(*record[:4], pytest.approx(record[4], rel=1e-6)) for record in read_records(folder)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_all_backends_write_the_same(export, images, tmp_path, batch_size):
+def test_all_models_write_the_same(export, images, tmp_path, batch_size):
     options = {"batch_size": batch_size}
     stub, line = detect_with(Stub(), images, tmp_path / "stub", **options)
     assert line.startswith("3 images, 6 detections")
-    saved, _ = detect_with(SavedModelBackend(export), images, tmp_path / "saved", **options)
+    saved, _ = detect_with(ExportedModel(export), images, tmp_path / "saved", **options)
     with serve(answer_like(Stub())) as (address, requests):
-        server = ServerBackend(f"{address}/v1/models/stub", CLASSES)
+        server = ServedModel(f"{address}/v1/models/stub", description_of(export))
         served, _ = detect_with(server, images, tmp_path / "served", **options)
     expected = comparable(tmp_path / "stub")
     # Grey levels 51, 102 and 204 of 255.
-    assert [record[4] for record in expected] == pytest.approx([0.2, 0.01, 0.4, 0.01, 0.8, 0.01])
+    assert [record[4] for record in expected] == pytest.approx([0.2, WEAK, 0.4, WEAK, 0.8, WEAK])
     assert read_records(tmp_path / "saved") == expected
     assert read_records(tmp_path / "served") == expected
     for name in ("a.png", "d.png"):
@@ -124,9 +100,9 @@ def test_frames_of_a_video(export, tmp_path):
     video = make_video(tmp_path / "clip.mp4", (51, 102, 204))
     texts = []
     detect_with(Stub(), video, tmp_path / "stub", batch_size=2)
-    detect_with(SavedModelBackend(export), video, tmp_path / "saved", batch_size=2)
+    detect_with(ExportedModel(export), video, tmp_path / "saved", batch_size=2)
     with serve(answer_like(Stub())) as (address, _):
-        server = ServerBackend(f"{address}/v1/models/stub", CLASSES)
+        server = ServedModel(f"{address}/v1/models/stub", description_of(export))
         detect_with(server, video, tmp_path / "served", batch_size=2)
     for name in ("stub", "saved", "served"):
         lines = (tmp_path / name / "detections.jsonl").read_text().splitlines()
@@ -137,29 +113,6 @@ def test_frames_of_a_video(export, tmp_path):
     assert len(texts[0]) == 3 and texts[1] == texts[0] and texts[2] == texts[0]
 
 
-def test_the_tool_takes_an_export_and_a_server(export, images, tmp_path, capsys):
-    arguments = [f"--input={images}/a.png,{images}/b.png", "--classes=cat,帽子"]
-    code, _, error = run(
-        capsys, f"--saved_model={export}", *arguments, f"--output_dir={tmp_path / 'saved'}"
-    )
-    assert (code, error) == (0, "")
-    with serve(answer_like(Stub())) as (address, _):
-        url = f"--server={address}/v1/models/stub"
-        description = f"--description={export}/1/assets/description.json"
-        code, _, error = run(
-            capsys, url, description, *arguments, f"--output_dir={tmp_path / 'served'}"
-        )
-        assert (code, error) == (0, "")
-        assert read_records(tmp_path / "saved") == read_records(tmp_path / "served")
-        assert [record[2] for record in read_records(tmp_path / "served")] == [90, 90]
-        # Without a description classes go by their ids.
-        arguments[1] = "--classes=3"
-        code, _, _ = run(capsys, url, *arguments, f"--output_dir={tmp_path / 'ids'}")
-        assert code == 0 and [record[2] for record in read_records(tmp_path / "ids")] == [3, 3]
-        code, _, error = run(capsys, url, arguments[0], "--classes=dog", "--output_dir=x")
-        assert code == 1 and "--classes: expected category ids; got dog" in error
-
-
 def test_versions(export, tmp_path):
     assert newest_version(export) == newest_version(export / "1") == export / "1"
     for version in ("2", "10"):
@@ -167,8 +120,8 @@ def test_versions(export, tmp_path):
         (tmp_path / version / "saved_model.pb").write_bytes(b"")
     (tmp_path / "11").mkdir()  # not yet complete
     assert newest_version(tmp_path) == tmp_path / "10"
-    with pytest.raises(ValueError, match=r"--saved_model: cannot load \S+10: "):
-        SavedModelBackend(tmp_path)
+    with pytest.raises(ValueError, match=r"model: cannot load \S+10: "):
+        ExportedModel(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no saved_model\.pb in \S+11 or a version in it"):
         newest_version(tmp_path / "11")
     with pytest.raises(FileNotFoundError, match=r"no folder \S+12"):
@@ -187,17 +140,23 @@ def test_versions(export, tmp_path):
 def test_descriptions_that_are_none(tmp_path, text, message):
     (tmp_path / "d.json").write_text(text)
     with pytest.raises(ValueError, match=rf"d\.json: .*{message}"):
-        Classes.from_description(tmp_path / "d.json")
+        read_description(tmp_path / "d.json")
 
 
 def test_a_model_without_names(tmp_path):
     (tmp_path / "d.json").write_text('{"class_names": null, "category_ids": [4, 6]}')
-    classes = Classes.from_description(tmp_path / "d.json")
-    assert classes == Classes(None, (4, 6))
-    assert classes.select(["6"]).tolist() == [1]
-    assert classes.labels_of(np.array([6, 4, 6])).tolist() == [1, 0, 1]
-    with pytest.raises(ValueError, match=r"category id 5, which its description\.json does not"):
-        classes.labels_of(np.array([4, 5]))
+    assert read_description(tmp_path / "d.json") == (None, (4, 6))
+    model = OpenedModel(None, (4, 6))
+    assert model.select(["6"]).tolist() == [1]
+    found = {
+        "boxes": [[[0.0] * 4] * 3], "scores": [[0.5, 0.4, 0.0]], "labels": np.array([[6, 4, -1]]),
+        "num_detections": np.array([2]),
+    }  # fmt: skip
+    assert to_labels(found, (4, 6))["labels"].tolist() == [[1, 0, -1]]
+    # Without ids either, labels are the ids.
+    assert to_labels(found, None)["labels"].tolist() == [[6, 4, -1]]
+    with pytest.raises(ValueError, match=r"category id 6, which its description\.json does not"):
+        to_labels(found, (4, 5))
 
 
 @pytest.mark.parametrize(
@@ -219,24 +178,24 @@ def test_what_a_server_may_answer(status, body, error, message):
         serve(lambda path, sent: (status, body)) as (address, _),
         pytest.raises(error, match=message),
     ):
-        ServerBackend(f"{address}/v1/models/m").detect([picture])
+        ServedModel(f"{address}/v1/models/m").detect([picture])
 
 
 def test_addresses():
     picture = Picture("a.png", np.zeros([4, 4, 3], np.uint8))
     with serve(lambda path, sent: (200, {})) as (address, _):
         pass
-    with pytest.raises(OSError, match=r"--server: cannot reach http://127\S+:predict: .*refused"):
-        ServerBackend(f"{address}/v1/models/m").detect([picture])
+    with pytest.raises(OSError, match=r"model: cannot reach http://127\S+:predict: .*refused"):
+        ServedModel(f"{address}/v1/models/m").detect([picture])
     for address in ("localhost:8501", "http://host:8501", "http://host/v1/models/", "grpc://host"):
-        with pytest.raises(ValueError, match=f"--server: expected http://host.* got {address}"):
-            ServerBackend(address)
+        with pytest.raises(ValueError, match=f"model: expected http://host.* got {address}"):
+            ServedModel(address)
 
 
 def test_grpc_without_its_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorflow_serving.apis", None)
     with pytest.raises(ValueError, match="grpc:// needs the package tensorflow-serving-api"):
-        ServerBackend("grpc://host:8500/m")
+        ServedModel("grpc://host:8500/m")
 
 
 def test_grpc(export, images, tmp_path):
@@ -266,12 +225,15 @@ def test_grpc(export, images, tmp_path):
     address = f"grpc://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}/stub"
     server.start()
     try:
-        detection, _ = detect_with(ServerBackend(address, CLASSES), images, tmp_path / "served")
+        model = ServedModel(address, description_of(export))
+        detection, _ = detect_with(model, images, tmp_path / "served")
+        strong = model.detect([Picture("a", np.full([4, 4, 3], 51, np.uint8))], 0.1)
     finally:
         server.stop(None).wait()
-    detect_with(SavedModelBackend(export), images, tmp_path / "saved")
+    assert [found.names for found in strong] == [["dog"]]
+    detect_with(ExportedModel(export), images, tmp_path / "saved")
     assert read_records(tmp_path / "served") == read_records(tmp_path / "saved")
     (fault,) = detection.faults
     assert "c.png: " in fault and "refused" in fault
-    with pytest.raises(OSError, match=r"--server: grpc://127\S+/stub: UNAVAILABLE: "):
-        ServerBackend(address).detect([Picture("a", np.zeros([4, 4, 3], np.uint8))])
+    with pytest.raises(OSError, match=r"model: grpc://127\S+/stub: UNAVAILABLE: "):
+        ServedModel(address).detect([Picture("a", np.zeros([4, 4, 3], np.uint8))])

@@ -1,4 +1,4 @@
-"""The tool that detects, on videos and cameras."""
+"""A run over videos and cameras."""
 
 import json
 
@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from fcos_tf.cli.detect_inputs import VIDEO, Input
-from fcos_tf.cli.detect_video import VideoReader
+from fcos_tf.detecting.inputs import VIDEO, Input
+from fcos_tf.detecting.videos import VideoReader
 from fcos_tf.visualization import class_colour
-from tests.cli.detect_stubs import Stub, detect_with, flat, make_video
+from tests.detecting.stubs import WEAK, Stub, detect_with, flat, make_video
 
 LEVELS = (200, 220, 160, 240, 180)
 
@@ -40,7 +40,7 @@ def test_a_line_and_a_drawn_frame_for_every_frame(tmp_path):
         dog, cat = entry["detections"]
         assert dog["bbox"] == [0, 0, 160, 240] and dog["category_id"] == 3
         assert dog["score"] == pytest.approx(level / 255, abs=0.02)  # as well as mp4v keeps it
-        assert cat == {"category_id": 90, "bbox": [160, 0, 160, 240], "score": 0.01}
+        assert cat == {"category_id": 90, "bbox": [160, 0, 160, 240], "score": WEAK}
     rate, frames = read_video(tmp_path / "out" / "clip.mp4")
     assert rate == 12.5 and len(frames) == 5
     for frame, level in zip(frames, LEVELS, strict=True):

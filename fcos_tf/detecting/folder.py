@@ -1,35 +1,30 @@
-"""A model over images and videos, into a folder: what `tools/detect.py` does."""
+"""A model over images and videos, into a folder: pictures of what was found, and JSON."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fcos_tf.cli.detect_backends import Found, Picture
-from fcos_tf.cli.detect_inputs import CAMERA, IMAGE, Input
-from fcos_tf.cli.detect_output import (
-    Progress,
-    Results,
-    Stopped,
-    Window,
-    draw,
-    image_ids,
-    output_names,
-    save_picture,
-)
-from fcos_tf.cli.detect_video import VideoReader, VideoWriter
-from fcos_tf.cli.run_files import PICTURE_THRESHOLD
-from fcos_tf.data.images import ImageError, decode_image, read_bytes
+from fcos_tf.data.images import ImageError
+from fcos_tf.detecting.detections import Detections
+from fcos_tf.detecting.display import Progress, Stopped, Window
+from fcos_tf.detecting.images import Picture, read_picture
+from fcos_tf.detecting.inputs import CAMERA, IMAGE, Input
+from fcos_tf.detecting.opened import OpenedModel
+from fcos_tf.detecting.results import Results, image_ids, output_names, save_picture
+from fcos_tf.detecting.videos import VideoReader, VideoWriter
+
+# Of a score sqrt(class * centerness); below it NMS leaves second guesses of other classes.
+PICTURE_THRESHOLD = 0.5
 
 
-class Detection:
-    """One run of the tool.
+class FolderRun:
+    """One run over files, videos or cameras.
 
     Args:
-        backend: of `detect_backends` or `detect_server`.
+        model: what `open_model` gave.
         output_dir: where to write; made if it is not there.
         classes: names of the only classes to keep; empty: all.
         batch_size: images at a time.
@@ -42,11 +37,15 @@ class Detection:
 
     Raises:
         ValueError: a class that the model does not have.
+
+    Example:
+        run = FolderRun(open_model("fcos.keras"), "found")
+        print(run.run(find_inputs("photos,clip.mp4")))
     """
 
     def __init__(
         self,
-        backend: Any,
+        model: OpenedModel,
         output_dir: str | Path,
         *,
         classes: Sequence[str] = (),
@@ -55,9 +54,9 @@ class Detection:
         max_frames: int | None = None,
         window: Window | None = None,
     ):
-        self._backend = backend
+        self._model = model
         self._folder = Path(output_dir)
-        self._labels = backend.classes.select(classes) if classes else None
+        self._labels = model.select(classes) if classes else None
         self._batch_size = batch_size
         self._score_threshold = score_threshold
         self._max_frames = max_frames
@@ -82,11 +81,11 @@ class Detection:
         for name in names.values():
             if (self._folder / name).resolve() in originals:
                 raise ValueError(
-                    "--output_dir: expected another folder than that of the input; "
+                    "output_dir: expected another folder than that of the input; "
                     f"{self._folder / name} would be overwritten"
                 )
         self._folder.mkdir(parents=True, exist_ok=True)
-        with Results(self._folder, self._backend.classes) as results:
+        with Results(self._folder) as results:
             with contextlib.suppress(Stopped):
                 self._run_images(images, names, results)
                 for item in videos:
@@ -101,10 +100,10 @@ class Detection:
         ids = dict(zip(map(str, files), image_ids(files), strict=True))
         with Progress("images", len(files)) as progress:
             for pictures in _batches(self._read(files), self._batch_size):
-                for picture, found in self._detect(pictures):
-                    results.add_image(ids[picture.name], picture.name, found)
-                    drawn = self._draw(picture, found)
-                    save_picture(self._folder / names[Path(picture.name)], drawn)
+                for found in self._detect(pictures):
+                    results.add_image(ids[found.file], found.file, found)
+                    drawn = self._draw(found)
+                    save_picture(self._folder / names[Path(found.file)], drawn)
                     self._counts["images"] += 1
                     progress.show(self._counts["images"] + len(self.faults))
                     self._show(drawn, wait=True)
@@ -128,9 +127,9 @@ class Detection:
         ):
             frames = (Picture(f"a frame of {name}", frame) for frame in reader)
             for pictures in _batches(islice(frames, self._max_frames), self._batch_size):
-                for picture, found in self._detect(pictures):
+                for found in self._detect(pictures):
                     results.add_frame(name, done, done / reader.rate, found)
-                    drawn = self._draw(picture, found)
+                    drawn = self._draw(found)
                     writer.write(drawn)
                     done += 1
                     self._counts["frames"] += 1
@@ -140,36 +139,26 @@ class Detection:
             self.faults.append(f"{name}: only {done} of {total or 'its'} frames can be read")
 
     def _read(self, files: Iterable[Path]) -> Iterator[Picture]:
-        """The images that can be read."""
+        """The images that can be read; their pixels are kept, as they are drawn at once."""
         for file in files:
-            name = str(file)
             try:
-                data = read_bytes(name)
-                pixels, _ = decode_image(data, name, lambda height, width: (height, width))
+                yield read_picture(str(file))._replace(source=None)
             except ImageError as error:
                 self.faults.append(str(error))
+
+    def _detect(self, pictures: Sequence[Picture]) -> Iterator[Detections]:
+        """What was found in each picture; without those that the model refuses."""
+        for found in self._model.detect_each(pictures):
+            if isinstance(found, ImageError):
+                self.faults.append(str(found))
                 continue
-            yield Picture(name, pixels, data)
-
-    def _detect(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Found]]:
-        """Each picture with what was found; without those that the model refuses."""
-        try:
-            found = self._backend.detect(pictures)
-        except ImageError as error:
-            if len(pictures) == 1:
-                self.faults.append(str(error))
-                return
-            for picture in pictures:  # one of them is the cause
-                yield from self._detect([picture])
-            return
-        for picture, one in zip(pictures, found, strict=True):
             if self._labels is not None:
-                one = one.rows(np.isin(one.labels, self._labels))
-            self._counts["detections"] += len(one.labels)
-            yield picture, one
+                found = found[np.isin(found.labels, self._labels)]
+            self._counts["detections"] += len(found)
+            yield found
 
-    def _draw(self, picture: Picture, found: Found) -> np.ndarray:
-        return draw(picture.pixels, found, self._backend.classes, self._score_threshold)
+    def _draw(self, found: Detections) -> np.ndarray:
+        return np.asarray(found.draw(self._score_threshold))
 
     def _show(self, drawn: np.ndarray, *, wait: bool) -> None:
         if self._window is not None:

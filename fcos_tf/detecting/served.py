@@ -1,4 +1,4 @@
-"""A model behind TensorFlow Serving, for `tools/detect.py`: REST, or gRPC."""
+"""A model behind TensorFlow Serving as a model that detects: REST, or gRPC."""
 
 import base64
 import http.client
@@ -6,60 +6,65 @@ import json
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from fcos_tf.cli.detect_backends import (
-    FILES_SIGNATURE,
-    Classes,
-    Found,
-    Picture,
+from fcos_tf.detecting.exported import (
+    options_of,
     portable_bytes,
+    read_description,
     refusal,
-    split_batch,
+    to_labels,
 )
+from fcos_tf.detecting.opened import OpenedModel
 
 TIMEOUT = 300.0  # seconds for one request; a first one may wait for a model to warm up
 
 
-class ServerBackend:
+class ServedModel(OpenedModel):
     """A served model; images travel as files, frames of a video as PNG.
 
     Args:
         address: "http://host:8501/v1/models/NAME", with "/versions/N" for one of them, or
             "grpc://host:8500/NAME", which needs the package tensorflow-serving-api.
-        classes: the server does not tell names and ids; without them labels are category ids.
+        description: `assets/description.json` of the export, as the server does not tell names and
+            ids; without it labels are category ids.
 
     Raises:
-        ValueError: another kind of address, or that package is missing.
+        FileNotFoundError: there is no such description.
+        ValueError: another kind of address, that package is missing, or it is no description.
     """
 
-    def __init__(self, address: str, classes: Classes | None = None):
-        self.classes = classes or Classes()
+    def __init__(self, address: str, description: str | Path | None = None):
+        super().__init__(*(read_description(description) if description else ()))
+        self._predict: Callable[[str, Sequence[bytes], Mapping], dict[str, np.ndarray]]
         if re.fullmatch(r"https?://[^/]+/v1/models/.+", address):
             self._predict = _Rest(address)
         elif match := re.fullmatch(r"grpc://([^/]+)/([^/]+)", address):
             self._predict = _Grpc(*match.groups())
         else:
             raise ValueError(
-                "--server: expected http://host:8501/v1/models/NAME or grpc://host:8500/NAME, "
+                "model: expected http://host:8501/v1/models/NAME or grpc://host:8500/NAME, "
                 f"got {address}"
             )
 
-    def detect(self, pictures: Sequence[Picture]) -> list[Found]:
-        """What is found in each picture, in its own pixels.
+    def find(self, pictures, score_threshold):
+        """See `OpenedModel`.
 
         Raises:
             ImageError: the server refuses an image; names it if it is the only one.
             OSError: it cannot be reached, or refuses the request as such.
             ValueError: its answer is not that of an exported detector.
         """
+        signature, options = options_of(len(pictures), score_threshold)
+        data = [portable_bytes(picture) for picture in pictures]
         try:
-            found = self._predict([portable_bytes(picture) for picture in pictures])
+            found = self._predict(signature, data, options)
         except _RefusalError as error:
             raise refusal(pictures, str(error)) from error
-        return split_batch(found, self.classes)
+        return to_labels(found, self.category_ids)
 
 
 class _RefusalError(Exception):
@@ -70,14 +75,16 @@ class _Rest:
     def __init__(self, address: str):
         self._address = f"{address.rstrip('/')}:predict"
 
-    def __call__(self, images: Sequence[bytes]) -> dict[str, np.ndarray]:
-        body = {
-            "signature_name": FILES_SIGNATURE,
-            "instances": [{"b64": base64.b64encode(image).decode()} for image in images],
-        }
+    def __call__(self, signature, images, options):
+        instances = [{"b64": base64.b64encode(image).decode()} for image in images]
+        if options:
+            instances = [
+                {"image_bytes": image, **{name: x[i].item() for name, x in options.items()}}
+                for i, image in enumerate(instances)
+            ]
         request = urllib.request.Request(
             self._address,
-            json.dumps(body).encode(),
+            json.dumps({"signature_name": signature, "instances": instances}).encode(),
             {"Content-Type": "application/json"},
         )
         try:
@@ -90,13 +97,13 @@ class _Rest:
             # A model without the signature is no fault of the images.
             if error.code == 400 and "signature" not in text:
                 raise _RefusalError(text) from error
-            raise OSError(f"--server: {self._address} answers {error.code}: {text}") from error
+            raise OSError(f"model: {self._address} answers {error.code}: {text}") from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise OSError(f"--server: cannot reach {self._address}: {reason}") from error
+            raise OSError(f"model: cannot reach {self._address}: {reason}") from error
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise ValueError(
-                f"--server: {self._address} does not answer as an exported detector: {error!r}"
+                f"model: {self._address} does not answer as an exported detector: {error!r}"
             ) from error
 
 
@@ -115,7 +122,7 @@ class _Grpc:
             from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
         except ImportError as error:
             raise ValueError(
-                "--server: grpc:// needs the package tensorflow-serving-api, which is not "
+                "model: grpc:// needs the package tensorflow-serving-api, which is not "
                 f"installed ({error})"
             ) from error
         self._grpc, self._requests = grpc, predict_pb2
@@ -124,20 +131,20 @@ class _Grpc:
         channel = grpc.insecure_channel(host, options=unlimited)
         self._service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
-    def __call__(self, images: Sequence[bytes]) -> dict[str, np.ndarray]:
+    def __call__(self, signature, images, options):
         import tensorflow as tf
 
         request = self._requests.PredictRequest()
         request.model_spec.name = self._name
-        request.model_spec.signature_name = FILES_SIGNATURE
-        request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(list(images)))
+        request.model_spec.signature_name = signature
+        for name, value in {"image_bytes": list(images), **options}.items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
         try:
             answer = self._service.Predict(request, timeout=TIMEOUT)
         except self._grpc.RpcError as error:
             if error.code() == self._grpc.StatusCode.INVALID_ARGUMENT:
                 raise _RefusalError(error.details()) from error
             raise OSError(
-                f"--server: grpc://{self._host}/{self._name}: {error.code().name}: "
-                f"{error.details()}"
+                f"model: grpc://{self._host}/{self._name}: {error.code().name}: {error.details()}"
             ) from error
         return {name: tf.make_ndarray(value) for name, value in answer.outputs.items()}

@@ -1,6 +1,8 @@
-"""Small models for the tests of `tools/detect.py`."""
+"""Small models for the tests of detecting, and of `tools/detect.py`."""
 
+import base64
 import http.server
+import io
 import json
 import threading
 from contextlib import contextmanager
@@ -12,12 +14,14 @@ import tensorflow as tf
 from PIL import Image
 
 from fcos_tf.cli import detect
-from fcos_tf.cli.detect_backends import Classes, Found
-from fcos_tf.cli.detect_inputs import find_inputs
-from fcos_tf.cli.detect_run import Detection
 from fcos_tf.data.images import ImageError
+from fcos_tf.detecting.folder import FolderRun
+from fcos_tf.detecting.images import Picture
+from fcos_tf.detecting.inputs import find_inputs
+from fcos_tf.detecting.opened import OpenedModel
 
-CLASSES = Classes(("帽子", "dog", "cat"), (7, 3, 90))
+NAMES, IDS = ("帽子", "dog", "cat"), (7, 3, 90)
+WEAK = 1 / 64  # the score of the cat
 
 
 def run(capsys, *arguments):
@@ -28,10 +32,10 @@ def run(capsys, *arguments):
     return end.value.code, out.out, out.err
 
 
-def detect_with(backend, text, out, **options):
-    """A run on --input=text, and what it says at the end."""
-    detection = Detection(backend, out, **options)
-    return detection, detection.run(find_inputs(str(text)))
+def detect_with(model, text, out, **options):
+    """A run over what the text names, and what it says at the end."""
+    folder_run = FolderRun(model, out, **options)
+    return folder_run, folder_run.run(find_inputs(str(text)))
 
 
 def read_records(folder):
@@ -58,27 +62,28 @@ def make_video(path, values, rate=12.5, size=(320, 240)):
     return path
 
 
-class Stub:
+class Stub(OpenedModel):
     """Finds two boxes in every picture: a dog in the left half, a weak cat that is the rest.
 
     The dog's score is the mean grey level by 255. Pictures with a pixel of 13 are refused.
     """
 
     def __init__(self):
-        self.classes = CLASSES
+        super().__init__(NAMES, IDS)
         self.batches = []
 
-    def detect(self, pictures):
+    def find(self, pictures, score_threshold):
         self.batches.append([picture.name for picture in pictures])
         for picture in pictures:
             if (picture.pixels == 13).all():
                 raise ImageError(f"{pictures[0].name if len(pictures) == 1 else '?'}: refused")
-        return [self._one(picture.pixels) for picture in pictures]
+        found = [self._one(picture.pixels) for picture in pictures]
+        return {name: np.array([one[name] for one in found]) for name in found[0]}
 
     def _one(self, pixels):
         height, width = pixels.shape[:2]
-        boxes = np.array([[0, 0, width / 2, height], [width / 2, 0, width, height]])
-        return Found(boxes, np.array([pixels.mean() / 255, 0.01]), np.array([1, 2]))
+        boxes = [[0, 0, width / 2, height], [width / 2, 0, width, height], [0] * 4]
+        return {"boxes": boxes, "scores": [pixels.mean() / 255, WEAK, 0], "labels": [1, 2, -1]}
 
 
 class StubModel(tf.Module):
@@ -94,6 +99,19 @@ class StubModel(tf.Module):
     def detect_images(self, images):
         return self._detect(lambda pixels: pixels, images)
 
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, "image_bytes"),
+            tf.TensorSpec([None], tf.float32, "score_threshold"),
+            tf.TensorSpec([None], tf.int32, "max_detections"),
+        ]
+    )
+    def serving_with_options(self, image_bytes, score_threshold, max_detections):
+        found = self.serving_default(image_bytes)
+        kept = tf.cast(found["scores"] >= score_threshold[:, None], tf.int32)
+        count = tf.minimum(tf.reduce_sum(kept, axis=1), max_detections)
+        return {**found, "num_detections": tf.minimum(count, found["num_detections"])}
+
     def _detect(self, pixels_of, elements):
         def one(element):
             pixels = tf.cast(pixels_of(element), tf.float32)
@@ -103,7 +121,7 @@ class StubModel(tf.Module):
             boxes = [[zero, zero, width / 2, height], [width / 2, zero, width, height], [zero] * 4]
             return {
                 "boxes": tf.convert_to_tensor(boxes),
-                "scores": tf.stack([tf.reduce_mean(pixels) / 255, 0.01, 0.0]),
+                "scores": tf.stack([tf.reduce_mean(pixels) / 255, WEAK, 0.0]),
                 "labels": tf.constant([3, 90, -1]),  # category ids; the last row is padding
                 "num_detections": tf.constant(2),
             }
@@ -117,12 +135,48 @@ class StubModel(tf.Module):
         return tf.map_fn(one, elements, fn_output_signature=spec)
 
 
+def answer_like(model):
+    """What TensorFlow Serving would answer with this model behind it."""
+
+    def answer(path, body):
+        if path != "/v1/models/stub:predict":
+            return 404, {"error": "Servable not found"}
+        has_options = body["signature_name"] == "serving_with_options"
+        assert has_options or body["signature_name"] == "serving_default"
+        pictures = []
+        for instance in body["instances"]:
+            if has_options:
+                assert set(instance) == {"image_bytes", "score_threshold", "max_detections"}
+            data = base64.b64decode((instance["image_bytes"] if has_options else instance)["b64"])
+            pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            pictures.append(Picture("an image", pixels, data))
+        try:
+            threshold = body["instances"][0]["score_threshold"] if has_options else None
+            found = model.detect(pictures, threshold)
+        except ImageError as error:
+            return 400, {"error": str(error)}
+        rows = [
+            {
+                # Padded, as the signature does.
+                "boxes": [*one.boxes.tolist(), *[[0.0] * 4] * (3 - len(one))],
+                "scores": [*one.scores.tolist(), *[0.0] * (3 - len(one))],
+                "labels": [*(IDS[label] for label in one.labels), *[-1] * (3 - len(one))],
+                "num_detections": len(one),
+            }
+            for one in found
+        ]
+        return 200, {"predictions": rows}
+
+    return answer
+
+
 def save_stub(folder):
     """Exports a `StubModel` as version 1, and a file that is no version beside it."""
     model = StubModel()
-    signatures = {"serving_default": model.serving_default, "detect_images": model.detect_images}
+    names = ("serving_default", "serving_with_options", "detect_images")
+    signatures = {name: getattr(model, name) for name in names}
     tf.saved_model.save(model, str(folder / "1"), signatures)
-    description = {"class_names": CLASSES.names, "category_ids": CLASSES.category_ids}
+    description = {"class_names": NAMES, "category_ids": IDS}
     (folder / "1" / "assets" / "description.json").write_text(json.dumps(description))
     (folder / "README").write_text("")
     return folder

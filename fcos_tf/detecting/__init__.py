@@ -1,0 +1,32 @@
+"""Images in, detections in their own pixels out; the only way there is.
+
+    images -> list_images -> read_picture -> OpenedModel.detect -> Detections
+    a Keras model: prepare_batch -> compile_detect -> detect_batch; an exported model or a server
+    does the same in its graph
+
+The names are imported on first use: `evaluation`, which scores bare result files too, need not wait
+for TensorFlow.
+"""
+
+import importlib
+
+_NAMES = {
+    "Detections": "detections",
+    "compile_detect": "batches",
+    "detect": "models",
+    "detect_batch": "batches",
+    "detect_samples": "batches",
+    "open_model": "models",
+}
+
+__all__ = list(_NAMES)
+
+
+def __getattr__(name: str):
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

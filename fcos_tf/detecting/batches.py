@@ -1,0 +1,214 @@
+"""A detector as one compiled function of batches, and its boxes back in the original images.
+
+    model -> compile_detect -> function (images, image_sizes) -> boxes in pixels of `images`
+          -> detect_batch -> boxes in pixels of the original images
+
+Whatever detects comes through here: `fcos_tf.detect`, the tool, evaluation, the check of an
+export, the pictures of a run.
+
+Shape shorthand: B images of a canvas H x W, D detections of each.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# (images [B, H, W, 3], image_sizes [B, 2]) -> detections. That of `compile_detect` takes a third
+# argument, a scalar tensor in place of the model's score threshold.
+DetectFunction = Callable[..., Mapping[str, Any]]
+COLUMNS = ("boxes", "scores", "labels")
+
+
+def compile_detect(model: Any, class_names: Sequence[str] | None = None) -> DetectFunction:
+    """Returns `model.detect` as one compiled function of `(images, image_sizes)`.
+
+    On TensorFlow it is traced once per canvas at most; the trace holds thresholds and whatever
+    else is a plain attribute of the model, but reads the weights afresh on every call. Under a
+    strategy with several replicas on this host each of them detects on its part of the batch.
+
+    Args:
+        model: a detector.
+        class_names: the classes of a data set. Where the model's are others, or in another order,
+            its labels are brought to those of the data set by name; what the data set has no class
+            for becomes padding, label -1.
+
+    Raises:
+        ValueError: the data set has a class that the model does not know.
+    """
+    table = _label_table(getattr(model, "class_names", None), class_names)
+    strategy = getattr(model, "distribute_strategy", None)
+    on_tpu = type(strategy).__name__.startswith("TPU")  # it runs nothing but what XLA compiles
+    options = {"jit_compile": True} if on_tpu else {}
+
+    def detect(images, image_sizes, score_threshold=None):
+        from keras import ops
+
+        threshold = {} if score_threshold is None else {"score_threshold": score_threshold}
+        found = model.detect(images, image_sizes, **options, **threshold)
+        if table is None:
+            return found
+        return {**found, "labels": ops.take(ops.convert_to_tensor(table), found["labels"] + 1)}
+
+    several = strategy is not None and strategy.num_replicas_in_sync > 1
+    if not on_tpu and not (several and len(strategy.extended.worker_devices) > 1):
+        return compiled(detect)
+    from fcos_tf.detecting.replicas import detect_on_replicas
+
+    return detect_on_replicas(detect, strategy)
+
+
+def detect_batch(
+    detect: DetectFunction,
+    images: Any,
+    sizes: Mapping[str, Any],
+    *,
+    inclusive_pixels: bool = False,
+    full_batch: int = 0,
+) -> dict[str, np.ndarray]:
+    """Detects on a batch of resized images, and brings the boxes to the original ones.
+
+    Args:
+        detect: what `compile_detect` gave.
+        images: [B, H, W, 3] RGB 0-255, resized and padded.
+        sizes: `image_sizes` [B, 2], (height, width) after resizing and before padding, and
+            `original_sizes` [B, 2], those on disk: the targets of a batch, or what `prepare_batch`
+            gave. Without `original_sizes` the boxes stay in pixels of `images`.
+        inclusive_pixels: whether x2 and y2 name the last pixel inside, see `Detector`.
+        full_batch: a smaller batch is filled up to so many images, and needs no trace of its own.
+
+    Returns:
+        `boxes` float64 [B, D, 4] xyxy, inside the original images; `scores` [B, D]; `labels`
+        [B, D], padding -1.
+
+    Example:
+        batch = prepare_batch(["a.jpg", "b.jpg"], model.image_size)
+        found = detect_batch(compile_detect(model), batch["images"], batch)
+    """
+    image_sizes = np.asarray(sizes["image_sizes"])
+    rows = np.arange(len(image_sizes))
+    if len(rows) < full_batch:
+        # Copies of the last image, as zeros could be a case the model has never met.
+        rows = np.minimum(np.arange(full_batch), len(rows) - 1)
+        images = np.asarray(images)[rows]
+    detections = detect(images, image_sizes[rows].astype(np.float32))
+    found = {name: np.asarray(detections[name])[: len(image_sizes)] for name in COLUMNS}
+    if "original_sizes" in sizes:
+        found["boxes"] = boxes_to_original(
+            found["boxes"],
+            image_sizes,
+            np.asarray(sizes["original_sizes"]),
+            inclusive_pixels=inclusive_pixels,
+        )
+    return found
+
+
+def boxes_to_original(
+    boxes: np.ndarray,
+    image_sizes: np.ndarray,
+    original_sizes: np.ndarray,
+    *,
+    inclusive_pixels: bool = False,
+) -> np.ndarray:
+    """Brings detected boxes to the original images, and clips them to those.
+
+    Args:
+        boxes: [B, D, 4] xyxy in pixels of the resized images.
+        image_sizes: [B, 2] (height, width) after resizing, before padding.
+        original_sizes: [B, 2] (height, width) on disk.
+        inclusive_pixels: whether x2 and y2 name the last pixel inside, see `Detector`.
+
+    Returns:
+        float64 [B, D, 4] xyxy.
+    """
+    last_pixel = [0, 0, 1, 1] if inclusive_pixels else [0, 0, 0, 0]
+    limit = np.tile(original_sizes[:, ::-1].astype(np.float64), 2)[:, None]  # [B, 1, 4]
+    return np.clip(boxes * original_scale(image_sizes, original_sizes) + last_pixel, 0.0, limit)
+
+
+def original_scale(image_sizes: np.ndarray, original_sizes: np.ndarray) -> np.ndarray:
+    """The factors from resized to original pixels.
+
+    Args:
+        image_sizes: [B, 2] (height, width) after resizing, before padding.
+        original_sizes: [B, 2] (height, width) on disk.
+
+    Returns:
+        float64 [B, 1, 4], to multiply boxes [B, D, 4] xyxy with. The sizes are whole pixels, so
+        each axis has its own.
+    """
+    scale = original_sizes.astype(np.float64) / image_sizes.astype(np.float64)
+    return np.tile(scale[:, ::-1], 2)[:, None]
+
+
+class Samples(NamedTuple):
+    """So many images, in the form that `visualization.save_gallery` takes.
+
+    Attributes:
+        images: Arrays [H, W, 3], 0-255.
+        ground_truth: The targets of each.
+        detections: What was found in each, in pixels of `images`.
+    """
+
+    images: list[np.ndarray]
+    ground_truth: list[dict[str, np.ndarray]]
+    detections: list[dict[str, np.ndarray]]
+
+
+def detect_samples(batches: Iterable, detect: DetectFunction, count: int) -> Samples:
+    """Detects on the first images of a data set, to be drawn beside what is there.
+
+    Whole batches go through `detect`, so that it need not be traced for another size of batch.
+
+    Args:
+        batches: `(images, targets)`, as `fcos_tf.data.load` gives them; rows with a negative
+            image id fill up batches and are no images.
+        detect: What `compile_detect` returns.
+        count: How many images; fewer come where there are fewer.
+    """
+    samples = Samples([], [], [])
+    for batch, targets in batches:
+        found = detect_batch(detect, batch, {"image_sizes": targets["image_sizes"]})
+        rows = np.flatnonzero(np.asarray(targets["image_ids"]) >= 0)
+        for i in rows[: count - len(samples.images)]:
+            samples.images.append(np.asarray(batch[i]))
+            samples.ground_truth.append(_row(targets, i))
+            samples.detections.append(_row(found, i))
+        if len(samples.images) == count:
+            break
+    return samples
+
+
+def compiled(function: Callable) -> Callable:
+    """Returns a function of tensors as a graph, where TensorFlow is the backend.
+
+    It is traced again for new shapes only.
+    """
+    # Imported here so that scoring bare result files does not wait for TensorFlow.
+    import keras
+
+    if keras.config.backend() != "tensorflow":
+        return lambda *inputs: function(*(np.asarray(each) for each in inputs))
+    import tensorflow as tf
+
+    # There is no Python control flow on tensors to convert, and tracing is faster without.
+    return tf.function(function, reduce_retracing=True, autograph=False)
+
+
+def _label_table(
+    model_names: Sequence[str] | None, class_names: Sequence[str] | None
+) -> np.ndarray | None:
+    """A data set's label for the model's labels from -1 on, int32 [C + 1]; None: the same."""
+    if not model_names or not class_names or tuple(model_names) == tuple(class_names):
+        return None
+    unknown = [name for name in class_names if name not in model_names]
+    if unknown:
+        raise ValueError(
+            f"expected a model of the data set's classes; it does not know {', '.join(unknown)}"
+        )
+    label_of = {name: label for label, name in enumerate(class_names)}
+    return np.array([-1, *(label_of.get(name, -1) for name in model_names)], np.int32)
+
+
+def _row(columns: Mapping[str, Any], i: int) -> dict[str, np.ndarray]:
+    return {name: np.asarray(values[i]) for name, values in columns.items()}

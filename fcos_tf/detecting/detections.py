@@ -1,0 +1,159 @@
+"""What was found in one image.
+
+D detections.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Images smaller than this are enlarged before they are drawn on: on 32 pixels no label fits.
+LEAST_SIDE = 320
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What was found in one image, surest first, in the pixels of that image.
+
+    It has a length, and is indexed as an array is: by a mask, a list, a slice or a number. Each
+    gives `Detections`, a number those of one thing, as iterating does.
+
+    Args:
+        boxes: float32 [D, 4], (x1, y1, x2, y2).
+        scores: float32 [D], descending.
+        labels: int [D], places in `class_names` and `category_ids`; of a model that tells neither,
+            the category ids themselves.
+        class_names: the name of each label.
+        category_ids: the data set's own id of each label.
+        image_size: (height, width) of the image.
+        file: its path, where it came from a file.
+        image: where `draw` finds the pixels: a path, bytes, an array or an image of Pillow.
+
+    Raises:
+        ValueError: boxes, scores and labels of shapes that do not belong together.
+
+    Example:
+        >>> found = Detections(
+        ...     boxes=[[10, 20, 60, 90], [0, 0, 30, 30], [5, 5, 9, 9]],
+        ...     scores=[0.75, 0.5, 0.25],
+        ...     labels=[1, 0, 1],
+        ...     class_names=("cat", "dog"),
+        ...     image_size=(480, 640),
+        ...     file="photo.jpg",
+        ... )
+        >>> found
+        Detections(photo.jpg, 480x640: 2 dog, 1 cat)
+        >>> found[found.scores > 0.4]
+        Detections(photo.jpg, 480x640: 1 dog, 1 cat)
+        >>> [name for name, one in zip(found.names, found) if one.scores[0] > 0.4]
+        ['dog', 'cat']
+        >>> found[1].to_coco(image_id=7)
+        [{'image_id': 7, 'category_id': 1, 'bbox': [0.0, 0.0, 30.0, 30.0], 'score': 0.5}]
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...] | None = None
+    category_ids: tuple[int, ...] | None = None
+    image_size: tuple[int, int] | None = None
+    file: str | None = None
+    image: Any = field(default=None, repr=False)
+
+    def __post_init__(self):
+        for name, dtype in (("boxes", np.float32), ("scores", np.float32), ("labels", int)):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype))
+        if not self.boxes.size:
+            object.__setattr__(self, "boxes", self.boxes.reshape(-1, 4))
+        number = len(self.boxes)
+        shapes = {name: getattr(self, name).shape for name in ("boxes", "scores", "labels")}
+        if shapes != {"boxes": (number, 4), "scores": (number,), "labels": (number,)}:
+            raise ValueError(
+                "expected boxes [D, 4], scores [D] and labels [D]; got "
+                + ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+            )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index) -> "Detections":
+        if isinstance(index, int | np.integer):
+            index = [index]
+        columns = {name: getattr(self, name)[index] for name in ("boxes", "scores", "labels")}
+        return replace(self, **columns)
+
+    def __iter__(self) -> Iterator["Detections"]:
+        return (self[i] for i in range(len(self)))
+
+    def __eq__(self, other) -> bool:
+        if not isinstance(other, Detections):
+            return NotImplemented
+        return all(
+            np.array_equal(getattr(self, name), getattr(other, name))
+            for name in ("boxes", "scores", "labels", "image_size", "file")
+        ) and (self.class_names, self.category_ids) == (other.class_names, other.category_ids)
+
+    def __repr__(self) -> str:
+        what = [Path(self.file).name] if self.file is not None else []
+        if self.image_size is not None:
+            what.append("{}x{}".format(*self.image_size))
+        of = "" if self.class_names is not None else "of category "
+        counts = [f"{n} {of}{name}" for name, n in Counter(self.names).most_common()]
+        parts = [", ".join(what), ", ".join(counts) or "nothing"]
+        return f"Detections({': '.join(filter(None, parts))})"
+
+    @property
+    def names(self) -> list[str]:
+        """The class of each detection; its category id, as text, where the model has no names."""
+        if self.class_names is not None:
+            return [self.class_names[label] for label in self.labels]
+        ids = self.labels if self.category_ids is None else np.array(self.category_ids)[self.labels]
+        return list(map(str, ids.tolist()))
+
+    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
+        """COCO result records: `image_id`, `category_id`, `bbox` (x, y, width, height), `score`.
+
+        Category ids are those of the data set. Where only names are known, they count from 1.
+        """
+        from fcos_tf.evaluation.records import default_category_ids, detections_to_records
+
+        ids = self.category_ids
+        if ids is None and self.class_names is not None:
+            ids = default_category_ids(self.class_names)
+        elif ids is None:  # labels are ids
+            ids = range(int(self.labels.max(initial=0)) + 1)
+        return detections_to_records([image_id], [self.boxes], [self.scores], [self.labels], ids)
+
+    def draw(self, score_threshold: float = 0.0) -> "Image.Image":
+        """The image with boxes, names and scores on it, which a notebook shows.
+
+        A small image is enlarged by a whole factor, so that its long side has at least
+        `LEAST_SIDE` pixels.
+
+        Args:
+            score_threshold: detections below it are left out.
+
+        Raises:
+            ImageError: its file cannot be read any more.
+            ValueError: the image is not known.
+        """
+        from PIL import Image
+
+        from fcos_tf.data.prepare import read_pixels
+        from fcos_tf.visualization import draw_detections
+
+        if self.image is None:
+            raise ValueError("draw: expected detections that know their image; got image=None")
+        pixels = read_pixels(self.image)
+        factor = -(-LEAST_SIDE // max(pixels.shape[:2]))
+        enlarged = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+        found = {"boxes": self.boxes * factor, "scores": self.scores, "labels": self.labels}
+        drawn = draw_detections(enlarged, found, self.class_names, score_threshold=score_threshold)
+        return Image.fromarray(drawn)

@@ -1,0 +1,173 @@
+"""An exported detector, a SavedModel, as a model that detects.
+
+B images, D detections of each.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fcos_tf.data.images import ImageError
+from fcos_tf.detecting.images import Picture
+from fcos_tf.detecting.opened import OpenedModel
+
+DESCRIPTION_FILE = "description.json"
+FILES_SIGNATURE = "serving_default"
+OPTIONS_SIGNATURE = "serving_with_options"
+FRAMES_SIGNATURE = "detect_images"
+# As many as the model gives.
+ALL_DETECTIONS = int(np.iinfo(np.int32).max)
+
+
+class ExportedModel(OpenedModel):
+    """A SavedModel that `export_saved_model` wrote.
+
+    Args:
+        folder: the version folder, or the one above it, whose newest version is taken.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it cannot be loaded, or has not the signatures of such an export.
+    """
+
+    def __init__(self, folder: str | Path):
+        import tensorflow as tf
+
+        folder = newest_version(folder)
+        try:
+            self._model = tf.saved_model.load(folder)
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            raise ValueError(f"model: cannot load {folder}: {error}") from error
+        self._signatures = self._model.signatures
+        for name in (FILES_SIGNATURE, FRAMES_SIGNATURE):
+            if name not in self._signatures:
+                raise ValueError(
+                    f"model: expected signatures {FILES_SIGNATURE} and {FRAMES_SIGNATURE}, "
+                    f"got {', '.join(self._signatures) or 'none'} in {folder}"
+                )
+        description = folder / "assets" / DESCRIPTION_FILE
+        super().__init__(*(read_description(description) if description.is_file() else ()))
+
+    def find(self, pictures, score_threshold):
+        """See `OpenedModel`."""
+        import tensorflow as tf
+
+        name, options = options_of(len(pictures), score_threshold)
+        if not options and are_frames(pictures):
+            name, inputs = FRAMES_SIGNATURE, {"images": np.stack([x.pixels for x in pictures])}
+        else:
+            inputs = {"image_bytes": [portable_bytes(picture) for picture in pictures], **options}
+        if name not in self._signatures:
+            raise ValueError(
+                f"score_threshold: expected none, as the model has no signature {name}; it has "
+                f"{', '.join(self._signatures)}"
+            )
+        try:
+            found = self._signatures[name](**{key: tf.constant(x) for key, x in inputs.items()})
+        except tf.errors.InvalidArgumentError as error:
+            raise refusal(pictures, error.message) from error
+        return to_labels({key: x.numpy() for key, x in found.items()}, self.category_ids)
+
+
+def newest_version(folder: str | Path) -> Path:
+    """The folder with a SavedModel: the one given, or the highest number in it.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"model: no folder {folder}")
+    versions = [path for path in folder.iterdir() if path.name.isdecimal()]
+    for path in (folder, *sorted(versions, key=lambda path: int(path.name), reverse=True)):
+        if (path / "saved_model.pb").is_file():
+            return path
+    raise FileNotFoundError(f"model: no saved_model.pb in {folder} or a version in it")
+
+
+def read_description(file: str | Path) -> tuple[tuple[str, ...] | None, tuple[int, ...]]:
+    """Class names, None where there are none, and category ids of an export's description.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not of that form.
+    """
+    try:
+        read = json.loads(Path(file).read_text(encoding="utf-8"))
+        ids, names = read["category_ids"], read["class_names"]
+        ids, names = tuple(map(int, ids)), names and tuple(map(str, names))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{file}: expected JSON with class_names and category_ids, got {error!r}"
+        ) from error
+    if names and len(names) != len(ids):
+        raise ValueError(
+            f"{file}: expected a category id for each of {len(names)} class names, got {len(ids)}"
+        )
+    return names or None, ids
+
+
+def options_of(num_images: int, score_threshold: float | None) -> tuple[str, dict[str, np.ndarray]]:
+    """The signature that takes image files and a threshold, and its inputs beside the files."""
+    if score_threshold is None:
+        return FILES_SIGNATURE, {}
+    return OPTIONS_SIGNATURE, {
+        "score_threshold": np.full(num_images, score_threshold, np.float32),
+        "max_detections": np.full(num_images, ALL_DETECTIONS, np.int32),
+    }
+
+
+def to_labels(
+    found: Mapping[str, np.ndarray], category_ids: Sequence[int] | None
+) -> dict[str, np.ndarray]:
+    """What a signature gives, with the model's labels in place of category ids, padding -1.
+
+    Args:
+        found: `boxes` [B, D, 4], `scores` and `labels` [B, D], `num_detections` [B].
+        category_ids: of the labels; None: labels are ids.
+
+    Raises:
+        ValueError: outputs of other names, or an id that the model does not have.
+    """
+    wanted = ("boxes", "scores", "labels", "num_detections")
+    if not set(wanted) <= found.keys():
+        raise ValueError(f"the model gave {', '.join(found)}; expected {', '.join(wanted)}")
+    ids = np.asarray(found["labels"]).astype(int)
+    kept = np.arange(ids.shape[1]) < np.asarray(found["num_detections"])[:, None]  # [B, D]
+    labels = np.where(kept, ids, -1)
+    if category_ids is not None:
+        label_of = {key: label for label, key in enumerate(category_ids)}
+        odd = sorted(set(ids[kept].tolist()) - label_of.keys())
+        if odd:
+            raise ValueError(
+                f"the model gave category id {odd[0]}, which its {DESCRIPTION_FILE} does not have"
+            )
+        labels[kept] = [label_of[key] for key in ids[kept].tolist()]
+    # Numbers that went through JSON become again what the model gave.
+    boxes, scores = (np.asarray(found[name], np.float32) for name in ("boxes", "scores"))
+    return {"boxes": boxes.reshape(*ids.shape, 4), "scores": scores, "labels": labels}
+
+
+def are_frames(pictures: Sequence[Picture]) -> bool:
+    """Whether images are no files, and of one size."""
+    shapes = {picture.pixels.shape for picture in pictures}
+    return len(shapes) == 1 and all(picture.data is None for picture in pictures)
+
+
+def portable_bytes(picture: Picture) -> bytes:
+    """A file that the exported model decodes: the picture's own, or a PNG of its pixels."""
+    # JPEG, PNG, GIF, BMP, WebP
+    known = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
+    if picture.data is not None and picture.data.startswith(known):
+        return picture.data
+    import cv2
+
+    return cv2.imencode(".png", picture.pixels[..., ::-1])[1].tobytes()
+
+
+def refusal(pictures: Sequence[Picture], message: str) -> ImageError:
+    """The error for a request that the model refuses."""
+    what = pictures[0].name if len(pictures) == 1 else f"one of {len(pictures)} images"
+    return ImageError(f"{what}: {' '.join(str(message).split())}")

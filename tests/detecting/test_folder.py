@@ -1,0 +1,166 @@
+"""A run over images into a folder: what it takes, and what it gives out."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcos_tf.detecting.display import Progress, Window
+from fcos_tf.detecting.images import Picture
+from fcos_tf.detecting.inputs import CAMERA, IMAGE, VIDEO, find_inputs
+from fcos_tf.detecting.results import Results, image_ids, output_names
+from fcos_tf.visualization import class_colour
+from tests.detecting.stubs import WEAK, Stub, detect_with, flat, read_records
+
+
+def test_pictures_show_what_was_found(tmp_path):
+    flat(tmp_path / "in" / "grey.png", 153, 240, 400)  # the dog's score is 153 / 255 = 0.6
+    detect_with(Stub(), tmp_path / "in", tmp_path / "out")
+    picture = np.asarray(Image.open(tmp_path / "out" / "grey.png"))
+    assert picture.shape == (240, 400, 3)
+    # The box is the left half: its last row is 239, its last column 199; a dog is label 1.
+    for row, column in ((239, 20), (120, 0), (120, 199)):
+        assert tuple(picture[row, column]) == class_colour(1)
+    assert (picture[120, 210:] == 153).all()  # the weak cat is not drawn ...
+    records = read_records(tmp_path / "out")
+    assert [r[2] for r in records] == [3, 90] and records[0][3] == [0, 0, 200, 240]
+    assert records[0][4] == pytest.approx(0.6) and records[1][4] == WEAK  # ... but written
+
+
+def test_the_threshold_is_for_pictures_only(tmp_path):
+    flat(tmp_path / "in" / "grey.png", 153, 240, 400)
+    detect_with(Stub(), tmp_path / "in", tmp_path / "low", score_threshold=WEAK)
+    detect_with(Stub(), tmp_path / "in", tmp_path / "high", score_threshold=0.61)
+    low, high = (np.asarray(Image.open(tmp_path / n / "grey.png")) for n in ("low", "high"))
+    assert tuple(low[120, 399]) == class_colour(2)
+    assert (high == 153).all()
+    assert read_records(tmp_path / "low") == read_records(tmp_path / "high")
+
+
+def test_a_small_picture_is_enlarged(tmp_path):
+    flat(tmp_path / "in" / "tiny.png", 204, 20, 30)
+    detect_with(Stub(), tmp_path / "in", tmp_path / "out")
+    picture = np.asarray(Image.open(tmp_path / "out" / "tiny.png"))
+    assert picture.shape == (220, 330, 3)  # 11 = 320 / 30, rounded up
+    assert tuple(picture[150, 164]) == class_colour(1) and (picture[150, 165:] == 204).all()
+    assert read_records(tmp_path / "out")[0][3] == [0, 0, 15, 20]  # of the file
+
+
+def test_refused_and_unreadable_images_do_not_stop_the_others(tmp_path):
+    for number, value in enumerate((50, 13, 60, 70, 80), 1):
+        flat(tmp_path / "in" / f"{number}.png", value)
+    (tmp_path / "in" / "2b.png").write_bytes(b"")
+    stub = Stub()
+    detection, line = detect_with(stub, tmp_path / "in", tmp_path / "out", batch_size=3)
+    assert line.startswith("4 images, 8 detections; ")
+    names = [[name[-5] for name in batch] for batch in stub.batches]
+    # The batch with the refused image again, one by one; what is unreadable leaves no gap.
+    assert names == [["1", "2", "3"], ["1"], ["2"], ["3"], ["4", "5"]]
+    faults = sorted(detection.faults)
+    assert len(faults) == 2
+    assert faults[0].endswith("2.png: refused") and faults[1].endswith("2b.png: the file is empty")
+    # Numbered as they lie there: 1, 2, 2b, 3, 4, 5.
+    assert {record[0] for record in read_records(tmp_path / "out")} == {1, 4, 5, 6}
+
+
+def test_nothing_to_read_is_an_error(tmp_path):
+    flat(tmp_path / "in" / "1.png", 13)
+    with pytest.raises(OSError, match=r"^\S+1\.png: refused$"):
+        detect_with(Stub(), tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in" / "2.png").write_bytes(b"")
+    with pytest.raises(OSError, match=r"none of 2 inputs can be read; the first: \S+1\.png: ref"):
+        detect_with(Stub(), tmp_path / "in", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_originals_are_never_overwritten(tmp_path):
+    file = flat(tmp_path / "in" / "1.png", 50)
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=r"^output_dir: .* \S+1\.png would be overwritten"):
+        detect_with(Stub(), tmp_path / "in", tmp_path / "in" / ".." / "in")
+    assert file.read_bytes() == before
+
+
+def test_inputs_of_every_kind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("p/b.JPG", "p/a.png", "p/q/c.png", "a,b.png", "7"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(b"")
+    (tmp_path / "p" / "clip.MP4").write_bytes(b"")
+    (tmp_path / "p" / "notes.txt").write_bytes(b"")
+
+    def found(text):
+        return [(kind, str(path)) for kind, path in find_inputs(text)]
+
+    folder = [(IMAGE, "p/a.png"), (IMAGE, "p/b.JPG"), (VIDEO, "p/clip.MP4")]
+    assert found("p") == folder
+    assert found("p/**/*.png") == [(IMAGE, "p/a.png"), (IMAGE, "p/q/c.png")]
+    assert found("a,b.png") == [(IMAGE, "a,b.png")]  # a name with a comma
+    assert found("0, p ,p/a.png") == [(CAMERA, "0"), *folder]  # each once
+    assert found("7") == [(IMAGE, "7")]  # a file, though its name is a number
+    assert found("p/notes.txt") == [(IMAGE, "p/notes.txt")]  # named, so it is tried
+
+
+def test_ids_and_names_of_outputs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [Path("000139.jpg"), Path("000285.png")]
+    assert image_ids(paths) == [139, 285]
+    assert image_ids([*paths, Path("139.bmp")]) == [1, 2, 3]  # 139 twice
+    assert image_ids([*paths, Path("x.bmp")]) == [1, 2, 3]
+    for name in ("a/One.webp", "b/one.jpg", "b/One.JPG", "one.tif", "clip.avi"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(b"")
+    inputs = find_inputs("a,b/one.jpg,b/One.JPG,one.tif,clip.avi,0")
+    assert list(output_names(inputs).values()) == [
+        "One.jpg", "one_2.jpg", "One_3.jpg", "one.png", "clip.mp4", "camera_0.mp4",
+    ]  # fmt: skip
+
+
+def test_results_appear_whole_or_not_at_all(tmp_path):
+    (found,) = Stub().detect([Picture("a.png", np.full([4, 4, 3], 51, np.uint8))])
+    with pytest.raises(KeyError), Results(tmp_path) as results:
+        results.add_image(1, "a.png", found)
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+    empty = found[np.zeros(2, bool)]
+    with Results(tmp_path) as results:
+        results.add_image(1, "a.png", empty)
+    assert json.loads((tmp_path / "detections.json").read_text()) == []
+
+
+def test_a_window_shows_until_q(monkeypatch, tmp_path):
+    shown, keys = [], iter([ord("n"), ord("q")])
+    monkeypatch.setattr("cv2.imshow", lambda name, pixels: shown.append(pixels))
+    monkeypatch.setattr("cv2.waitKey", lambda wait: shown.append(wait) or next(keys))
+    monkeypatch.setattr(Window, "__init__", lambda self: None)
+    for name in ("1", "2", "3"):
+        flat(tmp_path / "in" / f"{name}.png", 153)
+    _, line = detect_with(Stub(), tmp_path / "in", tmp_path / "out", window=Window())
+    assert line.startswith("2 images, 4 detections; ")
+    assert shown[1] == 0 and shown[3] == 0  # wait for a key, however long
+    # OpenCV's order of channels; the dog's box, as above.
+    assert tuple(shown[0][150, 0]) == class_colour(1)[::-1]
+    assert {record[0] for record in read_records(tmp_path / "out")} == {1, 2}
+
+
+def test_the_progress_bar(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for stream, is_shown in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr("sys.stderr", stream)
+        with Progress("images", 4) as progress:
+            progress.show(1)
+            progress.show(4)
+        lines = stream.getvalue().split("\r")
+        assert len(lines) == (3 if is_shown else 1)
+        if is_shown:
+            # A quarter of 30 is 7, and a blank each for the rest.
+            assert lines[1].startswith("[" + "=" * 7 + " " * 23 + "] 1/4 images, ")
+            assert lines[2].startswith("[" + "=" * 30 + "] 4/4 images, ")
+            assert lines[2].endswith("/s \n")
