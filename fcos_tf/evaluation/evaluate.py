@@ -44,10 +44,11 @@ def evaluate(
     detect: DetectFunction | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
-    """Runs a detector over a data set and scores it.
+    """Runs a model over a data set and scores it.
 
     Args:
-        model: a detector with `detect(images, image_sizes)`.
+        model: a detector with `detect(images, image_sizes)`; or a model that none of `METRICS`
+            scores (its `protocols` are empty), whose mean losses are what it is judged by.
         dataset: finite batches of `(images, targets)`, as `fcos_tf.data.load` gives them.
         metrics: names out of `METRICS`: "coco", "voc07", "voc12".
         flip: also detect on the mirrored images, and merge what both views find.
@@ -56,7 +57,8 @@ def evaluate(
         progress: called after every batch with the number of images done, of `views` too.
 
     Returns:
-        The numbers of all metrics in one dictionary, e.g. `AP`, `AP50`, `mAP_voc07`.
+        The numbers of all metrics in one dictionary, e.g. `AP`, `AP50`, `mAP_voc07`; or `loss` and
+        its parts.
 
     Raises:
         ValueError: an unknown metric, an image id that occurs twice, an endless or empty data
@@ -66,6 +68,11 @@ def evaluate(
         val = fcos_tf.data.load("voc", data_dir=folder, split="val", batch_size=8)
         print(fcos_tf.evaluation.evaluate(model, val)["AP50"])
     """
+    if not getattr(model, "protocols", METRICS):
+        check_finite(dataset)
+        return {
+            k: float(v) for k, v in model.evaluate(dataset, return_dict=True, verbose=0).items()
+        }
     _check_metrics(metrics)  # before the long run, not after it
     records = run_detector(model, dataset, flip=flip, views=views, detect=detect, progress=progress)
     return score_records(records, metrics).metrics
