@@ -15,8 +15,8 @@ from PIL import Image
 
 from fcos_tf.cli.detect_backends import Classes, Found
 from fcos_tf.cli.detect_inputs import CAMERA, IMAGE, Input
-from fcos_tf.cli.run_files import DETECTIONS_FILE
 from fcos_tf.evaluation.records import detections_to_records
+from fcos_tf.training.run import DETECTIONS_FILE
 from fcos_tf.visualization import draw_detections
 
 LINES_FILE = "detections.jsonl"

@@ -21,9 +21,9 @@ from fcos_tf.cli.detect_output import (
     save_picture,
 )
 from fcos_tf.cli.detect_video import VideoReader, VideoWriter
-from fcos_tf.cli.run_files import PICTURE_THRESHOLD
 from fcos_tf.data.example import ImageError
 from fcos_tf.data.images import decode_image, read_bytes
+from fcos_tf.training.run import PICTURE_THRESHOLD
 
 
 class Detection:
