@@ -23,8 +23,29 @@ import time
 from collections.abc import Callable
 
 from fcos_tf.cli import command_line
-from fcos_tf.config import Config
+from fcos_tf.config import (
+    AugmentationOptions,
+    Config,
+    DataOptions,
+    DetectionOptions,
+    InputOptions,
+    ModelOptions,
+    TrainingOptions,
+)
+from fcos_tf.options import Options, option
+from fcos_tf.tensorflow_words import load_tensorflow
 
+_USES = (
+    DataOptions,
+    InputOptions,
+    AugmentationOptions,
+    "model",
+    "initial_weights",
+    ModelOptions,
+    DetectionOptions,
+    TrainingOptions,
+    "seed",
+)
 _PEERS = {
     "training": ("torchvision", "float32"),
     "inference": ("torchvision", "float32"),
@@ -32,15 +53,29 @@ _PEERS = {
     "evaluation": ("pycocotools",),
 }
 _STEPS = {"training": 4, "inference": 4, "input": 100, "evaluation": 1}
-_OPTIONS = {
-    "what": "training, inference, input or evaluation",
-    "peer": "What to time in turns: torchvision, for evaluation pycocotools; or float32, the same "
-    "model in that precision; default: none",
-    "saved_model": "With --what=inference: an exported model to time in place of one made by flags",
-    "input": "With --saved_model: image files, a folder or a pattern; default two photos",
-    "rounds": "How many timed turns of --steps_per_round steps; default 5",
-    "steps_per_round": "Default 4; input 100 (batches), evaluation 1",
-}
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkOptions(Options):
+    """What to time, and beside what."""
+
+    what: str = option("", "What to time.", choices=tuple(_PEERS), required=True)
+    peer: str | None = option(
+        None, "What to time in turns: torchvision, for evaluation pycocotools; or float32, the "
+        "same model in that precision.", choices=("torchvision", "pycocotools", "float32"),
+    )  # fmt: skip
+    saved_model: str | None = option(
+        None, "With --what=inference: an exported model to time in place of one made by flags."
+    )
+    input: str | None = option(
+        None, "With --saved_model: image files, a folder or a pattern; default two photos.",
+        also=("source", "images"),
+    )  # fmt: skip
+    rounds: int = option(5, "How many timed turns of --steps_per_round steps.", least=1)
+    steps_per_round: int | None = option(
+        None, "Default 4; input 100 (batches), evaluation 1.", least=1
+    )
+
 
 # Does so many steps and returns the seconds they took.
 Side = Callable[[int], float]
@@ -48,33 +83,29 @@ Side = Callable[[int], float]
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tool; ends the process with its exit status."""
-    command_line.run(_benchmark, __doc__, argv, options=_OPTIONS)
+    command_line.run(_benchmark, __doc__, argv, uses=_USES, options=BenchmarkOptions)
 
 
-def _benchmark(config: Config, flags) -> None:
-    what, peer = flags["what"].value, flags["peer"].value
-    if what not in _PEERS:
-        raise ValueError(f"--what: expected one of {', '.join(_PEERS)}, got {what!r}")
+def _benchmark(config: Config, options: BenchmarkOptions, given: frozenset[str]) -> None:
+    what, peer, saved_model = options.what, options.peer, options.saved_model
     if peer not in (None, *_PEERS[what]):
         expected = " or ".join(_PEERS[what])
         raise ValueError(f"--peer: expected {expected} with --what={what}, got {peer!r}")
-    saved_model, images = flags["saved_model"].value, flags["input"].value
     if peer == "float32" and (saved_model or config.precision == "float32"):
         raise ValueError("--peer=float32: expected another --precision, and no --saved_model")
     if saved_model and what != "inference":
         raise ValueError(f"--saved_model: expected with --what=inference, got --what={what}")
-    if images and not saved_model:
+    if options.input and not saved_model:
         raise ValueError("--input: expected with --saved_model only")
-    rounds = _count("rounds", flags["rounds"].value, 5)
-    steps = _count("steps_per_round", flags["steps_per_round"].value, _STEPS[what])
-    command_line.load_tensorflow()
+    load_tensorflow()
     if saved_model:
         from benchmarks import exported
 
-        title, images_per_step, sides = exported.sides(config, saved_model, images, peer)
+        title, images_per_step, sides = exported.sides(config, saved_model, options.input, peer)
     else:
         title, images_per_step, sides = _sides(config, what, peer)
-    seconds = time_in_turns(sides, rounds=rounds, steps=steps)
+    steps = options.steps_per_round or _STEPS[what]
+    seconds = time_in_turns(sides, rounds=options.rounds, steps=steps)
     print(title)
     ours = statistics.median(next(iter(seconds.values())))
     for name, values in seconds.items():
@@ -134,15 +165,3 @@ def time_in_turns(sides: dict[str, Side], *, rounds: int, steps: int) -> dict[st
         for name, run in sides.items():
             seconds[name].append(run(steps) / steps)
     return seconds
-
-
-def _count(name: str, text: str | None, default: int) -> int:
-    if text is None:
-        return default
-    if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"--{name}: expected a number of at least 1, got {text!r}")
-    return int(text)
-
-
-if __name__ == "__main__":
-    main()

@@ -13,7 +13,7 @@ _WARM_UP = 20
 
 def sides(config: Config, peer: str | None):
     """Title, images in a step, and what to time; see `benchmark`."""
-    from fcos_tf import build, data
+    from fcos_tf import build
     from fcos_tf.data.images import parse_image_size
 
     size = parse_image_size(config.image_size)
@@ -23,13 +23,7 @@ def sides(config: Config, peer: str | None):
         )
     if config.dataset not in ("coco", "voc"):
         raise ValueError(f"--dataset: expected coco or voc, image files, got {config.dataset!r}")
-    found = data.read_annotations(
-        config.dataset,
-        config.train_split,
-        data_dir=config.data_dir or None,
-        annotations=config.annotations or None,
-        images=config.images or None,
-    ).annotations
+    found = build.read_annotations(config, config.train_split).annotations
     ours = build.load_train_data(config)
     made = {
         "fcos_tf": _timed_batches(lambda: ours),

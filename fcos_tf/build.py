@@ -1,49 +1,51 @@
 """From a config to data sets, model, optimizer and callbacks.
 
-The only module that knows the config and all other parts; those take plain arguments.
+The only module that knows the config and all other parts; those take plain arguments, which
+`options_for` finds by their names.
 """
 
 import dataclasses
-import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from fcos_tf import data, evaluation
-from fcos_tf.config import AUTO, Config, flag_value
+from fcos_tf.config import AugmentationOptions, Config, DetectionOptions, ModelOptions
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.train_steps import learning_norms
 from fcos_tf.models.weights import load_model
-from fcos_tf.training import callbacks, non_finite, optimizers, schedules
+from fcos_tf.options import changed_options, options_for, parameters_of, with_defaults
+from fcos_tf.training import callbacks, optimizers, schedules
 from fcos_tf.training.input_clock import InputClock
+from fcos_tf.training.non_finite import NonFiniteGuard
 from fcos_tf.training.pictures import DetectionPictures
 from fcos_tf.training.stop_signals import StopSignals
 from fcos_tf.training.strategy import ALONE, Share, share_of
+
+# What --model chooses from: name -> class. Each takes num_classes, class_names, category_ids and
+# dtype, and its own of the options.
+MODELS: dict[str, type[keras.Model]] = {"fcos": FCOS}
 
 
 def load_train_data(
     config: Config, *, start_step: int = 0, share: Share = ALONE
 ) -> tf.data.Dataset:
     """The endless stream of training batches, or a host's share, from that of `start_step` on."""
+    as_they_are = {"horizontal_flip": False, "augment": ()} if config.overfit else {}
     return data.load(
-        config.dataset,
-        split=config.train_split,
-        training=True,
-        repeat=True,
-        start_step=start_step,
-        seed=config.seed,
-        # None: flip, unless the data set does not stand it.
-        horizontal_flip=None if config.horizontal_flip and not config.overfit else False,
-        augment=() if config.overfit else config.augment,
-        scale_jitter=config.scale_jitter,
-        include_difficult=config.include_difficult,
-        skip_empty=config.skip_empty,
-        cache=config.cache,
-        **share._asdict(),
-        **_data_options(config, config.classes),
+        **_data_options(
+            config,
+            data.load,
+            split=config.train_split,
+            training=True,
+            repeat=True,
+            start_step=start_step,
+            **share._asdict(),
+            **as_they_are,
+        )
     )
 
 
@@ -57,14 +59,26 @@ def load_val_data(
         class_names: The classes of the model, where they are known and the config has none.
         share: A host's part of every batch.
     """
+    if class_names and not config.classes:
+        config = dataclasses.replace(config, classes=tuple(class_names))
     return data.load(
-        config.dataset,
-        split=config.train_split if config.overfit else config.val_split,
-        training=False,
-        seed=config.seed,
-        **share._asdict(),
-        **_data_options(config, config.classes or class_names),
+        **_data_options(
+            with_defaults(config, AugmentationOptions),
+            data.load,
+            split=config.train_split if config.overfit else config.val_split,
+            training=False,
+            **share._asdict(),
+        )
     )
+
+
+def read_annotations(config: Config, split: str):
+    """What the data set says about a split, without its images; see `data.read_annotations`."""
+    return data.read_annotations(**_data_options(config, data.read_annotations, split=split))
+
+
+def _data_options(config: Config, function: Callable, **arguments: Any) -> dict[str, Any]:
+    return options_for(config, function, limit=config.overfit or None, **arguments)
 
 
 def check_devices(config: Config, strategy: tf.distribute.Strategy) -> None:
@@ -99,23 +113,27 @@ def check_devices(config: Config, strategy: tf.distribute.Strategy) -> None:
         )
 
 
-def count_steps(config: Config, num_images: int) -> int:
-    """The length of a run in updates, from `steps` or `epochs`.
+def model_class(config: Config) -> type[keras.Model]:
+    """The class that `model` names.
 
     Raises:
-        ValueError: If neither is given.
+        ValueError: If there is no such model, or an option is given that it does not have.
     """
-    if config.steps:
-        return config.steps
-    if not config.epochs:
-        raise ValueError("--steps or --epochs: expected one of them above 0, got neither")
-    return max(1, math.ceil(config.epochs * num_images / config.batch_size))
+    kind = MODELS.get(config.model)
+    if kind is None:
+        raise ValueError(f"--model: expected one of {', '.join(MODELS)}, got {config.model!r}")
+    foreign = changed_options(config, ModelOptions, DetectionOptions).keys() - parameters_of(kind)
+    # With initial weights no option of a model counts, of which `make_model` warns.
+    if foreign and not config.initial_weights:
+        names = ", ".join(f"--{name}" for name in sorted(foreign))
+        raise ValueError(f"{names}: not an option of --model={config.model}; leave it out")
+    return kind
 
 
 def make_model(
     config: Config, class_names: Sequence[str], category_ids: Sequence[int] | None = None
-) -> FCOS:
-    """The detector for these classes, not compiled.
+) -> keras.Model:
+    """The model for these classes, not compiled.
 
     Args:
         config: The options.
@@ -123,8 +141,8 @@ def make_model(
         category_ids: The data set's ids of the classes.
 
     Raises:
-        ValueError: If `num_classes` is set and there are not that many, or `initial_weights` is no
-            detector.
+        ValueError: If `num_classes` is set and there are not that many, `initial_weights` is no
+            detector, or as `model_class`.
         FileNotFoundError: If there is no such file.
     """
     if config.num_classes and config.num_classes != len(class_names):
@@ -132,114 +150,57 @@ def make_model(
             f"--num_classes: expected 0 or {len(class_names)}, the number of classes of "
             f"--dataset={config.dataset} ({', '.join(class_names)}), got {config.num_classes}"
         )
+    kind = model_class(config)
     if config.initial_weights:
         _warn_of_idle_options(config)
         model = load_model(config.initial_weights)
         return model.with_classes(class_names, category_ids=category_ids, dtype=config.precision)
-    return FCOS(
-        len(class_names),
-        class_names=tuple(class_names),
-        category_ids=category_ids,
-        backbone=config.backbone,
-        backbone_weights=config.backbone_weights or None,
-        backbone_norm=_unless_auto(config.backbone_norm),
-        frozen_stages=None if config.frozen_stages < 0 else config.frozen_stages,
-        stride_in_3x3={AUTO: None, "true": True, "false": False}[config.stride_in_3x3],
-        channel_order=_unless_auto(config.channel_order),
-        fpn_levels=config.fpn_levels,
-        fpn_channels=config.fpn_channels,
-        fpn_upsampling=config.fpn_upsampling,
-        head_convs=config.head_convs,
-        head_norm=config.head_norm,
-        centerness_on=config.centerness_on,
-        quality=config.quality,
-        rules=config.rules,
-        box_loss=config.box_loss,
-        box_loss_weight=config.box_loss_weight,
-        center_sampling_radius=config.center_sampling_radius or None,
-        score_threshold=config.score_threshold,
-        nms_threshold=config.nms_threshold,
-        topk_per_level=config.topk_per_level,
-        max_detections=config.max_detections,
-        image_size=config.image_size,
-        dtype=config.precision,
-    )
+    given = {
+        "num_classes": len(class_names),
+        "class_names": tuple(class_names),
+        "category_ids": category_ids,
+        "dtype": config.precision,
+    }
+    return kind(**options_for(config, kind, **given))
 
 
 def _warn_of_idle_options(config: Config) -> None:
     """Names the options that do not count because the model comes from a file."""
-    idle = [
-        f"--{field.name}={flag_value(getattr(config, field.name))}"
-        for field in dataclasses.fields(config)
-        if field.metadata["section"] in ("Model", "Detections")
-        and field.name not in ("model", "initial_weights")
-        and getattr(config, field.name) != field.default
-    ]
+    idle = changed_options(config, ModelOptions, DetectionOptions)
     if idle:
         warnings.warn(
             f"the model is that of --initial_weights={config.initial_weights}; of no effect: "
-            f"{' '.join(idle)}",
+            f"{' '.join(f'--{name}={value}' for name, value in idle.items())}",
             stacklevel=3,
         )
 
 
 def make_optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:
     """The config's optimizer, with its schedule over `total_steps` updates."""
-    # Goyal et al., Accurate, Large Minibatch SGD: the rate grows with the batch.
-    share = config.batch_size / config.base_batch_size if config.base_batch_size else 1.0
-    learning_rate = config.learning_rate * share
-    warmup = {"warmup_steps": config.warmup_steps, "warmup_factor": config.warmup_factor}
-    if config.schedule == "step":
-        decay_steps = config.decay_steps or _default_decay_steps(total_steps)
-        rate = schedules.WarmupStepDecay(
-            learning_rate,
-            decay_steps=decay_steps,
-            decay_factor=config.decay_factor,
-            **warmup,
-        )
-    elif config.schedule == "cosine":
-        if total_steps <= config.warmup_steps:
-            raise ValueError(
-                f"--warmup_steps: expected fewer than the {total_steps} steps of the run with "
-                f"--schedule=cosine, got {config.warmup_steps}"
-            )
-        rate = schedules.WarmupCosine(learning_rate, total_steps=total_steps, **warmup)
-    else:
-        rate = schedules.WarmupConstant(learning_rate, **warmup)
-    options = {
-        "weight_decay": config.weight_decay,
-        "bias_lr_factor": config.bias_lr_factor,
-        "global_clipnorm": config.clip_norm or None,
-        "use_ema": config.ema_momentum > 0,
-        "ema_momentum": config.ema_momentum,
-    }
-    if config.optimizer == "adamw":
-        return optimizers.AdamW(rate, **options)
-    return optimizers.SGD(rate, momentum=float(config.momentum), **options)
+    rate = schedules.make_schedule(total_steps, **options_for(config, schedules.make_schedule))
+    return optimizers.make_optimizer(rate, **options_for(config, optimizers.make_optimizer))
 
 
 def compile_model(config: Config, model: keras.Model, total_steps: int) -> None:
     """Gives the model its optimizer, the choice of XLA and the number of parts of a batch."""
+    one_replica = tf.distribute.get_strategy().num_replicas_in_sync == 1
+    jit = _uses_xla(**options_for(config, _uses_xla, one_replica=one_replica))
+    _warn_of_lonely_norms(model, one_replica=one_replica, parts=config.accumulation_steps)
+    model.compile(optimizer=make_optimizer(config, total_steps), jit_compile=jit)
+    model.accumulation_steps = config.accumulation_steps
+
+
+def _uses_xla(*, jit_compile: bool | None, image_size: str, one_replica: bool) -> bool:
     # XLA is slower than the plain graph on a CPU, and compiles anew for every image size. A
     # function compiled for one device cannot reach the variables of another.
-    one_replica = tf.distribute.get_strategy().num_replicas_in_sync == 1
-    if config.jit_compile == "true" and not one_replica:
+    if jit_compile and not one_replica:
         raise ValueError(
             "--jit_compile: expected auto or false with several devices, or --strategy=one_device; "
             "got true"
         )
-    _warn_of_lonely_norms(model, one_replica=one_replica, parts=config.accumulation_steps)
-    has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    pays = has_gpu and one_replica and "," not in config.image_size
-    jit = {"true": True, "false": False, AUTO: pays}[config.jit_compile]
-    optimizer = make_optimizer(config, total_steps)
-    if config.max_bad_steps and config.precision != "mixed_float16":
-        # It leaves out what is not finite; Keras has one for float16 anyway.
-        optimizer = keras.optimizers.LossScaleOptimizer(
-            optimizer, initial_scale=1.0, dynamic_growth_steps=2**31 - 1
-        )
-    model.compile(optimizer=optimizer, jit_compile=jit)
-    model.accumulation_steps = config.accumulation_steps
+    if jit_compile is not None:
+        return jit_compile
+    return bool(tf.config.list_physical_devices("GPU")) and one_replica and "," not in image_size
 
 
 def _warn_of_lonely_norms(model: keras.Model, *, one_replica: bool, parts: int) -> None:
@@ -285,81 +246,52 @@ def make_callbacks(
     Raises:
         ValueError: If `best_metric` is none that `metrics` give.
     """
-    names = evaluation.metric_names(config.metrics)
-    monitor = names[0] if config.best_metric == AUTO else config.best_metric
-    if monitor not in names:
-        raise ValueError(
-            f"--best_metric: expected one of {', '.join(names)}, as --metrics="
-            f"{','.join(config.metrics)} give, got {config.best_metric!r}"
-        )
+
+    def make(kind, **others):
+        return kind(**options_for(config, kind, **others))
+
+    best_metric = _best_metric(**options_for(config, _best_metric))
     writers = list(writers)
     galleries = [writer for writer in writers if hasattr(writer, "write_pictures")]
     # Hosts evaluate together: none can break off alone.
     interrupt = stop.raise_if_received if stop and share.num_hosts == 1 else None
-    guard = non_finite.NonFiniteGuard(
-        config.model_dir,
-        every=config.log_every,
+    guard = make(
+        NonFiniteGuard,
         make_batch=lambda step: next(iter(load_train_data(config, start_step=step, share=share))),
-        allowed=config.max_bad_steps,
         first_step=first_step,
         host=share.host if share.num_hosts > 1 else None,
     )
     made = [
         # First: the time that the others take at the end of an epoch is not the training's.
-        callbacks.TrainingLog(
-            writers,
-            every=config.log_every,
-            batch_size=config.batch_size,
-            input_clock=input_clock,
-            first_step=first_step,
+        make(
+            callbacks.TrainingLog, writers=writers, input_clock=input_clock, first_step=first_step
         ),
         *(writer for writer in writers if isinstance(writer, keras.callbacks.Callback)),
         guard,
         # When a checkpoint stands, the training's lines up to its step have been written. An
         # evaluation is done when its line stands; until then a resumed run makes up for it.
-        callbacks.Checkpoint(
-            config.model_dir,
-            every=config.checkpoint_every,
-            keep=config.keep_checkpoints,
+        make(
+            callbacks.Checkpoint,
             first_step=first_step,
             stop=stop,
             writes=share.is_chief,
             before_saving=guard.look,
         ),
-        callbacks.DetectionMetrics(val_data, metrics=config.metrics, progress=interrupt),
+        make(callbacks.DetectionMetrics, dataset=val_data, progress=interrupt),
         *(DetectionPictures(val_data, each, first_step=first_step) for each in galleries),
     ]
     if share.is_chief:
-        made.append(callbacks.BestModel(config.model_dir, monitor=monitor, first_step=first_step))
+        made.append(make(callbacks.BestModel, best_metric=best_metric, first_step=first_step))
     made.append(callbacks.EvaluationLog(writers, first_step=first_step))
     # Behind all others: their time before a step is not spent waiting for input.
     return [*made, input_clock] if input_clock else made
 
 
-def count_eval_period(config: Config, num_images: int) -> int:
-    """Steps between two evaluations."""
-    return config.eval_every or math.ceil(num_images / config.batch_size)
-
-
-def _data_options(config: Config, class_names: Sequence[str] | None) -> dict[str, Any]:
-    return {
-        "batch_size": config.batch_size,
-        "data_dir": config.data_dir or None,
-        "annotations": config.annotations or None,
-        "images": config.images or None,
-        "image_size": config.image_size,
-        "orientation_buckets": config.orientation_buckets,
-        "limit": config.overfit or None,
-        "classes": tuple(class_names) if class_names else None,
-        "max_faults": config.max_faults,
-        "max_bad_images": config.max_bad_images,
-    }
-
-
-def _default_decay_steps(total_steps: int) -> tuple[int, ...]:
-    """60k and 80k of 90k steps, as in the recipe, for a run of any length."""
-    return tuple(sorted({max(1, total_steps * 2 // 3), max(1, total_steps * 8 // 9)}))
-
-
-def _unless_auto(value: str) -> str | None:
-    return None if value == AUTO else value
+def _best_metric(*, metrics: Sequence[str], best_metric: str | None) -> str:
+    names = evaluation.metric_names(metrics)
+    if best_metric is not None and best_metric not in names:
+        raise ValueError(
+            f"--best_metric: expected one of {', '.join(names)}, as --metrics="
+            f"{','.join(metrics)} give, got {best_metric!r}"
+        )
+    return best_metric or names[0]

@@ -12,6 +12,7 @@ from fcos_tf.evaluation import METRICS
 from fcos_tf.layers.fpn import UPSAMPLINGS
 from fcos_tf.layers.heads import NORMS
 from fcos_tf.models.fcos_rules import RULES
+from fcos_tf.options import fields_of
 from fcos_tf.training import callbacks
 from fcos_tf.training.input_clock import InputClock
 from fcos_tf.training.metric_writers import TensorBoardWriter
@@ -21,20 +22,6 @@ from fcos_tf.training.progress_bar import ProgressBar
 from fcos_tf.training.schedules import WarmupConstant, WarmupCosine
 from fcos_tf.training.stop_signals import StopSignals
 from fcos_tf.training.strategy import Share
-
-
-def test_steps_from_epochs():
-    # 2.5 passes over 10 images in batches of 4: 25 / 4 = 6.25, so 7 steps.
-    assert build.count_steps(Config(epochs=2.5, batch_size=4), 10) == 7
-    assert build.count_steps(Config(steps=5, batch_size=4), 10) == 5
-    with pytest.raises(ValueError, match="--steps or --epochs"):
-        build.count_steps(Config(), 10)
-
-
-def test_evaluations_are_an_epoch_apart_unless_said():
-    # 10 images in batches of 4: 3 steps.
-    assert build.count_eval_period(Config(batch_size=4), 10) == 3
-    assert build.count_eval_period(Config(batch_size=4, eval_every=50), 10) == 50
 
 
 def rate(config, total_steps, step):
@@ -121,6 +108,32 @@ def test_wrong_number_of_classes_is_refused():
         build.make_model(Config(num_classes=3), ("rod", "ring"))
 
 
+class Toy:
+    """A model that has two of the options beside what every model has."""
+
+    def __init__(self, num_classes, *, class_names, category_ids, dtype, backbone, max_detections):
+        self.given = (num_classes, class_names, category_ids, dtype, backbone, max_detections)
+
+
+def test_the_model_is_chosen_by_name(monkeypatch):
+    monkeypatch.setitem(build.MODELS, "toy", Toy)
+    config = Config(model="toy", max_detections=7, precision="mixed_bfloat16")
+    model = build.make_model(config, ["a", "b"], [3, 9])
+    assert model.given == (2, ("a", "b"), [3, 9], "mixed_bfloat16", "resnet50", 7)
+    assert build.model_class(Config()) is FCOS
+    with pytest.raises(ValueError, match="--model: expected one of fcos, toy, got 'x'"):
+        build.model_class(Config(model="x"))
+
+
+def test_options_of_other_models_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setitem(build.MODELS, "toy", Toy)
+    config = Config(model="toy", fpn_levels=3, nms_threshold=0.5, learning_rate=1.0)
+    with pytest.raises(ValueError, match="--fpn_levels, --nms_threshold: not an option of --m"):
+        build.model_class(config)
+    # A file has its own settings, and none of these counts.
+    assert build.model_class(dataclasses.replace(config, initial_weights="a.keras")) is Toy
+
+
 def test_checkpoints_come_before_the_evaluation_and_its_line_last():
     made = build.make_callbacks(Config(model_dir="x"), [], [], first_step=3)
     assert [type(callback) for callback in made] == [
@@ -164,12 +177,14 @@ def test_the_best_metric_must_be_measured():
     ):
         config = Config(model_dir="x", metrics=metrics, best_metric=best)
         made = build.make_callbacks(config, [], [])
-        assert [c.monitor for c in made if isinstance(c, callbacks.BestModel)] == [expected]
+        assert [c.best_metric for c in made if isinstance(c, callbacks.BestModel)] == [expected]
 
 
 def test_flags_offer_what_the_parts_know():
     # The config stands below them and cannot ask.
     choices = {field.name: field.metadata["choices"] for field in dataclasses.fields(Config)}
+    text = fields_of(Config)["model"].metadata["text"]
+    assert text == f"The kind of model: {', '.join(build.MODELS)}."
     assert set(choices["augment"]) == set(AUGMENTATIONS)
     assert set(choices["metrics"]) == set(METRICS)
     assert set(choices["rules"]) == set(RULES)

@@ -1,8 +1,26 @@
+import ast
 import dataclasses
+import importlib
+from pathlib import Path
 
 import pytest
 
-from fcos_tf.config import SECTIONS, Config, to_flags
+from fcos_tf import build
+from fcos_tf.config import AugmentationOptions, Config, DetectionOptions, ModelOptions
+from fcos_tf.options import (
+    Options,
+    changed_options,
+    fields_of,
+    fixed_options,
+    option,
+    options_for,
+    parameters_of,
+    sections_of,
+    to_flags,
+    with_defaults,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
@@ -54,8 +72,133 @@ def test_a_config_cannot_be_changed():
 
 def test_every_option_is_explained_and_in_a_section():
     for field in dataclasses.fields(Config):
-        assert field.metadata["help"].endswith("."), field.name
-        assert field.metadata["section"] in SECTIONS, field.name
+        assert field.metadata["text"].endswith("."), field.name
+    names = [name for names in sections_of(Config).values() for name in names]
+    assert sorted(names) == sorted(field.name for field in dataclasses.fields(Config))
+    titles = [section.title for section in sections_of(Config)]
+    assert titles[:2] == ["Data", "Images"] and len(set(titles)) == len(titles)
+
+
+def test_other_words_for_an_option_are_no_options():
+    words = [word for field in fields_of(Config).values() for word in field.metadata["also"]]
+    # Tools have some of these as options of their own, such as --output_dir.
+    assert not set(words) & (fields_of(Config).keys() - {"model"})
+
+
+class Tool:
+    """What may need options."""
+
+    def __init__(self, image_size, *, clip_norm=None, **kwargs):
+        pass
+
+
+class Hammer(Tool):
+    """Hands up what it does not take."""
+
+    def __init__(self, *, frozen_stages, **kwargs):
+        super().__init__(**kwargs)
+
+
+class Fixed(Tool):
+    """Hands up nothing."""
+
+    def __init__(self, *, quality):
+        super().__init__("64x64")
+
+
+def test_options_arrive_by_the_names_of_parameters_with_their_meaning():
+    config = Config(clip_norm=0, jit_compile="false", data_dir="", frozen_stages=-1, seed=3)
+
+    def function(seed, *, jit_compile, data_dir="x", other=None):
+        pass
+
+    found = options_for(config, function, other=5)
+    assert found == {"seed": 3, "jit_compile": False, "data_dir": None, "other": 5}
+    assert options_for(config, function, seed=7)["seed"] == 7
+    # A class takes what its constructor takes, and those that its **kwargs reach.
+    assert options_for(config, Tool) == {"image_size": "512x512", "clip_norm": None}
+    assert options_for(config, Hammer).keys() == {"image_size", "clip_norm", "frozen_stages"}
+    assert options_for(config, Fixed) == {"quality": "centerness"}
+    # Other values mean themselves.
+    config = Config(clip_norm=2, frozen_stages=0, jit_compile="true", data_dir="d")
+    assert options_for(config, Hammer)["clip_norm"] == 2
+    assert options_for(config, Hammer)["frozen_stages"] == 0
+    assert options_for(config, function) == {"seed": 0, "jit_compile": True, "data_dir": "d"}
+
+
+def test_options_without_a_value_and_required_ones():
+    @dataclasses.dataclass(frozen=True)
+    class Some(Options):
+        file: str = option("", "A file.", required=True)
+        count: int | None = option(None, "How many.", least=1)
+        way: str | None = option(None, "Which way.", choices=("up", "down"))
+
+    assert vars(Some(file="a")) == {"file": "a", "count": None, "way": None}
+    for options, message in (
+        ({}, "--file: expected a value, got none"),
+        ({"file": "a", "count": 0}, "--count: expected a number at least 1, got 0"),
+        ({"file": "a", "count": 1.5}, r"--count: expected int, got 1\.5"),
+        ({"file": "a", "way": ""}, "--way: expected one of up, down, got ''"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Some(**options)
+
+
+def test_sections_say_what_was_changed_and_go_back():
+    config = Config(backbone="resnet18", max_detections=7, cache=True, augment=("mosaic",), steps=3)
+    changed = changed_options(config, ModelOptions, DetectionOptions)
+    assert changed == {"backbone": "resnet18", "max_detections": "7"}
+    plain = with_defaults(config, AugmentationOptions)
+    assert plain == Config(backbone="resnet18", max_detections=7, steps=3)
+
+
+def test_what_a_resumed_run_must_have_again():
+    # By default the steps at which the learning rate falls follow from the length of the run.
+    assert {"steps", "epochs", "seed", "dataset"} < fixed_options(Config()).keys()
+    fixed = fixed_options(Config(decay_steps=(9,), batch_size=8))
+    assert not {"steps", "epochs", "model_dir", "cache", "metrics", "tta"} & fixed.keys()
+    assert (fixed["batch_size"], fixed["decay_steps"]) == ("8", "9")
+
+
+# What hands options on -> which of its arguments gets them.
+HANDS_ON = {"options_for": 1, "_data_options": 1, "make": 0}
+
+
+def names_in(tree):
+    """What the imports of a module bind, those inside functions included."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("fcos_tf"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                found = getattr(module, alias.name, None)
+                names[alias.asname or alias.name] = found or importlib.import_module(
+                    f"{node.module}.{alias.name}"
+                )
+    return names
+
+
+def taken_options(path):
+    """Options that a module reads as `config.NAME`, or hands on by `options_for(config, THING)`."""
+    tree = ast.parse(path.read_text())
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    names = {**names_in(tree), **vars(module)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "config":
+            yield node.attr
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in HANDS_ON:
+            thing = ast.unparse(node.args[HANDS_ON[ast.unparse(node.func)]])
+            if thing.split(".")[0] in names:  # else a parameter, of what is itself in HANDS_ON
+                yield from parameters_of(eval(thing, names))
+
+
+def test_every_option_arrives_somewhere():
+    files = [ROOT / "fcos_tf" / "build.py", *sorted((ROOT / "fcos_tf" / "cli").glob("*.py"))]
+    taken = {name for file in files for name in taken_options(file)}
+    for kind in build.MODELS.values():
+        taken |= parameters_of(kind)
+    assert {"images", "momentum", "allow_config_change", "tta", "jit_compile"} <= taken
+    assert fields_of(Config).keys() - taken == set()
 
 
 def test_flags_hold_every_option_once():

@@ -1,33 +1,52 @@
-"""What the tools share: flags made from `Config`, help, and errors in one line."""
+"""What the tools share: flags made from options, help, and errors in one line."""
 
 import contextlib
 import dataclasses
-import os
+import difflib
 import re
 import sys
-import tempfile
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
 from fcos_tf.cli.flag_files import CONFIGS, split_flag_files
-from fcos_tf.config import SECTIONS, Config, flag_value, item_type
+from fcos_tf.config import Config
+from fcos_tf.options import Options, fields_of, flag_value, is_list, item_type, sections_of
+from fcos_tf.tensorflow_words import is_for_the_user, one_line
 
 _HELP = ("--help", "-help", "--helpshort", "-helpshort", "--helpfull", "-h", "-?")
-_TOOL_SECTION = "Tool"
+# Nearer than this an unknown name has to be, from 0 to 1, to be taken for a known one.
+_NEAR = 0.7
+
+Uses = Sequence[type[Options] | str]
+
+
+class Given(NamedTuple):
+    """What a command line says.
+
+    Attributes:
+        config: The options of a run that the tool uses; all others have their defaults.
+        options: Those of the tool itself.
+        given: The names of all that stand on the command line or in a flag file.
+    """
+
+    config: Config
+    options: Options
+    given: frozenset[str]
 
 
 def run(
-    tool: Callable[[Config, flags.FlagValues], None],
+    tool: Callable[[Config, Any, frozenset[str]], None],
     description: str,
     argv: list[str] | None = None,
     *,
-    options: Mapping[str, str] | None = None,
+    uses: Uses,
+    options: type[Options] = Options,
 ) -> None:
     """Reads the flags, runs a tool with them, and ends the process.
 
@@ -36,192 +55,172 @@ def run(
     traceback unless --debug is given.
 
     Args:
-        tool: Takes the config and the flags.
+        tool: Takes what `Given` holds.
         description: The text that --help begins with.
         argv: Program name and arguments; None = `sys.argv`.
-        options: Flags of this tool beside those of `Config`: name -> help. All are strings.
+        uses: Which options of a run the tool uses: sections, and names of single ones.
+        options: The options of the tool itself.
     """
     argv = list(sys.argv if argv is None else argv)
     program = Path(argv[0]).name
     _one_line_warnings(program)
-    values = define_flags(options or {})
     if any(argument in _HELP for argument in argv[1:]):
         with contextlib.suppress(BrokenPipeError):  # as in "... --help | head"
-            print(help_text(description, values), flush=True)
+            print(help_text(description, uses, options), flush=True)
         sys.exit(0)
-    debug = "--debug" in argv
+    debug = any(re.fullmatch("--?debug(=true)?", argument) for argument in argv)
     try:
-        config = parse(values, argv)
+        given = parse(argv, uses, options)
     except (flags.Error, ValueError, OSError) as error:
         if debug:
             raise
-        print(f"{program}: error: {_one_line(error)}", file=sys.stderr)
+        print(f"{program}: error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
-    debug = values["debug"].value
     try:
-        tool(config, values)
+        tool(*given)
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if debug or not _is_for_the_user(error):
+        if debug or not is_for_the_user(error):
             traceback.print_exc()
         else:
-            print(f"{program}: error: {_one_line(error)}", file=sys.stderr)
+            print(f"{program}: error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
 
 
-def define_flags(options: Mapping[str, str]) -> flags.FlagValues:
-    """Defines a flag for every field of `Config`, for `options`, and --debug."""
-    values = flags.FlagValues()
-    for field in dataclasses.fields(Config):
-        text = field.metadata["help"]
-        if isinstance(field.default, tuple):
-            flags.DEFINE_list(field.name, list(map(str, field.default)), text, flag_values=values)
-            continue
-        define = {
-            bool: flags.DEFINE_boolean,
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-            str: flags.DEFINE_string,
-        }[item_type(field)]
-        define(field.name, field.default, text, flag_values=values)
-    for name, text in options.items():
-        flags.DEFINE_string(name, None, text, flag_values=values)
-    flags.DEFINE_boolean("debug", False, "Show the traceback of errors.", flag_values=values)
-    return values
+def parse(
+    argv: Sequence[str],
+    uses: Uses = (Config,),
+    options: type[Options] = Options,
+    *,
+    config: type[Config] = Config,
+) -> Given:
+    """Parses a command line, the flag files that it names included.
 
+    Flags on the command line win over those in flag files, wherever they stand. What a tool does
+    not use is passed over in flag files, so that all tools read the same ones.
 
-def parse(values: flags.FlagValues, argv: list[str]) -> Config:
-    """Parses the command line, flag files included, into `values` and a checked config.
-
-    Flags on the command line win over those in flag files, wherever they stand.
+    Args:
+        argv: Program name and arguments.
+        uses: As of `run`.
+        options: As of `run`.
+        config: The class of all options of a run.
 
     Raises:
-        ValueError: For a flag or a value that does not exist.
-        FileNotFoundError: For a flag file that does not exist.
+        ValueError: A flag or a value that does not exist, or a flag that the tool does not use.
+        FileNotFoundError: A flag file that does not exist.
     """
-    from_files, arguments = split_flag_files(argv[1:], values)
-    rest = values([argv[0], *from_files, *arguments])[1:]
+    own, used, known = fields_of(options), _used(uses, config), fields_of(config)
+    fields = {**own, **used}
+    values = _define(fields)
+
+    def counts(name: str) -> bool:
+        if name not in values and name not in known:
+            raise ValueError(f"unknown flag --{name}{_suggest(name, fields)}")
+        return name in values
+
+    from_files, arguments = split_flag_files(list(argv[1:]), counts)
+    try:
+        rest = values([argv[0], *from_files, *arguments])[1:]
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        counts(name.removeprefix("no") if name.removeprefix("no") in known else name)
+        near = _suggest(name, fields, cutoff=1)
+        raise ValueError(f"--{name} is not used by {Path(argv[0]).name}{near}") from None
+    except flags.IllegalFlagValueError as error:  # all that is no bool is text to absl
+        name, value = re.match(r"flag --(\w+)=(.*?): ", str(error), re.DOTALL).groups()
+        raise ValueError(f"--{name}: expected true or false, got {value!r}") from None
     if rest:
         raise ValueError(f"expected flags like --name=value only, got {' '.join(map(repr, rest))}")
-    options: dict[str, Any] = {}
-    for field in dataclasses.fields(Config):
-        value = values[field.name].value
-        if isinstance(field.default, tuple):
-            value = tuple(_item(field, text) for text in value)
-        options[field.name] = value
-    return Config(**options)
+    found = {n: _value(field, values[n].value) for n, field in fields.items() if values[n].present}
+    return Given(
+        config(**{name: value for name, value in found.items() if name in used}),
+        options(**{name: value for name, value in found.items() if name in own}),
+        frozenset(found),
+    )
 
 
-def help_text(description: str, values: flags.FlagValues) -> str:
-    """What --help prints: the description and every flag with its default."""
-    sections: dict[str, list[str]] = {_TOOL_SECTION: [], **{name: [] for name in SECTIONS}}
-    fields = {field.name: field for field in dataclasses.fields(Config)}
-    for name in values:
-        if name not in fields:
-            sections[_TOOL_SECTION].append(_flag_help(name, values[name].help, None, ()))
-    file_help = f"File with a flag per line; looked up here, in configs/ and in {CONFIGS}."
-    sections[_TOOL_SECTION].insert(0, _flag_help("flagfile", file_help, None, ()))
-    for name, field in fields.items():
-        default = flag_value(field.default)
-        text = _flag_help(name, field.metadata["help"], default, field.metadata["choices"])
-        sections[field.metadata["section"]].append(text)
-    parts = [description.strip()]
-    parts += [f"{title}:\n" + "\n".join(lines) for title, lines in sections.items()]
+def parse_config(arguments: Sequence[str]) -> Config:
+    """The config that flags, such as those of `train.py`, stand for."""
+    return parse(["", *arguments]).config
+
+
+def help_text(
+    description: str,
+    uses: Uses,
+    options: type[Options] = Options,
+    *,
+    config: type[Config] = Config,
+) -> str:
+    """What --help prints: the description and every flag of the tool with its default."""
+    used = _used(uses, config)
+    files = f"File with a flag per line; looked up here, in configs/ and in {CONFIGS}."
+    lines = [_flag_help("flagfile", files), _flag_help("debug", "Show the traceback of errors.")]
+    lines[1:1] = [_option_help(field) for field in fields_of(options).values()]
+    parts = [description.strip(), "\n".join(["This tool:", *lines])]
+    for section, names in sections_of(config).items():
+        lines = [_option_help(used[name]) for name in names if name in used]
+        if lines:
+            parts.append("\n".join([f"{section.title}:", *lines]))
     return "\n\n".join(parts)
 
 
-def load_tensorflow() -> None:
-    """Imports TensorFlow without the remarks it prints on the way, but with real errors."""
-    # What matters comes as a Python exception as well.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    # They come from C++ before its logging can be set up, so only the file descriptor catches them.
-    with tempfile.TemporaryFile() as caught:
-        saved = os.dup(2)
-        try:
-            os.dup2(caught.fileno(), 2)
-            import tensorflow as tf
-
-            tf.config.list_physical_devices()
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            caught.seek(0)
-            text = caught.read().decode(errors="replace")
-            kept = [line for line in text.splitlines() if not _is_start_up_noise(line)]
-            if kept:
-                print("\n".join(kept), file=sys.stderr)
+def _used(uses: Uses, config: type[Config]) -> dict[str, dataclasses.Field]:
+    fields = fields_of(config)
+    names = {n for use in uses for n in ([use] if isinstance(use, str) else fields_of(use))}
+    if names - fields.keys():
+        raise TypeError(f"no options of a run: {', '.join(sorted(names - fields.keys()))}")
+    return {name: field for name, field in fields.items() if name in names}
 
 
-def _is_start_up_noise(line: str) -> bool:
-    return not line.strip() or bool(
-        re.match(
-            r"[IWE]0000 |WARNING: All log messages before absl|\d{4}-\d\d-\d\d .*: [IW] ", line
-        )
-    )
+def _define(fields: Mapping[str, dataclasses.Field]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    for name, field in fields.items():
+        define = flags.DEFINE_boolean if item_type(field) is bool else flags.DEFINE_string
+        define = flags.DEFINE_list if is_list(field) else define
+        define(name, None, field.metadata["text"], flag_values=values)
+    flags.DEFINE_boolean("debug", False, "", flag_values=values)
+    return values
 
 
-def _flag_help(name: str, text: str, default: str | None, choices: tuple[str, ...]) -> str:
-    notes = []
-    if choices:
-        notes.append(" | ".join(choices))
-    if default is not None:
-        notes.append(f"default {default or 'empty'}")
-    line = f"{text} ({'; '.join(notes)})" if notes else text
-    return textwrap.fill(
-        f"--{name}: {line}", width=100, initial_indent="  ", subsequent_indent="      "
-    )
-
-
-def _item(field: dataclasses.Field, text: str) -> Any:
+def _value(field: dataclasses.Field, given: Any) -> Any:
+    """A value of an option's own type from what absl has read."""
+    kind = item_type(field)
     try:
-        return item_type(field)(text.strip())
+        return tuple(kind(text.strip()) for text in given) if is_list(field) else kind(given)
     except ValueError:
-        expected = item_type(field).__name__
-        raise ValueError(f"--{field.name}: expected {expected}, got {text!r}") from None
+        got = flag_value(tuple(given) if is_list(field) else given)
+        raise ValueError(f"--{field.name}: expected {kind.__name__}, got {got!r}") from None
 
 
-def _is_for_the_user(error: Exception) -> bool:
-    """Whether an error says what is wrong with flags, files or data, not with the program."""
-    if isinstance(error, ValueError | OSError | MemoryError | flags.Error):
-        return True
-    with contextlib.suppress(ImportError):
-        import tensorflow as tf
-
-        # What a data set's map functions raise comes out as one of these.
-        kinds = (
-            tf.errors.InvalidArgumentError,
-            tf.errors.NotFoundError,
-            tf.errors.PermissionDeniedError,
-            tf.errors.ResourceExhaustedError,
-            tf.errors.UnavailableError,
-        )
-        return isinstance(error, kinds)
-    return False
+def _suggest(name: str, fields: Mapping[str, dataclasses.Field], *, cutoff: float = _NEAR) -> str:
+    """Which of a tool's options may be meant, also by the words of other programs."""
+    # Names go before other words, the tool's own before those of a run.
+    words = reversed([(n, word) for n, field in fields.items() for word in field.metadata["also"]])
+    spellings = {word: name for name, word in words} | {name: name for name in fields}
+    word = name.lower().replace("-", "_")
+    near = [word] if word in spellings else difflib.get_close_matches(word, spellings, 1, cutoff)
+    return f"; did you mean --{spellings[near[0]]}?" if near else "; --help lists its flags"
 
 
-def _one_line(error: Exception) -> str:
-    text = getattr(error, "message", None) or str(error) or type(error).__name__
-    if "Collective ops is aborted" in text:
-        host = re.search(r"(?:remote target|sending heartbeats\):)\s+(/job:\S+)", text)
-        return (
-            f"host {host[1] if host else 'of the run'} does not answer any more; see what it says, "
-            "then start all hosts again: they go on from the last checkpoint"
-        )
-    # The words of an assertion, or of a Python error, that happened inside a TensorFlow graph.
-    for pattern in (
-        r"assertion failed: \[(.+?)\]\s*(?:\n|$)",
-        r"\w+Error: (.+?)\s*\nTraceback \(most recent",
-    ):
-        inner = re.search(pattern, text, flags=re.DOTALL)
-        if inner:
-            text = inner[1]
-    # The names of graph nodes that TensorFlow puts around its own words.
-    text = re.sub(r"\{\{\S+ .*?\}\}|\[\[\{*.*?\}*\]\]|\[Op:\w+\].*", " ", text, flags=re.DOTALL)
-    return " ".join(text.split())
+def _option_help(field: dataclasses.Field) -> str:
+    choices, default = field.metadata["choices"], flag_value(field.default)
+    notes = [" | ".join(choices)] if choices else []
+    notes += ["several with commas"] if is_list(field) else []
+    if field.metadata["required"]:
+        notes.append("required")
+    elif field.default is not None:
+        notes.append(f"default {default or 'empty'}")
+    text = field.metadata["text"]
+    return _flag_help(field.name, f"{text} ({'; '.join(notes)})" if notes else text)
+
+
+def _flag_help(name: str, text: str) -> str:
+    return textwrap.fill(
+        f"--{name}: {text}", width=100, initial_indent="  ", subsequent_indent="      "
+    )
 
 
 def _one_line_warnings(program: str) -> None:

@@ -12,109 +12,75 @@ with its class names and all its settings, for --weights of the other tools; an 
 of torchvision or timm (imagenet) a backbone for --backbone_weights. The report says which
 tensors were used; nothing is written unless all of them fit.
 
-Of the flags below, --backbone, --classes, --image_size, --quality and those of "Detections" count,
-if they are given: what the file must be, or the detector is to have in place of what it had.
+The options of "Data" to "Detections" count if they are given: what the file must be, or the
+detector is to have in place of what it had.
 """
 
+import dataclasses
 from pathlib import Path
-from typing import Any
 
 from fcos_tf.cli import command_line
-from fcos_tf.config import Config
+from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config, DetectionOptions
+from fcos_tf.options import Options, option, options_for
+from fcos_tf.tensorflow_words import load_tensorflow
 
-FLAVOURS = ("torchvision", "official", "adelaidet", "detectron2", "imagenet")
-_OPTIONS = {
-    "source": "The file to convert: .pth, .pt, .bin, .pkl or .safetensors",
-    "flavour": f"Whose file it is: {', '.join(FLAVOURS)}",
-    "output": "The .keras file to write, a new one",
-    "variant": "With --flavour=official: improved or base; default improved",
-    "entry": "Which of several state dicts in the file, such as model_ema",
-}
-_SETTINGS = (
-    "backbone",
-    "image_size",
-    "quality",
-    "score_threshold",
-    "nms_threshold",
-    "topk_per_level",
-    "max_detections",
-)
+_USES = ("classes", "image_size", "backbone", "quality", DetectionOptions)
+
+
+# fmt: off
+@dataclasses.dataclass(frozen=True)
+class ConvertOptions(Options):
+    """What to convert."""
+
+    source: str = option(
+        "", "The file to convert: .pth, .pt, .bin, .pkl or .safetensors.", required=True,
+        also=("input", *WEIGHTS_WORDS))
+    flavour: str = option(
+        "", "Whose file it is.", required=True, also=("flavor",),
+        choices=("torchvision", "official", "adelaidet", "detectron2", "imagenet"))
+    output: str = option(
+        "", "The .keras file to write, a new one.", required=True, also=OUTPUT_WORDS)
+    variant: str | None = option(
+        None, "With --flavour=official; default improved.", choices=("improved", "base"))
+    entry: str | None = option(
+        None, "Which of several state dicts in the file, such as model_ema.")
+# fmt: on
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tool; ends the process with its exit status."""
-    command_line.run(_convert, __doc__, argv, options=_OPTIONS)
+    command_line.run(_convert, __doc__, argv, uses=_USES, options=ConvertOptions)
 
 
-def _convert(config: Config, flags) -> None:
-    for name in ("source", "flavour", "output"):
-        if not flags[name].value:
-            raise ValueError(f"--{name}: expected a value, got none")
-    source, flavour, output = (flags[name].value for name in ("source", "flavour", "output"))
-    if flavour not in FLAVOURS:
-        raise ValueError(f"--flavour: expected one of {', '.join(FLAVOURS)}, got {flavour!r}")
-    if flags["variant"].value and flavour != "official":
-        raise ValueError(f"--variant: expected with --flavour=official only, got {flavour}")
-    if flavour == "imagenet" and not flags["backbone"].present:
+def _convert(config: Config, options: ConvertOptions, given: frozenset[str]) -> None:
+    if options.variant and options.flavour != "official":
+        raise ValueError(f"--variant: expected with --flavour=official only, got {options.flavour}")
+    if options.flavour == "imagenet" and "backbone" not in given:
         raise ValueError("--backbone: expected with --flavour=imagenet, got none")
-    if Path(output).suffix != ".keras":
-        raise ValueError(f"--output: expected a file that ends in .keras, got {output}")
-    if Path(output).exists():
-        raise ValueError(f"--output: expected a new file, got {output}, which exists")
-    if not Path(source).exists():
-        raise FileNotFoundError(f"--source: no file {source}")
-    options = {name: getattr(config, name) for name in _SETTINGS if flags[name].present}
-    if config.classes:
-        options["class_names"] = config.classes
-    command_line.load_tensorflow()
-    print(
-        convert(
-            source,
-            flavour,
-            output,
-            variant=flags["variant"].value,
-            entry=flags["entry"].value,
-            **options,
-        )
-    )
-
-
-def convert(source: str | Path, flavour: str, output: str | Path, **options: Any) -> Path:
-    """Converts a checkpoint, prints the report and writes the model.
-
-    Args:
-        source: The file of PyTorch.
-        flavour: One of `FLAVOURS`.
-        output: The file to write; its folder is made if it is not there.
-        **options: Of `fcos_tf.convert.convert_checkpoint`; for "imagenet" only `backbone` and
-            `entry` count.
-
-    Returns:
-        `output`.
-
-    Raises:
-        ValueError: If the source is not what it should be or not all tensors fit; nothing is
-            written then.
-        FileNotFoundError: If there is no such file.
-    """
+    if Path(options.output).suffix != ".keras":
+        raise ValueError(f"--output: expected a file that ends in .keras, got {options.output}")
+    if Path(options.output).exists():
+        raise ValueError(f"--output: expected a new file, got {options.output}, which exists")
+    if not Path(options.source).exists():
+        raise FileNotFoundError(f"--source: no file {options.source}")
+    settings = {name: value for name, value in vars(config).items() if name in given}
+    load_tensorflow()
+    from fcos_tf.convert import convert_checkpoint
+    from fcos_tf.convert.backbones import load_imagenet_file
     from fcos_tf.training import checkpoints
 
-    if flavour == "imagenet":
-        from fcos_tf.convert.backbones import load_imagenet_file
-
-        model, report = load_imagenet_file(source, options["backbone"], entry=options.get("entry"))
+    if options.flavour == "imagenet":
+        model, report = load_imagenet_file(options.source, config.backbone, entry=options.entry)
     else:
-        from fcos_tf.convert import convert_checkpoint
-
-        model, report = convert_checkpoint(source, flavour=flavour, **options)
+        settings["class_names"] = settings.pop("classes", ()) or None
+        given_too = options_for(options, convert_checkpoint)
+        model, report = convert_checkpoint(options.source, **given_too, **settings)
     print(report, flush=True)
     if not report.is_complete:
-        raise ValueError(f"{source}: not all tensors fit, see the report; nothing was written")
-    output = Path(output)
+        raise ValueError(
+            f"{options.source}: not all tensors fit, see the report; nothing was written"
+        )
+    output = Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     checkpoints.write_model(model, output)
-    return output
-
-
-if __name__ == "__main__":
-    main()
+    print(output)

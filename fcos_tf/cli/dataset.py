@@ -1,7 +1,7 @@
 """Looks at a data set, or writes it in another format.
 
     python tools/dataset.py --what=summary --dataset=coco --data_dir=COCO --train_split=train2017
-        --val_split=val2017 --check_images=true
+        --val_split=val2017 --check_images
     python tools/dataset.py --what=write --format=tfds --name=my_coco --dataset=coco
         --data_dir=COCO --split=train2017 --output_dir=TFDS
 
@@ -11,94 +11,68 @@ coco, voc and tfds (TFRecord shards; read them with --dataset=tfds:NAME --data_d
 images that cannot be read are left out, up to --max_bad_images.
 """
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from fcos_tf.cli import command_line
-from fcos_tf.config import Config
+from fcos_tf.config import OUTPUT_WORDS, Config, DataOptions
+from fcos_tf.options import Options, option
+from fcos_tf.tensorflow_words import load_tensorflow
 
-_OPTIONS = {
-    "what": "summary or write; default summary",
-    "split": "The split to look at or to write; default: --train_split and --val_split",
-    "check_images": "true: the summary also reads every image and lists those that cannot be read",
-    "format": "coco, voc or tfds, for --what=write",
-    "name": "Name of a TFDS data set to write; default: detection",
-    "output_dir": "Where to write",
-}
+
+# fmt: off
+@dataclasses.dataclass(frozen=True)
+class DatasetOptions(Options):
+    """What to do with the data set."""
+
+    what: str = option("summary", "What to do.", choices=("summary", "write"))
+    split: str | None = option(
+        None, "The split to look at or to write; default: --train_split and --val_split.")
+    check_images: bool = option(
+        False, "The summary also reads every image and lists those that cannot be read.")
+    format: str | None = option(
+        None, "With --what=write: the form to write.", choices=("coco", "voc", "tfds"))
+    name: str = option("detection", "Name of a TFDS data set to write.")
+    output_dir: str | None = option(None, "With --what=write: where to.", also=OUTPUT_WORDS)
+# fmt: on
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tool; ends the process with its exit status."""
-    command_line.run(_dataset, __doc__, argv, options=_OPTIONS)
+    uses = (DataOptions, "val_split", "include_difficult", "image_size")
+    command_line.run(_dataset, __doc__, argv, uses=uses, options=DatasetOptions)
 
 
-def _dataset(config: Config, flags) -> None:
-    what = flags["what"].value or "summary"
-    if what not in ("summary", "write"):
-        raise ValueError(f"--what: expected summary or write, got {what!r}")
-    check = flags["check_images"].value or "false"
-    if check not in ("true", "false"):
-        raise ValueError(f"--check_images: expected true or false, got {check!r}")
-    splits = [flags["split"].value] if flags["split"].value else None
-    splits = splits or list(dict.fromkeys([config.train_split, config.val_split]))
-    if what == "write":
-        for name in ("format", "output_dir"):
-            if not flags[name].value:
-                raise ValueError(f"--{name}: expected with --what=write, got none")
-    command_line.load_tensorflow()
-    if what == "summary":
-        for split in splits:
-            for line in summary(config, split, check_images=check == "true"):
-                print(line, flush=True)
+def _dataset(config: Config, options: DatasetOptions, given: frozenset[str]) -> None:
+    if options.split:
+        splits = [options.split]
     else:
-        name = flags["name"].value or "detection"
-        print(write(config, splits, flags["format"].value, flags["output_dir"].value, name=name))
+        splits = list(dict.fromkeys([config.train_split, config.val_split]))
+    for name in ("format", "output_dir") if options.what == "write" else ():
+        if not getattr(options, name):
+            raise ValueError(f"--{name}: expected with --what=write, got none")
+    load_tensorflow()
+    if options.what == "write":
+        print(write(config, splits, options.format, options.output_dir, name=options.name))
+        return
+    from fcos_tf import build
+    from fcos_tf.data import summary
 
-
-def summary(config: Config, split: str, *, check_images: bool = False) -> Iterator[str]:
-    """The lines that describe a split.
-
-    Args:
-        config: Which data set.
-        split: Which split of it.
-        check_images: Read every image.
-
-    Raises:
-        ValueError: If the data set cannot be read at all.
-        FileNotFoundError: If it is not there.
-    """
-    found = _read(config, split)
-    annotations, faults = found.annotations, found.faults
-    learned = ~annotations.ignored
-    per_image = np.bincount(annotations.owners[learned], minlength=annotations.num_images)
-    yield f"{config.dataset} {split}: {annotations.num_images} images, {learned.sum()} boxes"
-    yield (
-        f"  boxes per image: mean {per_image.mean():.1f}, most {per_image.max()}; "
-        f"{(per_image == 0).sum()} images without; {(~learned).sum()} ignored (crowd, difficult)"
-    )
-    yield from _sizes(annotations)
-    yield f"  {len(annotations.class_names)} classes:"
-    width = max(map(len, annotations.class_names))
-    for label, name in enumerate(annotations.class_names):
-        mine = learned & (annotations.labels == label)
-        images = len(np.unique(annotations.owners[mine]))
-        yield f"    {name:<{width}} {mine.sum():8d} boxes in {images:7d} images"
-    for name, count in sorted(found.other_classes.items()):
-        yield f"    left out: {name} {count}"
-    dropped = sum(not fault.kept for fault in faults)
-    yield f"  {len(faults)} faults in the annotations, {dropped} of them dropped"
-    for fault in faults:
-        yield f"    {fault} ({'kept' if fault.kept else 'dropped'})"
-    if check_images:
-        yield from _check_images(annotations, config)
+    for split in splits:
+        found = build.read_annotations(config, split)
+        first, *lines = summary.summary(found)
+        print(f"{config.dataset} {split}: {first}", *lines, sep="\n", flush=True)
+        if options.check_images and config.dataset != "digits":
+            for line in summary.check_images(found.annotations, config.image_size):
+                print(line, flush=True)
 
 
 def write(
     config: Config, splits: Sequence[str], data_format: str, output_dir: str, *, name: str
 ) -> Path:
     """Writes splits in another format; see `fcos_tf.data.formats.writing.write_dataset`."""
+    from fcos_tf import build
     from fcos_tf.data import images
     from fcos_tf.data.annotations import ImageFaults, report_faults
     from fcos_tf.data.formats import digits
@@ -108,69 +82,10 @@ def write(
     bad_images = ImageFaults(config.max_bad_images)
     annotations = {}
     for split in splits:
-        found = _read(config, split)
+        found = build.read_annotations(config, split)
         where = f"{config.dataset} {split}"
         report_faults(where, found.faults, found.other_classes, config.max_faults)
         annotations[split] = found.annotations
         if config.dataset != "digits":
             annotations[split] = drop_unreadable(found.annotations, bad_images)
     return write_dataset(data_format, annotations, output_dir, name=name, read_bytes=read)
-
-
-def _read(config: Config, split: str):
-    from fcos_tf import data
-
-    return data.read_annotations(
-        config.dataset,
-        split,
-        data_dir=config.data_dir or None,
-        annotations=config.annotations or None,
-        images=config.images or None,
-        classes=config.classes or None,
-        limit=config.overfit or None,
-        include_difficult=config.include_difficult,
-    )
-
-
-def _sizes(annotations) -> Iterator[str]:
-    known = (annotations.sizes > 0).all(axis=1)
-    if known.any():
-        heights, widths = annotations.sizes[known].T
-        portrait = (heights > widths).mean()
-        yield (
-            f"  image sizes: width {widths.min()} to {widths.max()} (median "
-            f"{np.median(widths):.0f}), height {heights.min()} to {heights.max()} (median "
-            f"{np.median(heights):.0f}), {portrait:.0%} portrait; {(~known).sum()} unknown"
-        )
-    sides = np.sqrt(np.prod(annotations.boxes[:, 2:] - annotations.boxes[:, :2], axis=1))
-    if len(sides):
-        small, large = (sides < 32).mean(), (sides >= 96).mean()
-        yield (
-            f"  box sides (root of the area): {sides.min():.1f} to {sides.max():.1f} (median "
-            f"{np.median(sides):.1f}) pixels; small (< 32) {small:.0%}, "
-            f"medium {1 - small - large:.0%}, large (>= 96) {large:.0%}"
-        )
-
-
-def _check_images(annotations, config: Config) -> Iterator[str]:
-    from fcos_tf.data.images import ImageError, parse_image_size
-    from fcos_tf.data.input.examples import make_source
-
-    if config.dataset == "digits":
-        return
-    messages: list[str] = []
-    source = make_source(annotations, messages.extend)
-    size_for = parse_image_size(config.image_size).fixed().resized
-    bad = 0
-    for index in range(source.num_images):
-        try:
-            source.read(index, size_for)
-        except ImageError as error:
-            bad += 1
-            messages.append(str(error))
-    yield f"  {source.num_images} images read, {bad} of them cannot be"
-    yield from (f"    {message}" for message in messages)
-
-
-if __name__ == "__main__":
-    main()

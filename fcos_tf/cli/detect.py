@@ -13,77 +13,84 @@ names are numbers, as COCO's are; else they are counted from 1.
 
 Files that cannot be read are named at the end. The exit status is 0 if anything could be read.
 
-Of the flags below these count, if they are given: --model_dir; --classes, the only ones to keep,
-by name, or by category id where the model has no names; --score_threshold, for the pictures alone
-(default 0.5); --batch_size, images at a time (default 1: in a batch, images of different sizes
-are padded to a common one, which changes their scores a little); and, for a --weights file that
-does not say for which size of images it was made, or to have another, --image_size.
+The options of a run count if they are given: --classes, the only ones to keep, by name, or by
+category id where the model has no names; --score_threshold, for the pictures alone (default 0.5);
+--batch_size, images at a time (default 1: in a batch, images of different sizes are padded to a
+common one, which changes their scores a little); and, for a --weights file that does not say for
+which size of images it was made, or to have another, --image_size.
 """
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterator
-from typing import Any
 
-from fcos_tf.cli import command_line, run_files
-from fcos_tf.config import Config
+from fcos_tf.cli import command_line
+from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config
+from fcos_tf.options import Options, fields_of, option
+from fcos_tf.tensorflow_words import load_tensorflow
 
 _MODELS = ("weights", "model_dir", "saved_model", "server")
-_OPTIONS = {
-    "weights": "The model: a .keras file (or --model_dir: the newest of a run)",
-    "saved_model": "The model: what tools/export.py wrote",
-    "server": "The model: http://host:8501/v1/models/NAME or grpc://host:8500/NAME",
-    "description": "With --server: assets/description.json of the export, for the class names",
-    "input": "Image, video, folder, pattern, number of a camera, or several with commas",
-    "output_dir": "Where to write",
-    "show": "true: also show it in a window; any key for the next image, q or escape to stop",
-    "max_frames": "Stop a video or a camera after so many frames; default: at its end, or Ctrl-C",
-}
+
+
+# fmt: off
+@dataclasses.dataclass(frozen=True)
+class DetectOptions(Options):
+    """What to detect on, and with what."""
+
+    weights: str | None = option(
+        None, "The model: a .keras file (or --model_dir: the newest of a run).",
+        also=WEIGHTS_WORDS)
+    saved_model: str | None = option(None, "The model: what tools/export.py wrote.")
+    server: str | None = option(
+        None, "The model: http://host:8501/v1/models/NAME or grpc://host:8500/NAME.")
+    description: str | None = option(
+        None, "With --server: assets/description.json of the export, for the class names.")
+    input: str = option(
+        "", "Image, video, folder, pattern, number of a camera, or several with commas.",
+        required=True, also=("source", "image", "images", "video"))
+    output_dir: str = option("", "Where to write.", required=True, also=OUTPUT_WORDS)
+    show: bool = option(
+        False, "Also show it in a window; any key for the next image, q or escape to stop.",
+        also=("view_img", "display"))
+    max_frames: int | None = option(
+        None, "Stop a video or a camera after so many frames; default: at its end, or Ctrl-C.",
+        least=1)
+# fmt: on
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tool; ends the process with its exit status."""
-    command_line.run(_detect, __doc__, argv, options=_OPTIONS)
+    uses = ("model_dir", "classes", "score_threshold", "batch_size", "image_size")
+    command_line.run(_detect, __doc__, argv, uses=uses, options=DetectOptions)
 
 
-def _detect(config: Config, flags) -> None:
-    given = [name for name in _MODELS if flags[name].value]
-    if len(given) != 1:
+def _detect(config: Config, options: DetectOptions, given: frozenset[str]) -> None:
+    models = vars(config) | vars(options)
+    named = [name for name in _MODELS if models[name]]
+    if len(named) != 1:
         names = ", ".join(f"--{name}" for name in _MODELS)
-        got = " and ".join(f"--{name}" for name in given) or "none"
+        got = " and ".join(f"--{name}" for name in named) or "none"
         raise ValueError(f"expected one of {names}; got {got}")
-    for name in ("input", "output_dir"):
-        if not flags[name].value:
-            raise ValueError(f"--{name}: expected a value, got none")
-    show = flags["show"].value or "false"
-    if show not in ("true", "false"):
-        raise ValueError(f"--show: expected true or false, got {show!r}")
-    max_frames = flags["max_frames"].value
-    if max_frames and not (max_frames.isdecimal() and int(max_frames)):
-        raise ValueError(f"--max_frames: expected a number of at least 1, got {max_frames!r}")
-    if flags["description"].value and given != ["server"]:
-        raise ValueError(f"--description: expected with --server only, got --{given[0]}")
+    if options.description and named != ["server"]:
+        raise ValueError(f"--description: expected with --server only, got --{named[0]}")
     from fcos_tf.detecting.inputs import find_inputs
 
-    with _named_like_flags(given[0]):
-        inputs = find_inputs(flags["input"].value)
-        command_line.load_tensorflow()
+    with _named_like_flags(named[0]):
+        inputs = find_inputs(options.input)
+        load_tensorflow()
         from fcos_tf.detecting.display import Window
         from fcos_tf.detecting.folder import FolderRun
 
-        window = Window() if show == "true" else None
-        options: dict[str, Any] = {
-            name: getattr(config, name)
-            for name in ("batch_size", "score_threshold")
-            if flags[name].present
-        }
+        window = Window() if options.show else None
+        image_size = config.image_size if "image_size" in given else None
         run = FolderRun(
-            _open_model(given[0], config, flags),
-            flags["output_dir"].value,
+            _open_model(options, config.model_dir, image_size),
+            options.output_dir,
             classes=config.classes,
-            max_frames=int(max_frames) if max_frames else None,
+            max_frames=options.max_frames,
             window=window,
-            **options,
+            **{n: getattr(config, n) for n in ("batch_size", "score_threshold") if n in given},
         )
         print(run.run(inputs))
     if run.faults:
@@ -91,19 +98,18 @@ def _detect(config: Config, flags) -> None:
         print(f"not read, or not to the end ({len(faults)}):", *faults, sep="\n", file=sys.stderr)
 
 
-def _open_model(kind: str, config: Config, flags):
-    """The model that the flag `kind` names."""
+def _open_model(options: DetectOptions, model_dir: str, image_size: str | None):
     from fcos_tf.detecting.exported import ExportedModel
     from fcos_tf.detecting.models import KerasModel
     from fcos_tf.detecting.served import ServedModel
     from fcos_tf.models.weights import load_model
+    from fcos_tf.training.run import find_weights
 
-    if kind == "saved_model":
-        return ExportedModel(flags["saved_model"].value)
-    if kind == "server":
-        return ServedModel(flags["server"].value, flags["description"].value)
-    path = run_files.find_weights(flags["model_dir"].value or "", flags["weights"].value)
-    image_size = config.image_size if flags["image_size"].present else None
+    if options.saved_model:
+        return ExportedModel(options.saved_model)
+    if options.server:
+        return ServedModel(options.server, options.description)
+    path = find_weights(model_dir, options.weights)
     return KerasModel(load_model(path), image_size=image_size, name=str(path))
 
 
@@ -115,7 +121,7 @@ def _named_like_flags(model_flag: str) -> Iterator[None]:
     except (ValueError, OSError) as error:
         name, colon, text = str(error).partition(": ")
         flag = model_flag if name == "model" else name
-        if colon and flag in (*_OPTIONS, "image_size", "classes"):
+        if colon and flag in (*fields_of(DetectOptions), "image_size", "classes"):
             raise type(error)(f"--{flag}: {text}") from error
         raise
 

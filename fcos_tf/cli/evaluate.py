@@ -6,60 +6,77 @@
     python tools/evaluate.py --ground_truth=truth.json --detections=found.json --metrics=coco,voc07
 
 The flags say on which data; the model is taken from its file as it was trained, except for the
-thresholds under "Detections" that are given on the command line. Without --image_size images are
-brought to the size that the model was made for. Prints the numbers of --metrics,
-over all classes and per class, and writes them to metrics.json and per_class.json; beside them
-detections.json (COCO results, with the data set's own ids) and detections.png.
+options of "Detections" that are given. Without --image_size images are brought to the size that the
+model was made for. Prints the numbers of --metrics, over all classes and per class, and writes them
+to metrics.json and per_class.json; beside them detections.json (COCO results, with the data set's
+own ids) and detections.png.
 """
 
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcos_tf.cli import command_line, run_files
-from fcos_tf.config import Config
+from fcos_tf import config as sections
+from fcos_tf.cli import command_line
+from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config, DetectionOptions
+from fcos_tf.options import Options, fields_of, option, options_for
+from fcos_tf.tensorflow_words import load_tensorflow
 
-# Flags that change how a trained model detects; they count only when given.
-_MODEL_ATTRIBUTES = ("score_threshold", "nms_threshold", "topk_per_level", "max_detections")
-_PER_CLASS_FILE = "per_class.json"
-_OPTIONS = {
-    "weights": "A .keras file; default: the newest checkpoint in --model_dir, or model.keras there",
-    "output_dir": "Where to write; default: --model_dir, or the folder of --weights",
-    "ground_truth": "COCO ground truth JSON, to score --detections against without a model",
-    "detections": "COCO results JSON, to be scored against --ground_truth",
-}
+_USES = (
+    sections.DataOptions, sections.InputOptions, DetectionOptions, sections.EvaluationOptions,
+    sections.DeviceOptions, "model_dir",
+)  # fmt: skip
+
+
+# fmt: off
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions(Options):
+    """What to evaluate."""
+
+    weights: str | None = option(
+        None, "A .keras file; default: the newest checkpoint in --model_dir, or model.keras there.",
+        also=WEIGHTS_WORDS)
+    output_dir: str | None = option(
+        None, "Where to write; default: --model_dir, or the folder of --weights.",
+        also=OUTPUT_WORDS)
+    ground_truth: str | None = option(
+        None, "COCO ground truth JSON, to score --detections against without a model.")
+    detections: str | None = option(
+        None, "COCO results JSON, to be scored against --ground_truth.")
+# fmt: on
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tool; ends the process with its exit status."""
-    command_line.run(_evaluate, __doc__, argv, options=_OPTIONS)
+    command_line.run(_evaluate, __doc__, argv, uses=_USES, options=EvaluateOptions)
 
 
-def _evaluate(config: Config, flags) -> None:
+def _evaluate(config: Config, options: EvaluateOptions, given: frozenset[str]) -> None:
     from fcos_tf.evaluation import format_per_class, format_table
 
-    if flags["ground_truth"].value or flags["detections"].value:
+    if options.ground_truth or options.detections:
         if config.tta:
             raise ValueError(
                 "--tta: expected none with --ground_truth and --detections, as there is no model "
                 f"to look at images; got {','.join(config.tta)}"
             )
-        scores = score_files(flags["ground_truth"].value, flags["detections"].value, config.metrics)
-        output_dir = flags["output_dir"].value
-        if output_dir:
-            _write_scores(Path(output_dir), scores)
+        scores = score_files(options.ground_truth, options.detections, config.metrics)
+        if options.output_dir:
+            load_tensorflow()
+            from fcos_tf.training.run import write_scores
+
+            write_scores(options.output_dir, scores.metrics, scores.per_class)
     else:
-        command_line.load_tensorflow()
-        overrides = {n: getattr(config, n) for n in _MODEL_ATTRIBUTES if flags[n].present}
+        load_tensorflow()
         scores = evaluate(
             config,
-            weights=flags["weights"].value,
-            output_dir=flags["output_dir"].value,
-            overrides=overrides,
-            size_of_model=not flags["image_size"].present,
+            weights=options.weights,
+            output_dir=options.output_dir,
+            overrides={n: getattr(config, n) for n in fields_of(DetectionOptions) if n in given},
+            size_of_model="image_size" not in given,
         )
     print(format_per_class(scores.per_class))
     print(format_table(scores.metrics))
@@ -70,7 +87,7 @@ def evaluate(
     *,
     weights: str | Path | None = None,
     output_dir: str | Path | None = None,
-    overrides: dict[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     size_of_model: bool = False,
 ):
     """Evaluates a trained model on the validation data of a config, and writes the results.
@@ -84,25 +101,23 @@ def evaluate(
         size_of_model: Take the `image_size` that the model was made for, where it knows it.
 
     Returns:
-        A `fcos_tf.evaluation.Scores`; its metrics are as in metrics.json, so with the `step` of a
-        checkpoint.
+        `fcos_tf.evaluation.Scores`; its metrics have the `step`, too, where that is known.
 
     Raises:
-        ValueError: If the file is damaged, the model does not fit the data, or `tta` is not
-            understood.
+        ValueError: If the file is damaged, the model does not fit the data, or `tta` is wrong.
         FileNotFoundError: If there is no such file, or no data.
     """
     from fcos_tf import build, detecting, evaluation
     from fcos_tf.evaluation.tta import parse_tta
     from fcos_tf.models.fcos_presets import detectable
     from fcos_tf.models.weights import load_model
-    from fcos_tf.training import atomic, checkpoints
+    from fcos_tf.training import atomic, checkpoints, run
     from fcos_tf.training.strategy import make_strategy
 
-    tta = parse_tta(config.tta)
-    path = run_files.find_weights(config.model_dir, weights)
+    tta = parse_tta(**options_for(config, parse_tta))
+    path = run.find_weights(config.model_dir, weights)
     # All devices here share the batches of an evaluation; other hosts are not asked to.
-    with make_strategy(config.strategy, tpu=config.tpu, one_host=True).scope():
+    with make_strategy(**options_for(config, make_strategy, one_host=True)).scope():
         model = load_model(path)
     for name, value in (overrides or {}).items():
         setattr(model, name, value)
@@ -119,7 +134,7 @@ def evaluate(
         detect = detecting.compile_detect(model, dataset.class_names)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    views = [build.load_val_data(_with_size(config, size), class_names) for size in tta.image_sizes]
+    views = [build.load_val_data(_view(config, size), class_names) for size in tta.image_sizes]
     print(f"evaluating {path} on {dataset.num_images} images at {config.image_size}", flush=True)
     records = evaluation.run_detector(
         model,
@@ -135,28 +150,16 @@ def evaluate(
         scores = dataclasses.replace(scores, metrics={"step": step, **scores.metrics})
 
     folder = Path(output_dir or config.model_dir or path.parent)
-    _write_scores(folder, scores)
-    atomic.write_text(folder / run_files.DETECTIONS_FILE, json.dumps(records.detections))
-    run_files.save_pictures(folder / run_files.PICTURE_FILE, model, dataset, detect=detect)
+    run.write_scores(folder, scores.metrics, scores.per_class)
+    atomic.write_text(folder / run.DETECTIONS_FILE, json.dumps(records.detections))
+    run.save_pictures(folder / run.PICTURE_FILE, model, dataset, detect=detect)
     return scores
 
 
-def _with_size(config: Config, image_size: str) -> Config:
-    """The config of a further view; a fixed canvas needs no batches of one orientation."""
-    buckets = config.orientation_buckets and "," in image_size
-    return dataclasses.replace(config, image_size=image_size, orientation_buckets=buckets)
-
-
-def score_files(ground_truth: str, detections: str, metrics: Sequence[str] = ("coco",)):
-    """Scores a COCO results file against a COCO ground truth file.
-
-    Args:
-        ground_truth: A COCO annotation file.
-        detections: A COCO results file.
-        metrics: Names of metrics, see `fcos_tf.evaluation.evaluate`.
-
-    Returns:
-        A `fcos_tf.evaluation.Scores`.
+def score_files(
+    ground_truth: str | None, detections: str | None, metrics: Sequence[str] = ("coco",)
+):
+    """Scores a COCO results file against a COCO ground truth file: `evaluation.Scores`.
 
     Raises:
         ValueError: If a name is missing, or a file is not of that form.
@@ -167,8 +170,10 @@ def score_files(ground_truth: str, detections: str, metrics: Sequence[str] = ("c
     loaded = []
     for flag, name in (("ground_truth", ground_truth), ("detections", detections)):
         if not name:
-            raise ValueError(f"--{flag}: expected a JSON file, as --ground_truth and --detections "
-                             "belong together, got none")  # fmt: skip
+            raise ValueError(
+                f"--{flag}: expected a JSON file, as --ground_truth and --detections belong "
+                "together, got none"
+            )
         if not Path(name).is_file():
             raise FileNotFoundError(f"--{flag}: no file {name}")
         try:
@@ -186,6 +191,12 @@ def score_files(ground_truth: str, detections: str, metrics: Sequence[str] = ("c
         raise ValueError(f"{ground_truth} and {detections}: {error}") from error
 
 
+def _view(config: Config, image_size: str) -> Config:
+    """The config of a further view; a fixed canvas needs no batches of one orientation."""
+    buckets = config.orientation_buckets and "," in image_size
+    return dataclasses.replace(config, image_size=image_size, orientation_buckets=buckets)
+
+
 def _progress(total: int):
     """A counter of images on a terminal; nothing elsewhere."""
     if not sys.stderr.isatty():
@@ -196,13 +207,3 @@ def _progress(total: int):
         print(f"\r{done}/{total} images", end=end, file=sys.stderr, flush=True)
 
     return show
-
-
-def _write_scores(folder: Path, scores: Any) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    run_files.write_metrics(folder / run_files.METRICS_FILE, scores.metrics)
-    run_files.write_metrics(folder / _PER_CLASS_FILE, scores.per_class)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,99 +8,71 @@ Writes a SavedModel, whose signatures take image files or pixels and give detect
 the original images. TensorFlow Serving and plain tf.saved_model.load run it. Nothing is written
 unless it gives what the model gives, and no version is overwritten.
 
-Of the flags below, --image_size and those of "Detections" count, if they are given: how the
-exported model is to work in place of what it was trained with.
+--image_size and the options of "Detections" count if they are given: how the exported model is to
+work in place of what it was trained with.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import dataclasses
 
-from fcos_tf.cli import command_line, run_files
-from fcos_tf.config import Config
+from fcos_tf.cli import command_line
+from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config, DetectionOptions
+from fcos_tf.options import Options, fields_of, option
+from fcos_tf.tensorflow_words import load_tensorflow
 
-_OPTIONS = {
-    "weights": "A .keras file; default: the newest checkpoint in --model_dir, or model.keras there",
-    "output_dir": "The SavedModel to write; its name is a version, a whole number, as in EXPORT/1",
-    "export_precision": "float32, bfloat16 or float16: weights and activations of the exported "
-    "model; default float32",
-    "fold_batch_norms": "true, or false to keep batch norms, and with them every bit of the "
-    "predictions; default true",
-    "sample": "An image to compare the exported model and the model on; default: a photo",
-    "litert": "A .tflite file to write: for one canvas, without suppression",
-    "onnx": "An .onnx file to write, likewise; needs tf2onnx, onnx and onnxruntime",
-}
-_OUTPUTS = ("output_dir", "litert", "onnx")
-_THRESHOLDS = ("score_threshold", "nms_threshold", "topk_per_level", "max_detections")
+
+# fmt: off
+@dataclasses.dataclass(frozen=True)
+class ExportOptions(Options):
+    """What to export, and into what."""
+
+    weights: str | None = option(
+        None, "A .keras file; default: the newest checkpoint in --model_dir, or model.keras there.",
+        also=WEIGHTS_WORDS)
+    output_dir: str | None = option(
+        None, "The SavedModel to write; its name is a version, a whole number, as in EXPORT/1.",
+        also=(*OUTPUT_WORDS, "saved_model"))
+    export_precision: str = option(
+        "float32", "Of weights and activations of the exported model.",
+        choices=("float32", "bfloat16", "float16"), also=("precision", "dtype", "half", "fp16"))
+    fold_batch_norms: bool = option(
+        True, "Fold batch norms into convolutions; false keeps every bit of the predictions.")
+    sample: str | None = option(
+        None, "An image to compare the exported model and the model on; default: a photo.")
+    litert: str | None = option(
+        None, "A .tflite file to write: for one canvas, without suppression.", also=("tflite",))
+    onnx: str | None = option(
+        None, "An .onnx file to write, likewise; needs tf2onnx, onnx and onnxruntime.")
+# fmt: on
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tool; ends the process with its exit status."""
-    command_line.run(_export, __doc__, argv, options=_OPTIONS)
+    uses = ("model_dir", "image_size", DetectionOptions)
+    command_line.run(_export, __doc__, argv, uses=uses, options=ExportOptions)
 
 
-def _export(config: Config, flags) -> None:
-    outputs = {name: flags[name].value for name in _OUTPUTS if flags[name].value}
-    if not outputs:
+def _export(config: Config, options: ExportOptions, given: frozenset[str]) -> None:
+    if not (options.output_dir or options.litert or options.onnx):
         raise ValueError("--output_dir, --litert or --onnx: expected one of them, got none")
-    fold = flags["fold_batch_norms"].value or "true"
-    if fold not in ("true", "false"):
-        raise ValueError(f"--fold_batch_norms: expected true or false, got {fold!r}")
-    thresholds = {name: getattr(config, name) for name in _THRESHOLDS if flags[name].present}
-    command_line.load_tensorflow()
-    weights = run_files.find_weights(config.model_dir, flags["weights"].value)
-    export(
-        weights,
-        outputs,
-        image_size=config.image_size if flags["image_size"].present else None,
-        precision=flags["export_precision"].value or "float32",
-        fold=fold == "true",
-        sample=flags["sample"].value,
-        **thresholds,
-    )
-
-
-def export(
-    weights: str | Path,
-    outputs: Mapping[str, str | Path],
-    *,
-    image_size: str | None = None,
-    precision: str = "float32",
-    **options: Any,
-) -> None:
-    """Exports a `.keras` file in one or several forms, and prints what was written.
-
-    Args:
-        weights: The file.
-        outputs: What to write: "output_dir" a SavedModel, "litert" and "onnx" a file each.
-        image_size: To what size images are brought; None: the model's.
-        precision: "float32", "bfloat16" or "float16"; ONNX files are float32.
-        **options: Of `fcos_tf.export.export_saved_model`, which have no meaning for the others.
-
-    Raises:
-        ValueError: If an option is wrong, or what was exported differs from the model.
-        FileNotFoundError: If there is no such file.
-        FileExistsError: If one of the outputs is there.
-    """
+    load_tensorflow()
     from fcos_tf import export
     from fcos_tf.models.weights import load_model
+    from fcos_tf.training import run
 
-    model = load_model(weights)
-    if "output_dir" in outputs:
+    model = load_model(run.find_weights(config.model_dir, options.weights))
+    image_size = config.image_size if "image_size" in given else None
+    size_and_precision = {"image_size": image_size, "precision": options.export_precision}
+    if options.output_dir:
         folder = export.export_saved_model(
-            model, outputs["output_dir"], image_size=image_size, precision=precision, **options
+            model,
+            options.output_dir,
+            fold=options.fold_batch_norms,
+            sample=options.sample,
+            **size_and_precision,
+            **{n: getattr(config, n) for n in fields_of(DetectionOptions) if n in given},
         )
         print(folder, flush=True)
-    if "litert" in outputs:
-        print(
-            export.export_litert(
-                model, outputs["litert"], image_size=image_size, precision=precision
-            ),
-            flush=True,
-        )
-    if "onnx" in outputs:
-        print(export.export_onnx(model, outputs["onnx"], image_size=image_size), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    if options.litert:
+        print(export.export_litert(model, options.litert, **size_and_precision), flush=True)
+    if options.onnx:
+        print(export.export_onnx(model, options.onnx, image_size=image_size), flush=True)

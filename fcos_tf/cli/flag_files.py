@@ -1,9 +1,8 @@
 """Flag files: where `--flagfile=NAME.cfg` is looked up, and what is in one."""
 
-import difflib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -14,9 +13,13 @@ if not CONFIGS.is_dir():
 
 
 def split_flag_files(
-    arguments: list[str], known_flags: Collection[str]
+    arguments: list[str], counts: Callable[[str], bool]
 ) -> tuple[list[str], list[str]]:
     """Takes --flagfile out of arguments.
+
+    Args:
+        arguments: Of the command line.
+        counts: As of `read_flag_file`.
 
     Returns:
         The lines of the files, and the other arguments.
@@ -33,12 +36,12 @@ def split_flag_files(
             if "=" in argument or not remaining:
                 raise ValueError("--flagfile: expected the name of a file, got none")
             name = remaining.pop(0)
-        lines += read_flag_file(name, known_flags)
+        lines += read_flag_file(name, counts)
     return lines, others
 
 
 def read_flag_file(
-    name: str, known_flags: Collection[str], opened_by: tuple[Path, ...] = ()
+    name: str, counts: Callable[[str], bool], opened_by: tuple[Path, ...] = ()
 ) -> list[str]:
     """Reads the flags of a file: one `--name=value` per line, `#` begins a comment line.
 
@@ -47,7 +50,7 @@ def read_flag_file(
     Args:
         name: A path, or the name of a file in the working directory, in `configs` below it, or
             among the configs of this package.
-        known_flags: The names of the flags that exist.
+        counts: The name of a flag -> whether its line counts; raises ValueError for an unknown one.
         opened_by: The files that led here.
 
     Raises:
@@ -68,18 +71,17 @@ def read_flag_file(
             continue
         nested = _flag_file_name(line)
         if nested:
-            lines += read_flag_file(nested, known_flags, (*opened_by, path))
+            lines += read_flag_file(nested, counts, (*opened_by, path))
             continue
-        match = re.match(r"--?(\w+)=", line)
+        match = re.match(r"--?([\w-]+)=", line)
         if match is None:
             # Without "=" a flag would take the next line for its value.
             raise ValueError(f"{path} line {number}: expected --name=value, got {line!r}")
-        flag = match[1]
-        if flag not in known_flags:
-            raise ValueError(
-                f"{path} line {number}: unknown flag --{flag}{_suggest(flag, known_flags)}"
-            )
-        lines.append(line)
+        try:
+            if counts(match[1]):
+                lines.append(line)
+        except ValueError as error:
+            raise ValueError(f"{path} line {number}: {error}") from None
     return lines
 
 
@@ -104,8 +106,3 @@ def _flag_file_name(argument: str) -> str | None:
     """The file that a --flagfile argument names; "" if the next argument does, None if no such."""
     match = re.fullmatch(r"--?flagfile(?:=(.*))?", argument.strip())
     return None if match is None else (match[1] or "").strip()
-
-
-def _suggest(flag: str, known_flags: Collection[str]) -> str:
-    near = difflib.get_close_matches(flag, list(known_flags), n=1)
-    return f"; did you mean --{near[0]}?" if near else "; --help lists all"

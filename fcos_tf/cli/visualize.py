@@ -9,93 +9,49 @@ their boxes. --what=curves writes curves.png: losses, learning rate, gradient no
 spent waiting for input over the steps of one or several runs.
 """
 
+import dataclasses
 from pathlib import Path
 
-import numpy as np
-
 from fcos_tf.cli import command_line
-from fcos_tf.config import Config
+from fcos_tf.config import OUTPUT_WORDS, AugmentationOptions, Config, DataOptions, InputOptions
+from fcos_tf.options import Options, option
+from fcos_tf.tensorflow_words import load_tensorflow
 
-_OPTIONS = {
-    "what": "augmentations or curves",
-    "output_dir": "Where to write",
-    "num_images": "With --what=augmentations: how many images; default 8",
-    "runs": "With --what=curves: folders of runs, with commas; default: --model_dir",
-}
+
+# fmt: off
+@dataclasses.dataclass(frozen=True)
+class VisualizeOptions(Options):
+    """What to draw."""
+
+    what: str = option("", "What to draw.", choices=("augmentations", "curves"), required=True)
+    output_dir: str = option("", "Where to write.", required=True, also=OUTPUT_WORDS)
+    num_images: int = option(8, "With --what=augmentations: how many images.", least=1)
+    runs: tuple[str, ...] = option(
+        (), "With --what=curves: folders of runs, with commas; empty = --model_dir.")
+# fmt: on
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tool; ends the process with its exit status."""
-    command_line.run(_visualize, __doc__, argv, options=_OPTIONS)
+    uses = (DataOptions, InputOptions, AugmentationOptions, "model_dir", "seed")
+    command_line.run(_visualize, __doc__, argv, uses=uses, options=VisualizeOptions)
 
 
-def _visualize(config: Config, flags) -> None:
-    what, output_dir = flags["what"].value, flags["output_dir"].value
-    if what not in ("augmentations", "curves"):
-        raise ValueError(f"--what: expected augmentations or curves, got {what!r}")
-    if not output_dir:
-        raise ValueError("--output_dir: expected a folder, got none")
-    if what == "curves":
-        print(draw_curves(flags["runs"].value or config.model_dir, output_dir))
+def _visualize(config: Config, options: VisualizeOptions, given: frozenset[str]) -> None:
+    path = Path(options.output_dir) / f"{options.what}.png"
+    if options.what == "curves":
+        from fcos_tf.visualization.curves import save_curves
+
+        folders = [run for run in options.runs or (config.model_dir,) if run]
+        if not folders:
+            raise ValueError("--runs or --model_dir: expected folders of runs, got none")
+        print(save_curves(path, folders))
         return
-    count = flags["num_images"].value or "8"
-    if not count.isdigit() or int(count) < 1:
-        raise ValueError(f"--num_images: expected a number of at least 1, got {count!r}")
-    command_line.load_tensorflow()
-    print(draw_augmentations(config, output_dir, int(count)))
-
-
-def draw_curves(runs: str, output_dir: str | Path) -> Path:
-    """Draws the numbers of runs over their steps.
-
-    Args:
-        runs: Their folders, with commas.
-        output_dir: Where `curves.png` goes.
-
-    Returns:
-        The file written.
-
-    Raises:
-        FileNotFoundError: If there is no such run.
-        ValueError: If none is named, or one has no records or broken ones.
-    """
-    from fcos_tf.visualization.curves import save_curves
-
-    folders = [run.strip() for run in runs.split(",") if run.strip()]
-    if not folders:
-        raise ValueError("--runs or --model_dir: expected folders of runs, got none")
-    return save_curves(Path(output_dir) / "curves.png", folders)
-
-
-def draw_augmentations(config: Config, output_dir: str | Path, num_images: int = 8) -> Path:
-    """Draws the first training images of a config, with their boxes.
-
-    Returns:
-        The file written.
-
-    Raises:
-        ValueError: Options that do not fit together or the data.
-        FileNotFoundError: If the data set is not there.
-    """
+    load_tensorflow()
     from fcos_tf import build, visualization
 
     dataset = build.load_train_data(config)
-    images: list[np.ndarray] = []
-    truths: list[dict[str, np.ndarray]] = []
-    for batch, targets in dataset:
-        for i in range(min(len(batch), num_images - len(images))):
-            images.append(np.asarray(batch[i]))
-            truths.append({name: np.asarray(value[i]) for name, value in targets.items()})
-        if len(images) == num_images:
-            break
-    return visualization.save_gallery(
-        Path(output_dir) / "augmentations.png",
-        images,
-        truths,
-        class_names=dataset.class_names,
-        columns=4,
-    )
-
-
-if __name__ == "__main__":
-    main()
+    rows = dataset.unbatch().take(options.num_images).as_numpy_iterator()
+    images, truths = zip(*rows, strict=True)
+    names = dataset.class_names
+    print(visualization.save_gallery(path, images, truths, class_names=names, columns=4))

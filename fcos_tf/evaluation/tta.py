@@ -31,17 +31,17 @@ class Augmentation(NamedTuple):
     image_sizes: tuple[str, ...]
 
 
-def parse_tta(items: Sequence[str]) -> Augmentation:
+def parse_tta(tta: Sequence[str]) -> Augmentation:
     """Reads the items of `--tta=flip,640x640,800,1333`, which the flag has split at the commas.
 
     Args:
-        items: "flip", canvases such as "640x640", and pairs of items "800", "1333" that are the
+        tta: "flip", canvases such as "640x640", and pairs of items "800", "1333" that are the
             limits of the short and the long side; in any order.
 
     Raises:
         ValueError: an item that is none of these, or comes twice.
     """
-    text = ",".join(items)
+    text = ",".join(tta)
     found = re.findall(r"(flip|[1-9]\d*[xX][1-9]\d*|[1-9]\d*,[1-9]\d*)(?:,|$)", text)
     if ",".join(found) != text:
         raise ValueError(

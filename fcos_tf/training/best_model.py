@@ -22,18 +22,18 @@ class BestModel(EvaluationCallback):
 
     Args:
         model_dir: The run's folder.
-        monitor: The number to choose by, the higher the better: `AP`, `AP50`, `mAP_voc07` ... Where
-            `best.json` holds another one, the choice starts anew.
+        best_metric: The number to choose by, the higher the better: `AP`, `AP50`, `mAP_voc07` ...
+            Where `best.json` holds another one, the choice starts anew.
         first_step: Updates done before the first `fit`; above 0 in a resumed run.
 
     Example:
         >>> model.fit(train, epochs=9, callbacks=[DetectionMetrics(val), BestModel("runs/a")])
     """
 
-    def __init__(self, model_dir: str | Path, *, monitor: str = "AP", first_step: int = 0):
+    def __init__(self, model_dir: str | Path, *, best_metric: str = "AP", first_step: int = 0):
         super().__init__(first_step)
         self.model_dir = Path(model_dir)
-        self.monitor = monitor
+        self.best_metric = best_metric
         self.best = self._read() if first_step else -math.inf
         self._seen = False
 
@@ -50,10 +50,10 @@ class BestModel(EvaluationCallback):
 
     def on_evaluation(self, step, metrics):
         """Saves the model after an evaluation better than all before."""
-        if self.monitor not in metrics:
+        if self.best_metric not in metrics:
             return
         self._seen = True
-        value = metrics[self.monitor]
+        value = metrics[self.best_metric]
         if not value > self.best:  # nor if it is NaN
             return
         self.best = value
@@ -61,13 +61,13 @@ class BestModel(EvaluationCallback):
         # The model first: a kill in between leaves a better model than the file says, and no run
         # that forgets it had one.
         checkpoints.write_model(self.model, self.model_dir / BEST_MODEL_FILE)
-        record = {"monitor": self.monitor, "value": value, "step": step}
+        record = {"monitor": self.best_metric, "value": value, "step": step}
         write_text(self.model_dir / BEST_RECORD_FILE, json.dumps(record) + "\n")
 
     def on_train_end(self, logs=None):
         """Warns where there was nothing to choose by."""
         if not self._seen:
-            warnings.warn(f"no evaluation gave {self.monitor!r} to choose by", stacklevel=2)
+            warnings.warn(f"no evaluation gave {self.best_metric!r} to choose by", stacklevel=2)
 
     def _read(self) -> float:
         """The best value so far; -inf if there is none."""
@@ -76,7 +76,8 @@ class BestModel(EvaluationCallback):
             return -math.inf
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            return float(record["value"]) if record["monitor"] == self.monitor else -math.inf
+            is_same = record["monitor"] == self.best_metric
+            return float(record["value"]) if is_same else -math.inf
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}: expected monitor, value and step as BestModel writes them; remove the "

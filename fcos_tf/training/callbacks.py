@@ -28,7 +28,7 @@ __all__ = [
 
 
 class TrainingLog(StepCallback):
-    """Hands losses, learning rate and speed to writers every `every` steps and after each epoch.
+    """Hands losses, learning rate and speed to writers every so often and after each epoch.
 
     A record holds the means of the model's metrics over the steps since the record before it,
     `learning_rate` (of the next update), `images_per_second` and `input_share`, the part of the
@@ -39,7 +39,7 @@ class TrainingLog(StepCallback):
 
     Args:
         writers: Objects with `write(step, kind, values)`, see metric_writers.py.
-        every: A record comes at the steps that are multiples of it, >= 1.
+        log_every: A record comes at the steps that are multiples of it, >= 1.
         batch_size: Images per step over all devices.
         input_clock: The `input_clock.InputClock` that watches the data set; None leaves
             `input_share` out.
@@ -50,16 +50,16 @@ class TrainingLog(StepCallback):
         self,
         writers: Iterable,
         *,
-        every: int,
+        log_every: int,
         batch_size: int,
         input_clock: Any = None,
         first_step: int = 0,
     ):
         super().__init__(first_step)
-        if every < 1:
-            raise ValueError(f"every: expected a number of steps >= 1, got {every}")
+        if log_every < 1:
+            raise ValueError(f"log_every: expected a number of steps >= 1, got {log_every}")
         self.writers = list(writers)
-        self.every = every
+        self.log_every = log_every
         self.batch_size = batch_size
         self.input_clock = input_clock
         self._resumes = first_step > 0
@@ -80,7 +80,7 @@ class TrainingLog(StepCallback):
 
     def on_step_end(self, step, logs):
         """Writes a record where it is due."""
-        if step % self.every and logs is None:
+        if step % self.log_every and logs is None:
             return
         # At the end of an epoch Keras has read the metrics already, and an evaluation may have
         # used them since.

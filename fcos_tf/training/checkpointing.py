@@ -17,15 +17,15 @@ _STEPS_BETWEEN_QUESTIONS = 10
 
 
 class Checkpoint(StepCallback):
-    """Saves the model and its optimizer every `every` steps and at the end of every epoch.
+    """Saves the model and its optimizer every so often and at the end of every epoch.
 
     Stand before the callback that evaluates: the checkpoint is on disk when the evaluation begins,
     so what fails in there costs no step.
 
     Args:
         model_dir: The run's folder; files go to `checkpoints/` in it.
-        every: Steps between two checkpoints, >= 1.
-        keep: How many of the newest stay.
+        checkpoint_every: Steps between two checkpoints, >= 1.
+        keep_checkpoints: How many of the newest stay.
         first_step: Updates done before the first `fit`.
         stop: Says when to stop: at the end of a step, with a checkpoint of it, by `Stopped`. Of
             several hosts all stop when one is asked to.
@@ -38,35 +38,37 @@ class Checkpoint(StepCallback):
             this comes a step or more later.
 
     Example:
-        >>> model.fit(train, epochs=2, callbacks=[Checkpoint("runs/a", every=500)])
+        >>> model.fit(train, epochs=2, callbacks=[Checkpoint("runs/a", checkpoint_every=500)])
     """
 
     def __init__(
         self,
         model_dir: str | Path,
         *,
-        every: int,
-        keep: int = 3,
+        checkpoint_every: int,
+        keep_checkpoints: int = 3,
         first_step: int = 0,
         stop: StopSignals | None = None,
         writes: bool = True,
         before_saving: Callable[[int], None] | None = None,
     ):
         super().__init__(first_step)
-        if every < 1:
-            raise ValueError(f"every: expected a number of steps >= 1, got {every}")
-        self.every = every
+        if checkpoint_every < 1:
+            raise ValueError(
+                f"checkpoint_every: expected a number of steps >= 1, got {checkpoint_every}"
+            )
+        self.checkpoint_every = checkpoint_every
         self.stop = stop
         self.writes = writes
         self.before_saving = before_saving
-        self._saver = BackgroundSaver(model_dir, keep=keep)
+        self._saver = BackgroundSaver(model_dir, keep=keep_checkpoints)
         self._saved_step = first_step
 
     def on_step_end(self, step, logs):
         """Saves where it is due; raises `Stopped` where that is wished."""
         self._saver.check()
         stopping = self._is_to_stop(step, logs)
-        if step % self.every == 0 or logs is not None or stopping:
+        if step % self.checkpoint_every == 0 or logs is not None or stopping:
             self._save(step)
         if stopping or logs is not None:
             self._saver.wait()

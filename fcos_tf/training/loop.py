@@ -8,6 +8,7 @@ and the last may be shorter too:
     total 250, period 100, resumed at 130:   130 -(70 steps)-> 200 -(50 steps)-> 250
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,30 @@ import keras
 
 from fcos_tf.training.metric_writers import has_record
 from fcos_tf.training.step_callback import StepCallback
+
+
+def count_steps(num_images: int, *, steps: int, epochs: float, batch_size: int) -> int:
+    """The length of a run in updates.
+
+    Args:
+        num_images: Of the training split.
+        steps: The length, or 0.
+        epochs: Passes over the split where `steps` is 0.
+        batch_size: Images in a step.
+
+    Raises:
+        ValueError: If neither is given.
+    """
+    if steps:
+        return steps
+    if not epochs:
+        raise ValueError("--steps or --epochs: expected one of them above 0, got neither")
+    return max(1, math.ceil(epochs * num_images / batch_size))
+
+
+def count_period(num_images: int, *, eval_every: int, batch_size: int) -> int:
+    """Steps between two evaluations: `eval_every`, or one epoch where it is 0."""
+    return eval_every or math.ceil(num_images / batch_size)
 
 
 class Stretch(NamedTuple):

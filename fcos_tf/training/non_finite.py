@@ -19,14 +19,14 @@ class NonFiniteGuard(StepCallback):
     The steps are counted on the device (`models.step_faults`) and read here every so often, so a
     training may have gone on for some steps: call `look` before a model is saved. A training goes
     on if its optimizer leaves such steps out, as `keras.optimizers.LossScaleOptimizer` does, and
-    there are not more of them than `allowed`.
+    there are not more of them than `max_bad_steps`.
 
     Args:
         model_dir: The run's folder, where the batch is written to; None: it is not.
-        every: Steps between two looks, >= 1; the end of an epoch has one always.
+        log_every: Steps between two looks, >= 1; the end of an epoch has one always.
         make_batch: Number of updates done -> the next batch `(images, targets)`, the same as in
             training.
-        allowed: How many such steps there may be.
+        max_bad_steps: How many such steps there may be.
         first_step: Updates done before the first `fit`.
         host: Which of several hosts this is: it speaks of that host's part of the batch alone; None
             where there is one host.
@@ -36,17 +36,17 @@ class NonFiniteGuard(StepCallback):
         self,
         model_dir: str | Path | None,
         *,
-        every: int,
+        log_every: int,
         make_batch: Callable[[int], tuple[Any, dict]],
-        allowed: int = 0,
+        max_bad_steps: int = 0,
         first_step: int = 0,
         host: int | None = None,
     ):
         super().__init__(first_step)
         self.model_dir = model_dir
-        self.every = every
+        self.log_every = log_every
         self.make_batch = make_batch
-        self.allowed = allowed
+        self.max_bad_steps = max_bad_steps
         self.host = host
         self.faults = 0
         self._looked_at = first_step
@@ -58,7 +58,7 @@ class NonFiniteGuard(StepCallback):
 
     def on_step_end(self, step, logs):
         """Looks where it is time to, and at the end of an epoch."""
-        if step % self.every == 0 or logs is not None:
+        if step % self.log_every == 0 or logs is not None:
             self.look(step)
 
     def look(self, step: int) -> None:
@@ -75,11 +75,11 @@ class NonFiniteGuard(StepCallback):
         if faults:
             self.faults += faults
             where = self._describe(self._looked_at + first)
-            if self.faults > self.allowed:
+            if self.faults > self.max_bad_steps:
                 raise ValueError(f"{where}. {self._advice()}")
             more = f", and {faults - 1} after it up to step {step}" if faults > 1 else ""
             warnings.warn(
-                f"{where}. It was left out{more}: {self.faults} of at most {self.allowed}",
+                f"{where}. It was left out{more}: {self.faults} of at most {self.max_bad_steps}",
                 stacklevel=2,
             )
             _restore_scale(self.model.optimizer)
@@ -107,7 +107,7 @@ class NonFiniteGuard(StepCallback):
         before = f"The last checkpoint before it is {good}. " if good else ""
         return (
             f"{before}A lower --learning_rate, a longer --warmup_steps or --clip_norm helps where "
-            f"gradients grow; --max_bad_steps above {self.allowed} leaves such steps out"
+            f"gradients grow; --max_bad_steps above {self.max_bad_steps} leaves such steps out"
         )
 
 

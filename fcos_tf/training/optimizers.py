@@ -132,6 +132,55 @@ class AdamW(_DetectionOptimizer, keras.optimizers.AdamW):
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
 
 
+def make_optimizer(
+    rate: float | keras.optimizers.schedules.LearningRateSchedule,
+    *,
+    optimizer: str = "sgd",
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    bias_lr_factor: float = 1.0,
+    clip_norm: float | None = None,
+    ema_momentum: float = 0.0,
+    max_bad_steps: int = 0,
+    precision: str = "float32",
+) -> keras.optimizers.Optimizer:
+    """Makes the optimizer of a run.
+
+    Args:
+        rate: The learning rate.
+        optimizer: "sgd" or "adamw".
+        momentum: Of SGD.
+        weight_decay: See the classes.
+        bias_lr_factor: See `SGD`.
+        clip_norm: Longest gradient, over all variables together; None = any length.
+        ema_momentum: Of the averages of the weights; 0 = none.
+        max_bad_steps: Above 0, steps whose gradient is not finite are left out.
+        precision: The dtype policy of the model.
+
+    Example:
+        >>> optimizer = make_optimizer(0.01, clip_norm=10.0)
+    """
+    shared = {
+        "weight_decay": weight_decay,
+        "bias_lr_factor": bias_lr_factor,
+        "global_clipnorm": clip_norm,
+        "use_ema": ema_momentum > 0,
+        "ema_momentum": ema_momentum,
+    }
+    if optimizer not in ("sgd", "adamw"):
+        raise ValueError(f"optimizer: expected sgd or adamw, got {optimizer!r}")
+    if optimizer == "adamw":
+        made = AdamW(rate, **shared)
+    else:
+        made = SGD(rate, momentum=float(momentum), **shared)
+    if max_bad_steps and precision != "mixed_float16":
+        # It leaves out what is not finite; Keras has one for float16 anyway.
+        made = keras.optimizers.LossScaleOptimizer(
+            made, initial_scale=1.0, dynamic_growth_steps=2**31 - 1
+        )
+    return made
+
+
 def has_averages(model: keras.Model) -> bool:
     """Whether the optimizer of a compiled model keeps averages of its weights (`use_ema`)."""
     return bool(getattr(_inner(model), "use_ema", False))

@@ -163,3 +163,56 @@ class WarmupCosine(_WarmupSchedule):
     def get_config(self):
         """The constructor's arguments."""
         return {**super().get_config(), "total_steps": self.total_steps}
+
+
+def make_schedule(
+    total_steps: int,
+    *,
+    schedule: str = "step",
+    learning_rate: float = 0.01,
+    batch_size: int = 16,
+    base_batch_size: int | None = None,
+    warmup_steps: int = 1000,
+    warmup_factor: float = 0.001,
+    decay_steps: Sequence[int] = (),
+    decay_factor: float = 0.1,
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Makes the learning rates of a run.
+
+    Args:
+        total_steps: Updates at the end of the run.
+        schedule: What comes after warm-up: "step", "cosine" or "constant".
+        learning_rate: The rate after warm-up, for `base_batch_size` images.
+        batch_size: Images in a step.
+        base_batch_size: At another batch size the rate is in proportion (Goyal et al., Accurate,
+            Large Minibatch SGD); None: the one given.
+        warmup_steps: See the classes, as for the others.
+        warmup_factor: Likewise.
+        decay_steps: With "step"; empty: at 2/3 and 8/9 of the run.
+        decay_factor: Likewise.
+
+    Raises:
+        ValueError: A schedule that does not exist, or a cosine over no more steps than warm-up has.
+
+    Example:
+        >>> float(make_schedule(900, learning_rate=1.0, warmup_steps=0)(600))
+        0.1
+    """
+    rate = learning_rate * (batch_size / base_batch_size if base_batch_size else 1.0)
+    warmup = {"warmup_steps": warmup_steps, "warmup_factor": warmup_factor}
+    if schedule == "constant":
+        return WarmupConstant(rate, **warmup)
+    if schedule == "cosine":
+        if total_steps <= warmup_steps:
+            raise ValueError(
+                f"--warmup_steps: expected fewer than the {total_steps} steps of the run with "
+                f"--schedule=cosine, got {warmup_steps}"
+            )
+        return WarmupCosine(rate, total_steps=total_steps, **warmup)
+    if schedule != "step":
+        raise ValueError(f"schedule: expected step, cosine or constant, got {schedule!r}")
+    # 60k and 80k of 90k steps, as in the recipe, for a run of any length.
+    default = sorted({max(1, total_steps * 2 // 3), max(1, total_steps * 8 // 9)})
+    return WarmupStepDecay(
+        rate, decay_steps=decay_steps or default, decay_factor=decay_factor, **warmup
+    )

@@ -18,7 +18,7 @@ class StopSignals:
 
     Example:
         >>> with StopSignals() as stop:
-        ...     model.fit(train, callbacks=[Checkpoint("runs/a", every=500, stop=stop)])
+        ...     model.fit(train, callbacks=[Checkpoint("runs/a", checkpoint_every=500, stop=stop)])
     """
 
     def __init__(self):

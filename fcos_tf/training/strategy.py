@@ -44,7 +44,7 @@ ALONE = Share()
 
 
 def make_strategy(
-    name: str = "auto",
+    strategy: str = "auto",
     *,
     tpu: str = "",
     one_host: bool = False,
@@ -56,7 +56,7 @@ def make_strategy(
     of them are there.
 
     Args:
-        name: "one_device": the default strategy, which places a model on one GPU or on the CPU;
+        strategy: "one_device": the default one, which places a model on one GPU or on the CPU;
             "mirrored": every visible GPU holds a copy and takes its share of each batch;
             "multi_worker": the GPUs of all hosts in the environment variable `TF_CONFIG`; if that
             is one host, "auto" among its devices;
@@ -80,17 +80,17 @@ def make_strategy(
         >>> with make_strategy("one_device").scope():
         ...     model = keras.Sequential([keras.layers.Dense(1)])
     """
-    if name not in STRATEGIES:
-        raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {name!r}")
-    if bool(tpu) != (name == "tpu"):
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    if bool(tpu) != (strategy == "tpu"):
         raise ValueError(
             f"--tpu: expected with --strategy=tpu the name of a TPU, or local, and none with "
-            f"others; got --strategy={name} and --tpu={tpu}"
+            f"others; got --strategy={strategy} and --tpu={tpu}"
         )
-    if name == "tpu":
+    if strategy == "tpu":
         return _tpu_strategy(tpu)
-    cluster = read_cluster() if name in ("auto", "multi_worker") and not one_host else None
-    if name == "multi_worker" and cluster is None and not one_host:
+    cluster = read_cluster() if strategy in ("auto", "multi_worker") and not one_host else None
+    if strategy == "multi_worker" and cluster is None and not one_host:
         raise ValueError(
             f"--strategy=multi_worker: expected the environment variable {VARIABLE}, got none"
         )
@@ -105,7 +105,7 @@ def make_strategy(
                 f"{VARIABLE}: expected {address} to be free for this process, got: {error.message}"
             ) from error
     several = len(tf.config.list_physical_devices("GPU")) > 1
-    if name == "mirrored" or (name in ("auto", "multi_worker") and several):
+    if strategy == "mirrored" or (strategy in ("auto", "multi_worker") and several):
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
 

@@ -119,18 +119,31 @@ def test_a_partial_file_is_told_and_nothing_written(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--flavour=official"], "expected names of official such as rpn.head.cls_logits.weight, "
-                                 "got those of adelaidet"),
         (["--flavour=mmdet"], "--flavour: expected one of torchvision, official, adelaidet, "
                               "detectron2, imagenet, got 'mmdet'"),
         (["--flavour="], "--flavour: expected a value, got none"),
         (["--source="], "--source: expected a value, got none"),
         (["--output="], "--output: expected a value, got none"),
+        (["--flavour=official", "--variant=best"], "improved, base, got 'best'"),
+        (["--learning_rate=1"], "--learning_rate is not used by convert.py; --help lists its fl"),
+        (["--weights=a.pth"], "unknown flag --weights; did you mean --source?"),
+    ],
+)  # fmt: skip
+def test_wrong_flags_are_refused(capsys, arguments, message):
+    command = ["--source=a.pth", "--flavour=adelaidet", "--output=new.keras", *arguments]
+    code, out, error = run(capsys, *command)
+    assert (code, out, error.count("\n")) == (2, "", 1) and message in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--flavour=official"], "expected names of official such as rpn.head.cls_logits.weight, "
+                                 "got those of adelaidet"),
         (["--source=no.pth"], "--source: no file no.pth"),
         (["--output=fcos.h5"], "--output: expected a file that ends in .keras, got fcos.h5"),
         (["--output=old.keras"], "--output: expected a new file, got old.keras, which exists"),
         (["--variant=base"], "--variant: expected with --flavour=official only, got adelaidet"),
-        (["--flavour=official", "--variant=best"], "improved, base, got 'best'"),
         (["--flavour=imagenet"], "--backbone: expected with --flavour=imagenet, got none"),
         (["--classes=a,b,c"], "adelaidet.pth: expected 3 classes, got 2"),
         (["--backbone=regnetx_400mf"], "backbone: expected one of resnet18"),

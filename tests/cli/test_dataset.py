@@ -29,9 +29,7 @@ def tree(tmp_path):
 
 
 def test_summary(tree, capsys):
-    code, out, _ = run(
-        dataset, capsys, "--dataset=voc", f"--data_dir={tree}", "--check_images=true"
-    )
+    code, out, _ = run(dataset, capsys, "--dataset=voc", f"--data_dir={tree}", "--check_images")
     assert code == 0
     train, val = out.split("voc val: ")
     scenes = [fcos_tf.data.formats.digits.make_scene(i, "train") for i in range(6)]
@@ -117,11 +115,8 @@ def test_a_voc_tree_has_one_folder_for_all_splits(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--what=draw"], "--what: expected summary or write, got 'draw'"),
         (["--what=write", "--format=coco"], "--output_dir: expected with --what=write, got none"),
         (["--what=write", "--output_dir=x"], "--format: expected with --what=write, got none"),
-        (["--what=write", "--output_dir=x", "--format=csv"], "expected one of coco, voc, tfds"),
-        (["--check_images=yes"], "--check_images: expected true or false, got 'yes'"),
         (["--split=test"], "no split 'test' in digits; there are: train, val"),
         (["--dataset=voc"], "dataset voc needs data_dir"),
     ],
@@ -130,6 +125,21 @@ def test_wrong_flags_are_told(capsys, arguments, message, monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
     code, _, error = run(dataset, capsys, "--overfit=2", *arguments)
     assert code == 1 and message in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--what=write", "--output_dir=x", "--format=csv"], "expected one of coco, voc, tfds"),
+        (["--check_images=yes"], "--check_images: expected true or false, got 'yes'"),
+        (["--what=draw"], "--what: expected one of summary, write, got 'draw'"),
+        (["--val_splits=test"], "unknown flag --val_splits; did you mean --val_split?"),
+        (["--batch_size=3"], "--batch_size is not used by tool.py; --help lists its flags"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_is_read(capsys, arguments, message):
+    code, out, error = run(dataset, capsys, *arguments)
+    assert (code, out) == (2, "") and message in error
 
 
 def test_pictures_of_training_examples(tree, capsys, tmp_path):
@@ -161,13 +171,24 @@ def test_curves_of_runs(capsys, tmp_path, flag):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--what=points"], "--what: expected augmentations or curves, got 'points'"),
-        (["--what=curves", "--output_dir=x"], "--runs or --model_dir: expected folders of runs"),
-        (["--what=curves", "--output_dir=x", "--runs=gone"], "metrics.jsonl, got gone"),
-        (["--what=augmentations"], "--output_dir: expected a folder, got none"),
-        (["--what=augmentations", "--output_dir=x", "--num_images=0"], "at least 1, got '0'"),
+        (["--what=points"], "--what: expected one of augmentations, curves, got 'points'"),
+        (["--what=augmentations"], "--output_dir: expected a value, got none"),
+        (["--what=augmentations", "--output_dir=x", "--num_images=0"], "at least 1, got 0"),
+        (["--what=curves", "--nms_threshold=.3"], "--nms_threshold is not used by tool.py"),
     ],
 )
-def test_wrong_flags_of_pictures_are_told(capsys, arguments, message):
+def test_wrong_flags_of_pictures_are_refused(capsys, arguments, message):
     code, _, error = run(visualize, capsys, *arguments)
+    assert code == 2 and message in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--runs or --model_dir: expected folders of runs"),
+        (["--runs=gone"], "metrics.jsonl, got gone"),
+    ],
+)
+def test_runs_that_are_not_there_are_told(capsys, arguments, message):
+    code, _, error = run(visualize, capsys, "--what=curves", "--output_dir=x", *arguments)
     assert code == 1 and message in error

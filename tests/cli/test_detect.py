@@ -103,17 +103,14 @@ def test_a_batch_gives_what_predict_gives_for_it(weights, photos, tmp_path, caps
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ([], "expected one of --weights, --model_dir, --saved_model, --server; got none"),
-        (["--weights=a", "--server=b"], "--server; got --weights and --server"),
-        (["--weights=a"], "--input: expected a value, got none"),
+        (["--input=a.png"], "expected one of --weights, --model_dir, --saved_model, --server; got"),
+        (["--weights=a", "--server=b", "--input=a.png"], "--server; got --weights and --server"),
         (["--weights=a", "--input=gone.jpg"], "--input: no file or folder gone.jpg"),
         (["--weights=a", "--input=*.jpg"], "--input: no file matches *.jpg"),
         (["--weights=a", "--input=empty"], "--input: no images or videos in the folder empty"),
         (["--weights=a", "--input=a.png,,b.png"], "--input: expected files, folders, patterns"),
         (["--weights=a.keras", "--input=a.png"], "no weights file a.keras"),
         (["--model_dir=gone", "--input=a.png"], "--model_dir: no folder gone"),
-        (["--weights=a", "--input=a.png", "--show=yes"], "--show: expected true or false"),
-        (["--weights=a", "--input=a.png", "--max_frames=0"], "--max_frames: expected a number"),
         (["--weights=a", "--description=b", "--input=a.png"], "--description: expected with --se"),
     ],
 )
@@ -125,6 +122,19 @@ def test_wrong_flags_are_one_line(tmp_path, monkeypatch, capsys, flags, message)
     assert code == 1 and message in error
     assert error.startswith("detect.py: error: ") and len(error.splitlines()) == 1
     assert not (tmp_path / "found").exists()
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--input=", "--input: expected a value, got none"),
+        ("--show=yes", "--show: expected true or false"),
+        ("--max_frames=0", "--max_frames: expected a number"),
+    ],
+)
+def test_wrong_values_are_refused(capsys, flag, message):
+    code, _, error = run(capsys, "--weights=a", "--input=a.png", "--output_dir=found", flag)
+    assert code == 2 and message in error and len(error.splitlines()) == 1
 
 
 def test_only_some_classes(weights, tmp_path, capsys):

@@ -58,8 +58,6 @@ def test_flags_that_are_given_count(weights, capsys, tmp_path):
     [
         ([], "--output_dir, --litert or --onnx: expected one of them, got none"),
         (["--output_dir=x/latest"], "expected a path that ends in a version"),
-        (["--output_dir=x/1", "--fold_batch_norms=maybe"], "expected true or false, got 'maybe'"),
-        (["--output_dir=x/1", "--export_precision=int8"], "expected one of float32, bfloat16"),
         (["--output_dir=x/1", "--sample=no.jpg"], "no image file no.jpg"),
         (["--litert=a.tflite"], "expected HEIGHTxWIDTH for a .tflite file; got '64,96'"),
     ],
@@ -72,6 +70,20 @@ def test_errors_take_one_line_and_nothing_is_written(
     assert (code, len(error)) == (1, 1)
     assert message in error[0]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--fold_batch_norms=maybe", "--fold_batch_norms: expected true or false, got 'maybe'"),
+        ("--export_precision=int8", "expected one of float32, bfloat16, float16, got 'int8'"),
+        ("--precision=mixed_bfloat16", "not used by export.py; did you mean --export_precision?"),
+        ("--ckpt=a.keras", "unknown flag --ckpt; did you mean --weights?"),
+    ],
+)
+def test_wrong_flags_are_refused(weights, capsys, argument, message):
+    code, _, error = run(capsys, f"--weights={weights}", "--output_dir=x/1", argument)
+    assert (code, len(error)) == (2, 1) and message in error[0]
 
 
 def test_no_weights(capsys, tmp_path):

@@ -15,7 +15,7 @@ from PIL import Image
 from fcos_tf import FCOS
 from fcos_tf.cli import evaluate as evaluate_tool
 from fcos_tf.cli import train as train_tool
-from fcos_tf.cli.command_line import define_flags, parse
+from fcos_tf.cli.command_line import parse_config
 from fcos_tf.config import Config
 from fcos_tf.models.fcos_rules import RULES
 from tests.training.run_folders import assert_close_records, kinds
@@ -56,7 +56,7 @@ def test_the_run_leaves_its_files(run_dir):
     checkpoints = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
     assert checkpoints == ["step_00000003.keras", "step_00000004.keras"]
     assert Image.open(run_dir / "detections.png").size[0] > 100
-    config = parse(define_flags({}), ["train.py", f"--flagfile={run_dir / 'config.cfg'}"])
+    config = parse_config([f"--flagfile={run_dir / 'config.cfg'}"])
     assert (config.steps, config.overfit, config.model_dir) == (4, 8, str(run_dir))
 
 
@@ -67,7 +67,7 @@ def test_the_same_command_resumes_and_then_has_nothing_to_do(run_dir, tmp_path):
     (folder / "checkpoints" / "step_00000004.keras").unlink()
     for name in ("model.keras", "metrics.json", "detections.png"):
         (folder / name).unlink()
-    config = parse(define_flags({}), ["train.py", *SMALL, "--steps=4", f"--model_dir={folder}"])
+    config = parse_config([*SMALL, "--steps=4", f"--model_dir={folder}"])
     told = []
     metrics = train_tool.train(config, report=told.append)
     assert told[0].startswith("resuming at step 3 of 4: ")
@@ -96,7 +96,7 @@ def test_training_on_from_a_detector_of_other_classes(run_dir, tmp_path):
     start.save(tmp_path / "start.keras")
     data = [flag for flag in SMALL if not flag.startswith(("--back", "--fpn", "--head", "--score"))]
     command = [*data, f"--initial_weights={tmp_path / 'start.keras'}", "--steps=2"]
-    config = parse(define_flags({}), ["train.py", *command, f"--model_dir={tmp_path / 'run'}"])
+    config = parse_config([*command, f"--model_dir={tmp_path / 'run'}"])
     train_tool.train(config, report=lambda line: None)
     model = keras.models.load_model(tmp_path / "run" / "model.keras", compile=False)
     assert model.class_names == tuple("0123456789") and model.rules == RULES["torchvision"]
@@ -120,9 +120,13 @@ def test_a_changed_flag_that_matters_is_refused_unless_allowed(run_dir, tmp_path
         "--allow_config_change\n"
     )
     assert {path: path.read_bytes() for path in files} == files
-    config = parse(define_flags({}), ["train.py", *command, "--allow_config_change"])
+    (folder / "metrics.json").unlink()  # or there would be nothing to do
+    config = parse_config([*command, "--allow_config_change"])
     with pytest.warns(UserWarning, match=r"other flags: --momentum=0\.5 \(was 0\.9\)$"):
         train_tool.train(config, report=lambda line: None)
+    # Allowed once: the run now has these flags, and no others without asking again.
+    assert "--allow_config_change=false\n" in (folder / "config.cfg").read_text()
+    train_tool.train(parse_config(command), report=lambda line: None)
 
 
 def test_evaluate_takes_a_checkpoint_or_a_file_and_thresholds(run_dir, tmp_path):
@@ -156,7 +160,7 @@ def test_evaluate_takes_a_checkpoint_or_a_file_and_thresholds(run_dir, tmp_path)
 
 def test_evaluate_knows_the_size_that_a_model_was_made_for(run_dir, tmp_path, capsys):
     data = [flag for flag in SMALL if not flag.startswith("--image_size")]
-    config = parse(define_flags({}), ["evaluate.py", *data])
+    config = parse_config(data)
     assert config.image_size == "512x512"
     scores = evaluate_tool.evaluate(
         config, weights=run_dir / "model.keras", output_dir=tmp_path, size_of_model=True
@@ -270,10 +274,7 @@ def test_the_public_golden_set(shared_data, tmp_path):
 def test_evaluate_with_further_views_and_metrics(run_dir, tmp_path):
     found = {}
     for name, options in (("plain", []), ("tta", ["--tta=flip,96x96"])):
-        config = parse(
-            define_flags({}),
-            ["evaluate.py", *SMALL, f"--model_dir={run_dir}", "--metrics=coco,voc12", *options],
-        )
+        config = parse_config([*SMALL, f"--model_dir={run_dir}", "--metrics=coco,voc12", *options])
         scores = evaluate_tool.evaluate(
             config, weights=run_dir / "model.keras", output_dir=tmp_path / name
         )
@@ -303,5 +304,5 @@ def test_a_run_needs_a_folder_and_a_length():
 def test_further_views_need_no_batches_of_one_orientation():
     config = Config(image_size="80,120", orientation_buckets=True)
     for size, buckets in (("64x64", False), ("100,150", True)):
-        view = evaluate_tool._with_size(config, size)
+        view = evaluate_tool._view(config, size)
         assert (view.image_size, view.orientation_buckets) == (size, buckets)

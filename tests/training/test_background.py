@@ -145,7 +145,7 @@ def test_an_error_of_the_thread_comes_up_in_training(tmp_path, monkeypatch):
             if checkpoint._saver._writing:
                 checkpoint._saver._writing.exception()  # waits until it is done
 
-    checkpoint = callbacks.Checkpoint(tmp_path, every=2)
+    checkpoint = callbacks.Checkpoint(tmp_path, checkpoint_every=2)
     with pytest.raises(OSError, match="cannot write it"):
         model.fit(data, steps_per_epoch=9, callbacks=[Count(), checkpoint], verbose=0)
     assert steps == [1, 2, 3]  # the checkpoint of step 2 is missed one step later

@@ -53,10 +53,10 @@ def train(model, model_dir, total_steps, *, start_step=0, period=3, every=2, wri
         period=period,
         start_step=start_step,
         callbacks=[
-            callbacks.TrainingLog(writers, every=1, batch_size=1, first_step=start_step),
+            callbacks.TrainingLog(writers, log_every=1, batch_size=1, first_step=start_step),
             FakeEvaluation(),
             callbacks.EvaluationLog(writers, first_step=start_step),
-            callbacks.Checkpoint(model_dir, every=every, first_step=start_step),
+            callbacks.Checkpoint(model_dir, checkpoint_every=every, first_step=start_step),
         ],
     )
 
@@ -126,7 +126,7 @@ def test_logged_numbers_of_the_first_steps(tmp_path):
 def test_a_record_is_the_mean_since_the_last(tmp_path):
     # Losses 1 and 0.390625 as above; their mean is 0.6953125.
     log = ListWriter()
-    training = callbacks.TrainingLog([log], every=2, batch_size=1)
+    training = callbacks.TrainingLog([log], log_every=2, batch_size=1)
     loop.fit(make_model(), make_dataset, total_steps=5, period=5, callbacks=[training])
     assert [step for step, _, _ in log.records] == [2, 4, 5]
     assert log.records[0][2]["loss"] == 0.6953125
@@ -136,7 +136,7 @@ def test_each_step_is_in_one_record(tmp_path):
     logs = {}
     for every in (1, 4):
         logs[every] = ListWriter()
-        training = callbacks.TrainingLog([logs[every]], every=every, batch_size=1)
+        training = callbacks.TrainingLog([logs[every]], log_every=every, batch_size=1)
         loop.fit(make_model(), make_dataset, total_steps=12, period=5, callbacks=[training])
     losses = [values["loss"] for _, _, values in logs[1].records]
     assert len(losses) == 12
@@ -155,7 +155,7 @@ def test_checkpoints_stand_at_multiples_and_at_the_end(tmp_path):
         def _save(self, step):
             saved.append((step, int(self.model.optimizer.iterations)))
 
-    spy = Spy(tmp_path, every=2)
+    spy = Spy(tmp_path, checkpoint_every=2)
     loop.fit(make_model(), make_dataset, total_steps=5, period=5, callbacks=[spy])
     # Each is taken before the next update runs.
     assert saved == [(2, 2), (4, 4), (5, 5)]
@@ -266,7 +266,7 @@ def test_the_best_model_is_kept(tmp_path, evaluations, monitor, best_epoch):
     kept = keras.callbacks.ModelCheckpoint(
         tmp_path / "kept.keras", monitor=f"val_{monitor}", mode="max", save_best_only=True
     )
-    best = callbacks.BestModel(tmp_path / "run", monitor=monitor, first_step=10)
+    best = callbacks.BestModel(tmp_path / "run", best_metric=monitor, first_step=10)
     fit_with(make_model(), kept, best, Spy())
     assert len(set(weights)) == 3
     assert weight_of(tmp_path / "kept.keras") == weights[best_epoch - 1]
@@ -282,7 +282,7 @@ def test_the_best_model_is_kept(tmp_path, evaluations, monitor, best_epoch):
 def test_a_resumed_run_knows_its_best(tmp_path, evaluations):
     def resume(numbers, monitor="AP"):
         evaluations(numbers)
-        best = callbacks.BestModel(tmp_path, monitor=monitor, first_step=1)
+        best = callbacks.BestModel(tmp_path, best_metric=monitor, first_step=1)
         fit_with(make_model(), best, epochs=1)
         return json.loads((tmp_path / "best.json").read_text())["value"]
 
@@ -319,7 +319,7 @@ def test_a_run_from_step_0_forgets_what_an_older_one_left(tmp_path, evaluations)
 
 def test_a_number_that_is_never_evaluated_is_named(tmp_path, evaluations):
     with pytest.warns(UserWarning, match="no evaluation gave 'AP57'"):
-        fit_with(make_model(), callbacks.BestModel(tmp_path, monitor="AP57"))
+        fit_with(make_model(), callbacks.BestModel(tmp_path, best_metric="AP57"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -392,7 +392,7 @@ def test_the_progress_bar_shows_the_newest_record_at_every_step(capsys, clock):
         def on_epoch_end(self, epoch, logs=None):
             shown.append(capsys.readouterr().out)
 
-    log = callbacks.TrainingLog([bar], every=2, batch_size=8, first_step=1)
+    log = callbacks.TrainingLog([bar], log_every=2, batch_size=8, first_step=1)
     evaluation = callbacks.EvaluationLog([bar], first_step=1)
     loop.fit(
         make_model(), make_dataset, total_steps=5, period=2, start_step=1,
@@ -411,11 +411,25 @@ def test_the_progress_bar_shows_the_newest_record_at_every_step(capsys, clock):
     assert "1/1" in third and third.endswith("\n")
 
 
+def test_steps_from_epochs():
+    # 2.5 passes over 10 images in batches of 4: 25 / 4 = 6.25, so 7 steps.
+    assert loop.count_steps(10, steps=0, epochs=2.5, batch_size=4) == 7
+    assert loop.count_steps(10, steps=5, epochs=0.0, batch_size=4) == 5
+    with pytest.raises(ValueError, match="--steps or --epochs"):
+        loop.count_steps(10, steps=0, epochs=0.0, batch_size=4)
+
+
+def test_evaluations_are_an_epoch_apart_unless_said():
+    # 10 images in batches of 4: 3 steps.
+    assert loop.count_period(10, eval_every=0, batch_size=4) == 3
+    assert loop.count_period(10, eval_every=50, batch_size=4) == 50
+
+
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: callbacks.Checkpoint("x", every=0),
-        lambda: callbacks.TrainingLog([], every=0, batch_size=1),
+        lambda: callbacks.Checkpoint("x", checkpoint_every=0),
+        lambda: callbacks.TrainingLog([], log_every=0, batch_size=1),
         lambda: callbacks.DetectionMetrics([], every=0),
         lambda: list(loop.stretches(0, 5, 0)),
     ],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fcos_tf import FCOS
+from fcos_tf.models.weights import load_model
 from fcos_tf.training import checkpoints
 from fcos_tf.training.optimizers import SGD
 from fcos_tf.training.schedules import WarmupConstant, WarmupStepDecay
@@ -277,14 +278,14 @@ class Foreign(keras.layers.Layer):
 
 def test_load_model_refuses_what_is_no_detector(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights file"):
-        checkpoints.load_model(tmp_path / "nothing.keras")
+        load_model(tmp_path / "nothing.keras")
     keras.Sequential([keras.layers.Dense(1)]).save(tmp_path / "dense.keras")
     with pytest.raises(ValueError, match=r"dense\.keras: expected a detector, got a Sequential"):
-        checkpoints.load_model(tmp_path / "dense.keras")
+        load_model(tmp_path / "dense.keras")
     foreign = keras.Sequential([Foreign()])
     foreign.save(tmp_path / "foreign.keras")
     with pytest.raises(ValueError, match=r"foreign\.keras: expected a detector"):
-        checkpoints.load_model(tmp_path / "foreign.keras")
+        load_model(tmp_path / "foreign.keras")
     (tmp_path / "dense.keras").write_bytes(b"PK and so on")
     with pytest.raises(ValueError, match="damaged"):
-        checkpoints.load_model(tmp_path / "dense.keras")
+        load_model(tmp_path / "dense.keras")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fcos_tf.cli import train as train_tool
-from fcos_tf.cli.command_line import define_flags, parse
+from fcos_tf.cli.command_line import parse_config
 from fcos_tf.training.strategy import make_strategy
 from tests.digit_files import write_digits
 from tests.training.hosts import finish, start, start_hosts
@@ -85,7 +85,7 @@ def test_a_host_that_dies_ends_the_others_and_all_resume(victim, tmp_path):
 
     again = start_hosts(commands)
     straight = tmp_path / "straight"
-    train_tool.train(parse(define_flags({}), ["", *flags, f"--model_dir={straight}"]), lambda _: 0)
+    train_tool.train(parse_config([*flags, f"--model_dir={straight}"]), lambda _: 0)
     told = [finish(process) for process in again.values()]
     assert "resuming at step " in told[0] and "2 CPUs on 2 hosts" in told[0]
     (line,) = told[1].splitlines()

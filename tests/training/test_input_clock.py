@@ -56,7 +56,7 @@ class Records(list):
 def input_share(model, data, distributed=lambda data: data):
     """The share of the second epoch, when buffers are in their steady state."""
     clock, records = InputClock(), Records()
-    log = callbacks.TrainingLog([records], every=4, batch_size=1, input_clock=clock)
+    log = callbacks.TrainingLog([records], log_every=4, batch_size=1, input_clock=clock)
     model.compile(keras.optimizers.SGD(0.1), jit_compile=False)
     loop.fit(
         model,

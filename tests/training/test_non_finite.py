@@ -88,7 +88,9 @@ class Steps:
 @pytest.mark.parametrize(("initial_scale", "then"), [(1.0, 1.0), (8.0, 0.5)])
 def test_a_scale_that_serves_nothing_else_is_restored(tmp_path, initial_scale, then):
     batch = np.zeros([1, 2, 2, 3]), {"image_ids": np.array([7])}
-    guard = NonFiniteGuard(tmp_path, every=3, make_batch=lambda step: batch, allowed=1, host=1)
+    guard = NonFiniteGuard(
+        tmp_path, log_every=3, make_batch=lambda step: batch, max_bad_steps=1, host=1
+    )
     scaled = keras.optimizers.LossScaleOptimizer(SGD(0.1), initial_scale=initial_scale)
     guard.set_model(Steps(scaled))
     with pytest.warns(UserWarning, match=r"step 3 \(image ids 7 on host 1\); its batch is in"):

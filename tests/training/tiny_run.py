@@ -51,9 +51,9 @@ def run(folder, *, stop=None, evaluation=None, more=()):
     missing = loop.lacks_evaluation(lines, step, total_steps=TOTAL, period=PERIOD)
     writer = metric_writers.JsonLinesWriter(lines, first_step=step)
     made = [
-        callbacks.TrainingLog([writer], every=1, batch_size=1, first_step=step),
+        callbacks.TrainingLog([writer], log_every=1, batch_size=1, first_step=step),
         *more,
-        callbacks.Checkpoint(folder, every=2, first_step=step, stop=stop),
+        callbacks.Checkpoint(folder, checkpoint_every=2, first_step=step, stop=stop),
         evaluation or Weight([]),
         callbacks.BestModel(folder, first_step=step),
         callbacks.EvaluationLog([writer], first_step=step),

@@ -1,0 +1,227 @@
+"""What an option is: written once as a field, it becomes a flag, a config line and an argument.
+
+    class AugmentationOptions(Options):
+        blur: float = option(0.0, "Largest radius of a blur, in pixels; 0 = none.", least=0)
+
+This is all that a new option needs, beside the parameter `blur` of the function that blurs:
+`options_for` brings it there.
+"""
+
+import dataclasses
+import inspect
+import math
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+
+def option(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    required: bool = False,
+    means: Mapping[Any, Any] | None = None,
+    also: tuple[str, ...] = (),
+    harmless: bool | Callable[["Options"], bool] = False,
+    per_host: bool = False,
+) -> Any:
+    """An option of a section.
+
+    Args:
+        default: Its value where none is given; None needs a type such as `int | None`.
+        text: Its help, in sentences.
+        choices: The only values, of a list the only items.
+        least: A number may not be below this.
+        most: Nor above this.
+        above: It must be above this.
+        required: Whether an empty value is refused.
+        means: A value as it is spelled -> what functions get in its place.
+        also: What other programs call it; where one of these is given, the error says this name.
+        harmless: Whether a resumed run may change it: it says where a run is done, how to watch it
+            and how to keep it, and changes nothing that is learnt, rounding aside.
+        per_host: Whether hosts of one run may differ in it, as it says where things are on each.
+    """
+    metadata = {name: value for name, value in locals().items() if name != "default"}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """A section of options, immutable and checked when made; also those of one tool.
+
+    Raises:
+        ValueError: For a value out of its range, naming the flag, what was expected and what came.
+    """
+
+    title: ClassVar[str] = "Options"
+
+    def __post_init__(self):
+        for field in fields_of(type(self)).values():
+            value = getattr(self, field.name)
+            if field.metadata["required"] and not value:
+                raise ValueError(f"--{field.name}: expected a value, got none")
+            if value is not None or field.default is not None:
+                _check_type(field, value)
+                _check_range(field, value)
+
+
+def sections_of(kind: type[Options]) -> dict[type[Options], tuple[str, ...]]:
+    """The sections that a class of options is made of, in their order, and the names in each."""
+    own = {base: vars(base).get("__annotations__", {}) for base in kind.__mro__}
+    return {
+        base: tuple(name for name in names if name in kind.__dataclass_fields__)
+        for base, names in own.items()
+        if issubclass(base, Options) and base is not Options and names
+    }
+
+
+def fields_of(kind: type[Options]) -> dict[str, dataclasses.Field]:
+    """The options of a class by name, section after section."""
+    return {
+        name: kind.__dataclass_fields__[name]
+        for names in sections_of(kind).values()
+        for name in names
+    }
+
+
+def options_for(options: Options, function: Callable, **arguments: Any) -> dict[str, Any]:
+    """The options whose names are parameters of a function, as the function takes them.
+
+    Args:
+        options: A config, or the options of a tool.
+        function: What the options are for; a class takes what `parameters_of` says.
+        **arguments: Further arguments, and some in place of what the options say: those that an
+            option has the name of by chance, such as `images`, belong here.
+
+    Example:
+        >>> model = FCOS(**options_for(config, FCOS, num_classes=3, class_names=names))
+    """
+    wanted = parameters_of(function)
+    found: dict[str, Any] = {}
+    for name, field in fields_of(type(options)).items():
+        if name in wanted:
+            value = getattr(options, name)
+            found[name] = (field.metadata["means"] or {}).get(value, value)
+    return found | arguments
+
+
+def parameters_of(function: Callable) -> set[str]:
+    """The names that a function takes; of a class, also those that its `**kwargs` hand up."""
+    if not inspect.isclass(function):
+        return set(inspect.signature(function).parameters)
+    names: set[str] = set()
+    for base in function.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base.__init__).parameters
+            names |= set(parameters)
+            if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+                break
+    return names
+
+
+def with_defaults(options: Options, section: type[Options]) -> Any:
+    """The same options, but those of a section at their defaults."""
+    defaults = {name: field.default for name, field in fields_of(section).items()}
+    return dataclasses.replace(options, **defaults)
+
+
+def changed_options(options: Options, *sections: type[Options]) -> dict[str, str]:
+    """The options of some sections that are not at their defaults, as a config file spells them."""
+    names = {name for section in sections for name in fields_of(section)}
+    return spelled(
+        options,
+        lambda field: field.name in names and getattr(options, field.name) != field.default,
+    )
+
+
+def fixed_options(options: Options) -> dict[str, str]:
+    """The options that a run has to be resumed with, as a config file spells them."""
+
+    def is_fixed(field: dataclasses.Field) -> bool:
+        harmless = field.metadata["harmless"]
+        return not (harmless(options) if callable(harmless) else harmless)
+
+    return spelled(options, is_fixed)
+
+
+def common_options(options: Options) -> dict[str, str]:
+    """The options that are the same on all hosts of a run, as a config file spells them."""
+    return spelled(options, lambda field: not field.metadata["per_host"])
+
+
+def to_flags(options: Options) -> str:
+    """A config file that holds every option, one `--name=value` per line, by section."""
+    return "\n".join(
+        f"# {section.title}\n"
+        + "".join(f"--{name}={flag_value(getattr(options, name))}\n" for name in names)
+        for section, names in sections_of(type(options)).items()
+    )
+
+
+def flag_value(value: Any) -> str:
+    """A value as a config file spells it: true / false, and lists with commas."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def is_list(field: dataclasses.Field) -> bool:
+    """Whether an option is a list, with commas in its flag."""
+    return typing.get_origin(field.type) is tuple
+
+
+def item_type(field: dataclasses.Field) -> type:
+    """The type of an option's value, or of the items of its list: bool, int, float or str."""
+    return (*typing.get_args(field.type), field.type)[0]
+
+
+def spelled(
+    options: Options, wanted: Callable[[dataclasses.Field], bool] = lambda field: True
+) -> dict[str, str]:
+    """The options, or those that are wanted, as a config file spells them."""
+    return {
+        name: flag_value(getattr(options, name))
+        for name, field in fields_of(type(options)).items()
+        if wanted(field)
+    }
+
+
+def _check_type(field: dataclasses.Field, value: Any) -> None:
+    expected = item_type(field)
+    if is_list(field) and not isinstance(value, tuple):
+        raise ValueError(f"--{field.name}: expected a tuple of {expected.__name__}, got {value!r}")
+    for item in value if is_list(field) else (value,):
+        # A whole number is a fine float; a bool is not a fine number.
+        if type(item) is expected or (expected is float and type(item) is int):
+            if expected is float and not math.isfinite(item):
+                raise ValueError(f"--{field.name}: expected a finite number, got {item}")
+            continue
+        raise ValueError(f"--{field.name}: expected {expected.__name__}, got {item!r}")
+
+
+def _check_range(field: dataclasses.Field, value: Any) -> None:
+    choices, limits = field.metadata["choices"], field.metadata
+    for item in value if is_list(field) else (value,):
+        if choices and item not in choices:
+            raise ValueError(
+                f"--{field.name}: expected {'some' if is_list(field) else 'one'} of "
+                f"{', '.join(choices)}, got {item!r}"
+            )
+    words = [
+        f"{word} {limits[name]:g}"
+        for name, word in (("above", "above"), ("least", "at least"), ("most", "at most"))
+        if limits[name] is not None
+    ]
+    inside = (
+        (limits["above"] is None or value > limits["above"])
+        and (limits["least"] is None or value >= limits["least"])
+        and (limits["most"] is None or value <= limits["most"])
+    )
+    if words and not inside:
+        raise ValueError(f"--{field.name}: expected a number {' and '.join(words)}, got {value}")

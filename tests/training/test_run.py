@@ -1,0 +1,67 @@
+"""The files of a run, and what is checked before a long one."""
+
+import dataclasses
+
+import pytest
+
+import fcos_tf.data
+from fcos_tf.config import Config
+from fcos_tf.options import common_options, fixed_options, spelled, to_flags
+from fcos_tf.training import run
+from tests.digit_files import write_digits
+
+
+def test_a_folder_of_broken_images_is_told_before_training(tmp_path):
+    folder = write_digits("voc", tmp_path, {"val": 5})
+    images = sorted((folder / "JPEGImages").iterdir())
+    for image in images[:2]:
+        image.write_bytes(b"")
+
+    def val_data():
+        return fcos_tf.data.load("voc", data_dir=folder, split="val", batch_size=3)
+
+    run.check_readable(val_data())  # one of three is enough
+    images[2].write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of the first 3 images .*val_0000[123].png: the"):
+        run.check_readable(val_data())
+
+
+@pytest.mark.parametrize(
+    "before, now, changed",
+    [
+        ({}, {}, ""),
+        ({}, {"log_every": 7, "model_dir": "b", "jit_compile": "false"}, ""),
+        ({"annotations": "a.json"}, {"annotations": "b.json", "images": "c", "data_dir": "d"}, ""),
+        ({}, {"batch_size": 8, "augment": ("mosaic",)},
+         r"--batch_size=8 \(was 16\), --augment=mosaic \(was empty\)"),
+        # A number is itself however it is spelt.
+        ({"epochs": 2.0}, {"epochs": 2}, ""),
+        # The end of the run moves the steps at which the learning rate falls, unless they are said.
+        ({"steps": 90}, {"steps": 120}, r"--steps=120 \(was 90\)"),
+        ({"steps": 90, "decay_steps": (60,)}, {"steps": 120, "decay_steps": (60,)}, ""),
+        ({"steps": 90, "schedule": "constant"}, {"steps": 120, "schedule": "constant"}, ""),
+        ({"steps": 90, "schedule": "cosine"}, {"steps": 120, "schedule": "cosine"}, "--steps=120"),
+    ],
+)  # fmt: skip
+def test_flags_that_may_change_and_flags_that_may_not(tmp_path, before, now, changed):
+    # A flag that the run began without has its default.
+    flags = to_flags(Config(**before)).replace("--momentum=0.9\n", "")
+    (tmp_path / "config.cfg").write_text(flags)
+    what = tmp_path, fixed_options(Config(**now)), spelled(Config())
+    if not changed:
+        run.check_unchanged(*what)
+        return
+    with pytest.raises(ValueError, match=rf"config\.cfg says .* has other flags: {changed}"):
+        run.check_unchanged(*what)
+    with pytest.warns(UserWarning, match=changed):
+        run.check_unchanged(*what, allow_config_change=True)
+
+
+def test_a_run_without_a_config_has_nothing_to_compare_with(tmp_path):
+    run.check_unchanged(tmp_path, fixed_options(Config()), spelled(Config()))
+
+
+def test_hosts_have_all_options_in_common_but_where_things_are():
+    own = {"model_dir", "data_dir", "annotations", "images", "cache"}
+    names = {field.name for field in dataclasses.fields(Config)}
+    assert set(common_options(Config())) == names - own
