@@ -250,9 +250,10 @@ def make_callbacks(
     def make(kind, **others):
         return kind(**options_for(config, kind, **others))
 
-    best_metric = _best_metric(**options_for(config, _best_metric))
+    protocols = model_class(config).protocols
+    best_metric = _best_metric(**options_for(config, _best_metric, protocols=protocols))
     writers = list(writers)
-    galleries = [writer for writer in writers if hasattr(writer, "write_pictures")]
+    galleries = [w for w in writers if protocols and hasattr(w, "write_pictures")]
     # Hosts evaluate together: none can break off alone.
     interrupt = stop.raise_if_received if stop and share.num_hosts == 1 else None
     guard = make(
@@ -287,8 +288,10 @@ def make_callbacks(
     return [*made, input_clock] if input_clock else made
 
 
-def _best_metric(*, metrics: Sequence[str], best_metric: str | None) -> str:
-    names = evaluation.metric_names(metrics)
+def _best_metric(
+    *, metrics: Sequence[str], best_metric: str | None, protocols: Sequence[str]
+) -> str:
+    names = evaluation.metric_names(metrics) if protocols else ("loss",)
     if best_metric is not None and best_metric not in names:
         raise ValueError(
             f"--best_metric: expected one of {', '.join(names)}, as --metrics="

@@ -114,8 +114,9 @@ def train(
     strategies.check_same(same, strategy)
     check_shared(model_dir, strategy)
     if checkpoint:
-        fixed, defaults = fixed_options(config), spelled(Config())
-        run.check_unchanged(model_dir, fixed, defaults, **options_for(config, run.check_unchanged))
+        compared = {"options": fixed_options(config), "defaults": spelled(Config())}
+        check = run.check_unchanged
+        check(**options_for(config, check, **compared, model_dir=model_dir))
 
     train_data = build.load_train_data(config, start_step=start_step, share=share)
     val_data = build.load_val_data(config, train_data.class_names, share=share)
@@ -157,7 +158,7 @@ def train(
     with averaged_weights(model):
         if not metrics:
             metrics = evaluation.evaluate(model, val_data, config.metrics)
-        if share.is_chief:
+        if share.is_chief and model.protocols:
             run.save_pictures(model_dir / run.PICTURE_FILE, model, val_data)
     metrics = {"step": max(start_step, total_steps), **metrics}
     if share.is_chief:
@@ -197,7 +198,9 @@ def _fit(config, model, train_data, val_data, start_step: int, total_steps: int,
 
     writers = []
     if share.is_chief:
-        writers = run.make_writers(config.model_dir, start_step, total_steps)
+        writers = run.make_writers(
+            config.model_dir, start_step, total_steps, left_out=model.detail_names
+        )
     with run.closing(writers), StopSignals() as stop:
         where = {"first_step": start_step, "share": share, "stop": stop}
         made = build.make_callbacks(config, val_data, writers, input_clock=input_clock, **where)

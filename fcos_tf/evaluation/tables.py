@@ -12,7 +12,8 @@ def format_table(metrics: Mapping[str, float]) -> str:
     """Returns a line for each number of the metrics: COCO's familiar table, then VOC's means.
 
     Args:
-        metrics: what `evaluate` returned; other names in it are left out.
+        metrics: what `evaluate` returned; other names in it are left out, unless there are none
+            but others, such as losses.
     """
     lines = []
     for name, (kind, iou, area, limit) in COCO_DEFINITIONS.items():
@@ -21,7 +22,9 @@ def format_table(metrics: Mapping[str, float]) -> str:
         lines.append((name, title))
     for name, points in _VOC_TITLES.items():
         lines.append((name, f" Average Precision (mAP) @[ IoU=0.50      | {points:<25} ]"))
-    return "\n".join(f"{title} = {metrics[name]:.3f}" for name, title in lines if name in metrics)
+    lines = [f"{title} = {metrics[name]:.3f}" for name, title in lines if name in metrics]
+    others = (f" {name} = {value:.4g}" for name, value in metrics.items() if name != "step")
+    return "\n".join(lines or others)
 
 
 def format_per_class(per_class: Mapping[str, Mapping[str, float]]) -> str:

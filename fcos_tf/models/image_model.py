@@ -46,7 +46,8 @@ class ImageModel(TrainSteps, keras.Model):
         category_ids: the data set's own id of each label, kept with the model.
         image_size: to which size images are brought for this model, such as "800,1333" (short and
             long side) or "512x512"; kept with the model.
-        channel_order: "rgb" or "bgr", what the network sees; images always come in as RGB.
+        channel_order: "rgb" or "bgr", what the network sees; images always come in as RGB. None:
+            "rgb", and for `mean` and `std`: torchvision's of ImageNet.
         mean: three numbers in 0-255, in `channel_order`, subtracted from the image.
         std: three numbers, the divisor after that.
         count_names: in place of the class's, where they depend on other arguments.
@@ -74,9 +75,9 @@ class ImageModel(TrainSteps, keras.Model):
         class_names: Sequence[str] | None = None,
         category_ids: Sequence[int] | None = None,
         image_size: str | None = None,
-        channel_order: str = "rgb",
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
+        channel_order: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         count_names: Mapping[str, str] | None = None,
         **kwargs,
     ):
@@ -86,8 +87,11 @@ class ImageModel(TrainSteps, keras.Model):
         num_classes = count_classes(num_classes, class_names)
         if category_ids is not None and len(category_ids) != num_classes:
             raise ValueError(f"expected {num_classes} category_ids; got {len(category_ids)}")
+        channel_order = channel_order or "rgb"
         if channel_order not in CHANNEL_ORDERS:
             raise ValueError(f"channel_order must be 'rgb' or 'bgr'; got {channel_order!r}")
+        step = -1 if channel_order == "bgr" else 1
+        mean, std = MEAN[::step] if mean is None else mean, STD[::step] if std is None else std
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != 3:
                 raise ValueError(f"{name} must be three numbers; got {values!r}")

@@ -111,7 +111,8 @@ def copy_weights(
 
 def _named(model: keras.Model) -> dict[str, keras.Variable]:
     """Weights by path, a backbone's by place: keras_cv numbers some layers through the process."""
-    places = {id(weight): place for place, weight in enumerate(model.backbone.weights)}
+    backbone = getattr(model, "backbone", None)
+    places = {id(weight): i for i, weight in enumerate(backbone.weights if backbone else ())}
     return {
         f"backbone/{places[id(weight)]}/{weight.name}"
         if id(weight) in places

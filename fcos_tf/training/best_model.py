@@ -22,8 +22,8 @@ class BestModel(EvaluationCallback):
 
     Args:
         model_dir: The run's folder.
-        best_metric: The number to choose by, the higher the better: `AP`, `AP50`, `mAP_voc07` ...
-            Where `best.json` holds another one, the choice starts anew.
+        best_metric: The number to choose by: `AP`, `AP50`, `mAP_voc07` ..., the higher the
+            better; or `loss`, the lower. Where `best.json` holds another, the choice starts anew.
         first_step: Updates done before the first `fit`; above 0 in a resumed run.
 
     Example:
@@ -34,7 +34,8 @@ class BestModel(EvaluationCallback):
         super().__init__(first_step)
         self.model_dir = Path(model_dir)
         self.best_metric = best_metric
-        self.best = self._read() if first_step else -math.inf
+        self._sign = -1 if best_metric.endswith("loss") else 1
+        self.best = self._read() if first_step else -math.inf * self._sign
         self._seen = False
 
     def on_train_begin(self, logs=None):
@@ -54,7 +55,7 @@ class BestModel(EvaluationCallback):
             return
         self._seen = True
         value = metrics[self.best_metric]
-        if not value > self.best:  # nor if it is NaN
+        if not value * self._sign > self.best * self._sign:  # nor if it is NaN
             return
         self.best = value
         self.model_dir.mkdir(parents=True, exist_ok=True)
@@ -70,14 +71,15 @@ class BestModel(EvaluationCallback):
             warnings.warn(f"no evaluation gave {self.best_metric!r} to choose by", stacklevel=2)
 
     def _read(self) -> float:
-        """The best value so far; -inf if there is none."""
+        """The best value so far; the worst there is if there is none."""
+        worst = -math.inf * self._sign
         path = self.model_dir / BEST_RECORD_FILE
         if not path.is_file() or not (self.model_dir / BEST_MODEL_FILE).is_file():
-            return -math.inf
+            return worst
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             is_same = record["monitor"] == self.best_metric
-            return float(record["value"]) if is_same else -math.inf
+            return float(record["value"]) if is_same else worst
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}: expected monitor, value and step as BestModel writes them; remove the "

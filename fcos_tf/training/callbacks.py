@@ -167,7 +167,7 @@ class DetectionMetrics(keras.callbacks.Callback):
 
     def set_model(self, model):
         """Keeps the model and makes the function that detects, traced once for all epochs."""
-        if self._detect is None or model is not self.model:
+        if hasattr(model, "detect") and (self._detect is None or model is not self.model):
             class_names = getattr(self.dataset, "class_names", None)
             self._detect = detecting.compile_detect(model, class_names)
         super().set_model(model)

@@ -5,7 +5,7 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +53,24 @@ def find_weights(model_dir: str | Path, weights: str | Path | None = None) -> Pa
     return path
 
 
-def make_writers(model_dir: str | Path, first_step: int, total_steps: int) -> list:
-    """Where the numbers of a run go: two files of its folder, and the terminal or a log."""
+def make_writers(
+    model_dir: str | Path, first_step: int, total_steps: int, *, left_out: Collection[str] = ()
+) -> list:
+    """Where the numbers of a run go: two files of its folder, and the terminal or a log.
+
+    Args:
+        model_dir: The run's folder.
+        first_step: Updates done before the run goes on.
+        total_steps: The length of the run.
+        left_out: Names of numbers that are for the files only.
+    """
     model_dir = Path(model_dir)
     return [
         JsonLinesWriter(model_dir / METRICS_LINES_FILE, first_step=first_step),
         TensorBoardWriter(model_dir / TENSORBOARD_FOLDER, first_step=first_step),
         ProgressBar(total_steps, first_step=first_step)
         if sys.stdout.isatty()
-        else TextWriter(total_steps),
+        else TextWriter(total_steps, left_out=left_out),
     ]
 
 
@@ -177,7 +186,7 @@ def write_scores(
 
 def read_finished(model_dir: Path, step: int) -> dict[str, float] | None:
     """The metrics of a run whose files are all there and of this step, else None."""
-    if not all((model_dir / name).is_file() for name in (MODEL_FILE, METRICS_FILE, PICTURE_FILE)):
+    if not all((model_dir / name).is_file() for name in (MODEL_FILE, METRICS_FILE)):
         return None
     try:
         metrics = json.loads((model_dir / METRICS_FILE).read_text(encoding="utf-8"))
