@@ -2,6 +2,10 @@
 
 What Keras' own do otherwise:
 
+- Momentum of SGD. Keras accumulates steps, `velocity = momentum * velocity - lr * g`, so that after
+  a decay of the rate it takes about ten more steps at the old one (momentum 0.9). PyTorch, which
+  the published recipes assume, accumulates gradients, `buffer = momentum * buffer + g`, and
+  multiplies by the rate of the day: `w -= lr * buffer`. At a constant rate both are the same.
 - Weight decay of SGD. Keras decays weights beside the gradient: `w -= lr * decay * w`, outside the
   momentum. The published FCOS recipes (and PyTorch) mean an L2 term inside the gradient,
   `g += decay * w`, which the momentum then accumulates. At momentum 0.9 the second is ten times
@@ -48,9 +52,11 @@ class _DetectionOptimizer:
 
     def update_step(self, gradient, variable, learning_rate):
         """The update of one variable; biases have a learning rate of their own."""
-        if self._var_key(variable) in self._bias_keys:
-            learning_rate = learning_rate * self.bias_lr_factor
-        super().update_step(gradient, variable, learning_rate)
+        super().update_step(gradient, variable, self._rate_of(variable, learning_rate))
+
+    def _rate_of(self, variable, learning_rate):
+        is_bias = self._var_key(variable) in self._bias_keys
+        return learning_rate * self.bias_lr_factor if is_bias else learning_rate
 
     def finalize_variable_values(self, var_list):
         """Nothing: `averaged_weights` shows the averages, and the weights proper stay."""
@@ -73,13 +79,16 @@ class _DetectionOptimizer:
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class SGD(_DetectionOptimizer, keras.optimizers.SGD):
-    """SGD whose weight decay is part of the gradient, as in PyTorch.
+    """SGD of PyTorch: equal to `torch.optim.SGD`, also where the learning rate changes.
 
     One update of a variable `w` with gradient `g` (already clipped):
 
         g = g + weight_decay * w
-        velocity = momentum * velocity - learning_rate * g
-        w = w + velocity
+        buffer = momentum * buffer + g        (0 before the first step)
+        w = w - learning_rate * buffer        (nesterov: g + momentum * buffer for buffer)
+
+    The slots of an optimizer, `momentums`, are these buffers; those of Keras' SGD are its steps,
+    `-learning_rate * buffer`, under the same names.
 
     Clipping (`global_clipnorm` and the others) comes before the decay is added, as it does when
     `clip_grad_norm_` precedes `optimizer.step()` in PyTorch. Variables of rank 0 and 1 (biases,
@@ -92,7 +101,7 @@ class SGD(_DetectionOptimizer, keras.optimizers.SGD):
         weight_decay: Float >= 0 or None, the factor of the L2 term.
         decay_vectors: Whether variables of rank 0 and 1 are decayed too.
         bias_lr_factor: Float > 0, a factor on the learning rate of biases and of the offsets of
-            norms; 2 in the code of the paper's authors.
+            norms (a parameter group in PyTorch); 2 in the code of the paper's authors.
         **kwargs: As `keras.optimizers.SGD`: nesterov, global_clipnorm, use_ema ...
 
     Example:
@@ -106,11 +115,24 @@ class SGD(_DetectionOptimizer, keras.optimizers.SGD):
         """Nothing: the decay is inside the gradient, not a step of its own."""
 
     def update_step(self, gradient, variable, learning_rate):
-        """Adds the L2 term, then does the momentum update."""
+        """The update of one variable, by PyTorch's rule."""
+
+        def number(value):
+            return ops.cast(value, variable.dtype)
+
+        gradient = number(gradient)
         if self.weight_decay and self._use_weight_decay(variable):
-            gradient = ops.cast(gradient, variable.dtype)
-            gradient = gradient + ops.cast(self.weight_decay, variable.dtype) * variable
-        super().update_step(gradient, variable, learning_rate)
+            gradient = gradient + number(self.weight_decay) * variable
+        step = gradient
+        if self.momentum:
+            momentum = number(self.momentum)
+            buffer = self.momentums[self._get_variable_index(variable)]
+            # In two parts: TensorFlow orders the terms of a longer sum by the graph around it.
+            self.assign(buffer, momentum * buffer)
+            self.assign_add(buffer, gradient)
+            step = gradient + momentum * buffer if self.nesterov else buffer
+        rate = number(self._rate_of(variable, learning_rate))
+        self.assign_sub(variable, rate * step)
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from fcos_tf.training.optimizers import (
     has_averages,
     swap_averages,
 )
+from fcos_tf.training.schedules import WarmupStepDecay
+from tests.training import sgd_rule
 
 
 def variable(value):
@@ -26,8 +30,8 @@ def apply(optimizer, variables, gradients):
 
 def test_two_steps_with_momentum_and_decay():
     # lr 0.1, momentum 0.5, decay 0.25, gradient 1 both times, w0 = 2:
-    #   step 1: g = 1 + 0.25 * 2   = 1.5     v = -0.15                  w = 1.85
-    #   step 2: g = 1 + 0.25 * 1.85 = 1.4625 v = -0.075 - 0.14625 = -0.22125   w = 1.62875
+    #   step 1: g = 1 + 0.25 * 2    = 1.5     b = 1.5                     w = 2 - 0.15 = 1.85
+    #   step 2: g = 1 + 0.25 * 1.85 = 1.4625  b = 0.75 + 1.4625 = 2.2125  w = 1.85 - 0.22125
     w = variable([[2.0]])
     optimizer = SGD(0.1, momentum=0.5, weight_decay=0.25)
     apply(optimizer, [w], [[[1.0]]])
@@ -38,7 +42,7 @@ def test_two_steps_with_momentum_and_decay():
 
 def test_decay_is_not_that_of_keras():
     # One step with gradient 0 is w - lr * decay * w for both; in the second, ours has momentum:
-    #   Keras: 1 -> 0.9 -> 0.81      ours: v = -0.1, w = 0.9; v = -0.09 - 0.09 = -0.18, w = 0.72
+    #   Keras: 1 -> 0.9 -> 0.81      ours: b = 0.1, w = 0.9; b = 0.09 + 0.09 = 0.18, w = 0.72
     ours, theirs = variable([[1.0]]), variable([[1.0]])
     options = {"learning_rate": 1.0, "momentum": 0.9, "weight_decay": 0.1}
     mine, keras_sgd = SGD(**options), keras.optimizers.SGD(**options)
@@ -77,14 +81,47 @@ def test_excluded_variables_are_not_decayed():
     np.testing.assert_allclose(excluded.numpy(), [[1.0]])
 
 
-def test_without_decay_it_is_keras_sgd():
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_at_a_constant_rate_without_decay_it_is_keras_sgd(nesterov):
+    # Few binary digits: no result is rounded, in whichever order it is computed.
+    options = {"learning_rate": 0.125, "momentum": 0.5, "nesterov": nesterov}
     ours, theirs = variable([[1.0, -2.0]]), variable([[1.0, -2.0]])
-    mine = SGD(0.1, momentum=0.9, nesterov=True)
-    keras_sgd = keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True)
-    for gradient in ([[1.0, 2.0]], [[-3.0, 0.5]], [[0.1, 0.2]]):
+    mine, keras_sgd = SGD(**options), keras.optimizers.SGD(**options)
+    for gradient in ([[1.0, 2.0]], [[-3.0, 0.5]], [[0.25, 0.75]]):
         apply(mine, [ours], [gradient])
         apply(keras_sgd, [theirs], [gradient])
     np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        # Gradient 1, momentum 0.5: the buffer is 1, 1.5, 1.75, 1.875. The rate is 1, 1, then 0.25:
+        # w = -1, -1 - 1.5 = -2.5, -2.5 - 0.4375 = -2.9375, -2.9375 - 0.46875 = -3.40625.
+        (SGD, [-1, -2.5, -2.9375, -3.40625]),
+        # Steps of 1 + half the buffer: 1.5, 1.75, then 0.25 * 1.875 = 0.46875 and
+        # 0.25 * 1.9375 = 0.484375.
+        (partial(SGD, nesterov=True), [-1.5, -3.25, -3.71875, -4.203125]),
+        # The velocity keeps the old rate: -1, -1.5, -0.75 - 0.25 = -1, -0.5 - 0.25 = -0.75.
+        (keras.optimizers.SGD, [-1, -2.5, -3.5, -4.25]),
+    ],
+    ids=["ours", "nesterov", "Keras"],
+)
+def test_a_new_rate_holds_at_once(make, expected):
+    w = variable([[0.0]])
+    optimizer = make(WarmupStepDecay(1.0, decay_steps=(2,), decay_factor=0.25), momentum=0.5)
+    path = []
+    for _ in range(4):
+        apply(optimizer, [w], [[[1.0]]])
+        path.append(w.numpy().item())
+    assert path == expected
+
+
+@pytest.mark.parametrize("options", sgd_rule.CASES.values(), ids=sgd_rule.CASES)
+def test_fifty_steps_of_the_rule_of_pytorch(options):
+    ours, rule = sgd_rule.by_ours(options), sgd_rule.by_the_rule(options)
+    for name, path in rule.items():
+        np.testing.assert_allclose(ours[name], path, rtol=0, atol=1e-6, err_msg=name)
 
 
 def test_serialises_with_all_its_options():
