@@ -6,9 +6,8 @@ Shape shorthand: B images of H x W pixels.
 from collections.abc import Mapping, Sequence
 
 import keras
+import numpy as np
 from keras import ops
-
-from fcos_tf.models import running_means
 
 if keras.backend.backend() == "tensorflow":
     from fcos_tf.models.train_steps import TrainSteps, sum_over_replicas
@@ -211,7 +210,7 @@ class ImageModel(TrainSteps, keras.Model):
         """
         for i, state in enumerate(self._random_states()):
             store[f"random_state_{i}"] = state
-        means = running_means.read(self)
+        means = read_means(self)
         if any(value.any() for value in means.values()):
             for name, value in means.items():
                 store[name] = value
@@ -221,7 +220,7 @@ class ImageModel(TrainSteps, keras.Model):
         for i, state in enumerate(self._random_states()):
             if f"random_state_{i}" in store:
                 state.assign(store[f"random_state_{i}"])
-        running_means.write(self, store)
+        write_means(self, store)
 
     def _random_states(self):
         weights = {id(weight) for weight in self.weights}
@@ -240,6 +239,48 @@ class ImageModel(TrainSteps, keras.Model):
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
         }
+
+
+def read_means(model: keras.Model) -> dict[str, np.ndarray]:
+    """What a model's metrics have added up, which Keras does not save and resets with every epoch.
+
+    Of training steps that is the same on all replicas, so any of them can speak for all: reading
+    here asks no other device and no other host.
+
+    Args:
+        model: An `ImageModel`, or a model on one device.
+
+    Returns:
+        The state by names that are the same in every such model.
+
+    Example:
+        >>> sorted(read_means(detector))
+        ['metric_box_loss_0', 'metric_box_loss_1', ...]
+    """
+    return {
+        name: ops.convert_to_numpy(copies[0]) for name, copies in _metric_variables(model).items()
+    }
+
+
+def write_means(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
+    """Puts back what `read_means` gave; metrics that `values` does not know stay as they are."""
+    for name, copies in _metric_variables(model).items():
+        if name in values:
+            # One by one: together they would have to share a sum.
+            for copy in copies:
+                copy.assign(np.asarray(values[name]))
+
+
+def _metric_variables(model) -> dict:
+    """Name -> the variable, or its copy on each device of this host."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return {
+        f"metric_{metric.name}_{i}": (
+            [variable] if strategy is None else strategy.experimental_local_results(variable.value)
+        )
+        for metric in model.metrics
+        for i, variable in enumerate(metric.variables)
+    }
 
 
 def count_classes(num_classes: int | None, class_names: Sequence[str] | None) -> int:

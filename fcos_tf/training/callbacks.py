@@ -6,9 +6,10 @@ from typing import Any
 
 import keras
 
-from fcos_tf import detecting, evaluation
+from fcos_tf import evaluation
+from fcos_tf.detecting.batches import compile_detect
 from fcos_tf.evaluation.evaluate import check_finite
-from fcos_tf.models import running_means
+from fcos_tf.models.image_model import read_means, write_means
 from fcos_tf.training.best_model import BestModel
 from fcos_tf.training.checkpointing import Checkpoint
 from fcos_tf.training.optimizers import averaged_weights
@@ -69,12 +70,12 @@ class TrainingLog(StepCallback):
     def on_train_begin(self, logs=None):
         """Keeps the means of a resumed run, as Keras resets them when the epoch begins."""
         if self._resumes:
-            self._means, self._resumes = running_means.read(self.model), False
+            self._means, self._resumes = read_means(self.model), False
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the clock."""
         super().on_epoch_begin(epoch, logs)
-        running_means.write(self.model, self._means)
+        write_means(self.model, self._means)
         self._means = {}
         self._restart_clock()
 
@@ -169,7 +170,7 @@ class DetectionMetrics(keras.callbacks.Callback):
         """Keeps the model and makes the function that detects, traced once for all epochs."""
         if hasattr(model, "detect") and (self._detect is None or model is not self.model):
             class_names = getattr(self.dataset, "class_names", None)
-            self._detect = detecting.compile_detect(model, class_names)
+            self._detect = compile_detect(model, class_names)
         super().set_model(model)
 
     def on_epoch_end(self, epoch, logs=None):

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fcos_tf import detecting, visualization
+from fcos_tf import visualization
+from fcos_tf.detecting.batches import compile_detect, detect_samples
 from fcos_tf.training.optimizers import averaged_weights
 from fcos_tf.training.step_callback import EvaluationCallback
 
@@ -44,14 +45,14 @@ class DetectionPictures(EvaluationCallback):
     def set_model(self, model):
         """Keeps the model and makes the function that detects, traced once for all epochs."""
         if self._detect is None or model is not self.model:
-            self._detect = detecting.compile_detect(model, self._class_names)
+            self._detect = compile_detect(model, self._class_names)
         super().set_model(model)
 
     def on_evaluation(self, step, metrics):
         """Draws; with averaged weights, if the optimizer has them."""
         self._batches = self._batches or self._first_batches()
         with averaged_weights(self.model):
-            samples = detecting.detect_samples(self._batches, self._detect, self.count)
+            samples = detect_samples(self._batches, self._detect, self.count)
         pictures = {
             f"image_{int(truth['image_ids'])}": visualization.draw_gallery(
                 [image],

@@ -11,7 +11,8 @@ from typing import Any
 
 import keras
 
-from fcos_tf import detecting, visualization
+from fcos_tf import visualization
+from fcos_tf.detecting.batches import compile_detect, detect_samples
 from fcos_tf.training import atomic, callbacks, checkpoints, loop
 from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter, TextWriter
 from fcos_tf.training.progress_bar import ProgressBar
@@ -148,8 +149,8 @@ def save_pictures(
         count: How many images.
         detect: What `detecting.compile_detect(model, dataset.class_names)` gave.
     """
-    detect = detect or detecting.compile_detect(model, dataset.class_names)
-    samples = detecting.detect_samples(dataset, detect, count)
+    detect = detect or compile_detect(model, dataset.class_names)
+    samples = detect_samples(dataset, detect, count)
     with atomic.naming(path):
         visualization.save_gallery(
             path, *samples, dataset.class_names, score_threshold=PICTURE_THRESHOLD

@@ -19,7 +19,7 @@ from tensorflow.python.distribute.collective_all_reduce_strategy import Collecti
 
 from fcos_tf import FCOS
 from fcos_tf.evaluation import run_detector
-from fcos_tf.models import running_means
+from fcos_tf.models.image_model import read_means, write_means
 from fcos_tf.training.optimizers import SGD, averaged_weights
 from fcos_tf.training.strategy import distribute, make_strategy, share_of
 
@@ -84,10 +84,10 @@ def train_and_detect(strategy, norm, steps):
     batches = distribute(batches, strategy, batch_size=BATCH)
     logs = model.fit(batches, epochs=steps, steps_per_epoch=1, verbose=0).history
     if share.is_chief:
-        running_means.read(model)  # without the other hosts
-    kept = running_means.read(model)
+        read_means(model)  # without the other hosts
+    kept = read_means(model)
     model.reset_metrics()
-    running_means.write(model, kept)
+    write_means(model, kept)
     means = {f"mean {name}": value for name, value in model.get_metrics_result().items()}
     # Not by their paths: models are numbered in a process.
     weights = {f"weight {i} {v.name}": v.numpy() for i, v in enumerate(model.weights)}

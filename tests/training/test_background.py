@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from fcos_tf.models.detector import Detector
-from fcos_tf.training import background, callbacks, checkpoints
+from fcos_tf.training import callbacks, checkpointing, checkpoints
 from fcos_tf.training.optimizers import SGD
 
 
@@ -72,7 +72,7 @@ def test_three_steps_in_the_background_and_three_more_equal_six(tmp_path, precis
 
     first = make_detector(precision, **options)
     train(first, range(3))
-    saver = background.BackgroundSaver(tmp_path)
+    saver = checkpointing.BackgroundSaver(tmp_path)
     saver.save(first, 3)
     train(first, range(3, 5))  # must not get into the file
     saver.wait()
@@ -100,7 +100,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_one_waits(
 
     saved = {}
     monkeypatch.setattr(checkpoints, "save", slow_save)
-    saver = background.BackgroundSaver(tmp_path)
+    saver = checkpointing.BackgroundSaver(tmp_path)
     saver.save(model, 1)
     train(model, range(1, 2))  # while the first is being written
     saver.check()  # nothing is known yet
@@ -123,7 +123,7 @@ def test_what_was_frozen_by_hand_is_frozen_in_the_copy(tmp_path):
     model.get_layer("a").kernel.trainable = False
     model.compile(SGD(0.1, momentum=0.9), loss="mse")
     model.optimizer.build(model.trainable_variables)
-    saver = background.BackgroundSaver(tmp_path)
+    saver = checkpointing.BackgroundSaver(tmp_path)
     saver.save(model, 1)
     saver.wait()
     assert checkpoints.restore(model, checkpoints.latest(tmp_path)) == 1
