@@ -168,7 +168,7 @@ class DetectionMetrics(keras.callbacks.Callback):
 
     def set_model(self, model):
         """Keeps the model and makes the function that detects, traced once for all epochs."""
-        if hasattr(model, "detect") and (self._detect is None or model is not self.model):
+        if getattr(model, "protocols", True) and (self._detect is None or model is not self.model):
             class_names = getattr(self.dataset, "class_names", None)
             self._detect = compile_detect(model, class_names)
         super().set_model(model)
