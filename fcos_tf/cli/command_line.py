@@ -8,7 +8,7 @@ import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,6 +165,22 @@ def help_text(
         if lines:
             parts.append("\n".join([f"{section.title}:", *lines]))
     return "\n\n".join(parts)
+
+
+@contextlib.contextmanager
+def arguments_as_flags(names: Mapping[str, str]) -> Iterator[None]:
+    """Makes errors that begin with the name of an argument, "model: ...", begin with its flag.
+
+    Args:
+        names: Name of an argument -> name of the flag that gave it.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        argument, colon, text = str(error).partition(": ")
+        if not colon or argument not in names:
+            raise
+        raise type(error)(f"--{names[argument]}: {text}") from error
 
 
 def _used(uses: Uses, config: type[Config]) -> dict[str, dataclasses.Field]:

@@ -20,10 +20,8 @@ common one, which changes their scores a little); and, for a --weights file that
 which size of images it was made, or to have another, --image_size.
 """
 
-import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator
 
 from fcos_tf.cli import command_line
 from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config
@@ -76,7 +74,8 @@ def _detect(config: Config, options: DetectOptions, given: frozenset[str]) -> No
         raise ValueError(f"--description: expected with --server only, got --{named[0]}")
     from fcos_tf.detecting.inputs import find_inputs
 
-    with _named_like_flags(named[0]):
+    flags = {name: name for name in (*fields_of(DetectOptions), "image_size", "classes")}
+    with command_line.arguments_as_flags({**flags, "model": named[0]}):
         inputs = find_inputs(options.input)
         load_tensorflow()
         from fcos_tf.detecting.display import Window
@@ -111,19 +110,6 @@ def _open_model(options: DetectOptions, model_dir: str, image_size: str | None):
         return ServedModel(options.server, options.description)
     path = find_weights(model_dir, options.weights)
     return KerasModel(load_model(path), image_size=image_size, name=str(path))
-
-
-@contextlib.contextmanager
-def _named_like_flags(model_flag: str) -> Iterator[None]:
-    """Errors that begin with the name of an argument then begin with that of the flag."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        name, colon, text = str(error).partition(": ")
-        flag = model_flag if name == "model" else name
-        if colon and flag in (*fields_of(DetectOptions), "image_size", "classes"):
-            raise type(error)(f"--{flag}: {text}") from error
-        raise
 
 
 if __name__ == "__main__":
