@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from fcos_tf.training.cluster import Cluster, read_cluster
 from tests.digit_files import write_digits
@@ -19,12 +20,14 @@ README = (ROOT / "README.md").read_text()
 def test_the_notebook_snippet_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_digits("voc", "VOC2007", {"train": 4, "val": 2})
+    for name in ("a.jpg", "b.png"):
+        Image.new("RGB", (50, 40)).save(name)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     # The same lines on a small model, small images and one epoch.
     for long, short in (
         ('backbone="resnet50", backbone_weights="imagenet"', 'backbone="resnet18", head_convs=1'),
-        ("num_classes=20", "num_classes=10"),
         ("(512, 512)", "(64, 64)"),
+        ("512x512", "64x64"),
         ("batch_size=8", "batch_size=2"),
         ("epochs=12", "epochs=1"),
     ):
@@ -36,7 +39,10 @@ def test_the_notebook_snippet_runs(tmp_path, monkeypatch):
     # The loaded model is the trained one.
     for name, value in names["detections"].items():
         np.testing.assert_array_equal(again[name], value, err_msg=name)
-    assert (tmp_path / "fcos.keras").is_file()
+    assert (tmp_path / "fcos.keras").is_file() and (tmp_path / "found.png").is_file()
+    # What is saved knows its classes and its image size, so that all tools take it.
+    assert names["model"].class_names == tuple("0123456789")
+    assert names["model"].image_size == "64x64"
 
 
 def test_linked_files_and_configs_exist():
