@@ -29,12 +29,14 @@ def sides(
         ValueError: It is no exported detector, or the peer cannot be built so.
     """
     from benchmarks.benchmark import timed
+    from fcos_tf.cli.command_line import arguments_as_flags
     from fcos_tf.detecting.exported import DESCRIPTION_FILE, newest_version
 
-    folder = newest_version(saved_model)
+    with arguments_as_flags({"model": "saved_model", "input": "input"}):
+        folder, files = newest_version(saved_model), _image_files(images)
     description = json.loads((folder / "assets" / DESCRIPTION_FILE).read_text(encoding="utf-8"))
     size = description["image_size"]
-    contents = [file.read_bytes() for file in _image_files(images)]
+    contents = [file.read_bytes() for file in files]
     asks = {f"SavedModel {description['precision']}": _saved_model(folder)}
     if peer:
         asks["torchvision float32"] = _torchvision(config, size, len(description["category_ids"]))

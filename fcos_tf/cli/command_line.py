@@ -9,7 +9,7 @@ import tempfile
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,22 @@ def help_text(description: str, values: flags.FlagValues) -> str:
     parts = [description.strip()]
     parts += [f"{title}:\n" + "\n".join(lines) for title, lines in sections.items()]
     return "\n\n".join(parts)
+
+
+@contextlib.contextmanager
+def arguments_as_flags(names: Mapping[str, str]) -> Iterator[None]:
+    """Makes errors that begin with the name of an argument, "model: ...", begin with its flag.
+
+    Args:
+        names: Name of an argument -> name of the flag that gave it.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        argument, colon, text = str(error).partition(": ")
+        if not colon or argument not in names:
+            raise
+        raise type(error)(f"--{names[argument]}: {text}") from error
 
 
 def load_tensorflow() -> None:

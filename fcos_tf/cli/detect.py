@@ -20,9 +20,7 @@ are padded to a common one, which changes their scores a little); and, for a --w
 does not say for which size of images it was made, or to have another, --image_size.
 """
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from fcos_tf.cli import command_line, run_files
@@ -65,7 +63,8 @@ def _detect(config: Config, flags) -> None:
         raise ValueError(f"--description: expected with --server only, got --{given[0]}")
     from fcos_tf.detecting.inputs import find_inputs
 
-    with _named_like_flags(given[0]):
+    names = {name: name for name in (*_OPTIONS, "image_size", "classes")}
+    with command_line.arguments_as_flags({**names, "model": given[0]}):
         inputs = find_inputs(flags["input"].value)
         command_line.load_tensorflow()
         from fcos_tf.detecting.display import Window
@@ -105,19 +104,6 @@ def _open_model(kind: str, config: Config, flags):
     path = run_files.find_weights(flags["model_dir"].value or "", flags["weights"].value)
     image_size = config.image_size if flags["image_size"].present else None
     return KerasModel(load_model(path), image_size=image_size, name=str(path))
-
-
-@contextlib.contextmanager
-def _named_like_flags(model_flag: str) -> Iterator[None]:
-    """Errors that begin with the name of an argument then begin with that of the flag."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        name, colon, text = str(error).partition(": ")
-        flag = model_flag if name == "model" else name
-        if colon and flag in (*_OPTIONS, "image_size", "classes"):
-            raise type(error)(f"--{flag}: {text}") from error
-        raise
 
 
 if __name__ == "__main__":

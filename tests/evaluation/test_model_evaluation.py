@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from fcos_tf import data
 from fcos_tf.data.writing import write_digits
+from fcos_tf.detecting import compile_detect
 from fcos_tf.evaluation import (
     Records,
-    compile_detect,
     evaluate,
     metric_names,
     run_detector,
@@ -149,6 +149,47 @@ def test_classes_without_the_attributes_of_the_data_set():
     model.class_names = ("cat", "dog", "cow")
     categories = run_detector(model, dataset).ground_truth["categories"]
     assert [(c["id"], c["name"]) for c in categories] == [(1, "cat"), (2, "dog"), (3, "cow")]
+
+
+def categories_and_found(model, dataset):
+    records = run_detector(model, dataset)
+    categories = [(c["id"], c["name"]) for c in records.ground_truth["categories"]]
+    truths = [a["category_id"] for a in records.ground_truth["annotations"]]
+    return categories, truths, [d["category_id"] for d in records.detections]
+
+
+def test_category_ids_are_those_of_the_model_where_the_data_set_has_none():
+    # Images 11, 22, 33 hold 0, 1, 1 of the data set; the model finds the same.
+    model = KnownAnswers()
+    model.class_names, model.category_ids = ("cat", "dog"), (17, 18)
+    # A mapped data set has neither names nor ids: labels are those of the model.
+    mapped = make_dataset().map(lambda images, targets: (images, targets))
+    expected = [(17, "cat"), (18, "dog")], [17, 18, 18], [17, 18, 18]
+    assert categories_and_found(model, mapped) == expected
+    # With names, ids go by name, also where the order of labels is another ...
+    model.class_names, model.category_ids = ("cow", "dog", "cat"), (21, 18, 17)
+    model.labels = tf.constant([[2], [1], [1]])
+    assert categories_and_found(model, make_dataset(ids=None)) == expected
+    # ... and with ids alone, names and labels go by id.
+    by_id = [(17, "cat"), (18, "dog")], [17, 18, 18], [17, 18, 18]
+    assert categories_and_found(model, make_dataset(class_names=None, ids=(17, 18))) == by_id
+    # The data set's own ids win.
+    own = [(7, "cat"), (9, "dog")], [7, 9, 9], [7, 9, 9]
+    assert categories_and_found(model, make_dataset()) == own
+
+
+def test_ids_of_a_model_without_names():
+    model = KnownAnswers()
+    model.category_ids = (17, 18)
+    bare = make_dataset(class_names=None, ids=None)
+    expected = [(17, "0"), (18, "1")], [17, 18, 18], [17, 18, 18]
+    assert categories_and_found(model, bare) == expected
+    named = [(17, "cat"), (18, "dog")], [17, 18, 18], [17, 18, 18]
+    assert categories_and_found(model, make_dataset(ids=None)) == named
+    # Of another number of classes they tell nothing.
+    model.category_ids = (17, 18, 19)
+    counted = [(1, "cat"), (2, "dog")], [1, 2, 2], [1, 2, 2]
+    assert categories_and_found(model, make_dataset(ids=None)) == counted
 
 
 def test_a_plain_list_of_batches_will_do():

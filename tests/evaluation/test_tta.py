@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from fcos_tf.detecting.batches import compiled
 from fcos_tf.evaluation import evaluate, run_detector
-from fcos_tf.evaluation.detect_function import compiled
 from fcos_tf.evaluation.tta import merge_views, mirror_boxes, mirror_images, parse_tta
 
 

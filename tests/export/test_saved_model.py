@@ -1,5 +1,6 @@
 """The exported detector against the detector: on files, photos, broken requests, and alone."""
 
+import functools
 import json
 import os
 import subprocess
@@ -66,10 +67,13 @@ def serve(exported):
     return call
 
 
+_compiled = functools.cache(compile_detect)
+
+
 def predict(model, sources):
     """What the model gives, in pixels of the original images and with the data set's ids."""
     batch = prepare_batch(sources, model.image_size)
-    found = detect_batch(compile_detect(model), batch["images"], batch)
+    found = detect_batch(_compiled(model), batch["images"], batch)
     counts = (found["labels"] >= 0).sum(axis=1)
     labels = np.array([-1, *IDS])[found["labels"] + 1]
     return {**found, "num_detections": counts, "labels": labels}

@@ -145,8 +145,8 @@ def test_preset_with_the_weights_of_a_file(trained, tmp_path):
         FCOS.from_preset("torchvision_coco", weights=file, **{**SMALL, "fpn_channels": 64})
     with pytest.raises(ValueError, match=r"head/scale_0/scale: expected \(\) .* got nothing"):
         FCOS.from_preset("adelaidet_coco", weights=file, class_names=trained.class_names, **SMALL)
-    with pytest.raises(FileNotFoundError, match=r"expected a \.keras file of a detector; got 'no'"):
+    with pytest.raises(FileNotFoundError, match=r"no weights file no; expected a \.keras file"):
         FCOS.from_preset("torchvision_coco", weights="no", **SMALL)
     (tmp_path / "bad.keras").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"cannot load \S+bad\.keras"):
+    with pytest.raises(ValueError, match=r"bad\.keras is damaged .* expected a \.keras file"):
         FCOS.from_preset("torchvision_coco", weights=str(tmp_path / "bad.keras"), **SMALL)

@@ -1,6 +1,7 @@
 """Requests to a server, and what to expect of it."""
 
 import base64
+import functools
 import json
 import urllib.error
 import urllib.request
@@ -9,8 +10,10 @@ import cv2
 import numpy as np
 
 import fcos_tf
-from fcos_tf.detecting import Detections
+from fcos_tf.detecting import Detections, open_model
 from fcos_tf.detecting.images import Picture
+
+_opened = functools.cache(open_model)  # compiled once
 
 
 def picture(data):
@@ -20,7 +23,7 @@ def picture(data):
 
 def predicted(model, sources):
     """What the Keras model finds in images of one batch, with category ids as labels."""
-    found = fcos_tf.detect(model, sources, batch_size=len(sources))
+    found = fcos_tf.detect(_opened(model), sources, batch_size=len(sources))
     return [with_ids(one) for one in found]
 
 

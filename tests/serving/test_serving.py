@@ -6,6 +6,7 @@ import socket
 from collections import defaultdict
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
 
@@ -166,21 +167,22 @@ def test_the_tool(model, address, export, photos, tmp_path, capsys):
 def test_detect_gives_the_same_everywhere(model, export, address, photos, tmp_path):
     """A model, its file, its export and a server of that; files, bytes and pixels."""
     model.save(tmp_path / "model.keras")
-    files = []
-    for i, data in enumerate(photos[:2]):
+    files, photos = [], [photos[0], photos[2]]  # of one canvas
+    for i, data in enumerate(photos):
         files.append(tmp_path / f"{i}.jpg")
         files[-1].write_bytes(data)
-    pixels = [picture(data).pixels[..., ::-1] for data in photos[:2]]  # from OpenCV's order
+    pixels = [picture(data).pixels[..., ::-1] for data in photos]  # from OpenCV's order
     description = export / "3" / "assets" / "description.json"
     own = open_model(model)
     others = (
         (open_model(tmp_path / "model.keras"), files),
         (open_model(export), files),
         (open_model(export), pixels),
-        (open_model(address, description=description), photos[:2]),
+        (open_model(address, description=description), photos),
     )
+    scores = np.concatenate([one.scores for one in fcos_tf.detect(own, files)])
     numbers = []
-    for threshold in (None, 0.02, 0.3):
+    for threshold in (None, float(np.median(scores))):
         expected = fcos_tf.detect(own, files, score_threshold=threshold)
         numbers.append(sum(map(len, expected)))
         for opened, images in others:
@@ -188,7 +190,7 @@ def test_detect_gives_the_same_everywhere(model, export, address, photos, tmp_pa
             assert difference(found, expected) is None
             assert [one.category_ids for one in found] == [(7, 3, 90)] * 2
             assert [one.image_size for one in found] == [one.image_size for one in expected]
-    assert numbers[0] > numbers[2] > 0, numbers
+    assert numbers[0] > numbers[1] > 0
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import numpy as np
 from fcos_tf import build, evaluation
 from fcos_tf.cli import train as train_tool
 from fcos_tf.config import Config
+from fcos_tf.models.weights import load_model
 from fcos_tf.training import checkpoints
 
 DECAY = 0.75
@@ -52,17 +53,17 @@ def test_averages_are_evaluated_kept_and_resumed(tmp_path, monkeypatch):
             average = proper  # Keras' average begins with the weights after the first step
         else:
             average = [DECAY * a + (1 - DECAY) * w for a, w in zip(average, proper, strict=True)]
-        assert_equal(weights(checkpoints.load_model(path)), average, atol=1e-6)
-    last = weights(checkpoints.load_model(run / "model.keras"))
+        assert_equal(weights(load_model(path)), average, atol=1e-6)
+    last = weights(load_model(run / "model.keras"))
     assert_equal(last, average, atol=1e-6)
     assert max(np.abs(a - w).max() for a, w in zip(last, proper, strict=True)) > 1e-4
     assert len(evaluated) == 1
     assert_equal(evaluated[0], last)
-    assert_equal(weights(checkpoints.load_model(run / "best.keras")), last)
+    assert_equal(weights(load_model(run / "best.keras")), last)
 
     again = tmp_path / "again"
     (again / "checkpoints").mkdir(parents=True)
     shutil.copy(run / "checkpoints" / "step_00000002.keras", again / "checkpoints")
     resumed = dataclasses.replace(config, model_dir=str(again))
     train_tool.train(resumed, report=lambda line: None)
-    assert_equal(weights(checkpoints.load_model(again / "model.keras")), last)
+    assert_equal(weights(load_model(again / "model.keras")), last)

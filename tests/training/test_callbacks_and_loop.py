@@ -198,7 +198,7 @@ def test_detection_metrics_evaluates_when_due(monkeypatch):
         return {"AP": 0.5, "AP50": 0.75}
 
     monkeypatch.setattr(callbacks.evaluation, "evaluate", evaluate)
-    monkeypatch.setattr(callbacks.evaluation, "compile_detect", lambda model: "compiled")
+    monkeypatch.setattr(callbacks.detecting, "compile_detect", lambda model, names: "compiled")
     callback = callbacks.DetectionMetrics("val", every=2)
     history = make_model().fit(
         make_dataset(0), epochs=5, steps_per_epoch=1, callbacks=[callback], verbose=0, shuffle=False
@@ -229,7 +229,7 @@ def evaluations(monkeypatch):
             return dict(zip(("AP", "mAP_voc07"), next(results), strict=True))
 
         monkeypatch.setattr(callbacks.evaluation, "evaluate", evaluate)
-        monkeypatch.setattr(callbacks.evaluation, "compile_detect", lambda model: None)
+        monkeypatch.setattr(callbacks.detecting, "compile_detect", lambda model, names: None)
 
     put()
     return put

@@ -51,7 +51,7 @@ def test_the_same_images_after_each_evaluation(tmp_path, monkeypatch):
             "scores": np.full((2, 1), next(scores), "float32"),
         }  # fmt: skip
 
-    monkeypatch.setattr(pictures.evaluation, "compile_detect", lambda model, names: detect)
+    monkeypatch.setattr(pictures.detecting, "compile_detect", lambda model, names: detect)
     writer = TensorBoardWriter(tmp_path)
     data = Scenes()
     drawn = pictures.DetectionPictures(data, writer, count=2, first_step=10)
