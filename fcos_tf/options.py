@@ -88,7 +88,7 @@ def fields_of(kind: type[Options]) -> dict[str, dataclasses.Field]:
     }
 
 
-def options_for(options: Options, function: Callable, **arguments: Any) -> dict[str, Any]:
+def options_for(options: Options, function: Callable, /, **arguments: Any) -> dict[str, Any]:
     """The options whose names are parameters of a function, as the function takes them.
 
     Args:

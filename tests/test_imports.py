@@ -103,6 +103,7 @@ def users_of(imported, *, below=7, trees=MODULES):
 def test_only_build_and_tools_know_the_config():
     assert users_of("fcos_tf.config") >= {"fcos_tf.build", "fcos_tf.cli.train"}
     assert users_of("fcos_tf.config", below=5) == set()
+    assert users_of("fcos_tf.options", below=5) == {"fcos_tf.config"}
 
 
 def test_models_do_not_know_the_data():

@@ -1,7 +1,9 @@
 """The README's promises that can be kept in a minute: its Python runs, its files exist."""
 
+import importlib
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from fcos_tf.cli import command_line
 from fcos_tf.data.writing import write_digits
 from fcos_tf.training.cluster import Cluster, read_cluster
 
@@ -56,6 +59,28 @@ def test_commands_name_tools_and_targets_that_exist():
         assert (ROOT / tool).is_file(), tool
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def commands():
+    """Every call of a tool that the README, the configs and the tools themselves show."""
+    files = [*(ROOT / "configs").glob("*.cfg"), *(ROOT / "fcos_tf" / "cli").glob("*.py")]
+    texts = [path.read_text() for path in (*files, ROOT / "benchmarks" / "benchmark.py")]
+    texts = [re.sub(r"\n#? {4,}(?=--)", " ", text) for text in texts]  # commands of two lines
+    command = r"""python tools/(\w+)\.py((?: +--\w+(?:=(?:'[^']*'|[^\s`'"]*))?)+)"""
+    for tool, arguments in re.findall(command, "\n".join([README, *texts])):
+        yield tool, shlex.split(arguments)
+
+
+def test_tools_take_the_flags_that_commands_show(monkeypatch):
+    found = list(commands())
+    assert {tool for tool, _ in found} == {path.stem for path in (ROOT / "tools").glob("*.py")}
+    assert len(found) > 50
+    taken = []
+    monkeypatch.setattr(command_line, "run", lambda *_, **given: taken.append(given))
+    for tool, arguments in found:
+        module = "benchmarks" if tool == "benchmark" else "fcos_tf.cli"
+        importlib.import_module(f"{module}.{tool}").main([])
+        command_line.parse([tool, *arguments], **taken.pop())
 
 
 def slurm_script():

@@ -114,8 +114,8 @@ def train(
     strategies.check_same(same, strategy)
     check_shared(model_dir, strategy)
     if checkpoint:
-        fixed, defaults = fixed_options(config), spelled(Config())
-        run.check_unchanged(model_dir, fixed, defaults, **options_for(config, run.check_unchanged))
+        before = {"options": fixed_options(config), "defaults": spelled(Config())}
+        run.check_unchanged(**options_for(config, run.check_unchanged, **before))
 
     train_data = build.load_train_data(config, start_step=start_step, share=share)
     val_data = build.load_val_data(config, train_data.class_names, share=share)

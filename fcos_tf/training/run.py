@@ -187,7 +187,7 @@ def read_finished(model_dir: Path, step: int) -> dict[str, float] | None:
 
 
 def check_unchanged(
-    model_dir: Path,
+    model_dir: str | Path,
     options: Mapping[str, str],
     defaults: Mapping[str, str],
     *,
@@ -204,7 +204,7 @@ def check_unchanged(
     Raises:
         ValueError: Options differ; names all with the old value and the new one.
     """
-    path = model_dir / CONFIG_FILE
+    path = Path(model_dir) / CONFIG_FILE
     if not path.is_file():
         return
     lines = path.read_text(encoding="utf-8").splitlines()
