@@ -157,8 +157,6 @@ class Peer:
         from benchmarks.torchvision_peer import import_torchvision
 
         self.torch, torchvision = import_torchvision()
-        # torchvision looks for its library before it calls the `nms` that is there without it.
-        torchvision.extension._has_ops = lambda: True
         from torchvision.models.detection import FCOS, backbone_utils
         from torchvision.ops import FrozenBatchNorm2d
         from torchvision.ops.feature_pyramid_network import LastLevelP6P7
