@@ -33,7 +33,7 @@ def detect(
     are converted alike: grey, palettes and CMYK become RGB, 16 bits become 8, alpha is left out.
 
     Args:
-        model: what `open_model` takes, or gave: then it is loaded and compiled only once.
+        model: what `open_model` takes, or gave: then a file is loaded only once.
         images: the path of an image or of a folder of images, which are taken by name; the bytes
             of a file; pixels, uint8 RGB [h, w, 3], or [B, h, w, 3] of several images; an image of
             Pillow; or several of these.
@@ -118,7 +118,21 @@ def open_model(
         return ExportedModel(model)
     if is_text:
         return KerasModel(load_model(model), image_size=image_size, name=str(model))
-    return KerasModel(model, image_size=image_size)
+    return _opened_before(model, image_size)
+
+
+def _opened_before(model: Any, image_size: str | None) -> OpenedModel:
+    """A model in memory, which is traced once as long as its settings stay the same."""
+    if not hasattr(model, "detect"):
+        return KerasModel(model)  # says what is wrong
+    settings = [getattr(model, name) for name in getattr(model, "thresholds", ())]
+    key = (image_size or getattr(model, "image_size", None), *settings)
+    # With the model, so that it goes when the model goes; past Keras, which would track it.
+    opened = vars(model).setdefault("_opened_for_detecting", {})
+    if key not in opened:
+        opened.clear()
+        opened[key] = KerasModel(model, image_size=image_size)
+    return opened[key]
 
 
 class KerasModel(OpenedModel):

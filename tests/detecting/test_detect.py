@@ -12,7 +12,7 @@ from PIL import Image
 import fcos_tf
 from fcos_tf.data.images import ImageError
 from fcos_tf.data.prepare import prepare_batch
-from fcos_tf.detecting import Detections, open_model
+from fcos_tf.detecting import Detections, models, open_model
 from fcos_tf.detecting.images import Picture, list_images, read_picture
 from fcos_tf.detecting.models import KerasModel
 from tests.detecting.stubs import IDS, NAMES, WEAK, Stub, answer_like, save_stub, serve
@@ -230,6 +230,28 @@ def test_what_scores_less_than_the_threshold_is_left_out():
     images = [np.full([8, 8, 3], value, np.uint8) for value in (51, 204)]
     found = fcos_tf.detect(Stub(), images, score_threshold=0.5)  # dogs of 0.2 and 0.8
     assert [one.names for one in found] == [[], ["dog"]]
+
+
+def test_a_model_in_memory_is_traced_once_while_its_settings_stay(model, photos, monkeypatch):
+    compiled = []
+    compile_detect = models.compile_detect
+    monkeypatch.setattr(
+        models, "compile_detect", lambda model: compiled.append(model) or compile_detect(model)
+    )
+    copy = model.with_classes(model.class_names)
+
+    def find():
+        return fcos_tf.detect(copy, photos, score_threshold=0.001)[0]
+
+    before = find()
+    assert len(before) and find() == before and len(compiled) == 1
+    # What it has learnt since counts: with all logits far below 0 nothing is found.
+    bias = copy.head.class_logits.bias
+    bias.assign(bias - 100.0)
+    assert not find() and len(compiled) == 1
+    bias.assign(bias + 100.0)
+    copy.max_detections = 1
+    assert len(find()) == 1 and len(compiled) == 2
 
 
 def test_most_detections_as_an_argument(model):
