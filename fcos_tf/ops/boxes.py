@@ -39,7 +39,7 @@ def paired_iou(boxes_a, boxes_b):
     height = ops.minimum(a[..., 3], b[..., 3]) - ops.maximum(a[..., 1], b[..., 1])
     intersection = ops.maximum(width, 0) * ops.maximum(height, 0)
     union = box_area(a) + box_area(b) - intersection
-    return intersection / ops.maximum(union, EPSILON)
+    return intersection / ops.where(union == 0, 1.0, union)
 
 
 def clip_boxes(boxes, image_sizes):
