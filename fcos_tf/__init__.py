@@ -62,11 +62,15 @@ def _register() -> None:
 
 
 class _RegisterWithKeras(importlib.abc.MetaPathFinder):
-    """Registers the classes when somebody imports Keras."""
+    """Registers the classes once Keras is imported, and what imports it here is whole."""
+
+    def __init__(self):
+        self._depth = 0  # modules of this package that are being imported
 
     def find_spec(self, name, path, target=None):
-        """The spec of Keras, with the registration behind it."""
-        if name != "keras":
+        """The spec of Keras or of a module of this package, with the registration behind it."""
+        is_own = name.startswith(f"{__name__}.")
+        if name != "keras" and not is_own:
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         specs = (finder.find_spec(name, path, target) for finder in others)
@@ -76,11 +80,13 @@ class _RegisterWithKeras(importlib.abc.MetaPathFinder):
         execute = spec.loader.exec_module
 
         def execute_and_register(module):
-            execute(module)
-            sys.meta_path.remove(self)
-            # A module of this package that imports Keras is not whole yet.
-            own = (m for name, m in sys.modules.items() if name.startswith(f"{__name__}."))
-            if not any(getattr(m.__spec__, "_initializing", False) for m in own):
+            self._depth += is_own
+            try:
+                execute(module)
+            finally:
+                self._depth -= is_own
+            if "keras" in sys.modules and not self._depth and self in sys.meta_path:
+                sys.meta_path.remove(self)
                 _register()
 
         spec.loader.exec_module = execute_and_register

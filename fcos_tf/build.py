@@ -15,6 +15,7 @@ import tensorflow as tf
 from fcos_tf import data, evaluation
 from fcos_tf.config import AugmentationOptions, Config, DetectionOptions, ModelOptions
 from fcos_tf.models.fcos import FCOS
+from fcos_tf.models.image_model import ImageModel
 from fcos_tf.models.train_steps import learning_norms
 from fcos_tf.models.weights import load_model
 from fcos_tf.options import changed_options, options_for, parameters_of, with_defaults
@@ -27,7 +28,7 @@ from fcos_tf.training.strategy import ALONE, Share, share_of
 
 # What --model chooses from: name -> class. Each takes num_classes, class_names, category_ids and
 # dtype, and its own of the options.
-MODELS: dict[str, type[keras.Model]] = {"fcos": FCOS}
+MODELS: dict[str, type[ImageModel]] = {"fcos": FCOS}
 
 
 def load_train_data(
@@ -113,7 +114,7 @@ def check_devices(config: Config, strategy: tf.distribute.Strategy) -> None:
         )
 
 
-def model_class(config: Config) -> type[keras.Model]:
+def model_class(config: Config) -> type[ImageModel]:
     """The class that `model` names.
 
     Raises:
@@ -154,6 +155,11 @@ def make_model(
     if config.initial_weights:
         _warn_of_idle_options(config)
         model = load_model(config.initial_weights)
+        if not isinstance(model, kind):
+            raise ValueError(
+                f"--initial_weights: expected a file of --model={config.model}, got a "
+                f"{type(model).__name__} in {config.initial_weights}"
+            )
         return model.with_classes(class_names, category_ids=category_ids, dtype=config.precision)
     given = {
         "num_classes": len(class_names),
@@ -250,8 +256,9 @@ def make_callbacks(
     def make(kind, **others):
         return kind(**options_for(config, kind, **others))
 
-    protocols = model_class(config).protocols
-    best_metric = _best_metric(**options_for(config, _best_metric, protocols=protocols))
+    kind = model_class(config)
+    protocols = kind.protocols
+    best_metric = _best_metric(**options_for(config, _best_metric, kind=kind))
     writers = list(writers)
     galleries = [w for w in writers if protocols and hasattr(w, "write_pictures")]
     # Hosts evaluate together: none can break off alone.
@@ -282,16 +289,21 @@ def make_callbacks(
         *(DetectionPictures(val_data, each, first_step=first_step) for each in galleries),
     ]
     if share.is_chief:
-        made.append(make(callbacks.BestModel, best_metric=best_metric, first_step=first_step))
+        made.append(
+            make(
+                callbacks.BestModel,
+                best_metric=best_metric,
+                goal=kind.best_metrics.get(best_metric, "max"),
+                first_step=first_step,
+            )
+        )
     made.append(callbacks.EvaluationLog(writers, first_step=first_step))
     # Behind all others: their time before a step is not spent waiting for input.
     return [*made, input_clock] if input_clock else made
 
 
-def _best_metric(
-    *, metrics: Sequence[str], best_metric: str | None, protocols: Sequence[str]
-) -> str:
-    names = evaluation.metric_names(metrics) if protocols else ("loss",)
+def _best_metric(*, metrics: Sequence[str], best_metric: str | None, kind: type[ImageModel]) -> str:
+    names = evaluation.metric_names(metrics) if kind.protocols else tuple(kind.best_metrics)
     if best_metric is not None and best_metric not in names:
         raise ValueError(
             f"--best_metric: expected one of {', '.join(names)}, as --metrics="

@@ -183,6 +183,7 @@ class ModelOptions(Options):
         "ties, what the score threshold is for ...) by the name of one of them.",
         choices=("fcos_tf", "official", "official_improved", "adelaidet", "torchvision",
                  "detectron2"))
+    assigner: str = option("fcos", "Which point learns which box.", choices=("fcos",))
     box_loss: str = option("giou", "Box loss.", choices=("giou", "iou", "l1"))
     box_loss_weight: float = option(1.0, "Factor of the box loss in the total.", above=0)
     center_sampling_radius: float = option(
@@ -339,8 +340,8 @@ class RunOptions(Options):
         0, "Steps between two evaluations; 0 = one epoch. The last step has one always.", least=0,
         harmless=True, also=("eval_period", "eval_interval", "val_interval"))
     best_metric: str = option(
-        "auto", "The model with the highest of this is kept as best.keras: AP, AP50 ..., "
-        "mAP_voc07; auto = the first number of --metrics.", means=_AUTO, harmless=True,
+        "auto", "The model with the best of this is kept as best.keras: AP, AP50 ..., mAP_voc07; "
+        "auto = the first number of --metrics.", means=_AUTO, harmless=True,
         also=("monitor",))
     checkpoint_every: int = option(
         1000, "Steps between two checkpoints; steps with an evaluation have one always.", least=1,

@@ -12,6 +12,7 @@ from fcos_tf.evaluation import METRICS
 from fcos_tf.layers.fpn import UPSAMPLINGS
 from fcos_tf.layers.heads import NORMS
 from fcos_tf.models.fcos_rules import RULES
+from fcos_tf.models.fcos_targets import ASSIGNERS
 from fcos_tf.options import fields_of
 from fcos_tf.training import callbacks
 from fcos_tf.training.input_clock import InputClock
@@ -188,6 +189,7 @@ def test_flags_offer_what_the_parts_know():
     assert set(choices["augment"]) == set(AUGMENTATIONS)
     assert set(choices["metrics"]) == set(METRICS)
     assert set(choices["rules"]) == set(RULES)
+    assert set(choices["assigner"]) == set(ASSIGNERS)
     assert set(choices["fpn_upsampling"]) == set(UPSAMPLINGS)
     assert set(choices["head_norm"]) == set(NORMS)
 

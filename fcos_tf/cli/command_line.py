@@ -126,12 +126,15 @@ def parse(
         rest = values([argv[0], *from_files, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         name = error.flagname
-        counts(name.removeprefix("no") if name.removeprefix("no") in known else name)
+        if name.removeprefix("no") in {**fields, **known}:
+            name = name.removeprefix("no")  # of a flag that is no switch
+        counts(name)
         near = _suggest(name, fields, cutoff=1)
         raise ValueError(f"--{name} is not used by {Path(argv[0]).name}{near}") from None
     except flags.IllegalFlagValueError as error:  # all that is no bool is text to absl
         name, value = re.match(r"flag --(\w+)=(.*?): ", str(error), re.DOTALL).groups()
-        raise ValueError(f"--{name}: expected true or false, got {value!r}") from None
+        expected = "values with commas" if is_list(fields[name]) else "true or false"
+        raise ValueError(f"--{name}: expected {expected}, got {value!r}") from None
     if rest:
         raise ValueError(f"expected flags like --name=value only, got {' '.join(map(repr, rest))}")
     found = {n: _value(field, values[n].value) for n, field in fields.items() if values[n].present}

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from fcos_tf.cli import command_line
 from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config, DetectionOptions
-from fcos_tf.options import Options, option, options_for
+from fcos_tf.options import Options, fields_of, option, options_for
 from fcos_tf.tensorflow_words import load_tensorflow
 
 _USES = ("classes", "image_size", "backbone", "quality", DetectionOptions)
@@ -57,6 +57,9 @@ def _convert(config: Config, options: ConvertOptions, given: frozenset[str]) -> 
         raise ValueError(f"--variant: expected with --flavour=official only, got {options.flavour}")
     if options.flavour == "imagenet" and "backbone" not in given:
         raise ValueError("--backbone: expected with --flavour=imagenet, got none")
+    if options.flavour == "imagenet" and given & set(fields_of(Config)) - {"backbone"}:
+        idle = sorted(given & set(fields_of(Config)) - {"backbone"})
+        raise ValueError(f"--{idle[0]}: expected with a detector only, got --flavour=imagenet")
     if Path(options.output).suffix != ".keras":
         raise ValueError(f"--output: expected a file that ends in .keras, got {options.output}")
     if Path(options.output).exists():

@@ -80,11 +80,15 @@ def _detect(config: Config, options: DetectOptions, given: frozenset[str]) -> No
         load_tensorflow()
         from fcos_tf.detecting.display import Window
         from fcos_tf.detecting.folder import FolderRun
+        from fcos_tf.detecting.models import open_model
+        from fcos_tf.training.run import find_weights
 
+        model = options.saved_model or options.server
+        model = model or find_weights(config.model_dir, options.weights)
         window = Window() if options.show else None
         image_size = config.image_size if "image_size" in given else None
         run = FolderRun(
-            _open_model(options, config.model_dir, image_size),
+            open_model(model, image_size=image_size, description=options.description),
             options.output_dir,
             classes=config.classes,
             max_frames=options.max_frames,
@@ -95,22 +99,3 @@ def _detect(config: Config, options: DetectOptions, given: frozenset[str]) -> No
     if run.faults:
         faults = run.faults
         print(f"not read, or not to the end ({len(faults)}):", *faults, sep="\n", file=sys.stderr)
-
-
-def _open_model(options: DetectOptions, model_dir: str, image_size: str | None):
-    from fcos_tf.detecting.exported import ExportedModel
-    from fcos_tf.detecting.models import KerasModel
-    from fcos_tf.detecting.served import ServedModel
-    from fcos_tf.models.weights import load_model
-    from fcos_tf.training.run import find_weights
-
-    if options.saved_model:
-        return ExportedModel(options.saved_model)
-    if options.server:
-        return ServedModel(options.server, options.description)
-    path = find_weights(model_dir, options.weights)
-    return KerasModel(load_model(path), image_size=image_size, name=str(path))
-
-
-if __name__ == "__main__":
-    main()

@@ -109,7 +109,7 @@ def evaluate(
     """
     from fcos_tf import build, detecting, evaluation
     from fcos_tf.evaluation.tta import parse_tta
-    from fcos_tf.models.fcos_presets import detectable
+    from fcos_tf.models.detector import detectable
     from fcos_tf.models.weights import load_model
     from fcos_tf.training import atomic, checkpoints, run
     from fcos_tf.training.strategy import make_strategy

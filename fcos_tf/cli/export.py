@@ -54,6 +54,9 @@ def main(argv: list[str] | None = None) -> None:
 def _export(config: Config, options: ExportOptions, given: frozenset[str]) -> None:
     if not (options.output_dir or options.litert or options.onnx):
         raise ValueError("--output_dir, --litert or --onnx: expected one of them, got none")
+    idle = sorted(given & {*fields_of(DetectionOptions), "fold_batch_norms", "sample"})
+    if idle and not options.output_dir:
+        raise ValueError(f"--{idle[0]}: expected with --output_dir only, got none")
     load_tensorflow()
     from fcos_tf import export
     from fcos_tf.models.weights import load_model

@@ -94,7 +94,7 @@ def train(
     from fcos_tf.training.optimizers import averaged_weights
     from fcos_tf.training.shared_folder import check_shared
 
-    build.model_class(config)
+    kind = build.model_class(config)
     if not config.model_dir:
         raise ValueError("--model_dir: expected a folder for the files of the run, got none")
     model_dir = Path(config.model_dir)
@@ -114,8 +114,8 @@ def train(
     strategies.check_same(same, strategy)
     check_shared(model_dir, strategy)
     if checkpoint:
-        before = {"options": fixed_options(config), "defaults": spelled(Config())}
-        run.check_unchanged(**options_for(config, run.check_unchanged, **before))
+        compared = {"options": fixed_options(config), "defaults": spelled(type(config)())}
+        run.check_unchanged(**options_for(config, run.check_unchanged, **compared))
 
     train_data = build.load_train_data(config, start_step=start_step, share=share)
     val_data = build.load_val_data(config, train_data.class_names, share=share)
@@ -130,7 +130,7 @@ def train(
     finished = start_step >= total_steps
     if finished:
         tell(f"{model_dir} is finished: step {start_step} of {total_steps}")
-        metrics = run.read_finished(model_dir, start_step)
+        metrics = run.read_finished(model_dir, start_step, has_picture=bool(kind.protocols))
         if metrics:
             return metrics
 

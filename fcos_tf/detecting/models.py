@@ -41,9 +41,9 @@ def detect(
             exported model has none but its own.
         batch_size: images at a time. In a batch images of different sizes are padded to a common
             one, which changes their scores a little.
-        score_threshold: used as if the model had been made with it, so lower than the model's own
-            it gives more; what scores less is left out. None: the model's own. FCOS itself compares
-            it with the probability of the class, which the score multiplies with centerness.
+        score_threshold: in place of the model's, so a lower one gives more; and nothing that
+            scores less is returned. None: the model's own. (FCOS compares its threshold with the
+            probability of the class; the score has centerness in it, and is lower.)
 
     Returns:
         The detections of each image, in order; of one image, a list of one.
@@ -121,16 +121,20 @@ def open_model(
     return _opened_before(model, image_size)
 
 
+_MOST_OPENED = 4  # traces of a model in memory
+
+
 def _opened_before(model: Any, image_size: str | None) -> OpenedModel:
     """A model in memory, which is traced once as long as its settings stay the same."""
     if not hasattr(model, "detect"):
         return KerasModel(model)  # says what is wrong
-    settings = [getattr(model, name) for name in getattr(model, "thresholds", ())]
-    key = (image_size or getattr(model, "image_size", None), *settings)
+    names = ("image_size", "class_names", "category_ids", *getattr(model, "thresholds", ()))
+    key = str([image_size, *(getattr(model, name, None) for name in names)])
     # With the model, so that it goes when the model goes; past Keras, which would track it.
     opened = vars(model).setdefault("_opened_for_detecting", {})
     if key not in opened:
-        opened.clear()
+        if len(opened) == _MOST_OPENED:
+            opened.clear()
         opened[key] = KerasModel(model, image_size=image_size)
     return opened[key]
 

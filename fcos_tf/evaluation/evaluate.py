@@ -70,9 +70,13 @@ def evaluate(
     """
     if not getattr(model, "protocols", METRICS):
         check_finite(dataset)
-        return {
-            k: float(v) for k, v in model.evaluate(dataset, return_dict=True, verbose=0).items()
-        }
+        if getattr(dataset, "num_hosts", 1) > 1:
+            raise ValueError(
+                f"expected one host for {type(model).__name__}, which losses alone judge; got "
+                f"{dataset.num_hosts}"
+            )
+        losses = model.evaluate(dataset, return_dict=True, verbose=0)
+        return {name: float(value) for name, value in losses.items()}
     _check_metrics(metrics)  # before the long run, not after it
     records = run_detector(model, dataset, flip=flip, views=views, detect=detect, progress=progress)
     return score_records(records, metrics).metrics
@@ -108,7 +112,7 @@ def run_detector(
     datasets = (dataset, *views)
     for each in datasets:
         check_finite(each)
-    class_names = _class_names(model, dataset)
+    class_names = class_names_of(model, dataset)
     detect = detect or compile_detect(model, class_names)
     if flip or views:
         from fcos_tf.evaluation import tta
@@ -265,7 +269,7 @@ def _known(which: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
     return tuple(tuple(getattr(which, n, None) or ()) for n in ("class_names", "category_ids"))
 
 
-def _class_names(model: Any, dataset: Iterable) -> tuple[str, ...]:
+def class_names_of(model: Any, dataset: Iterable) -> tuple[str, ...]:
     """The names of the data set's labels; none where neither it nor the model has any."""
     names, ids = _known(dataset)
     model_names, model_ids = _known(model)

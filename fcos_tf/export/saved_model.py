@@ -18,6 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from fcos_tf.data.images import parse_image_size
+from fcos_tf.detecting.exported import DESCRIPTION_FILE
 from fcos_tf.export import signatures
 from fcos_tf.export.checks import check_export, read_sample
 from fcos_tf.export.folding import batch_norms, inference_copy
@@ -25,7 +26,6 @@ from fcos_tf.export.warmup import write_warmup_requests
 from fcos_tf.models.detector import Detector, category_ids_of
 from fcos_tf.version import __version__
 
-DESCRIPTION_FILE = "description.json"
 CLASSES_FILE = "classes.json"
 
 
@@ -120,7 +120,7 @@ def _describe(model, copy, precision, *, image_size, traced) -> dict[str, Any]:
         "category_ids": category_ids_of(model),
         "image_size": size,
         **{name: getattr(copy, name) for name in copy.thresholds},
-        "strides": copy.strides,
+        "strides": getattr(copy, "strides", None),  # of a pyramid that is predicted on directly
         "precision": precision,
         "folded_batch_norms": len(batch_norms(model)) - len(batch_norms(copy)),
         "other_batch_norms": len(batch_norms(copy)),

@@ -193,7 +193,7 @@ class _Graph:
         }
 
     def _to_original(self, found, image_sizes, original_sizes):
-        """Boxes [B, D, 4] in the original images, as `detecting.batches` brings them there."""
+        """Boxes [B, D, 4] in the original images, as `detecting.batches.boxes_to_original`."""
         original = tf.cast(original_sizes, tf.float64)
         scale = tf.tile((original / tf.cast(image_sizes, tf.float64))[:, ::-1], [1, 2])
         limit = tf.tile(original[:, ::-1], [1, 2])  # [B, 4]

@@ -1,5 +1,6 @@
 """Feature pyramid (Lin et al., Feature Pyramid Networks; FCOS, section 3.2): P3-P7, P2-P6 ..."""
 
+import re
 from collections.abc import Sequence
 
 import keras
@@ -55,8 +56,9 @@ class FeaturePyramid(keras.layers.Layer):
             if value not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
         inputs = tuple(inputs)
-        first = int(inputs[0].removeprefix("c"))
-        if inputs != tuple(f"c{first + k}" for k in range(len(inputs))):
+        numbers = [int(name[1:]) for name in inputs if re.fullmatch(r"c\d", name)]
+        first = numbers[0] if numbers else 0
+        if not numbers or inputs != tuple(f"c{first + k}" for k in range(len(inputs))):
             raise ValueError(
                 f"inputs must be maps that follow each other like c3, c4; got {inputs}"
             )

@@ -9,6 +9,9 @@ from typing import Any
 from fcos_tf.models.image_model import ImageModel, spatial_size
 from fcos_tf.models.weights import copy_weights, load_model
 
+# Outputs that stand for no class of objects, in published detectors.
+BACKGROUND, UNUSED = "__background__", "N/A"
+
 
 class Detector(ImageModel):
     """Base class of the detectors.
@@ -36,6 +39,7 @@ class Detector(ImageModel):
     class_layers: Sequence[str] = ()
     presets: Mapping[str, Mapping[str, Any]] = {}
     protocols = ("coco", "voc07", "voc12")
+    best_metrics: Mapping[str, str] = dict.fromkeys(("AP", "AP50", "mAP_voc07", "mAP_voc12"), "max")
     inclusive_pixels = False
 
     def __init__(
@@ -228,3 +232,8 @@ class Detector(ImageModel):
 def category_ids_of(model) -> tuple[int, ...]:
     """The data set's id of each label of a detector; counted from 1 where it does not know them."""
     return model.category_ids or tuple(range(1, model.num_classes + 1))
+
+
+def detectable(class_names: Sequence[str]) -> tuple[str, ...]:
+    """The names that stand for classes of objects: without `BACKGROUND` and `UNUSED`."""
+    return tuple(name for name in class_names if name not in (BACKGROUND, UNUSED))

@@ -5,8 +5,9 @@ and to go on learning by the rules it was trained with. The base is ResNet-50; o
 family differ in arguments that can be overridden, such as `backbone="resnet101"`.
 """
 
-from collections.abc import Sequence
 from typing import Any
+
+from fcos_tf.models.detector import BACKGROUND, UNUSED
 
 COCO_CLASSES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
@@ -22,7 +23,6 @@ COCO_CLASSES = (
 )  # fmt: skip
 # Logits that no class of COCO has: torchvision's outputs are COCO's category ids, which start at 1
 # and leave these out.
-BACKGROUND, UNUSED = "__background__", "N/A"
 UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 
 
@@ -85,8 +85,3 @@ PRESETS: dict[str, dict[str, Any]] = {
     "adelaidet_coco": _ADELAIDET,
     "detectron2_coco": _DETECTRON2,
 }
-
-
-def detectable(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The names that stand for classes of objects: without `BACKGROUND` and `UNUSED`."""
-    return tuple(name for name in class_names if name not in (BACKGROUND, UNUSED))

@@ -36,8 +36,9 @@ class ImageModel(TrainSteps, keras.Model):
     """Base class of all models.
 
     A subclass implements `call`, and `compute_losses` or, where a loss needs more than predictions
-    and targets, `forward_losses`; and it declares what it gives, for all that reads it: records,
-    curves, checkpoints, export. `compile` takes an optimizer only.
+    and targets, `forward_losses` (backends other than TensorFlow call the former). It declares
+    what it gives, for all that reads it: records, curves, checkpoints, export. `compile` takes an
+    optimizer only.
 
     Args:
         num_classes: C; None: as many as `class_names`.
@@ -57,6 +58,8 @@ class ImageModel(TrainSteps, keras.Model):
         detail_names: the counts that are for files only, not for the lines of a terminal.
         protocols: names of the `evaluation.METRICS` that score the predictions; empty: evaluation
             gives the mean losses.
+        best_metrics: name -> "max" or "min" of the numbers that say which model is the better. The
+            curves of a run show them, and all losses whose names end in "_loss".
 
     Raises:
         ValueError: names the argument that is out of its range.
@@ -66,6 +69,7 @@ class ImageModel(TrainSteps, keras.Model):
     count_names: Mapping[str, str] = {}
     detail_names: Sequence[str] = ()
     protocols: Sequence[str] = ()
+    best_metrics: Mapping[str, str] = {"loss": "min"}
 
     def __init__(
         self,
@@ -126,7 +130,9 @@ class ImageModel(TrainSteps, keras.Model):
 
     def compute_losses(self, predictions, targets: dict, image_size, totals=None) -> dict:
         """What `forward_losses` returns, of what `call` returned for images of (H, W)."""
-        raise NotImplementedError(f"{type(self).__name__} has neither this nor forward_losses")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no compute_losses; backends other than TensorFlow need it"
+        )
 
     def compute_totals(self, targets: dict, image_size):
         """The loss normalisers of this replica's images, as far as targets alone tell them.

@@ -13,8 +13,8 @@ MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 def load_model(path: str | Path) -> keras.Model:
     """Loads a detector, for inference, from any `.keras` file of this package.
 
-    The same as `keras.models.load_model(path, compile=False)`, which needs `fcos_tf.FCOS` to be
-    imported before and says less about what is wrong with a file.
+    The same as `keras.models.load_model(path, compile=False)`, which says less about what is wrong
+    with a file.
 
     Args:
         path: What `model.save`, a checkpoint or `tools/train.py` wrote.

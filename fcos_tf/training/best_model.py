@@ -22,19 +22,27 @@ class BestModel(EvaluationCallback):
 
     Args:
         model_dir: The run's folder.
-        best_metric: The number to choose by: `AP`, `AP50`, `mAP_voc07` ..., the higher the
-            better; or `loss`, the lower. Where `best.json` holds another, the choice starts anew.
+        best_metric: The number to choose by: `AP`, `AP50`, `mAP_voc07`, `loss` ... Where
+            `best.json` holds another one, the choice starts anew.
+        goal: "max", the higher the better, or "min", see `ImageModel.best_metrics`.
         first_step: Updates done before the first `fit`; above 0 in a resumed run.
 
     Example:
         >>> model.fit(train, epochs=9, callbacks=[DetectionMetrics(val), BestModel("runs/a")])
     """
 
-    def __init__(self, model_dir: str | Path, *, best_metric: str = "AP", first_step: int = 0):
+    def __init__(
+        self,
+        model_dir: str | Path,
+        *,
+        best_metric: str = "AP",
+        goal: str = "max",
+        first_step: int = 0,
+    ):
         super().__init__(first_step)
         self.model_dir = Path(model_dir)
         self.best_metric = best_metric
-        self._sign = -1 if best_metric.endswith("loss") else 1
+        self._sign = -1 if goal == "min" else 1
         self.best = self._read() if first_step else -math.inf * self._sign
         self._seen = False
 

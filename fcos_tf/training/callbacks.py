@@ -8,7 +8,7 @@ import keras
 
 from fcos_tf import evaluation
 from fcos_tf.detecting.batches import compile_detect
-from fcos_tf.evaluation.evaluate import check_finite
+from fcos_tf.evaluation.evaluate import check_finite, class_names_of
 from fcos_tf.models.image_model import read_means, write_means
 from fcos_tf.training.best_model import BestModel
 from fcos_tf.training.checkpointing import Checkpoint
@@ -169,8 +169,7 @@ class DetectionMetrics(keras.callbacks.Callback):
     def set_model(self, model):
         """Keeps the model and makes the function that detects, traced once for all epochs."""
         if getattr(model, "protocols", True) and (self._detect is None or model is not self.model):
-            class_names = getattr(self.dataset, "class_names", None)
-            self._detect = compile_detect(model, class_names)
+            self._detect = compile_detect(model, class_names_of(model, self.dataset))
         super().set_model(model)
 
     def on_epoch_end(self, epoch, logs=None):

@@ -10,6 +10,7 @@ the zip format keeps.
 """
 
 import contextlib
+import json
 import re
 import warnings
 import zipfile
@@ -140,6 +141,7 @@ def restore(model: keras.Model, path: str | Path) -> int:
     path = Path(path)
     step = step_of(path)
     check_whole(path)
+    _need_known_slots(path)
     if not model.optimizer.built:
         # Only a built optimizer has the variables (momentum ...) that the file is to fill.
         model.optimizer.build(model.trainable_variables)
@@ -155,6 +157,23 @@ def restore(model: keras.Model, path: str | Path) -> int:
             ) from error
     swap_averages(model)
     return step
+
+
+def _need_known_slots(path: Path) -> None:
+    """Refuses a checkpoint of SGD whose slots hold steps, as those of its older form did."""
+    with zipfile.ZipFile(path) as archive:
+        saved = json.loads(archive.read("config.json"))
+    optimizer = (saved.get("compile_config") or {}).get("optimizer") or {}
+    inner = optimizer.get("config", {}).get("inner_optimizer") if optimizer else None
+    optimizer = inner or optimizer
+    old = optimizer.get("registered_name") == "fcos_tf>SGD" and (
+        "slots" not in optimizer.get("config", {})
+    )
+    if old and optimizer["config"].get("momentum"):
+        raise ValueError(
+            f"{path}: expected momentum of gradients, got that of an older SGD, which accumulated "
+            "steps; begin the run anew, from these weights with --initial_weights"
+        )
 
 
 @contextlib.contextmanager

@@ -102,13 +102,19 @@ class SGD(_DetectionOptimizer, keras.optimizers.SGD):
         decay_vectors: Whether variables of rank 0 and 1 are decayed too.
         bias_lr_factor: Float > 0, a factor on the learning rate of biases and of the offsets of
             norms (a parameter group in PyTorch); 2 in the code of the paper's authors.
+        slots: "gradients", what the momentum accumulates; in the config, as checkpoints of an older
+            form accumulated steps.
         **kwargs: As `keras.optimizers.SGD`: nesterov, global_clipnorm, use_ema ...
 
     Example:
         >>> optimizer = SGD(0.01, momentum=0.9, weight_decay=1e-4, global_clipnorm=10.0)
     """
 
-    def __init__(self, learning_rate=0.01, momentum=0.0, *, weight_decay=None, **kwargs):
+    def __init__(
+        self, learning_rate=0.01, momentum=0.0, *, weight_decay=None, slots="gradients", **kwargs
+    ):
+        if slots != "gradients":
+            raise ValueError(f"slots: expected 'gradients', what momentum keeps; got {slots!r}")
         super().__init__(learning_rate, momentum=momentum, weight_decay=weight_decay, **kwargs)
 
     def _apply_weight_decay(self, variables):
@@ -133,6 +139,10 @@ class SGD(_DetectionOptimizer, keras.optimizers.SGD):
             step = gradient + momentum * buffer if self.nesterov else buffer
         rate = number(self._rate_of(variable, learning_rate))
         self.assign_sub(variable, rate * step)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "slots": "gradients"}
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)

@@ -13,23 +13,22 @@ import keras
 
 from fcos_tf import visualization
 from fcos_tf.detecting.batches import compile_detect, detect_samples
+from fcos_tf.detecting.folder import PICTURE_THRESHOLD
+from fcos_tf.detecting.results import DETECTIONS_FILE  # noqa: F401 - among the files of a run
 from fcos_tf.training import atomic, callbacks, checkpoints, loop
 from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter, TextWriter
 from fcos_tf.training.progress_bar import ProgressBar
 from fcos_tf.training.stop_signals import Stopped
 from fcos_tf.training.strategy import agree
+from fcos_tf.visualization.curves import METRICS_LINES_FILE
 
 CONFIG_FILE = "config.cfg"
 MODEL_FILE = "model.keras"
 METRICS_FILE = "metrics.json"
 PER_CLASS_FILE = "per_class.json"
-METRICS_LINES_FILE = "metrics.jsonl"
-DETECTIONS_FILE = "detections.json"
 PICTURE_FILE = "detections.png"
 TENSORBOARD_FOLDER = "tensorboard"
 NUM_PICTURES = 8
-# Of a score sqrt(class * centerness); below it NMS leaves second guesses of other classes.
-PICTURE_THRESHOLD = 0.5
 
 
 def find_weights(model_dir: str | Path, weights: str | Path | None = None) -> Path:
@@ -185,9 +184,12 @@ def write_scores(
     write_metrics(Path(folder) / PER_CLASS_FILE, per_class)
 
 
-def read_finished(model_dir: Path, step: int) -> dict[str, float] | None:
+def read_finished(
+    model_dir: Path, step: int, *, has_picture: bool = True
+) -> dict[str, float] | None:
     """The metrics of a run whose files are all there and of this step, else None."""
-    if not all((model_dir / name).is_file() for name in (MODEL_FILE, METRICS_FILE)):
+    names = (MODEL_FILE, METRICS_FILE, *((PICTURE_FILE,) if has_picture else ()))
+    if not all((model_dir / name).is_file() for name in names):
         return None
     try:
         metrics = json.loads((model_dir / METRICS_FILE).read_text(encoding="utf-8"))

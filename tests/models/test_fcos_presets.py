@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from fcos_tf import FCOS
-from fcos_tf.models.detector import category_ids_of
-from fcos_tf.models.fcos_presets import COCO_CLASSES, PRESETS, detectable
+from fcos_tf.models.detector import category_ids_of, detectable
+from fcos_tf.models.fcos_presets import COCO_CLASSES, PRESETS
 
 SMALL = {"backbone": "resnet18", "fpn_channels": 32, "head_convs": 1, "image_size": "64x64"}
 

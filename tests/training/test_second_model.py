@@ -19,7 +19,7 @@ class BoxCounter(ImageModel):
 
     loss_names = {"count_loss": "mean squared error of the number of boxes"}  # noqa: RUF012
 
-    def __init__(self, num_classes=None, *, scale=1.0, **kwargs):
+    def __init__(self, num_classes=None, **kwargs):
         super().__init__(num_classes, **kwargs)
         self.dense = keras.layers.Dense(1)
         self.build((None, None, None, 3))
@@ -31,7 +31,8 @@ class BoxCounter(ImageModel):
     def call(self, inputs, training=False):
         return self.dense(ops.mean(self.preprocess(*unpack_inputs(inputs)), axis=(1, 2)))[:, 0]
 
-    def compute_losses(self, predictions, targets, image_size, totals=None):
+    def forward_losses(self, inputs, targets, *, training, totals=None):
+        predictions = self(inputs, training=training)
         counts = ops.sum(ops.cast(targets["labels"] >= 0, "float32"), axis=1)
         images = sum_over_replicas(ops.cast(ops.shape(counts)[0], "float32"))
         return {"count_loss": ops.sum((predictions - counts) ** 2) / images}
