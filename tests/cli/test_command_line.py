@@ -158,7 +158,7 @@ def test_a_tool_gets_its_options_those_it_uses_and_what_was_given(tmp_path):
         ("--colour=green", "--colour: expected one of red, blue, got 'green'"),
         ("--frames=yes", "--frames: expected true or false, got 'yes'"),
         ("--batch_size=3", "--batch_size is not used by draw.py; --help lists its flags"),
-        ("--noorientation_buckets", "--noorientation_buckets is not used by draw.py; --help"),
+        ("--noorientation_buckets", "--orientation_buckets is not used by draw.py; --help"),
         ("--workers=8", "unknown flag --workers; --help lists its flags"),
         ("--learning-rate=1", "unknown flag --learning-rate; did you mean --learning_rate?"),
         # The word of another program for an option that the tool has ...
