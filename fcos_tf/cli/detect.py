@@ -79,16 +79,22 @@ def _detect(config: Config, options: DetectOptions, given: frozenset[str]) -> No
         inputs = find_inputs(options.input)
         load_tensorflow()
         from fcos_tf.detecting.display import Window
+        from fcos_tf.detecting.exported import ExportedModel
         from fcos_tf.detecting.folder import FolderRun
         from fcos_tf.detecting.models import open_model
+        from fcos_tf.detecting.served import ServedModel
         from fcos_tf.training.run import find_weights
 
-        model = options.saved_model or options.server
-        model = model or find_weights(config.model_dir, options.weights)
+        if options.saved_model:
+            model = ExportedModel(options.saved_model)
+        elif options.server:
+            model = ServedModel(options.server, options.description)
+        else:
+            model = find_weights(config.model_dir, options.weights)
         window = Window() if options.show else None
         image_size = config.image_size if "image_size" in given else None
         run = FolderRun(
-            open_model(model, image_size=image_size, description=options.description),
+            open_model(model, image_size=image_size),
             options.output_dir,
             classes=config.classes,
             max_frames=options.max_frames,
