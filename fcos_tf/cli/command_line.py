@@ -145,11 +145,6 @@ def parse(
     )
 
 
-def parse_config(arguments: Sequence[str]) -> Config:
-    """The config that flags, such as those of `train.py`, stand for."""
-    return parse(["", *arguments]).config
-
-
 def help_text(
     description: str,
     uses: Uses,

@@ -18,10 +18,10 @@ from fcos_tf.cli import (
     train,
     visualize,
 )
-from fcos_tf.cli.command_line import parse_config
 from fcos_tf.config import AugmentationOptions, Config, DataOptions, TrainingOptions
 from fcos_tf.options import Options, fields_of, option, options_for, to_flags
 from fcos_tf.tensorflow_words import one_line
+from tests.cli.parsing import parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,9 +15,9 @@ from PIL import Image
 from fcos_tf import FCOS
 from fcos_tf.cli import evaluate as evaluate_tool
 from fcos_tf.cli import train as train_tool
-from fcos_tf.cli.command_line import parse_config
 from fcos_tf.config import Config
 from fcos_tf.models.fcos_rules import RULES
+from tests.cli.parsing import parse_config
 from tests.training.run_folders import assert_close_records, kinds
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,12 +8,12 @@ import pytest
 import tensorflow as tf
 
 from fcos_tf.cli import train as train_tool
-from fcos_tf.cli.command_line import parse_config
 from fcos_tf.config import Config
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.tensorflow_words import is_out_of_memory
 from fcos_tf.training import checkpoints
 from fcos_tf.training.metric_writers import TextWriter
+from tests.cli.parsing import parse_config
 from tests.digit_files import write_digits
 from tests.training.run_folders import kinds, records
 

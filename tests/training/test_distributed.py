@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fcos_tf.cli import train as train_tool
-from fcos_tf.cli.command_line import parse_config
 from fcos_tf.training.strategy import make_strategy
+from tests.cli.parsing import parse_config
 from tests.digit_files import write_digits
 from tests.training.hosts import finish, start, start_hosts
 from tests.training.replicas import train_and_detect
