@@ -1,4 +1,4 @@
-"""Trains to the figures that the README states: `pytest -m slow`, about half an hour on 2 cores."""
+"""Trains to the figures that the docs state: `pytest -m slow`, about half an hour on 2 cores."""
 
 import json
 import subprocess
