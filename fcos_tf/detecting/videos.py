@@ -20,14 +20,14 @@ class VideoReader:
 
     Attributes:
         rate: frames per second.
-        num_frames: what the file says of itself; None: a camera.
+        num_frames: according to the file; None: unknown, or a camera.
 
     Raises:
         ImageError: it cannot be opened.
     """
 
     def __init__(self, item: Input):
-        # OpenCV and FFmpeg would write a page about a file they cannot open.
+        # Else OpenCV and FFmpeg print long messages about a file they cannot open.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         is_camera = item.kind == CAMERA
@@ -59,7 +59,7 @@ class VideoWriter:
     """Writes frames of one size to an .mp4 file; a context manager.
 
     Args:
-        path: the file, made when the first frame comes.
+        path: the file, created with the first frame.
         rate: frames per second.
     """
 
