@@ -179,7 +179,7 @@ def detect_samples(batches: Iterable, detect: DetectFunction, count: int) -> Sam
 
 
 def compiled(function: Callable) -> Callable:
-    """Returns a function of tensors as a graph (TensorFlow only), retraced for new shapes only."""
+    """Returns the function as a TensorFlow graph; on other backends as a function of arrays."""
     # Imported here so that scoring result files does not import TensorFlow.
     import keras
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TextIO
 
@@ -54,7 +55,7 @@ def image_ids(files: Sequence[Path]) -> list[int]:
     return list(range(1, len(files) + 1))
 
 
-class Results:
+class Results(AbstractContextManager):
     """The result files in a folder: `detections.json` of images, `detections.jsonl` of frames.
 
     Each is created with the first image, or frame. The former is renamed into place at the end, the
@@ -88,9 +89,6 @@ class Results:
         line = {**place, "detections": records}
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
-
-    def __enter__(self) -> "Results":
-        return self
 
     def __exit__(self, kind, error, trace) -> None:
         if self._lines is not None:

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ _CODEC = "mp4v"  # MPEG-4 part 2: in every build of OpenCV that writes videos
 _UNKNOWN_RATE = 25.0
 
 
-class VideoReader:
+class VideoReader(AbstractContextManager):
     """Reads the frames of a video file or of a camera; a context manager.
 
     Attributes:
@@ -48,14 +49,11 @@ class VideoReader:
                 return
             yield np.ascontiguousarray(frame[..., ::-1])
 
-    def __enter__(self) -> "VideoReader":
-        return self
-
     def __exit__(self, *error) -> None:
         self._capture.release()
 
 
-class VideoWriter:
+class VideoWriter(AbstractContextManager):
     """Writes frames of one size to an .mp4 file; a context manager.
 
     Args:
@@ -83,9 +81,6 @@ class VideoWriter:
                     "folder that can be written to"
                 )
         self._writer.write(np.ascontiguousarray(pixels[..., ::-1]))
-
-    def __enter__(self) -> "VideoWriter":
-        return self
 
     def __exit__(self, *error) -> None:
         if self._writer is not None:

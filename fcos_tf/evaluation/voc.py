@@ -19,7 +19,7 @@ Source: The PASCAL VOC Challenge (IJCV 2010), section 4.2; VOCevaldet.m and VOCa
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -77,11 +77,11 @@ def voc_evaluation(
     if points not in _AVERAGE_PRECISION:
         raise ValueError(f"points: expected one of {', '.join(_AVERAGE_PRECISION)}, got {points!r}")
     names, _, truth, found = check_records(ground_truth, detections, class_names)
-    ranking = _rank(truth, found)
+    category_ids, is_right = _rank(truth, found)
     per_class = {}
     for category_id in sorted(names):
         objects = int(((truth.category_ids == category_id) & ~truth.ignored).sum())
-        right = ranking.right[ranking.category_ids == category_id]
+        right = is_right[category_ids == category_id]
         per_class[names[category_id]] = {
             f"AP_{points}": _AVERAGE_PRECISION[points](right, objects) if objects else -1.0,
             "num_ground_truths": objects,
@@ -91,14 +91,8 @@ def voc_evaluation(
     return Scores({f"mAP_{points}": mean}, per_class)
 
 
-class _Ranking(NamedTuple):
+def _rank(truth: TruthColumns, found: DetectionColumns) -> tuple[np.ndarray, np.ndarray]:
     """The detections that are not ignored, by descending score: category ids [N], right [N]."""
-
-    category_ids: np.ndarray
-    right: np.ndarray
-
-
-def _rank(truth: TruthColumns, found: DetectionColumns) -> _Ranking:
     iou, owner = _best_overlap(truth, found)  # [D]
     order = np.argsort(-found.scores, kind="stable")
     hit = (iou >= IOU_THRESHOLD)[order]
@@ -109,7 +103,7 @@ def _rank(truth: TruthColumns, found: DetectionColumns) -> _Ranking:
     candidates = np.flatnonzero(hit & ~not_counted)
     _, first = np.unique(owner[candidates], return_index=True)
     right[candidates[first]] = True
-    return _Ranking(found.category_ids[order][~not_counted], right[~not_counted])
+    return found.category_ids[order][~not_counted], right[~not_counted]
 
 
 def _best_overlap(truth: TruthColumns, found: DetectionColumns) -> tuple[np.ndarray, np.ndarray]:

@@ -199,12 +199,12 @@ def make_optimizer(
         "use_ema": ema_momentum > 0,
         "ema_momentum": ema_momentum,
     }
-    if optimizer not in ("sgd", "adamw"):
-        raise ValueError(f"optimizer: expected sgd or adamw, got {optimizer!r}")
     if optimizer == "adamw":
         made = AdamW(rate, **shared)
-    else:
+    elif optimizer == "sgd":
         made = SGD(rate, momentum=float(momentum), **shared)
+    else:
+        raise ValueError(f"optimizer: expected sgd or adamw, got {optimizer!r}")
     if max_bad_steps and precision != "mixed_float16":
         # It skips non-finite steps; for float16 Keras adds one by itself.
         made = keras.optimizers.LossScaleOptimizer(

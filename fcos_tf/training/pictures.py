@@ -34,6 +34,7 @@ class DetectionPictures(EvaluationCallback):
     ):
         super().__init__(first_step)
         self.dataset = dataset
+        self._class_names = getattr(dataset, "class_names", None)
         self.writer = writer
         self.count = count
         self.score_threshold = score_threshold
@@ -59,10 +60,6 @@ class DetectionPictures(EvaluationCallback):
             for image, truth, found in zip(*samples, strict=True)
         }
         self.writer.write_pictures(step, "val", pictures)
-
-    @property
-    def _class_names(self):
-        return getattr(self.dataset, "class_names", None)
 
     def _first_batches(self) -> list:
         """The batches with the images to draw, read once."""
