@@ -26,10 +26,8 @@ def output_names(inputs: Sequence[Input]) -> dict[Path, str]:
     names: dict[Path, str] = {}
     taken = set()
     for kind, path in inputs:
-        if kind == IMAGE:
-            suffix = ".png" if path.suffix.lower() in _LOSSLESS else ".jpg"
-        else:
-            suffix = ".mp4"
+        picture_suffix = ".png" if path.suffix.lower() in _LOSSLESS else ".jpg"
+        suffix = picture_suffix if kind == IMAGE else ".mp4"
         stem = f"camera_{path}" if kind == CAMERA else path.stem
         name, number = stem + suffix, 1
         while name.lower() in taken:  # some file systems ignore case

@@ -69,6 +69,9 @@ def check_records(
         detections: COCO result records.
         class_names: names of the categories in ascending order of id, in place of their own.
 
+    Returns:
+        Both as columns, with the names of the categories and the ids of the images.
+
     Raises:
         ValueError: names the first invalid record.
     """
@@ -245,16 +248,17 @@ def _check_common(
         raise ValueError(
             f"{what} refers to image id {reprlib.repr(image_id)}, which the ground truth lacks"
         )
+    what = f"{what} (image id {image_id})"
     if not _is_one_of(category_id, names):
         raise ValueError(
-            f"{what} (image id {image_id}) refers to category id {reprlib.repr(category_id)}; "
-            f"the ground truth has {sorted(names)}"
+            f"{what} refers to category id {reprlib.repr(category_id)}; the ground truth has "
+            f"{sorted(names)}"
         )
     bbox = _finite_floats(source["bbox"])
     if len(bbox) != 4 or min(bbox[2:]) < 0:
         raise ValueError(
-            f"{what} (image id {image_id}): expected a finite bbox (x, y, width >= 0, "
-            f"height >= 0), got {reprlib.repr(source['bbox'])}"
+            f"{what}: expected a finite bbox (x, y, width >= 0, height >= 0), got "
+            f"{reprlib.repr(source['bbox'])}"
         )
     return {"image_id": int(image_id), "category_id": int(category_id), "bbox": bbox}
 
