@@ -48,7 +48,7 @@ def test_optimizer_follows_the_flags():
     constant = build.make_optimizer(Config(schedule="constant", clip_norm=0), 10)
     assert isinstance(constant._learning_rate, WarmupConstant)
     assert constant.global_clipnorm is None
-    with pytest.raises(ValueError, match=r"--warmup_steps: expected fewer than the 5 steps"):
+    with pytest.raises(ValueError, match=r"warmup_steps: expected fewer than the 5 steps"):
         build.make_optimizer(config, 5)
 
 

@@ -3,8 +3,8 @@
     model -> compile_detect -> function (images, image_sizes) -> boxes in pixels of `images`
           -> detect_batch -> boxes in pixels of the original images
 
-Whatever detects comes through here: `fcos_tf.detect`, the tool, evaluation, the check of an
-export, the pictures of a run.
+All detection uses it: `fcos_tf.detect`, the tool, evaluation, the check of an export, the pictures
+of a run.
 
 Shape shorthand: B images of a canvas H x W, D detections of each.
 """
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# (images [B, H, W, 3], image_sizes [B, 2]) -> detections. That of `compile_detect` takes a third
+# (images [B, H, W, 3], image_sizes [B, 2]) -> detections. `compile_detect` adds an optional third
 # argument, a scalar tensor in place of the model's score threshold.
 DetectFunction = Callable[..., Mapping[str, Any]]
 COLUMNS = ("boxes", "scores", "labels")
@@ -23,22 +23,21 @@ COLUMNS = ("boxes", "scores", "labels")
 def compile_detect(model: Any, class_names: Sequence[str] | None = None) -> DetectFunction:
     """Returns `model.detect` as one compiled function of `(images, image_sizes)`.
 
-    On TensorFlow it is traced once per canvas at most; the trace holds thresholds and whatever
-    else is a plain attribute of the model, but reads the weights afresh on every call. Under a
-    strategy with several replicas on this host each of them detects on its part of the batch.
+    TensorFlow traces it at most once per canvas. The trace fixes thresholds and other plain
+    attributes of the model, but not its weights. Under a strategy with several replicas on this
+    host each detects on its part of the batch.
 
     Args:
         model: a detector.
-        class_names: the classes of a data set. Where the model's are others, or in another order,
-            its labels are brought to those of the data set by name; what the data set has no class
-            for becomes padding, label -1.
+        class_names: the classes of a data set. The model's labels are mapped to them by name;
+            classes that the data set lacks become padding, label -1.
 
     Raises:
         ValueError: the data set has a class that the model does not know.
     """
     table = _label_table(getattr(model, "class_names", None), class_names)
     strategy = getattr(model, "distribute_strategy", None)
-    on_tpu = type(strategy).__name__.startswith("TPU")  # it runs nothing but what XLA compiles
+    on_tpu = type(strategy).__name__.startswith("TPU")  # runs XLA-compiled functions only
     options = {"jit_compile": True} if on_tpu else {}
 
     def detect(images, image_sizes, score_threshold=None):
@@ -66,16 +65,16 @@ def detect_batch(
     inclusive_pixels: bool = False,
     full_batch: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Detects on a batch of resized images, and brings the boxes to the original ones.
+    """Detects on a batch of resized images, and scales the boxes to the original ones.
 
     Args:
-        detect: what `compile_detect` gave.
+        detect: result of `compile_detect`.
         images: [B, H, W, 3] RGB 0-255, resized and padded.
         sizes: `image_sizes` [B, 2], (height, width) after resizing and before padding, and
-            `original_sizes` [B, 2], those on disk: the targets of a batch, or what `prepare_batch`
-            gave. Without `original_sizes` the boxes stay in pixels of `images`.
-        inclusive_pixels: whether x2 and y2 name the last pixel inside, see `Detector`.
-        full_batch: a smaller batch is filled up to so many images, and needs no trace of its own.
+            `original_sizes` [B, 2], those on disk: the targets of a batch, or the result of
+            `prepare_batch`. Without `original_sizes` the boxes stay in pixels of `images`.
+        inclusive_pixels: whether x2 and y2 are the last pixel inside, see `Detector`.
+        full_batch: a smaller batch is padded to this size, to avoid another trace.
 
     Returns:
         `boxes` float64 [B, D, 4] xyxy, inside the original images; `scores` [B, D]; `labels`
@@ -88,7 +87,7 @@ def detect_batch(
     image_sizes = np.asarray(sizes["image_sizes"])
     rows = np.arange(len(image_sizes))
     if len(rows) < full_batch:
-        # Copies of the last image, as zeros could be a case the model has never met.
+        # Copies of the last image: an input of zeros could be an edge case of the model.
         rows = np.minimum(np.arange(full_batch), len(rows) - 1)
         images = np.asarray(images)[rows]
     detections = detect(images, image_sizes[rows].astype(np.float32))
@@ -110,13 +109,13 @@ def boxes_to_original(
     *,
     inclusive_pixels: bool = False,
 ) -> np.ndarray:
-    """Brings detected boxes to the original images, and clips them to those.
+    """Scales detected boxes to the original images, and clips them.
 
     Args:
         boxes: [B, D, 4] xyxy in pixels of the resized images.
         image_sizes: [B, 2] (height, width) after resizing, before padding.
         original_sizes: [B, 2] (height, width) on disk.
-        inclusive_pixels: whether x2 and y2 name the last pixel inside, see `Detector`.
+        inclusive_pixels: whether x2 and y2 are the last pixel inside, see `Detector`.
 
     Returns:
         float64 [B, D, 4] xyxy.
@@ -134,20 +133,20 @@ def original_scale(image_sizes: np.ndarray, original_sizes: np.ndarray) -> np.nd
         original_sizes: [B, 2] (height, width) on disk.
 
     Returns:
-        float64 [B, 1, 4], to multiply boxes [B, D, 4] xyxy with. The sizes are whole pixels, so
-        each axis has its own.
+        float64 [B, 1, 4], a factor on boxes [B, D, 4] xyxy. Sizes are whole pixels, so the axes
+        differ slightly.
     """
     scale = original_sizes.astype(np.float64) / image_sizes.astype(np.float64)
     return np.tile(scale[:, ::-1], 2)[:, None]
 
 
 class Samples(NamedTuple):
-    """So many images, in the form that `visualization.save_gallery` takes.
+    """Images as `visualization.save_gallery` takes them.
 
     Attributes:
         images: Arrays [H, W, 3], 0-255.
         ground_truth: The targets of each.
-        detections: What was found in each, in pixels of `images`.
+        detections: The detections in each, in pixels of `images`.
     """
 
     images: list[np.ndarray]
@@ -156,15 +155,15 @@ class Samples(NamedTuple):
 
 
 def detect_samples(batches: Iterable, detect: DetectFunction, count: int) -> Samples:
-    """Detects on the first images of a data set, to be drawn beside what is there.
+    """Detects on the first images of a data set, to be drawn beside the ground truth.
 
-    Whole batches go through `detect`, so that it need not be traced for another size of batch.
+    `detect` gets whole batches, to avoid a trace for another batch size.
 
     Args:
         batches: `(images, targets)`, as `fcos_tf.data.load` gives them; rows with a negative
-            image id fill up batches and are no images.
-        detect: What `compile_detect` returns.
-        count: How many images; fewer come where there are fewer.
+            image id are padding.
+        detect: Result of `compile_detect`.
+        count: Number of images; fewer if the data set has fewer.
     """
     samples = Samples([], [], [])
     for batch, targets in batches:
@@ -180,31 +179,28 @@ def detect_samples(batches: Iterable, detect: DetectFunction, count: int) -> Sam
 
 
 def compiled(function: Callable) -> Callable:
-    """Returns a function of tensors as a graph, where TensorFlow is the backend.
-
-    It is traced again for new shapes only.
-    """
-    # Imported here so that scoring bare result files does not wait for TensorFlow.
+    """Returns the function as a TensorFlow graph; on other backends as a function of arrays."""
+    # Imported here so that scoring result files does not import TensorFlow.
     import keras
 
     if keras.config.backend() != "tensorflow":
         return lambda *inputs: function(*(np.asarray(each) for each in inputs))
     import tensorflow as tf
 
-    # There is no Python control flow on tensors to convert, and tracing is faster without.
+    # No Python control flow on tensors to convert; tracing is faster without autograph.
     return tf.function(function, reduce_retracing=True, autograph=False)
 
 
 def _label_table(
     model_names: Sequence[str] | None, class_names: Sequence[str] | None
 ) -> np.ndarray | None:
-    """A data set's label for the model's labels from -1 on, int32 [C + 1]; None: the same."""
+    """The data set's label for each of the model's from -1 on, int32 [C + 1]; None: the same."""
     if not model_names or not class_names or tuple(model_names) == tuple(class_names):
         return None
     unknown = [name for name in class_names if name not in model_names]
     if unknown:
         raise ValueError(
-            f"expected a model of the data set's classes; it does not know {', '.join(unknown)}"
+            f"expected a model with the data set's classes; it does not know {', '.join(unknown)}"
         )
     label_of = {name: label for label, name in enumerate(class_names)}
     return np.array([-1, *(label_of.get(name, -1) for name in model_names)], np.int32)

@@ -1,7 +1,4 @@
-"""What was found in one image.
-
-D detections.
-"""
+"""The D detections in one image."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,30 +11,30 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-# Images smaller than this are enlarged before they are drawn on: on 32 pixels no label fits.
+# Smaller images are enlarged before drawing: on 32 pixels no label fits.
 LEAST_SIDE = 320
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What was found in one image, surest first, in the pixels of that image.
+    """The detections in one image, by descending score, in the pixels of that image.
 
-    It has a length, and is indexed as an array is: by a mask, a list, a slice or a number. Each
-    gives `Detections`, a number those of one thing, as iterating does.
+    Supports `len` and array indexing by a mask, a list, a slice or a number. The result is always
+    `Detections`, for a number of one detection, as in iteration.
 
     Args:
         boxes: float32 [D, 4], (x1, y1, x2, y2).
         scores: float32 [D], descending.
-        labels: int [D], places in `class_names` and `category_ids`; of a model that tells neither,
-            the category ids themselves.
+        labels: int [D], indices of `class_names` and `category_ids`; category ids if both are
+            unknown.
         class_names: the name of each label.
         category_ids: the data set's own id of each label.
         image_size: (height, width) of the image.
-        file: its path, where it came from a file.
-        image: where `draw` finds the pixels: a path, bytes, an array or an image of Pillow.
+        file: its path, if it came from a file.
+        image: source of the pixels for `draw`: a path, bytes, an array or an image of Pillow.
 
     Raises:
-        ValueError: boxes, scores and labels of shapes that do not belong together.
+        ValueError: the shapes of boxes, scores and labels do not match.
 
     Example:
         >>> found = Detections(
@@ -111,7 +108,7 @@ class Detections:
 
     @property
     def names(self) -> list[str]:
-        """The class of each detection; its category id, as text, where the model has no names."""
+        """The class of each detection; its category id, as text, if the model has no names."""
         if self.class_names is not None:
             return [self.class_names[label] for label in self.labels]
         ids = self.labels if self.category_ids is None else np.array(self.category_ids)[self.labels]
@@ -120,7 +117,7 @@ class Detections:
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """COCO result records: `image_id`, `category_id`, `bbox` (x, y, width, height), `score`.
 
-        Category ids are those of the data set. Where only names are known, they count from 1.
+        Category ids are those of the data set; 1..C if only names are known.
         """
         from fcos_tf.evaluation.records import default_category_ids, detections_to_records
 
@@ -132,13 +129,13 @@ class Detections:
         return detections_to_records([image_id], [self.boxes], [self.scores], [self.labels], ids)
 
     def draw(self, score_threshold: float = 0.0) -> "Image.Image":
-        """The image with boxes, names and scores on it, which a notebook shows.
+        """The image with boxes, names and scores, for a notebook.
 
-        A small image is enlarged by a whole factor, so that its long side has at least
-        `LEAST_SIDE` pixels.
+        A small image is enlarged by a whole factor, to at least `LEAST_SIDE` pixels on its long
+        side.
 
         Args:
-            score_threshold: detections below it are left out.
+            score_threshold: least score of drawn detections.
 
         Raises:
             ImageError: its file cannot be read any more.
@@ -150,7 +147,7 @@ class Detections:
         from fcos_tf.visualization import draw_detections
 
         if self.image is None:
-            raise ValueError("draw: expected detections that know their image; got image=None")
+            raise ValueError("draw: expected detections with an image, got image=None")
         pixels = read_pixels(self.image)
         factor = -(-LEAST_SIDE // max(pixels.shape[:2]))
         enlarged = pixels.repeat(factor, axis=0).repeat(factor, axis=1)

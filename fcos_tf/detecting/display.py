@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 
-class Stopped(Exception):  # noqa: N818 - nothing is wrong
-    """The user wants no more."""
+class Stopped(Exception):  # noqa: N818 - not an error
+    """The user has closed the window."""
 
 
 class Window:
@@ -20,7 +20,7 @@ class Window:
     """
 
     def __init__(self):
-        # Without a display Qt ends the process, so another one has to try.
+        # Without a display Qt ends the process, so a subprocess tries.
         attempt = "import cv2; cv2.namedWindow('fcos_tf'); cv2.destroyAllWindows()"
         done = subprocess.run([sys.executable, "-c", attempt], capture_output=True)
         if done.returncode != 0:
@@ -30,7 +30,7 @@ class Window:
         """Shows a picture, until a key is pressed if `wait`.
 
         Raises:
-            Stopped: the key was q or escape.
+            Stopped: q or escape was pressed.
         """
         cv2.imshow("fcos_tf", pixels[..., ::-1])
         if cv2.waitKey(0 if wait else 1) & 0xFF in (ord("q"), 27):

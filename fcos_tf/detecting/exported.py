@@ -1,7 +1,4 @@
-"""An exported detector, a SavedModel, as a model that detects.
-
-B images, D detections of each.
-"""
+"""An exported detector, a SavedModel, as an `OpenedModel`. B images, D detections of each."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,19 +14,18 @@ DESCRIPTION_FILE = "description.json"
 FILES_SIGNATURE = "serving_default"
 OPTIONS_SIGNATURE = "serving_with_options"
 FRAMES_SIGNATURE = "detect_images"
-# As many as the model gives.
-ALL_DETECTIONS = int(np.iinfo(np.int32).max)
+ALL_DETECTIONS = int(np.iinfo(np.int32).max)  # no limit but the model's
 
 
 class ExportedModel(OpenedModel):
     """A SavedModel that `export_saved_model` wrote.
 
     Args:
-        folder: the version folder, or the one above it, whose newest version is taken.
+        folder: the version folder, or its parent, whose newest version is used.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it cannot be loaded, or has not the signatures of such an export.
+        FileNotFoundError: there is no such folder or version.
+        ValueError: it cannot be loaded, or lacks the signatures of such an export.
     """
 
     def __init__(self, folder: str | Path):
@@ -72,7 +68,7 @@ class ExportedModel(OpenedModel):
 
 
 def newest_version(folder: str | Path) -> Path:
-    """The folder with a SavedModel: the one given, or the highest number in it.
+    """The folder of a SavedModel: the one given, or its subfolder with the highest number.
 
     Raises:
         FileNotFoundError: there is none.
@@ -88,11 +84,11 @@ def newest_version(folder: str | Path) -> Path:
 
 
 def read_description(file: str | Path) -> tuple[tuple[str, ...] | None, tuple[int, ...]]:
-    """Class names, None where there are none, and category ids of an export's description.
+    """Class names, or None, and category ids in the description of an export.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not of that form.
+        ValueError: it has another form.
     """
     try:
         read = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -110,7 +106,7 @@ def read_description(file: str | Path) -> tuple[tuple[str, ...] | None, tuple[in
 
 
 def options_of(num_images: int, score_threshold: float | None) -> tuple[str, dict[str, np.ndarray]]:
-    """The signature that takes image files and a threshold, and its inputs beside the files."""
+    """The signature for image files and a threshold, and its inputs besides the files."""
     if score_threshold is None:
         return FILES_SIGNATURE, {}
     return OPTIONS_SIGNATURE, {
@@ -122,14 +118,14 @@ def options_of(num_images: int, score_threshold: float | None) -> tuple[str, dic
 def to_labels(
     found: Mapping[str, np.ndarray], category_ids: Sequence[int] | None
 ) -> dict[str, np.ndarray]:
-    """What a signature gives, with the model's labels in place of category ids, padding -1.
+    """The outputs of a signature, with labels in place of category ids, padding -1.
 
     Args:
         found: `boxes` [B, D, 4], `scores` and `labels` [B, D], `num_detections` [B].
         category_ids: of the labels; None: labels are ids.
 
     Raises:
-        ValueError: outputs of other names, or an id that the model does not have.
+        ValueError: outputs of other names, or an unknown id.
     """
     wanted = ("boxes", "scores", "labels", "num_detections")
     if not set(wanted) <= found.keys():
@@ -145,21 +141,20 @@ def to_labels(
                 f"the model gave category id {odd[0]}, which its {DESCRIPTION_FILE} does not have"
             )
         labels[kept] = [label_of[key] for key in ids[kept].tolist()]
-    # Numbers that went through JSON become again what the model gave.
+    # Numbers from JSON become float32 again.
     boxes, scores = (np.asarray(found[name], np.float32) for name in ("boxes", "scores"))
     return {"boxes": boxes.reshape(*ids.shape, 4), "scores": scores, "labels": labels}
 
 
 def are_frames(pictures: Sequence[Picture]) -> bool:
-    """Whether images are no files, and of one size."""
+    """Whether the images are frames without files, all of one size."""
     shapes = {picture.pixels.shape for picture in pictures}
     return len(shapes) == 1 and all(picture.data is None for picture in pictures)
 
 
 def portable_bytes(picture: Picture) -> bytes:
-    """A file that the exported model decodes: the picture's own, or a PNG of its pixels."""
-    # JPEG, PNG, GIF, BMP, WebP
-    known = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
+    """A file that the exported model can decode: the picture's own, or a PNG of its pixels."""
+    known = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")  # JPEG, PNG, GIF, BMP, WebP
     if picture.data is not None and picture.data.startswith(known):
         return picture.data
     import cv2
@@ -168,6 +163,6 @@ def portable_bytes(picture: Picture) -> bytes:
 
 
 def refusal(pictures: Sequence[Picture], message: str) -> ImageError:
-    """The error for a request that the model refuses."""
+    """The error for a request that the model has refused."""
     what = pictures[0].name if len(pictures) == 1 else f"one of {len(pictures)} images"
     return ImageError(f"{what}: {' '.join(str(message).split())}")

@@ -1,4 +1,4 @@
-"""A model over images and videos, into a folder: pictures of what was found, and JSON."""
+"""Detection on images and videos, with pictures and JSON files in a folder."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ from fcos_tf.detecting.opened import OpenedModel
 from fcos_tf.detecting.results import Results, image_ids, output_names, save_picture
 from fcos_tf.detecting.videos import VideoReader, VideoWriter
 
-# Of a score sqrt(class * centerness); below it NMS leaves second guesses of other classes.
+# On the score sqrt(class * centerness); below it are many second guesses of other classes.
 PICTURE_THRESHOLD = 0.5
 
 
@@ -24,16 +24,16 @@ class FolderRun:
     """One run over files, videos or cameras.
 
     Args:
-        model: what `open_model` gave.
-        output_dir: where to write; made if it is not there.
-        classes: names of the only classes to keep; empty: all.
+        model: result of `open_model`.
+        output_dir: folder for the results; created if missing.
+        classes: names of the classes to keep; empty: all.
         batch_size: images at a time.
-        score_threshold: least score of what is drawn.
+        score_threshold: least score of drawn detections.
         max_frames: of a video or camera; None: all.
-        window: where to show pictures as well.
+        window: also shows the pictures.
 
     Attributes:
-        faults: what could not be read, and why.
+        faults: messages about unreadable inputs.
 
     Raises:
         ValueError: a class that the model does not have.
@@ -65,14 +65,14 @@ class FolderRun:
         self._counts = {"images": 0, "frames": 0, "detections": 0}
 
     def run(self, inputs: Sequence[Input]) -> str:
-        """Detects on everything, and writes all files.
+        """Detects on all inputs, and writes all files.
 
         Returns:
-            What was done, in a line.
+            A one-line summary.
 
         Raises:
             OSError: none of the inputs can be read, or a file cannot be written.
-            ValueError: a picture would take the place of an input.
+            ValueError: a picture would overwrite an input.
         """
         images = [item.path for item in inputs if item.kind == IMAGE]
         videos = [item for item in inputs if item.kind != IMAGE]
@@ -139,7 +139,7 @@ class FolderRun:
             self.faults.append(f"{name}: only {done} of {total or 'its'} frames can be read")
 
     def _read(self, files: Iterable[Path]) -> Iterator[Picture]:
-        """The images that can be read; their pixels are kept, as they are drawn at once."""
+        """The readable images, with their pixels, as they are drawn at once."""
         for file in files:
             try:
                 yield read_picture(str(file))._replace(source=None)
@@ -147,7 +147,7 @@ class FolderRun:
                 self.faults.append(str(error))
 
     def _detect(self, pictures: Sequence[Picture]) -> Iterator[Detections]:
-        """What was found in each picture; without those that the model refuses."""
+        """The detections in each picture, without pictures that the model refuses."""
         for found in self._model.detect_each(pictures):
             if isinstance(found, ImageError):
                 self.faults.append(str(found))

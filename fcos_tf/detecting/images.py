@@ -1,7 +1,4 @@
-"""What is given to detect on: files, folders, bytes, pixels; and one image of it, read.
-
-h, w: the size of an image.
-"""
+"""Images to detect on: from files, folders, bytes or pixels. h, w: the size of an image."""
 
 import os
 from collections.abc import Iterable
@@ -11,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-# Of a folder these count; a file that is named itself may have any suffix.
+# The image files of a folder; a file given by name may have any suffix.
 IMAGE_SUFFIXES = {
     ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",
     ".webp",
@@ -22,11 +19,11 @@ class Picture(NamedTuple):
     """One image to detect on.
 
     Attributes:
-        name: what messages call it.
+        name: its name in messages.
         pixels: uint8 [h, w, 3] RGB.
-        data: the bytes of its file; None: there is no file, as of the frame of a video.
-        file: the path of its file, where there is one.
-        source: what it can be read from again without keeping the pixels; None: from them alone.
+        data: the bytes of its file; None: no file, such as a frame of a video.
+        file: the path of its file, if any.
+        source: path, bytes or array to read it again from; None: `pixels` only.
     """
 
     name: str
@@ -37,27 +34,30 @@ class Picture(NamedTuple):
 
 
 def list_images(images: Any) -> list[Any]:
-    """The single images that are meant, none of them read yet.
+    """The single images, not read yet.
 
     Args:
-        images: a path, of a file or of a folder, whose images count, sorted by name; the bytes of
-            a file; pixels uint8 [h, w, 3], or [B, h, w, 3] of several images; an image of Pillow;
-            or several of any of these.
+        images: the path of a file or of a folder (its images, sorted by name); the bytes of a
+            file; pixels uint8 [h, w, 3], or [B, h, w, 3] of several images; an image of Pillow;
+            or several of these.
 
     Returns:
         Paths as text, bytes, arrays [h, w, 3] and images of Pillow.
 
     Raises:
         FileNotFoundError: a folder without images.
-        ValueError: none at all, something else than these, or pixels of another shape or dtype.
+        ValueError: no image, another type, or pixels of another shape or dtype.
     """
     from fcos_tf.data.prepare import read_pixels
 
     found: list[Any] = []
     for item in [images] if _is_single(images) or not isinstance(images, Iterable) else images:
         if isinstance(item, str | os.PathLike):
-            path = Path(item)
-            found += _images_in(path) if path.is_dir() else [os.fspath(item)]
+            is_folder = os.path.isdir(item)
+            files = files_in(Path(item), IMAGE_SUFFIXES) if is_folder else [item]
+            if not files:
+                raise FileNotFoundError(f"images: no image in the folder {os.fspath(item)}")
+            found += map(os.fspath, files)
         elif isinstance(item, bytes | Image.Image):
             found.append(item)
         elif _is_single(item):
@@ -75,11 +75,11 @@ def list_images(images: Any) -> list[Any]:
 
 
 def read_picture(source: Any, number: int = 0) -> Picture:
-    """Reads one of the images that `list_images` gave.
+    """Reads one of the images of `list_images`.
 
     Args:
         source: the image.
-        number: its place in the list, for messages about what is no file.
+        number: its index in the list, its name in messages if it is not a file.
 
     Raises:
         ImageError: it cannot be read or decoded; names it.
@@ -96,18 +96,11 @@ def read_picture(source: Any, number: int = 0) -> Picture:
 
 
 def files_in(folder: Path, suffixes: set[str]) -> list[Path]:
-    """The files of a folder, not of those in it, that have one of the suffixes; by name."""
+    """The files of a folder, without subfolders, with one of the suffixes; by name."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
     return [file for file in files if file.suffix.lower() in suffixes]
 
 
 def _is_single(item: Any) -> bool:
     is_known = isinstance(item, str | os.PathLike | bytes | Image.Image)
-    return is_known or hasattr(item, "__array__")  # a tensor has it, too
-
-
-def _images_in(folder: Path) -> list[str]:
-    files = files_in(folder, IMAGE_SUFFIXES)
-    if not files:
-        raise FileNotFoundError(f"images: no image in the folder {folder}")
-    return list(map(str, files))
+    return is_known or hasattr(item, "__array__")  # arrays and tensors

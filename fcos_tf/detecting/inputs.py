@@ -1,4 +1,4 @@
-"""What a text names: image files, video files and cameras."""
+"""The inputs named in a text: image files, video files and cameras."""
 
 import glob
 from collections.abc import Iterator
@@ -27,18 +27,18 @@ class Input(NamedTuple):
 
 
 def find_inputs(text: str) -> list[Input]:
-    """Finds what is named, in its order, folders and patterns sorted by name.
+    """Finds the inputs, in the order of the text, folders and patterns sorted by name.
 
     Args:
-        text: an image or video file, a folder (its images and videos, not those of folders in it),
-            a pattern such as "photos/**/*.jpg", the number of a camera, or several of these with
+        text: an image or video file, a folder (its images and videos, without subfolders), a
+            pattern such as "photos/**/*.jpg", the number of a camera, or several of these with
             commas.
 
     Raises:
-        FileNotFoundError: one of them does not exist, or there is nothing in it.
-        ValueError: nothing is named.
+        FileNotFoundError: a file does not exist, or a folder or pattern has no files.
+        ValueError: an empty name.
     """
-    # A comma may belong to a name.
+    # A file name may contain a comma.
     parts = [text] if Path(text).exists() else [part.strip() for part in text.split(",")]
     if not all(parts):
         raise ValueError(f"input: expected files, folders, patterns or a camera, got {text!r}")
@@ -50,19 +50,17 @@ def _expand(part: str) -> Iterator[Input]:
     path = Path(part)
     if path.is_dir():
         files = files_in(path, IMAGE_SUFFIXES | _VIDEO_SUFFIXES)
-        if not files:
-            raise FileNotFoundError(f"input: no images or videos in the folder {part}")
+        problem = "no images or videos in the folder"
     elif path.exists():
         files = [path]
     elif part.isdecimal():
-        yield Input(CAMERA, Path(part))
+        yield Input(CAMERA, path)
         return
-    elif glob.has_magic(part):
-        files = [Path(name) for name in sorted(glob.glob(part, recursive=True))]
-        files = [file for file in files if file.is_file()]
-        if not files:
-            raise FileNotFoundError(f"input: no file matches {part}")
     else:
-        raise FileNotFoundError(f"input: no file or folder {part}")
+        found = map(Path, sorted(glob.glob(part, recursive=True)))
+        files = [file for file in found if file.is_file()]
+        problem = "no file matches" if glob.has_magic(part) else "no file or folder"
+    if not files:
+        raise FileNotFoundError(f"input: {problem} {part}")
     for file in files:
         yield Input(VIDEO if file.suffix.lower() in _VIDEO_SUFFIXES else IMAGE, file)

@@ -1,4 +1,4 @@
-"""`detect`: a model and images in, detections in the pixels of each image out."""
+"""`detect`: a model and images -> detections in the pixels of each image."""
 
 import os
 import re
@@ -29,30 +29,30 @@ def detect(
 ) -> list[Detections]:
     """Detects objects in images, each in its own pixels.
 
-    The pixels are those stored: EXIF orientation is not applied. Files, bytes and images of Pillow
-    are converted alike: grey, palettes and CMYK become RGB, 16 bits become 8, alpha is left out.
+    EXIF orientation is not applied. Files, bytes and images of Pillow are converted alike: grey,
+    palettes and CMYK become RGB, 16 bits become 8, alpha is dropped.
 
     Args:
-        model: what `open_model` takes, or gave: then a file is loaded only once.
-        images: the path of an image or of a folder of images, which are taken by name; the bytes
-            of a file; pixels, uint8 RGB [h, w, 3], or [B, h, w, 3] of several images; an image of
+        model: an argument of `open_model`, or its result, to load a file only once.
+        images: the path of an image, or of a folder of images, sorted by name; the bytes of a
+            file; pixels, uint8 RGB [h, w, 3], or [B, h, w, 3] of several images; an image of
             Pillow; or several of these.
-        image_size: to what size images are brought, such as "800,1333"; None: the model's own. An
-            exported model has none but its own.
-        batch_size: images at a time. In a batch images of different sizes are padded to a common
-            one, which changes their scores a little.
-        score_threshold: in place of the model's, so a lower one gives more; and nothing that
-            scores less is returned. None: the model's own. (FCOS compares its threshold with the
-            probability of the class; the score has centerness in it, and is lower.)
+        image_size: size of the resized images, such as "800,1333"; None: the model's own. Fixed
+            in an exported model.
+        batch_size: images at a time. Images of different sizes are padded to a common size, which
+            changes their scores a little.
+        score_threshold: in place of the model's threshold, and also the least score of a result.
+            None: the model's own. (FCOS applies its threshold to the class probability; the score
+            also has the centerness as a factor, and is lower.)
 
     Returns:
-        The detections of each image, in order; of one image, a list of one.
+        The detections of each image, in order; for one image, a list of one.
 
     Raises:
         ImageError: an image cannot be read, or the model refuses it; names it.
         FileNotFoundError: there is no such model, or no image in a folder.
         ValueError: an argument is not as described.
-        OSError: a server cannot be reached, or refuses.
+        OSError: a server cannot be reached, or refuses the request.
 
     Example:
         >>> model = fcos_tf.FCOS(2, class_names=("cat", "dog"), image_size="256x256")
@@ -80,20 +80,20 @@ def detect(
 def open_model(
     model: Any, *, image_size: str | None = None, description: str | Path | None = None
 ) -> OpenedModel:
-    """Opens a model to detect with it many times.
+    """Opens a model for many calls of `detect`.
 
     Args:
-        model: a detector; a `.keras` file; the folder of a SavedModel that `export_saved_model`
-            wrote, or the folder above it, whose newest version is taken; or the address of a
-            server: "http://host:8501/v1/models/NAME" or "grpc://host:8500/NAME". One that is open
-            already is returned.
-        image_size: to what size images are brought; None: the model's own.
-        description: with a server, the file `assets/description.json` of the export. It names the
-            classes, which a server does not.
+        model: a detector; a `.keras` file; the folder of a SavedModel of `export_saved_model`, or
+            its parent, whose newest version is used; or the address of a server:
+            "http://host:8501/v1/models/NAME" or "grpc://host:8500/NAME". An `OpenedModel` is
+            returned as it is.
+        image_size: size of the resized images; None: the model's own.
+        description: with a server, the file `assets/description.json` of the export, for class
+            names, which a server does not give.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        ValueError: it is no detector, or an argument does not belong to this kind of model.
+        ValueError: not a detector, or an argument does not apply to this kind of model.
 
     Example:
         >>> model = fcos_tf.detecting.open_model("fcos.keras")
@@ -107,8 +107,8 @@ def open_model(
     is_folder = is_text and not is_address and Path(model).is_dir()
     if image_size is not None and (is_address or is_folder or isinstance(model, OpenedModel)):
         raise ValueError(
-            "image_size: expected none with a model that is exported, served or open already, as "
-            f"it is fixed there; got {image_size}"
+            "image_size: expected none with a model that is exported, served or open already, "
+            f"where it is fixed; got {image_size}"
         )
     if isinstance(model, OpenedModel):
         return model
@@ -125,12 +125,12 @@ _MOST_OPENED = 4  # traces of a model in memory
 
 
 def _opened_before(model: Any, image_size: str | None) -> OpenedModel:
-    """A model in memory, which is traced once as long as its settings stay the same."""
+    """A model in memory, traced once for the same settings."""
     if not hasattr(model, "detect"):
-        return KerasModel(model)  # says what is wrong
+        return KerasModel(model)  # raises
     names = ("image_size", "class_names", "category_ids", *getattr(model, "thresholds", ()))
     key = str([image_size, *(getattr(model, name, None) for name in names)])
-    # With the model, so that it goes when the model goes; past Keras, which would track it.
+    # In the model, to be freed with it; `vars` avoids the tracking of attributes by Keras.
     opened = vars(model).setdefault("_opened_for_detecting", {})
     if key not in opened:
         if len(opened) == _MOST_OPENED:
@@ -144,11 +144,11 @@ class KerasModel(OpenedModel):
 
     Args:
         model: the detector. Its thresholds are those of the first call.
-        image_size: to what size images are brought; None: the model's own.
-        name: what messages call the model.
+        image_size: size of the resized images; None: the model's own.
+        name: the model's name in messages.
 
     Raises:
-        ValueError: it is no detector, or no image size is known.
+        ValueError: not a detector, or no image size is known.
     """
 
     def __init__(self, model: Any, *, image_size: str | None = None, name: str = "the model"):
@@ -159,7 +159,7 @@ class KerasModel(OpenedModel):
             )
         self._image_size = image_size or model.image_size
         if self._image_size is None:
-            raise ValueError(f"image_size: expected, as {name} does not say its own; got none")
+            raise ValueError(f"image_size: expected one, as {name} has none of its own; got none")
         super().__init__(model.class_names, category_ids_of(model))
         self._inclusive_pixels = model.inclusive_pixels
         self._detect = compile_detect(model)
@@ -167,7 +167,7 @@ class KerasModel(OpenedModel):
     def find(self, pictures, score_threshold):
         """See `OpenedModel`."""
         batch = prepare_batch([picture.pixels for picture in pictures], self._image_size)
-        # A tensor, so that another threshold needs no other trace.
+        # An array, so that another threshold does not retrace.
         options = [] if score_threshold is None else [np.array(score_threshold, np.float32)]
         return detect_batch(
             lambda *inputs: self._detect(*inputs, *options),

@@ -1,7 +1,4 @@
-"""A model that detects, wherever it runs; what its three kinds share.
-
-B images, D detections of each.
-"""
+"""Base of detectors in Keras, exported and served. B images, D detections of each."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,8 +13,8 @@ class OpenedModel:
     """Base of `KerasModel`, `ExportedModel` and `ServedModel`, which implement `find`.
 
     Args:
-        class_names: of each label; None: not known.
-        category_ids: the data set's own id of each label; None: not known, labels are those ids.
+        class_names: of each label; None: unknown.
+        category_ids: the data set's own id of each label; None: unknown, labels are those ids.
     """
 
     def __init__(
@@ -41,11 +38,11 @@ class OpenedModel:
     def detect(
         self, pictures: Sequence[Picture], score_threshold: float | None = None
     ) -> list[Detections]:
-        """What is found in each image of a batch, in its own pixels.
+        """The detections in each image of a batch, in its own pixels.
 
         Args:
             pictures: B images.
-            score_threshold: in place of the model's; what scores less is left out, too.
+            score_threshold: in place of the model's, and also the least score of a result.
 
         Raises:
             ImageError: the model refuses an image; names it if it is the only one.
@@ -75,17 +72,17 @@ class OpenedModel:
     def detect_each(
         self, pictures: Sequence[Picture], score_threshold: float | None = None
     ) -> list[Detections | ImageError]:
-        """The same, with the error of an image that the model refuses in its place."""
+        """As `detect`, with the `ImageError` of an image that the model refuses in its place."""
         try:
             return self.detect(pictures, score_threshold)
         except ImageError as error:
             if len(pictures) == 1:
                 return [error]
-        # One of them is the cause.
+        # One image of the batch is the cause.
         return [self.detect_each([picture], score_threshold)[0] for picture in pictures]
 
     def select(self, classes: Sequence[str]) -> np.ndarray:
-        """Labels of classes by their names, or by their ids where there are no names.
+        """Labels of classes by their names, or by their ids if there are no names.
 
         Raises:
             ValueError: a class the model does not have.

@@ -24,9 +24,9 @@ def detect_on_replicas(
 
     def detect_all(images: Any, image_sizes: Any, *options: Any) -> dict[str, np.ndarray]:
         num_images, replicas = len(image_sizes), len(strategy.extended.worker_devices)
-        # Copies of the last image where their number does not divide.
+        # Padded to a multiple of the replicas with copies of the last image.
         rows = np.minimum(np.arange(-(-num_images // replicas) * replicas), num_images - 1)
-        with tf.device("CPU:0"):  # else all parts would go to the first replica's device
+        with tf.device("CPU:0"):  # else all parts would be copied to the first replica's device
             parts = [
                 (tf.gather(images, part), tf.gather(image_sizes, part))
                 for part in np.split(rows, replicas)

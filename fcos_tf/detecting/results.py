@@ -1,8 +1,9 @@
-"""The files of a run that detects: pictures and their names, and detections as JSON."""
+"""The result files of detection: pictures and their names, and detections as JSON."""
 
 import json
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TextIO
 
@@ -18,20 +19,18 @@ _LOSSLESS = (".png", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 
 
 def output_names(inputs: Sequence[Input]) -> dict[Path, str]:
-    """A file name for the picture of each image and the video of each video, all different.
+    """A unique file name for the picture of each image and the result of each video.
 
-    It is that of the input, but for its ending: ".png", ".jpg" or ".mp4".
+    It is that of the input, with the suffix ".png", ".jpg" or ".mp4".
     """
     names: dict[Path, str] = {}
     taken = set()
     for kind, path in inputs:
-        if kind == IMAGE:
-            suffix = ".png" if path.suffix.lower() in _LOSSLESS else ".jpg"
-        else:
-            suffix = ".mp4"
+        picture_suffix = ".png" if path.suffix.lower() in _LOSSLESS else ".jpg"
+        suffix = picture_suffix if kind == IMAGE else ".mp4"
         stem = f"camera_{path}" if kind == CAMERA else path.stem
         name, number = stem + suffix, 1
-        while name.lower() in taken:  # not all file systems tell A.jpg from a.jpg
+        while name.lower() in taken:  # some file systems ignore case
             number += 1
             name = f"{stem}_{number}{suffix}"
         taken.add(name.lower())
@@ -40,12 +39,12 @@ def output_names(inputs: Sequence[Input]) -> dict[Path, str]:
 
 
 def save_picture(path: Path, pixels: np.ndarray) -> None:
-    """Writes a picture; JPEG without loss of colour resolution, which would blur thin lines."""
+    """Writes a picture; JPEG without chroma subsampling, which would blur thin lines."""
     Image.fromarray(pixels).save(path, quality=95, subsampling=0)
 
 
 def image_ids(files: Sequence[Path]) -> list[int]:
-    """The number that each file's name is, as in COCO; else, if one is not, they are counted."""
+    """The file names as numbers, as in COCO; 1..N if one is not a number or not unique."""
     stems = [file.stem for file in files]
     if all(stem.isdecimal() and len(stem) <= 15 for stem in stems):
         ids = list(map(int, stems))
@@ -54,10 +53,10 @@ def image_ids(files: Sequence[Path]) -> list[int]:
     return list(range(1, len(files) + 1))
 
 
-class Results:
+class Results(AbstractContextManager):
     """The result files in a folder: `detections.json` of images, `detections.jsonl` of frames.
 
-    Each is made when the first image, or frame, is added. The former appears when all is done, the
+    Each is created with the first image, or frame. The former is renamed into place at the end, the
     latter grows line by line. A context manager.
     """
 
@@ -88,9 +87,6 @@ class Results:
         line = {**place, "detections": records}
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
-
-    def __enter__(self) -> "Results":
-        return self
 
     def __exit__(self, kind, error, trace) -> None:
         if self._lines is not None:

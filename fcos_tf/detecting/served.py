@@ -1,4 +1,4 @@
-"""A model behind TensorFlow Serving as a model that detects: REST, or gRPC."""
+"""A model behind TensorFlow Serving as an `OpenedModel`: REST, or gRPC."""
 
 import base64
 import http.client
@@ -20,21 +20,21 @@ from fcos_tf.detecting.exported import (
 )
 from fcos_tf.detecting.opened import OpenedModel
 
-TIMEOUT = 300.0  # seconds for one request; a first one may wait for a model to warm up
+TIMEOUT = 300.0  # seconds per request; the first may wait for the model's warm-up
 
 
 class ServedModel(OpenedModel):
-    """A served model; images travel as files, frames of a video as PNG.
+    """A served model; images are sent as files, frames of a video as PNG.
 
     Args:
-        address: "http://host:8501/v1/models/NAME", with "/versions/N" for one of them, or
+        address: "http://host:8501/v1/models/NAME", optionally with "/versions/N", or
             "grpc://host:8500/NAME", which needs the package tensorflow-serving-api.
-        description: `assets/description.json` of the export, as the server does not tell names and
-            ids; without it labels are category ids.
+        description: `assets/description.json` of the export, for names and ids, which the server
+            does not give; without it labels are category ids.
 
     Raises:
         FileNotFoundError: there is no such description.
-        ValueError: another kind of address, that package is missing, or it is no description.
+        ValueError: another form of address or description, or that package is missing.
     """
 
     def __init__(self, address: str, description: str | Path | None = None):
@@ -55,8 +55,8 @@ class ServedModel(OpenedModel):
 
         Raises:
             ImageError: the server refuses an image; names it if it is the only one.
-            OSError: it cannot be reached, or refuses the request as such.
-            ValueError: its answer is not that of an exported detector.
+            OSError: the server cannot be reached, or refuses the request itself.
+            ValueError: its response is not that of an exported detector.
         """
         signature, options = options_of(len(pictures), score_threshold)
         data = [portable_bytes(picture) for picture in pictures]
@@ -68,7 +68,7 @@ class ServedModel(OpenedModel):
 
 
 class _RefusalError(Exception):
-    """The server calls the input invalid."""
+    """The server reports invalid input."""
 
 
 class _Rest:
@@ -94,7 +94,7 @@ class _Rest:
             return {name: np.array([row[name] for row in rows]) for name in rows[0]}
         except urllib.error.HTTPError as error:
             text = _message(error.read())
-            # A model without the signature is no fault of the images.
+            # A missing signature is not an error of the images.
             if error.code == 400 and "signature" not in text:
                 raise _RefusalError(text) from error
             raise OSError(f"model: {self._address} answers {error.code}: {text}") from error

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import cv2
@@ -15,19 +16,19 @@ _CODEC = "mp4v"  # MPEG-4 part 2: in every build of OpenCV that writes videos
 _UNKNOWN_RATE = 25.0
 
 
-class VideoReader:
+class VideoReader(AbstractContextManager):
     """Reads the frames of a video file or of a camera; a context manager.
 
     Attributes:
         rate: frames per second.
-        num_frames: what the file says of itself; None: a camera.
+        num_frames: according to the file; None: unknown, or a camera.
 
     Raises:
         ImageError: it cannot be opened.
     """
 
     def __init__(self, item: Input):
-        # OpenCV and FFmpeg would write a page about a file they cannot open.
+        # Else OpenCV and FFmpeg print long messages about a file they cannot open.
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         is_camera = item.kind == CAMERA
@@ -48,18 +49,15 @@ class VideoReader:
                 return
             yield np.ascontiguousarray(frame[..., ::-1])
 
-    def __enter__(self) -> "VideoReader":
-        return self
-
     def __exit__(self, *error) -> None:
         self._capture.release()
 
 
-class VideoWriter:
+class VideoWriter(AbstractContextManager):
     """Writes frames of one size to an .mp4 file; a context manager.
 
     Args:
-        path: the file, made when the first frame comes.
+        path: the file, created with the first frame.
         rate: frames per second.
     """
 
@@ -83,9 +81,6 @@ class VideoWriter:
                     "folder that can be written to"
                 )
         self._writer.write(np.ascontiguousarray(pixels[..., ::-1]))
-
-    def __enter__(self) -> "VideoWriter":
-        return self
 
     def __exit__(self, *error) -> None:
         if self._writer is not None:

@@ -1,12 +1,11 @@
 """COCO average precision and recall from plain records.
 
-A record is what COCO's own JSON files hold: ground truth is one dictionary with `images`,
+Records have the form of COCO's JSON files: ground truth is one dictionary with `images`,
 `annotations` and `categories`; detections are a list of `{image_id, category_id, bbox, score}`.
-A `bbox` is (x, y, width, height) in pixels of the original image. Nothing here knows models or
-TensorFlow, so result files can be scored wherever NumPy runs.
+A `bbox` is (x, y, width, height) in pixels of the original image. Needs no TensorFlow.
 
-Source: the COCO detection challenge, https://cocodataset.org/#detection-eval; the matching itself
-is done by faster-coco-eval.
+Source: the COCO detection challenge, https://cocodataset.org/#detection-eval; matching by
+faster-coco-eval.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,15 +14,8 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from fcos_tf.evaluation.record_checks import (
-    DetectionColumns,
-    TruthColumns,
-    category_names,
-    checked_annotations,
-    checked_detections,
-    image_ids_of,
-)
-from fcos_tf.evaluation.records import Scores
+from fcos_tf.evaluation.record_checks import DetectionColumns, TruthColumns, check_records
+from fcos_tf.evaluation.records import Scores, to_dicts
 
 AREAS = ("all", "small", "medium", "large")
 MAX_DETECTIONS = (1, 10, 100)
@@ -74,29 +66,27 @@ def coco_evaluation(
     """Scores detections against ground truth by the COCO protocol. Neither argument is changed.
 
     Args:
-        ground_truth: a COCO dictionary. `images` need only an `id`; `annotations` need
-            `image_id`, `category_id` and `bbox`, and may lack `id`, `area` (then width * height),
-            `iscrowd` (then 0) and `segmentation`.
+        ground_truth: a COCO dictionary. `images` need an `id`; `annotations` need `image_id`,
+            `category_id` and `bbox`; optional: `id`, `area` (default width * height) and
+            `iscrowd` (default 0).
         detections: COCO result records; may be empty.
         class_names: names of the categories in ascending order of id, in place of their own. If
-            the ground truth lists no categories they are made from these, with ids 1..C.
+            the ground truth has no categories, they become its categories, with ids 1..C.
 
     Returns:
         The twelve numbers, `AP` to `ARl`; and for every category, by id, `AP`, `AP50` and
-        `num_ground_truths` (crowds not counted). -1 marks what had nothing to be measured on.
+        `num_ground_truths` (without crowds). -1: no ground truth to measure on.
 
     Raises:
-        ValueError: a record that lacks a key, refers to an unknown image or category, or holds a
-            box or score that is not finite; ids that occur twice; no images; no categories.
+        ValueError: a record that lacks a key, has an unknown image or category id, or a non-finite
+            box or score; duplicate ids; no images; no categories.
     """
-    names = category_names(ground_truth, class_names)
-    image_ids = image_ids_of(ground_truth)
-    truth = checked_annotations(ground_truth, image_ids, names)
-    found = checked_detections(detections, image_ids, names)
-
+    names, image_ids, truth, found = check_records(ground_truth, detections, class_names)
+    crowds, areas = truth.ignored.astype(int), found.boxes[:, 2] * found.boxes[:, 3]
+    no_crowds = np.zeros(len(areas), int)
     evaluator = COCOeval_faster(
-        _index(image_ids, names, _truth_records(truth)),
-        _index(image_ids, names, _detection_records(found)),
+        _index(image_ids, names, truth, area=truth.areas, iscrowd=crowds),
+        _index(image_ids, names, found, area=areas, iscrowd=no_crowds, score=found.scores),
         iouType="bbox",
         print_function=_silent,
     )
@@ -132,49 +122,22 @@ def _mean_of_measured(table: np.ndarray) -> float:
 
 
 def _silent(*_: Any) -> None:
-    """Takes the evaluator's progress messages and drops them."""
+    """Drops the evaluator's progress messages."""
 
 
-def _truth_records(truth: TruthColumns) -> list[dict[str, Any]]:
-    columns = (column.tolist() for column in truth)
-    return [
-        {
-            # The evaluator marks "unmatched" by id 0 and merges equal ids, so ids are ours, from 1.
-            "id": position,
-            "image_id": image_id,
-            "category_id": category_id,
-            "bbox": box,
-            "area": area,
-            "iscrowd": int(ignored),
-        }
-        for position, (image_id, category_id, box, area, ignored) in enumerate(
-            zip(*columns, strict=True), start=1
-        )
-    ]
-
-
-def _detection_records(found: DetectionColumns) -> list[dict[str, Any]]:
-    columns = (column.tolist() for column in found)
-    return [
-        {
-            "id": position,
-            "image_id": image_id,
-            "category_id": category_id,
-            "bbox": box,
-            "area": box[2] * box[3],
-            "iscrowd": 0,
-            "score": score,
-        }
-        for position, (image_id, category_id, box, score) in enumerate(
-            zip(*columns, strict=True), start=1
-        )
-    ]
-
-
-def _index(image_ids: set[int], names: Mapping[int, str], annotations: list[dict]) -> COCO:
+def _index(
+    image_ids: set[int],
+    names: Mapping[int, str],
+    rows: TruthColumns | DetectionColumns,
+    **columns: np.ndarray,
+) -> COCO:
+    """The evaluator's index of N rows, with further columns [N] of its annotations."""
+    columns |= {"image_id": rows.image_ids, "category_id": rows.category_ids, "bbox": rows.boxes}
+    # The evaluator marks "unmatched" by id 0 and merges equal ids, so ids are ours, from 1.
+    columns["id"] = np.arange(1, len(rows.boxes) + 1)
     dataset = {
         "images": [{"id": image_id} for image_id in sorted(image_ids)],
-        "annotations": annotations,
+        "annotations": list(to_dicts(columns)),
         "categories": [{"id": key, "name": name} for key, name in sorted(names.items())],
     }
     return COCO(dataset, print_function=_silent)

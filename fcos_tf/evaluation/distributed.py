@@ -1,7 +1,6 @@
-"""Evaluation by several hosts: each detects on its share, then all know everything.
+"""Evaluation by several hosts: each detects on its share, then all gather all results.
 
-TensorFlow only, and imported only where there are several: scoring bare result files does not wait
-for TensorFlow.
+Imported with several hosts only, so that scoring result files does not import TensorFlow.
 """
 
 import functools
@@ -22,17 +21,17 @@ def join_hosts(
     """Joins the runs of all hosts over their shares of one data set.
 
     Args:
-        num_rows: Rows of all batches, those without an image included.
-        columns: A row for each image of this host; among them `image_ids`, and `batches`, the
-            number of the batch that an image came in.
-        host: The number of this host.
+        num_rows: Rows of all batches of this host, including padding rows.
+        columns: A row for each image of this host; with `image_ids`, and `batches`, the index of
+            each image's batch.
+        host: Index of this host.
         strategy: That of the hosts, a MultiWorkerMirroredStrategy.
 
     Returns:
-        The same of all hosts, on every host, in the order in which one alone would have them.
+        Both for all hosts, on every host, in the order of a run on one host.
 
     Raises:
-        ValueError: An image is there twice.
+        ValueError: An image is in two shares.
     """
     arrays = {name: np.stack(rows) for name, rows in columns.items() if len(rows)}
     count = len(arrays.get("image_ids", ()))
@@ -47,7 +46,7 @@ def join_hosts(
     order = np.lexsort((joined.pop("hosts"), joined["batches"]))
     joined = {name: rows[order] for name, rows in joined.items()}
     if len(np.unique(joined["image_ids"])) < len(order):
-        raise ValueError("images of a host are those of another, too; expected different shares")
+        raise ValueError("expected different images on each host, got an image on two hosts")
     return num_rows, joined
 
 
@@ -56,23 +55,23 @@ def gather_arrays(
 ) -> list[dict[str, np.ndarray]]:
     """The arrays of all hosts, on every host, in no particular order.
 
-    All hosts have to call it at the same point of the program.
+    All hosts must call it at the same point of the program.
 
     Args:
-        arrays: Of this host; other hosts may have other names and shapes.
+        arrays: Of this host; names and shapes may differ between hosts.
         strategy: That of the hosts, a MultiWorkerMirroredStrategy.
     """
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     content = buffer.getvalue()
-    # Of whole numbers, collectives take no smaller ones. The length comes first, in such numbers.
+    # int32 is the smallest integer type of collectives. The length in words comes first.
     words = np.frombuffer(content + bytes(-len(content) % 4), np.int32)
     message = np.concatenate([np.int32([len(words)]), words])
     received = np.asarray(_gather_function(strategy)(message))
     parts = []
     while received.size:
         words, received = np.split(received[1:], received[:1])
-        # A zip file may have a few bytes behind its end.
+        # A zip file may have padding behind its end.
         with np.load(io.BytesIO(words.tobytes()), allow_pickle=False) as part:
             parts.append(dict(part))
     return parts
@@ -80,7 +79,7 @@ def gather_arrays(
 
 @functools.cache
 def _gather_function(strategy: tf.distribute.Strategy) -> Callable[[np.ndarray], tf.Tensor]:
-    """Joins the whole numbers [N], N of its own, of each host."""
-    # Traced once for all N: hosts that trace at different times no longer understand each other.
+    """Concatenates the int32 arrays [N] of all hosts; N may differ."""
+    # Traced once for all N: collectives of hosts that trace at different times do not match.
     any_length = tf.TensorSpec([None], tf.int32)
     return tf.function(lambda x: strategy.gather(x, axis=0), input_signature=[any_length])

@@ -1,4 +1,4 @@
-"""Model + data set -> detections in the original frame -> metrics. N images, B of a batch."""
+"""Model + data set -> detections in the original frame -> metrics. N images, B per batch."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,13 +24,13 @@ from fcos_tf.evaluation.records import (
 )
 from fcos_tf.evaluation.voc import voc_evaluation
 
-# name -> function of (ground truth, detections); further protocols join here.
+# name -> function of (ground truth, detections).
 METRICS: dict[str, Callable[..., Scores]] = {
     "coco": coco_evaluation,
     "voc07": partial(voc_evaluation, points="voc07"),
     "voc12": partial(voc_evaluation, points="voc12"),
 }
-_OPTIONAL = ("areas", "ignored_boxes", "ignored_labels")  # of the targets of a batch
+_OPTIONAL = ("areas", "ignored_boxes", "ignored_labels")  # targets of a batch
 _NUMBERS = {"coco": tuple(COCO_DEFINITIONS), "voc07": ("mAP_voc07",), "voc12": ("mAP_voc12",)}
 
 
@@ -47,22 +47,21 @@ def evaluate(
     """Runs a model over a data set and scores it.
 
     Args:
-        model: a detector with `detect(images, image_sizes)`; or a model that none of `METRICS`
-            scores (its `protocols` are empty), whose mean losses are what it is judged by.
+        model: a detector with `detect(images, image_sizes)`; or a model without `protocols` of
+            `METRICS`, which is evaluated by its mean losses.
         dataset: finite batches of `(images, targets)`, as `fcos_tf.data.load` gives them.
         metrics: names out of `METRICS`: "coco", "voc07", "voc12".
-        flip: also detect on the mirrored images, and merge what both views find.
-        views: the same split loaded with other image sizes; what they find is merged in too.
-        detect: what `compile_detect(model, dataset.class_names)` gave, to trace a model only once.
-        progress: called after every batch with the number of images done, of `views` too.
+        flip: also detect on the mirrored images, and merge the detections.
+        views: the same split loaded with other image sizes, to merge the detections of.
+        detect: result of `compile_detect(model, dataset.class_names)`, to trace a model only once.
+        progress: called after every batch with the number of images done, including `views`.
 
     Returns:
-        The numbers of all metrics in one dictionary, e.g. `AP`, `AP50`, `mAP_voc07`; or `loss` and
-        its parts.
+        All metrics in one dictionary, e.g. `AP`, `AP50`, `mAP_voc07`; or `loss` and its parts.
 
     Raises:
-        ValueError: an unknown metric, an image id that occurs twice, an endless or empty data
-            set, labels that the data set has no class for, views of other images.
+        ValueError: an unknown metric, a duplicate image id, an endless or empty data set, labels
+            outside the data set's classes, views of other images.
 
     Example:
         val = fcos_tf.data.load("voc", data_dir=folder, split="val", batch_size=8)
@@ -72,12 +71,12 @@ def evaluate(
         check_finite(dataset)
         if getattr(dataset, "num_hosts", 1) > 1:
             raise ValueError(
-                f"expected one host for {type(model).__name__}, which losses alone judge; got "
+                f"expected one host to evaluate the losses of {type(model).__name__}, got "
                 f"{dataset.num_hosts}"
             )
         losses = model.evaluate(dataset, return_dict=True, verbose=0)
         return {name: float(value) for name, value in losses.items()}
-    _check_metrics(metrics)  # before the long run, not after it
+    _check_metrics(metrics)  # before the long run
     records = run_detector(model, dataset, flip=flip, views=views, detect=detect, progress=progress)
     return score_records(records, metrics).metrics
 
@@ -94,15 +93,13 @@ def run_detector(
     """Runs a detector over a data set, batch by batch.
 
     Class names and category ids come from the attributes `class_names` and `category_ids` of the
-    data set where it has them (a mapped or shortened one loses them), else from the model; else
-    classes are numbered, and category ids are 1..C. Rows with a negative image id fill up batches
-    and are no images.
+    data set (`map` and `take` lose them), else from the model; else classes are numbered, and
+    category ids are 1..C. Rows with a negative image id are padding.
 
-    Of a data set that is one host's share (`load(..., num_hosts=..., host=...)`) every host runs
-    over its own; then all get the images of all, in the order in which one alone would have them.
+    With shares of a data set (`load(..., num_hosts=..., host=...)`) every host runs over its own;
+    then all get the results of all, in the order of a run on one host.
 
-    Where there are several views of an image, their detections are merged with the model's
-    `nms_threshold` and `max_detections`.
+    Detections of several views are merged with the model's `nms_threshold` and `max_detections`.
 
     Args, Raises: see `evaluate`.
 
@@ -154,14 +151,14 @@ def score_records(records: Records, metrics: Sequence[str] = ("coco",)) -> Score
     """Scores records by several protocols at once.
 
     Args:
-        records: what was there and what was found.
+        records: ground truth and detections.
         metrics: names out of `METRICS`.
 
     Returns:
-        The numbers of all metrics, over all classes and per class.
+        All metrics, over all classes and per class.
 
     Raises:
-        ValueError: an unknown metric, or records that do not fit together.
+        ValueError: an unknown metric, or records that do not match.
     """
     together = Scores({}, {})
     for name in _check_metrics(metrics):
@@ -173,7 +170,7 @@ def score_records(records: Records, metrics: Sequence[str] = ("coco",)) -> Score
 
 
 def metric_names(metrics: Sequence[str] = ("coco",)) -> tuple[str, ...]:
-    """Returns the names of the numbers that `evaluate` gives for these metrics.
+    """Returns the keys of the result of `evaluate` for these metrics.
 
     Example:
         >>> metric_names(("voc07",))
@@ -183,26 +180,25 @@ def metric_names(metrics: Sequence[str] = ("coco",)) -> tuple[str, ...]:
 
 
 def check_finite(dataset: Iterable) -> None:
-    """Refuses a `tf.data.Dataset` that repeats, as it would be evaluated for ever.
+    """Refuses an endless `tf.data.Dataset`.
 
     Raises:
-        ValueError: the data set has no end.
+        ValueError: the data set is endless.
     """
-    # tf.data gives -1 for endless.
     cardinality = getattr(dataset, "cardinality", None)
-    if callable(cardinality) and int(cardinality()) == -1:
+    if callable(cardinality) and int(cardinality()) == -1:  # tf.data.INFINITE_CARDINALITY
         raise ValueError("the data set never ends; load it with repeat=False to evaluate on it")
 
 
 class _Run(NamedTuple):
-    """What came of one pass over one data set, in pixels of the original images.
+    """The results of one pass over one data set, in pixels of the original images.
 
     Attributes:
-        num_rows: Rows of all batches, those without an image included.
+        num_rows: Rows of all batches, including padding rows.
         columns: name -> a row for each of N images: `image_ids`, all different; `batches`, the
-            number of the batch that an image came in; `boxes`, `scores`, `labels` of what was
-            found; `sizes` of the images; `true_boxes`, `true_labels`, and of the ground truth also
-            what the data set has of `areas`, `ignored_boxes`, `ignored_labels`.
+            index of its batch; `boxes`, `scores`, `labels` of the detections; `sizes` of the
+            images; the ground truth's `true_boxes` and `true_labels`, and where the data set has
+            them `areas`, `ignored_boxes`, `ignored_labels`.
     """
 
     num_rows: int
@@ -241,7 +237,7 @@ def _run_over(
 
 
 def _ground_truth(targets: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns of `_Run`, [B, ...] each, that the targets of a batch make."""
+    """The columns of `_Run`, [B, ...] each, from the targets of a batch."""
     scale = original_scale(targets["image_sizes"], targets["original_sizes"])
     columns = {
         "image_ids": targets["image_ids"],
@@ -256,7 +252,7 @@ def _ground_truth(targets: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _without_images(dataset: Iterable, num_rows: int) -> str:
-    """What to say of a data set none of whose rows was an image."""
+    """The message for a data set without a readable image."""
     if not num_rows:
         return "the data set has no batch to evaluate on"
     skipped = getattr(getattr(dataset, "image_faults", None), "skipped", ())
@@ -265,25 +261,25 @@ def _without_images(dataset: Iterable, num_rows: int) -> str:
 
 
 def _known(which: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Class names and category ids that a model or a data set has."""
+    """Class names and category ids of a model or a data set, empty if unknown."""
     return tuple(tuple(getattr(which, n, None) or ()) for n in ("class_names", "category_ids"))
 
 
 def class_names_of(model: Any, dataset: Iterable) -> tuple[str, ...]:
-    """The names of the data set's labels; none where neither it nor the model has any."""
+    """The names of the data set's labels; empty if neither it nor the model has any."""
     names, ids = _known(dataset)
     model_names, model_ids = _known(model)
     if names or not model_names:
         return names
     name_of = dict(zip(model_ids, model_names, strict=False))
-    # Without names, but with ids, its labels may be in another order than the model's.
+    # Without names but with ids, its labels may be in another order than the model's.
     return tuple(name_of[key] for key in ids) if ids and set(ids) <= set(name_of) else model_names
 
 
 def _classes(
     model: Any, dataset: Iterable, names: tuple[str, ...], columns: Mapping[str, Sequence]
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and category ids of the data set's labels, from the best source there is."""
+    """Names and category ids of the data set's labels, from the best available source."""
     _, ids = _known(dataset)
     model_names, model_ids = _known(model)
     if not names:

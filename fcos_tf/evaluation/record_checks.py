@@ -1,7 +1,6 @@
-"""COCO records -> columns that can be scored, or a ValueError that names the record at fault.
+"""COCO records -> columns to score, or a ValueError that names the invalid record.
 
-Records are read and checked as columns of NumPy arrays, a hundred thousand at a time. Only when
-something in them is not as it should be are they looked at one by one, to say which and what.
+Records are checked as columns of NumPy arrays, and one by one only to name an invalid one.
 """
 
 import math
@@ -22,7 +21,7 @@ class TruthColumns(NamedTuple):
         image_ids: int64 [N].
         category_ids: int64 [N].
         boxes: float64 [N, 4], (x, y, width, height) in pixels.
-        areas: float64 [N]; width * height where the annotation has none.
+        areas: float64 [N]; by default width * height.
         ignored: bool [N], its `iscrowd`.
     """
 
@@ -42,10 +41,61 @@ class DetectionColumns(NamedTuple):
     scores: np.ndarray
 
 
-def category_names(
+class CheckedRecords(NamedTuple):
+    """Valid records.
+
+    Attributes:
+        names: category id -> a name that no other category has.
+        image_ids: of all images.
+        truth: the annotations.
+        found: the detections.
+    """
+
+    names: dict[int, str]
+    image_ids: set[int]
+    truth: TruthColumns
+    found: DetectionColumns
+
+
+def check_records(
+    ground_truth: Mapping[str, Any],
+    detections: Iterable[Mapping[str, Any]],
+    class_names: Sequence[str] | None = None,
+) -> CheckedRecords:
+    """Checks ground truth and detections, and fills in defaults.
+
+    Args:
+        ground_truth: a COCO dictionary.
+        detections: COCO result records.
+        class_names: names of the categories in ascending order of id, in place of their own.
+
+    Returns:
+        Both as columns, with the names of the categories and the ids of the images.
+
+    Raises:
+        ValueError: names the first invalid record.
+    """
+    names = _category_names(ground_truth, class_names)
+    if not ground_truth.get("images"):
+        raise ValueError("the ground truth lists no images")
+    image_ids = set(_unique_ids(ground_truth["images"], "image", "'images' of the ground truth"))
+    if "annotations" not in ground_truth:
+        raise ValueError("the ground truth has no 'annotations'")
+    records = _as_list(ground_truth["annotations"], "'annotations' of the ground truth")
+    truth = _checked(records, _truth_columns, _check_annotation, image_ids, names)
+    if isinstance(detections, Mapping):
+        raise ValueError(
+            "expected the detections as a list of COCO results, got a dictionary; are ground "
+            "truth and detections swapped?"
+        )
+    records = _as_list(detections, "detections")
+    found = _checked(records, _detection_columns, _check_detection, image_ids, names)
+    return CheckedRecords(names, image_ids, truth, found)
+
+
+def _category_names(
     ground_truth: Mapping[str, Any], class_names: Sequence[str] | None
 ) -> dict[int, str]:
-    """Returns category id -> a name that no other category has."""
     if not isinstance(ground_truth, Mapping):
         raise ValueError(
             f"expected the ground truth as a COCO dictionary, got a "
@@ -56,12 +106,8 @@ def category_names(
         raise ValueError("the ground truth lists no categories and no class names were given")
     if not categories:
         categories = [{"id": index + 1, "name": n} for index, n in enumerate(class_names)]
-    categories = _as_list(categories, "'categories' of the ground truth")
-    _need_ids(categories, "category")
-    names = {category["id"]: str(category.get("name", category["id"])) for category in categories}
-    if len(names) != len(categories):
-        twice = [key for key, n in Counter(c["id"] for c in categories).items() if n > 1]
-        raise ValueError(f"category ids must be unique in the ground truth; twice or more: {twice}")
+    categories = _unique_ids(categories, "category", "'categories' of the ground truth")
+    names = {key: str(category.get("name", key)) for key, category in categories.items()}
     if class_names is not None:
         if len(class_names) != len(names):
             raise ValueError(
@@ -72,76 +118,33 @@ def category_names(
     return {key: name if uses[name] == 1 else f"{name} ({key})" for key, name in names.items()}
 
 
-def image_ids_of(ground_truth: Mapping[str, Any]) -> set[int]:
-    """Returns the ids of all images, each of which must be there once."""
-    images = ground_truth.get("images")
-    if not images:
-        raise ValueError("the ground truth lists no images")
-    images = _as_list(images, "'images' of the ground truth")
-    _need_ids(images, "image")
-    counts = Counter(image["id"] for image in images)
-    if len(counts) != len(images):
-        twice = [key for key, n in counts.items() if n > 1]
-        raise ValueError(f"image ids must be unique in the ground truth; twice or more: {twice}")
-    return set(counts)
-
-
 def _as_list(records: Any, what: str) -> list:
-    """Returns the records as a list, or says that they are none."""
     if not isinstance(records, Iterable) or isinstance(records, Mapping | str | bytes):
         raise ValueError(f"{what}: expected a list, got {reprlib.repr(records)}")
     return list(records)
 
 
-def _need_ids(records: Sequence[Any], kind: str) -> None:
+def _unique_ids(records: Any, kind: str, what: str) -> dict[int, Mapping[str, Any]]:
+    """Returns id -> record, for records that must have different ids."""
+    records = _as_list(records, what)
     for position, record in enumerate(records):
-        if not isinstance(record, Mapping) or "id" not in record:
-            raise ValueError(
-                f"{kind} at position {position}: expected an 'id', got {reprlib.repr(record)}"
-            )
-        number = record["id"]
-        if not isinstance(number, int | np.integer):
-            raise ValueError(
-                f"{kind} at position {position}: expected a whole number as 'id', "
-                f"got {reprlib.repr(number)}"
-            )
-        if not _ID_RANGE.min <= number <= _ID_RANGE.max:
-            raise ValueError(
-                f"{kind} at position {position}: expected an 'id' of at most 64 bits, "
-                f"got {reprlib.repr(number)}"
-            )
-
-
-def checked_annotations(
-    ground_truth: Mapping[str, Any], image_ids: set[int], names: Mapping[int, str]
-) -> TruthColumns:
-    """Returns the annotations with what is missing in them filled in.
-
-    Args:
-        ground_truth: a COCO dictionary.
-        image_ids: ids that exist.
-        names: category id -> name.
-
-    Raises:
-        ValueError: names the first annotation that is at fault.
-    """
-    if "annotations" not in ground_truth:
-        raise ValueError("the ground truth has no 'annotations'")
-    records = _as_list(ground_truth["annotations"], "'annotations' of the ground truth")
-    return _checked(records, _truth_columns, _check_annotation, image_ids, names)
-
-
-def checked_detections(
-    detections: Iterable[Mapping[str, Any]], image_ids: set[int], names: Mapping[int, str]
-) -> DetectionColumns:
-    """Returns the detections; arguments and errors as for `checked_annotations`."""
-    if isinstance(detections, Mapping):
+        has_id = isinstance(record, Mapping) and "id" in record
+        got = record["id"] if has_id else record
+        if not has_id:
+            expected = "an 'id'"
+        elif not isinstance(got, int | np.integer):
+            expected = "a whole number as 'id'"
+        elif not _ID_RANGE.min <= got <= _ID_RANGE.max:
+            expected = "an 'id' of at most 64 bits"
+        else:
+            continue
         raise ValueError(
-            "expected the detections as a list of COCO results, got a dictionary; are ground "
-            "truth and detections swapped?"
+            f"{kind} at position {position}: expected {expected}, got {reprlib.repr(got)}"
         )
-    records = _as_list(detections, "detections")
-    return _checked(records, _detection_columns, _check_detection, image_ids, names)
+    twice = [key for key, n in Counter(record["id"] for record in records).items() if n > 1]
+    if twice:
+        raise ValueError(f"{kind} ids must be unique in the ground truth; twice or more: {twice}")
+    return {record["id"]: record for record in records}
 
 
 def _checked(
@@ -151,23 +154,14 @@ def _checked(
     image_ids: set[int],
     names: Mapping[int, str],
 ) -> Any:
-    """Reads all records at once; one by one if anything about them is doubtful.
-
-    Args:
-        records: what came.
-        read: records -> columns; may raise whatever records of a wrong form make it raise.
-        check: (record, position, image_ids, names) -> the record in its plainest form, or a
-            ValueError that names it.
-        image_ids: ids that exist.
-        names: category id -> name.
-    """
+    """Reads all records at once; normalises them one by one with `check` if that fails."""
     try:
         columns = read(records)
         if _is_sound(columns, image_ids, names):
             return columns
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
         pass
-    # What passes here has only unusual types: numbers as strings, whole numbers as floats.
+    # Valid records here have unusual types: numbers as strings, whole numbers as floats.
     return read([check(record, i, image_ids, names) for i, record in enumerate(records)])
 
 
@@ -223,15 +217,10 @@ def _check_annotation(
     if isinstance(source, Mapping) and "id" in source:
         what = f"annotation {source['id']}"
     annotation = _check_common(source, what, image_ids, names)
-    area = source.get("area")
-    if area is not None:
-        if not _finite_floats([area]):
-            raise ValueError(f"{what}: expected a finite area, got {reprlib.repr(area)}")
-        annotation["area"] = float(area)
-    crowd = _finite_floats([source.get("iscrowd") or 0])
-    if not crowd:
-        raise ValueError(f"{what}: expected iscrowd 0 or 1, got {reprlib.repr(source['iscrowd'])}")
-    return {**annotation, "iscrowd": int(crowd[0])}
+    if source.get("area") is not None:
+        annotation["area"] = _finite(source["area"], f"{what}: expected a finite area")
+    crowd = _finite(source.get("iscrowd") or 0, f"{what}: expected iscrowd 0 or 1")
+    return {**annotation, "iscrowd": int(crowd)}
 
 
 def _check_detection(
@@ -239,21 +228,16 @@ def _check_detection(
 ) -> dict[str, Any]:
     what = f"detection at position {position}"
     detection = _check_common(source, what, image_ids, names)
+    what = f"{what} (image id {source['image_id']})"
     if "score" not in source:
-        raise ValueError(f"{what} (image id {source['image_id']}) has no 'score'")
-    score = _finite_floats([source["score"]])
-    if not score:
-        raise ValueError(
-            f"{what} (image id {source['image_id']}): expected a finite score, "
-            f"got {reprlib.repr(source['score'])}"
-        )
-    return {**detection, "score": score[0]}
+        raise ValueError(f"{what} has no 'score'")
+    return {**detection, "score": _finite(source["score"], f"{what}: expected a finite score")}
 
 
 def _check_common(
     source: Any, what: str, image_ids: set[int], names: Mapping[int, str]
 ) -> dict[str, Any]:
-    """Checks what annotations and detections share and returns a fresh record with it."""
+    """Checks the common keys of annotations and detections; returns a new record with them."""
     if not isinstance(source, Mapping):
         raise ValueError(f"{what}: expected a dictionary, got {reprlib.repr(source)}")
     for key in ("image_id", "category_id", "bbox"):
@@ -264,30 +248,38 @@ def _check_common(
         raise ValueError(
             f"{what} refers to image id {reprlib.repr(image_id)}, which the ground truth lacks"
         )
+    what = f"{what} (image id {image_id})"
     if not _is_one_of(category_id, names):
         raise ValueError(
-            f"{what} (image id {image_id}) refers to category id {reprlib.repr(category_id)}; "
-            f"the ground truth has {sorted(names)}"
+            f"{what} refers to category id {reprlib.repr(category_id)}; the ground truth has "
+            f"{sorted(names)}"
         )
     bbox = _finite_floats(source["bbox"])
     if len(bbox) != 4 or min(bbox[2:]) < 0:
         raise ValueError(
-            f"{what} (image id {image_id}): expected a finite bbox (x, y, width >= 0, "
-            f"height >= 0), got {reprlib.repr(source['bbox'])}"
+            f"{what}: expected a finite bbox (x, y, width >= 0, height >= 0), got "
+            f"{reprlib.repr(source['bbox'])}"
         )
     return {"image_id": int(image_id), "category_id": int(category_id), "bbox": bbox}
 
 
 def _is_one_of(value: Any, ids: Iterable[int]) -> bool:
-    """Whether it is among the ids; what cannot be looked up, such as a list, is not."""
+    """Whether it is among the ids; an unhashable value, such as a list, is not."""
     try:
         return value in ids
     except TypeError:
         return False
 
 
+def _finite(value: Any, expected: str) -> float:
+    numbers = _finite_floats([value])
+    if not numbers:
+        raise ValueError(f"{expected}, got {reprlib.repr(value)}")
+    return numbers[0]
+
+
 def _finite_floats(values: Any) -> list[float]:
-    """Returns the values as floats, or nothing if any of them is not a finite number."""
+    """Returns the values as floats; [] if any of them is not a finite number."""
     try:
         numbers = [float(value) for value in values]
     except (OverflowError, TypeError, ValueError):

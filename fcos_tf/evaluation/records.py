@@ -1,24 +1,23 @@
-"""Arrays of boxes -> the plain records that are scored and written to result files.
+"""Arrays of boxes -> plain records, for scoring and result files.
 
-Inside the package boxes are (x1, y1, x2, y2) and labels run from 0; records hold
-(x, y, width, height) and the data set's own category ids. Both directions of that border are
-crossed here and nowhere else. NumPy only.
+In the package boxes are (x1, y1, x2, y2) and labels run from 0; records have (x, y, width, height)
+and the data set's own category ids. The conversion is only here. NumPy only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-# Boxes went through float32 and back; a thousandth of a pixel restores the whole numbers and
-# hundredths of the annotation files (an area of exactly 32 * 32 stays that) and keeps JSON short.
+# Boxes have been float32; rounding to a thousandth of a pixel restores the whole numbers and
+# hundredths of annotation files (an area of exactly 32 * 32 stays that) and keeps JSON short.
 COORDINATE_DECIMALS = 3
 
 
 @dataclass(frozen=True)
 class Records:
-    """What was there and what was found, both in pixels of the original images.
+    """Ground truth and detections, both in pixels of the original images.
 
     Attributes:
         ground_truth: a COCO dictionary (`images`, `annotations`, `categories`).
@@ -31,12 +30,11 @@ class Records:
 
 @dataclass(frozen=True)
 class Scores:
-    """What scoring gives; -1 marks what had no ground truth to be measured on.
+    """The result of scoring; -1: no ground truth to measure on.
 
     Attributes:
         metrics: name -> number over all classes.
-        per_class: class name -> its numbers; among them `num_ground_truths`, how many objects
-            there are to be found.
+        per_class: class name -> its numbers, with `num_ground_truths`, the number of objects.
     """
 
     metrics: dict[str, float]
@@ -64,10 +62,10 @@ def ground_truth_to_coco(
         labels: B arrays [M] of 0..C-1; negative ones are padding and left out.
         class_names: C names.
         category_ids: the data set's own id of each label; by default 1..C.
-        areas: B arrays [M], square pixels of each object as the data set counts them; where they
-            are NaN, and by default, that of the box.
-        ignored_boxes: B arrays [K, 4] of what is neither right nor wrong to detect; they become
-            annotations with `iscrowd` 1, after all others.
+        areas: B arrays [M], each object's square pixels by the data set; NaN and by default: the
+            area of the box.
+        ignored_boxes: B arrays [K, 4] of ignored regions, as annotations with `iscrowd` 1, after
+            all others.
         ignored_labels: B arrays [K], as `labels`.
 
     Returns:
@@ -80,31 +78,17 @@ def ground_truth_to_coco(
     parts = [(_Rows(image_ids, boxes, labels, ids), areas, 0)]
     if ignored_boxes is not None:
         parts.append((_Rows(image_ids, ignored_boxes, ignored_labels, ids), None, 1))
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for rows, row_areas, is_crowd in parts:
         of_box = np.prod(rows.xywh[:, 2:], axis=1).round(2 * COORDINATE_DECIMALS)
         given = rows.column(row_areas) if row_areas is not None else np.full_like(of_box, np.nan)
-        area_of = np.where(np.isnan(given), of_box, given)
-        annotations += [
-            {
-                "id": number,
-                "image_id": image_id,
-                "category_id": category_id,
-                "bbox": bbox,
-                "area": area,
-                "iscrowd": is_crowd,
-            }
-            for number, (image_id, category_id, bbox, area) in enumerate(
-                zip(
-                    rows.image_ids.tolist(),
-                    rows.category_ids.tolist(),
-                    rows.xywh.tolist(),
-                    area_of.tolist(),
-                    strict=True,
-                ),
-                start=len(annotations) + 1,
-            )
-        ]
+        columns = {
+            "id": len(annotations) + 1 + np.arange(len(of_box)),
+            **rows.columns,
+            "area": np.where(np.isnan(given), of_box, given),
+            "iscrowd": np.full(len(of_box), is_crowd),
+        }
+        annotations += to_dicts(columns)
     images = [
         {"id": int(image_id), "height": round(float(height)), "width": round(float(width))}
         for image_id, (height, width) in zip(image_ids, image_sizes, strict=True)
@@ -136,13 +120,13 @@ def detections_to_records(
         ValueError: a label of C or more.
     """
     rows = _Rows(image_ids, boxes, labels, category_ids)
-    columns = (rows.image_ids, rows.category_ids, rows.xywh, rows.column(scores))
-    return [
-        {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
-        for image_id, category_id, bbox, score in zip(
-            *(column.tolist() for column in columns), strict=True
-        )
-    ]
+    return list(to_dicts({**rows.columns, "score": rows.column(scores)}))
+
+
+def to_dicts(columns: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    """Columns [N, ...] by name -> N dictionaries of Python numbers and lists."""
+    for row in zip(*(column.tolist() for column in columns.values()), strict=True):
+        yield dict(zip(columns, row, strict=True))
 
 
 def default_category_ids(
@@ -164,12 +148,11 @@ def default_category_ids(
 
 
 class _Rows:
-    """The rows of all images that are no padding, one after the other: N of them.
+    """The boxes of all images without padding, N together.
 
     Attributes:
-        image_ids: int64 [N].
-        category_ids: int64 [N].
         xywh: float64 [N, 4], rounded.
+        columns: `image_id` int64 [N], `category_id` int64 [N] and `bbox`, which is `xywh`.
     """
 
     def __init__(
@@ -183,18 +166,18 @@ class _Rows:
         owners = np.repeat(np.asarray(image_ids, np.int64), counts)
         flat_labels = _concatenate(labels, np.int64)
         self._kept = flat_labels >= 0
-        self.image_ids = owners[self._kept]
-        flat_labels = flat_labels[self._kept]
+        owners, flat_labels = owners[self._kept], flat_labels[self._kept]
         wrong = np.flatnonzero(flat_labels >= len(category_ids))
         if wrong.size:
             raise ValueError(
-                f"image id {self.image_ids[wrong[0]]}: expected labels below {len(category_ids)}, "
+                f"image id {owners[wrong[0]]}: expected labels below {len(category_ids)}, "
                 f"the number of classes of the data set, got {flat_labels[wrong[0]]}"
             )
-        self.category_ids = np.asarray(category_ids, np.int64)[flat_labels]
         corners = _concatenate(boxes, np.float64).reshape(-1, 4)[self._kept]
         xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
         self.xywh = np.round(xywh, COORDINATE_DECIMALS)
+        ids = np.asarray(category_ids, np.int64)[flat_labels]
+        self.columns = {"image_id": owners, "category_id": ids, "bbox": self.xywh}
 
     def column(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """B arrays with a number for each box -> float64 [N]."""
@@ -202,5 +185,5 @@ class _Rows:
 
 
 def _concatenate(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
-    """All numbers of the arrays in one row."""
+    """All numbers of the arrays in one dimension."""
     return np.concatenate([np.zeros(0, dtype), *(np.asarray(a, dtype).ravel() for a in arrays)])

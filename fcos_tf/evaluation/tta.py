@@ -1,6 +1,6 @@
-"""Test-time augmentation: mirrored images and further image sizes, and what they find together.
+"""Test-time augmentation: detections on mirrored images and other image sizes, merged.
 
-Shape shorthand: B images of H x W pixels, K detections of all views of an image together, D kept.
+Shape shorthand: B images of H x W pixels, K detections in all views of an image, D kept.
 """
 
 import re
@@ -15,15 +15,15 @@ from keras import ops
 from fcos_tf.detecting.batches import COLUMNS, DetectFunction, compiled
 from fcos_tf.ops.nms import class_wise_nms
 
-# Images that are merged at once: enough to keep the devices busy, little memory.
+# Images per merge: enough to keep the devices busy, with little memory.
 _MERGE_BATCH = 64
 
 
 class Augmentation(NamedTuple):
-    """What `--tta` asks for.
+    """The value of `--tta`.
 
     Attributes:
-        flip: whether each image is also looked at mirrored.
+        flip: whether to detect on mirrored images too.
         image_sizes: further image sizes, such as "640x640" or "800,1333".
     """
 
@@ -35,11 +35,11 @@ def parse_tta(tta: Sequence[str]) -> Augmentation:
     """Reads the items of `--tta=flip,640x640,800,1333`, which the flag has split at the commas.
 
     Args:
-        tta: "flip", canvases such as "640x640", and pairs of items "800", "1333" that are the
-            limits of the short and the long side; in any order.
+        tta: "flip", canvases such as "640x640", and pairs of items "800", "1333", the limits of
+            the short and the long side; in any order.
 
     Raises:
-        ValueError: an item that is none of these, or comes twice.
+        ValueError: an unknown or duplicate item.
     """
     text = ",".join(tta)
     found = re.findall(r"(flip|[1-9]\d*[xX][1-9]\d*|[1-9]\d*,[1-9]\d*)(?:,|$)", text)
@@ -79,19 +79,16 @@ def mirror_boxes(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
 
 
 def mirrored_too(detect: DetectFunction) -> DetectFunction:
-    """Returns a function that detects on images and on their mirror images: [B, 2 D, ...].
+    """Returns a function that detects on images and their mirror images: [B, 2 D, ...].
 
-    Boxes are mirrored back in pixels of the resized images, as the detector gives them.
+    Boxes are mirrored back, in pixels of the resized images.
     """
     mirror = compiled(mirror_images)
 
     def detect_twice(images, image_sizes):
+        views = detect(images, image_sizes), detect(mirror(images, image_sizes), image_sizes)
         straight, mirrored = (
-            {name: np.asarray(found[name]) for name in COLUMNS}
-            for found in (
-                detect(images, image_sizes),
-                detect(mirror(images, image_sizes), image_sizes),
-            )
+            {name: np.asarray(found[name]) for name in COLUMNS} for found in views
         )
         mirrored["boxes"] = mirror_boxes(mirrored["boxes"], image_sizes)
         return {name: np.concatenate([straight[name], mirrored[name]], axis=1) for name in COLUMNS}
@@ -102,15 +99,15 @@ def mirrored_too(detect: DetectFunction) -> DetectFunction:
 def merge_runs(
     runs: Sequence[Mapping[str, Sequence]], *, iou_threshold: float, max_detections: int
 ) -> dict[str, np.ndarray]:
-    """Merges what several runs have found, in the order of the images of the first.
+    """Merges the detections of several runs, in the order of the images of the first.
 
     Args:
-        runs: of each run `image_ids` of N images, and `boxes`, `scores`, `labels` of each.
+        runs: each with `image_ids` of N images, and `boxes`, `scores`, `labels` of each image.
         iou_threshold: see `merge_views`.
-        max_detections: likewise.
+        max_detections: see `merge_views`.
 
     Raises:
-        ValueError: runs over other images.
+        ValueError: the runs have different images.
     """
     image_ids = list(runs[0]["image_ids"])
     parts = defaultdict(list)
@@ -132,15 +129,12 @@ def merge_runs(
 def merge_views(
     detections: Mapping[str, np.ndarray], *, iou_threshold: float, max_detections: int
 ) -> dict[str, np.ndarray]:
-    """Keeps the best of what several views of each image have found.
-
-    Class-wise non-maximum suppression over all of them: of two views' boxes on one object the
-    better one stays, and what only one view has found stays too.
+    """Merges detections of several views of each image by class-wise non-maximum suppression.
 
     Args:
         detections: `boxes` [B, K, 4] xyxy in one frame, `scores` [B, K] and `labels` [B, K];
             padding has score 0 and label -1.
-        iou_threshold: IoU above which the weaker of two boxes of a class goes.
+        iou_threshold: IoU above which the weaker of two boxes of a class is removed.
         max_detections: D.
 
     Returns:

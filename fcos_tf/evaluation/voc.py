@@ -1,36 +1,29 @@
-"""PASCAL VOC average precision at IoU 0.5, from the records that coco.py takes.
+"""PASCAL VOC average precision at IoU 0.5, from the records of coco.py.
 
-The protocol of the VOC development kit: the detections of a class, over all images, go by
-descending score. Each belongs to the object of its class and image that it overlaps most, whether
-or not another detection has taken that object before. If their IoU is at least 0.5, it is right
-when it is the first of its object, wrong when it is a later one, and not counted at all when the
-object is marked difficult; below 0.5 it is wrong. Two forms of the average precision are in use:
+The protocol of the VOC development kit: the detections of a class, over all images, are sorted by
+descending score. Each is assigned to the object of its class and image with the largest IoU, even
+if an earlier detection has that object. With IoU >= 0.5 the first detection of an object is right
+and later ones are wrong; those of an object marked difficult are ignored. Below 0.5 a detection is
+wrong. Two forms of the average precision are in use:
 
     voc07   mean of 11 numbers: the best precision at a recall of at least 0, 0.1 ... 1 (to 2009)
-    voc12   area under the precision that is made to fall with recall, at all points (from 2010)
+    voc12   area under the precision envelope, at all points (from 2010)
 
-What implementations differ in: an IoU of exactly 0.5 suffices here as in the kit, while Python
-ports that test `>` count it as wrong; and a recall of 3/10 reaches the point 0.3, which it misses
-where 0.3 comes out of a sum of tenths. The kit's "+ 1" on widths belongs to its one-based inclusive
-corners; with continuous edges (x1 = xmin - 1, x2 = xmax) the same areas come out without it.
+Implementations differ: an IoU of exactly 0.5 is right here as in the kit, and wrong in Python ports
+that test `>`; a recall of 3/10 reaches the point 0.3, but misses a 0.3 summed from tenths. The
+kit's "+ 1" on widths belongs to its one-based inclusive corners; with continuous edges
+(x1 = xmin - 1, x2 = xmax) the same areas result without it.
 
 Source: The PASCAL VOC Challenge (IJCV 2010), section 4.2; VOCevaldet.m and VOCap.m of the kits of
 2007 and 2012. NumPy only.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from fcos_tf.evaluation.record_checks import (
-    DetectionColumns,
-    TruthColumns,
-    category_names,
-    checked_annotations,
-    checked_detections,
-    image_ids_of,
-)
+from fcos_tf.evaluation.record_checks import DetectionColumns, TruthColumns, check_records
 from fcos_tf.evaluation.records import Scores
 
 IOU_THRESHOLD = 0.5
@@ -68,31 +61,27 @@ def voc_evaluation(
     Detections of equal score count in the order of the records.
 
     Args:
-        ground_truth: a COCO dictionary, see `coco_evaluation`; `iscrowd` 1 marks what is difficult.
+        ground_truth: a COCO dictionary, see `coco_evaluation`; `iscrowd` 1 means difficult.
         detections: COCO result records; may be empty.
         class_names: names of the categories in ascending order of id, in place of their own.
         points: "voc07" or "voc12".
 
     Returns:
-        `mAP_voc07` (or `mAP_voc12`), the mean over the classes that have objects to be found; and
-        for every class, by id, `AP_voc07` (or `AP_voc12`) and `num_ground_truths` (difficult ones
-        not counted). -1 marks what had nothing to be measured on.
+        `mAP_voc07` (or `mAP_voc12`), the mean over the classes with objects; and for every class,
+        by id, `AP_voc07` (or `AP_voc12`) and `num_ground_truths` (without difficult ones). -1: no
+        ground truth to measure on.
 
     Raises:
-        ValueError: `points` is neither; and what `coco_evaluation` raises.
+        ValueError: `points` is neither; see also `coco_evaluation`.
     """
     if points not in _AVERAGE_PRECISION:
         raise ValueError(f"points: expected one of {', '.join(_AVERAGE_PRECISION)}, got {points!r}")
-    names = category_names(ground_truth, class_names)
-    image_ids = image_ids_of(ground_truth)
-    truth = checked_annotations(ground_truth, image_ids, names)
-    found = checked_detections(detections, image_ids, names)
-
-    ranking = _rank(truth, found)
+    names, _, truth, found = check_records(ground_truth, detections, class_names)
+    category_ids, is_right = _rank(truth, found)
     per_class = {}
     for category_id in sorted(names):
         objects = int(((truth.category_ids == category_id) & ~truth.ignored).sum())
-        right = ranking.right[ranking.category_ids == category_id]
+        right = is_right[category_ids == category_id]
         per_class[names[category_id]] = {
             f"AP_{points}": _AVERAGE_PRECISION[points](right, objects) if objects else -1.0,
             "num_ground_truths": objects,
@@ -102,14 +91,8 @@ def voc_evaluation(
     return Scores({f"mAP_{points}": mean}, per_class)
 
 
-class _Ranking(NamedTuple):
-    """The detections that count, by descending score: category ids [N], right or wrong [N]."""
-
-    category_ids: np.ndarray
-    right: np.ndarray
-
-
-def _rank(truth: TruthColumns, found: DetectionColumns) -> _Ranking:
+def _rank(truth: TruthColumns, found: DetectionColumns) -> tuple[np.ndarray, np.ndarray]:
+    """The detections that are not ignored, by descending score: category ids [N], right [N]."""
     iou, owner = _best_overlap(truth, found)  # [D]
     order = np.argsort(-found.scores, kind="stable")
     hit = (iou >= IOU_THRESHOLD)[order]
@@ -120,30 +103,22 @@ def _rank(truth: TruthColumns, found: DetectionColumns) -> _Ranking:
     candidates = np.flatnonzero(hit & ~not_counted)
     _, first = np.unique(owner[candidates], return_index=True)
     right[candidates[first]] = True
-    return _Ranking(found.category_ids[order][~not_counted], right[~not_counted])
+    return found.category_ids[order][~not_counted], right[~not_counted]
 
 
 def _best_overlap(truth: TruthColumns, found: DetectionColumns) -> tuple[np.ndarray, np.ndarray]:
-    """For each detection the largest IoU with an object of its class and image, and which it is.
+    """For each detection the largest IoU with an object of its class and image, and that object.
 
     Args:
         truth: T objects.
         found: D detections.
 
     Returns:
-        float64 [D], -1 where there is no such object; int64 [D], a row of `truth`, the first one
-        among equals.
+        float64 [D], -1 without such an object; int64 [D], a row of `truth`, the first of equals.
     """
-    pairs = np.stack(
-        [
-            np.concatenate([truth.image_ids, found.image_ids]),
-            np.concatenate([truth.category_ids, found.category_ids]),
-        ],
-        axis=1,
-    )
-    _, group = np.unique(pairs, axis=0, return_inverse=True)
-    group = group.reshape(-1)
-    truth_group, found_group = np.split(group, [len(truth.image_ids)])
+    pairs = [np.stack([rows.image_ids, rows.category_ids], axis=1) for rows in (truth, found)]
+    _, group = np.unique(np.concatenate(pairs), axis=0, return_inverse=True)
+    truth_group, found_group = np.split(group.reshape(-1), [len(truth.image_ids)])
     by_group = np.argsort(truth_group, kind="stable")  # [T]
     start = np.searchsorted(truth_group[by_group], found_group, side="left")  # [D]
     count = np.searchsorted(truth_group[by_group], found_group, side="right") - start
@@ -177,13 +152,13 @@ def _best_precision(right: np.ndarray) -> np.ndarray:
 
 
 def _eleven_points(right: np.ndarray, objects: int) -> float:
-    # Recall >= t / 10, in whole numbers so that it is exact.
+    # Recall >= t / 10, exact in whole numbers.
     rank = np.searchsorted(10 * np.cumsum(right), np.arange(11) * objects)
     return float(np.append(_best_precision(right), 0.0)[rank].mean())
 
 
 def _all_points(right: np.ndarray, objects: int) -> float:
-    # Each right detection moves recall on by 1 / objects; all others leave it where it is.
+    # Each right detection increases recall by 1 / objects; others do not change it.
     return float(_best_precision(right)[right].sum() / objects)
 
 

@@ -1,4 +1,4 @@
-"""The model of the best evaluation, and what a resumed run knows of it."""
+"""The best model of a run, chosen by one metric; a resumed run continues from its record."""
 
 import json
 import math
@@ -14,17 +14,17 @@ BEST_RECORD_FILE = "best.json"
 
 
 class BestModel(EvaluationCallback):
-    """Keeps the model of the best evaluation: `best.keras`, and `best.json` that says how good.
+    """Saves the model of the best evaluation as `best.keras`, its value in `best.json`.
 
-    Stand after the callback that evaluates. A run that is resumed, also by another process, goes
-    on from what `best.json` holds. One that starts at step 0 does not: it removes the `best.json`
-    of an older run, and its first evaluation replaces that run's `best.keras`.
+    Place it after the callback that evaluates. A resumed run continues from `best.json`. A run
+    from step 0 removes the `best.json` of an older run; its first evaluation replaces
+    `best.keras`.
 
     Args:
         model_dir: The run's folder.
-        best_metric: The number to choose by: `AP`, `AP50`, `mAP_voc07`, `loss` ... Where
-            `best.json` holds another one, the choice starts anew.
-        goal: "max", the higher the better, or "min", see `ImageModel.best_metrics`.
+        best_metric: The metric: `AP`, `AP50`, `mAP_voc07`, `loss` ... A record of another metric
+            in `best.json` is ignored.
+        goal: "max" or "min", see `ImageModel.best_metrics`.
         first_step: Updates done before the first `fit`; above 0 in a resumed run.
 
     Example:
@@ -47,39 +47,41 @@ class BestModel(EvaluationCallback):
         self._seen = False
 
     def on_train_begin(self, logs=None):
-        """Forgets an older run in the same folder."""
+        """Removes the record of an older run in the same folder."""
         record = self.model_dir / BEST_RECORD_FILE
         if not self.step and not self._seen and record.is_file():
             warnings.warn(
-                f"removed {record} of an older run, as this one starts at step 0; the first "
+                f"removed {record} of an older run: this run starts at step 0, and its first "
                 f"evaluation replaces {BEST_MODEL_FILE}",
                 stacklevel=2,
             )
             record.unlink()
 
     def on_evaluation(self, step, metrics):
-        """Saves the model after an evaluation better than all before."""
+        """Saves the model if the metric has improved."""
         if self.best_metric not in metrics:
             return
         self._seen = True
         value = metrics[self.best_metric]
-        if not value * self._sign > self.best * self._sign:  # nor if it is NaN
+        if not value * self._sign > self.best * self._sign:  # true for NaN
             return
         self.best = value
         self.model_dir.mkdir(parents=True, exist_ok=True)
-        # The model first: a kill in between leaves a better model than the file says, and no run
-        # that forgets it had one.
+        # The model first: a kill in between leaves a model better than its record.
         checkpoints.write_model(self.model, self.model_dir / BEST_MODEL_FILE)
         record = {"monitor": self.best_metric, "value": value, "step": step}
         write_text(self.model_dir / BEST_RECORD_FILE, json.dumps(record) + "\n")
 
     def on_train_end(self, logs=None):
-        """Warns where there was nothing to choose by."""
+        """Warns if no evaluation had the metric."""
         if not self._seen:
-            warnings.warn(f"no evaluation gave {self.best_metric!r} to choose by", stacklevel=2)
+            warnings.warn(
+                f"no evaluation gave {self.best_metric!r}; {BEST_MODEL_FILE} is not written",
+                stacklevel=2,
+            )
 
     def _read(self) -> float:
-        """The best value so far; the worst there is if there is none."""
+        """The recorded best value; the worst possible one without a record."""
         worst = -math.inf * self._sign
         path = self.model_dir / BEST_RECORD_FILE
         if not path.is_file() or not (self.model_dir / BEST_MODEL_FILE).is_file():
@@ -90,6 +92,6 @@ class BestModel(EvaluationCallback):
             return float(record["value"]) if is_same else worst
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path}: expected monitor, value and step as BestModel writes them; remove the "
-                f"file to choose anew ({error!r})"
+                f"{path}: expected monitor, value and step, got {error!r}; remove the file to "
+                "start without a record"
             ) from error

@@ -1,4 +1,4 @@
-"""Keras callbacks of a training run: checkpoints, numbers over the steps, detection metrics."""
+"""Keras callbacks of a training run: checkpoints, logs, detection metrics."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -29,21 +29,19 @@ __all__ = [
 
 
 class TrainingLog(StepCallback):
-    """Hands losses, learning rate and speed to writers every so often and after each epoch.
+    """Logs losses, learning rate and speed at a step interval and after each epoch.
 
-    A record holds the means of the model's metrics over the steps since the record before it,
-    `learning_rate` (of the next update), `images_per_second` and `input_share`, the part of the
-    time in which training waited for images (0..1). Each step is in one record: at the end of an
-    epoch there is one as well, and a run that is resumed between two goes on with the means that
-    the checkpoint holds. Stand before callbacks that work long at the end of an epoch, so that
-    their time is not counted, and before the one that saves.
+    A record holds the means of the model's metrics since the last record, `learning_rate` (of the
+    next update), `images_per_second` and `input_share`, the share of the time (0..1) that training
+    waits for images. Each step is in exactly one record; a resumed run continues with the means
+    in the checkpoint. Place it before callbacks with long work at the end of an epoch, whose time
+    would count, and before `Checkpoint`.
 
     Args:
         writers: Objects with `write(step, kind, values)`, see metric_writers.py.
-        log_every: A record comes at the steps that are multiples of it, >= 1.
+        log_every: Steps between two records, >= 1.
         batch_size: Images per step over all devices.
-        input_clock: The `input_clock.InputClock` that watches the data set; None leaves
-            `input_share` out.
+        input_clock: The `input_clock.InputClock` of the data set; None: no `input_share`.
         first_step: Updates done before the first `fit`.
     """
 
@@ -68,7 +66,7 @@ class TrainingLog(StepCallback):
         self._restart_clock()
 
     def on_train_begin(self, logs=None):
-        """Keeps the means of a resumed run, as Keras resets them when the epoch begins."""
+        """Keeps the means of a resumed run: Keras resets them when the epoch begins."""
         if self._resumes:
             self._means, self._resumes = read_means(self.model), False
 
@@ -80,17 +78,16 @@ class TrainingLog(StepCallback):
         self._restart_clock()
 
     def on_step_end(self, step, logs):
-        """Writes a record where it is due."""
+        """Writes a record if it is due."""
         if step % self.log_every and logs is None:
             return
-        # At the end of an epoch Keras has read the metrics already, and an evaluation may have
-        # used them since.
+        # At the end of an epoch Keras has read the metrics; an evaluation may have reset them.
         results = self.model.get_metrics_result() if logs is None else logs
         names = [metric.name for metric in self.model.metrics]
         values = {name: float(results[name]) for name in names if name in results}
         self.model.reset_metrics()
         seconds = time.perf_counter() - self._clock
-        # A variable may have a copy on each device, of which `float` knows nothing.
+        # `float` cannot read a variable with a copy on each device.
         rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         values["learning_rate"] = float(rate)
         values["images_per_second"] = (step - self._clock_step) * self.batch_size / seconds
@@ -108,9 +105,9 @@ class TrainingLog(StepCallback):
 
 
 class EvaluationLog(EvaluationCallback):
-    """Hands the numbers of each evaluation to writers.
+    """Logs the metrics of each evaluation.
 
-    Stand last: what it writes is the sign that all is done that belongs to an evaluation.
+    Place it last: its record marks the evaluation as complete.
 
     Args:
         writers: Objects with `write(step, kind, values)`, see metric_writers.py.
@@ -128,20 +125,19 @@ class EvaluationLog(EvaluationCallback):
 
 
 class DetectionMetrics(keras.callbacks.Callback):
-    """Evaluates detections at the end of epochs and puts `val_AP`, `val_AP50` ... into the logs.
+    """Evaluates detections at the end of epochs; adds `val_AP`, `val_AP50` ... to the logs.
 
-    Callbacks that come after it, and `fit`'s history, find the numbers there: TensorBoard draws
-    them, and `ModelCheckpoint(path, monitor="val_AP", mode="max", save_best_only=True)` chooses
-    by them.
+    Later callbacks and `fit`'s history contain them, e.g. for
+    `ModelCheckpoint(path, monitor="val_AP", mode="max", save_best_only=True)`.
 
     Args:
         dataset: Finite batches of `(images, targets)`, as `fcos_tf.data.load` gives them.
         metrics: Names of metrics, "coco", "voc07" or "voc12", see `fcos_tf.evaluation.evaluate`.
         every: Epochs between two evaluations, >= 1. The last epoch is always evaluated.
-        progress: Called after every batch with the number of images done; an error breaks off.
+        progress: Called after every batch with the number of images done; may raise to abort.
 
     Raises:
-        ValueError: An unknown metric, a data set without end, or `every` below 1.
+        ValueError: An unknown metric, an endless data set, or `every` below 1.
 
     Example:
         >>> model.fit(train, epochs=2, callbacks=[DetectionMetrics(val)])
@@ -161,19 +157,19 @@ class DetectionMetrics(keras.callbacks.Callback):
         check_finite(dataset)
         self.dataset = dataset
         self.metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-        evaluation.metric_names(self.metrics)  # refuses unknown ones now, not after an epoch
+        evaluation.metric_names(self.metrics)  # refuses unknown ones before training
         self.every = every
         self.progress = progress
         self._detect = None
 
     def set_model(self, model):
-        """Keeps the model and makes the function that detects, traced once for all epochs."""
+        """Sets the model and its detection function, traced once for all epochs."""
         if getattr(model, "protocols", True) and (self._detect is None or model is not self.model):
             self._detect = compile_detect(model, class_names_of(model, self.dataset))
         super().set_model(model)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Evaluates where it is due."""
+        """Evaluates if it is due."""
         last = epoch + 1 == self.params.get("epochs")
         if (epoch + 1) % self.every and not last:
             return
@@ -182,7 +178,7 @@ class DetectionMetrics(keras.callbacks.Callback):
             logs.update({f"{VALIDATION_PREFIX}{name}": value for name, value in metrics.items()})
 
     def evaluate(self) -> dict[str, float]:
-        """The model's metrics, by name; with averaged weights, if its optimizer has them."""
+        """The model's metrics by name, with averaged weights if the optimizer keeps them."""
         with averaged_weights(self.model):
             return evaluation.evaluate(
                 self.model, self.dataset, self.metrics, detect=self._detect, progress=self.progress
@@ -192,16 +188,15 @@ class DetectionMetrics(keras.callbacks.Callback):
 def make_up_evaluation(
     model: keras.Model, callbacks: Iterable[keras.callbacks.Callback], step: int
 ) -> dict[str, float]:
-    """Does the evaluation of `step` that a killed run did not come to.
+    """Does the evaluation of `step` that a killed run missed.
 
     Args:
-        model: The detector, its weights those of `step`.
-        callbacks: Those of the run. `DetectionMetrics` evaluates; those after it that act on
-            evaluations do so.
+        model: The detector with the weights of `step`.
+        callbacks: Those of the run: `DetectionMetrics`, then `EvaluationCallback`s.
         step: Updates done.
 
     Returns:
-        The metrics; empty where no callback evaluates.
+        The metrics; empty if no callback evaluates.
     """
     metrics: dict[str, float] = {}
     for callback in callbacks:

@@ -1,4 +1,4 @@
-"""The callback that writes checkpoints while training goes on, and stops it where it can go on.
+"""The callback that writes checkpoints in the background, and stops a run on a signal.
 
 `keras.callbacks.BackupAndRestore` keeps neither several checkpoints nor checksums, replaces its
 file in place, and acts in `on_train_batch_end`; Orbax needs JAX.
@@ -22,25 +22,23 @@ _STEPS_BETWEEN_QUESTIONS = 10
 
 
 class Checkpoint(StepCallback):
-    """Saves the model and its optimizer every so often and at the end of every epoch.
+    """Saves the model and its optimizer at a step interval and at the end of every epoch.
 
-    Stand before the callback that evaluates: the checkpoint is on disk when the evaluation begins,
-    so what fails in there costs no step.
+    Place it before the callback that evaluates: the checkpoint is on disk when the evaluation
+    begins, so a failed evaluation costs no step.
 
     Args:
         model_dir: The run's folder; files go to `checkpoints/` in it.
         checkpoint_every: Steps between two checkpoints, >= 1.
-        keep_checkpoints: How many of the newest stay.
+        keep_checkpoints: Number of newest checkpoints to keep.
         first_step: Updates done before the first `fit`.
-        stop: Says when to stop: at the end of a step, with a checkpoint of it, by `Stopped`. Of
-            several hosts all stop when one is asked to.
-        writes: Whether this process is the one that writes; of several hosts one does.
-        before_saving: Called with the step before it is saved, also where another host does that.
+        stop: After a signal, the current step is saved and `Stopped` is raised, on all hosts.
+        writes: Whether this process writes; of several hosts one does.
+        before_saving: Called with the step on every host, before it is saved.
 
     Raises:
-        Stopped: A signal asked for it.
-        OSError: A checkpoint could not be written. As they are written while training goes on,
-            this comes a step or more later.
+        Stopped: A signal was received.
+        OSError: A checkpoint could not be written; raised one or more steps later.
 
     Example:
         >>> model.fit(train, epochs=2, callbacks=[Checkpoint("runs/a", checkpoint_every=500)])
@@ -70,7 +68,7 @@ class Checkpoint(StepCallback):
         self._saved_step = first_step
 
     def on_step_end(self, step, logs):
-        """Saves where it is due; raises `Stopped` where that is wished."""
+        """Saves if it is due; raises `Stopped` after a signal."""
         self._saver.check()
         stopping = self._is_to_stop(step, logs)
         if step % self.checkpoint_every == 0 or logs is not None or stopping:
@@ -81,7 +79,7 @@ class Checkpoint(StepCallback):
             raise Stopped(f"stopped by {self.stop.received or 'a signal to another host'}")
 
     def on_train_end(self, logs=None):
-        """Waits until the last step's checkpoint is on disk."""
+        """Waits until the last checkpoint is on disk."""
         self.close()
 
     def close(self):
@@ -92,7 +90,7 @@ class Checkpoint(StepCallback):
         if self.stop is None:
             return False
         strategy = self.model.distribute_strategy
-        # All hosts have to ask at the same steps, and it takes a message through the network.
+        # All hosts must ask at the same steps, and each question is a network message.
         if has_hosts(strategy) and step % _STEPS_BETWEEN_QUESTIONS and logs is None:
             return False
         return agree(self.stop.received is not None, strategy)
@@ -108,14 +106,13 @@ class Checkpoint(StepCallback):
 
 
 class BackgroundSaver:
-    """Writes checkpoints in a thread of its own, from a copy of the model in host memory.
+    """Writes checkpoints in a background thread, from a copy of the model in host memory.
 
-    Training waits only while the variables are copied, and for the checkpoint before this one
-    where that is not on disk yet.
+    Training waits only for the copy, and for the previous checkpoint if it is not on disk yet.
 
     Args:
         model_dir: The run's folder.
-        keep: How many of the newest checkpoints stay, >= 1.
+        keep: Number of newest checkpoints to keep, >= 1.
     """
 
     def __init__(self, model_dir: str | Path, *, keep: int = 3):
@@ -126,15 +123,14 @@ class BackgroundSaver:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def save(self, model: keras.Model, step: int) -> None:
-        """Starts to write the checkpoint of `step`; the model may change as soon as this returns.
+        """Starts to write the checkpoint of `step`; the model may change once this returns.
 
         Args:
-            model: A built, compiled model whose class and layers Keras can make from their config;
-                always the same one.
+            model: A built, compiled, serialisable model; the same one in every call.
             step: Number of updates done, >= 0.
 
         Raises:
-            OSError: The checkpoint before this one could not be written.
+            OSError: The previous checkpoint could not be written.
         """
         self.wait()
         with keras.device("cpu:0"):
@@ -148,24 +144,24 @@ class BackgroundSaver:
         )
 
     def check(self) -> None:
-        """Raises what has gone wrong with the last checkpoint, if it is known already."""
+        """Raises the error of the last checkpoint, if it has failed already."""
         if self._writing is not None and self._writing.done():
             self.wait()
 
     def wait(self) -> None:
-        """Returns when the last checkpoint is on disk; raises what has gone wrong with it."""
+        """Waits until the last checkpoint is on disk; raises its error."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
 
 def _copy_of(model: keras.Model) -> keras.Model:
-    """A model with an optimizer like another's, variables of the same shapes in the same order."""
+    """A compiled model whose variables have the same shapes and order."""
     config = keras.saving.serialize_keras_object(model)
     config.pop("compile_config", None)
     copy = keras.saving.deserialize_keras_object(config)
     for kept, variable in zip(copy.variables, model.variables, strict=True):
-        # The config does not know what was frozen afterwards; the optimizer depends on it.
+        # Frozen layers are not in the config; the optimizer's slots depend on them.
         kept.trainable = variable.trainable
     copy.compile_from_config(model.get_compile_config())
     return copy

@@ -1,12 +1,10 @@
-"""Checkpoints: one complete `.keras` file each, written so that a kill leaves no half file.
+"""Checkpoints: one complete `.keras` file each, renamed into place.
 
     MODEL_DIR/checkpoints/step_00001000.keras
 
 holds the model's config and weights, the optimizer's state after 1000 updates, and a detector's
-means over the steps that are in no record yet. Where weights are averaged (`--ema_momentum`), the
-averages are its weights, as they are what is to be used. A file appears under its final name only
-when it is whole and on disk; what a damaged disk does to it later is found by the checksums that
-the zip format keeps.
+metric means since the last log record. With averaged weights (`--ema_momentum`) the averages are
+saved as the weights. The checksums of the zip format reveal a damaged file.
 """
 
 import contextlib
@@ -33,17 +31,16 @@ def save(model: keras.Model, model_dir: str | Path, step: int, *, keep: int = 3)
 
     Args:
         model: A built, compiled model.
-        model_dir: The run's folder; made if it is not there.
+        model_dir: The run's folder; created if missing.
         step: Number of updates done, >= 0.
-        keep: How many checkpoints stay, >= 1.
+        keep: Number of checkpoints to keep, >= 1.
 
     Returns:
         The path of the new file.
 
     Raises:
-        ValueError: If `keep` is below 1 or `step` below 0.
-        OSError: If it cannot be written, such as on a full disk. Names the newest checkpoint that
-            is whole.
+        ValueError: `keep` below 1 or `step` below 0.
+        OSError: It cannot be written, e.g. on a full disk; names the newest whole checkpoint.
     """
     if keep < 1:
         raise ValueError(f"keep: expected a whole number >= 1, got {keep}")
@@ -60,34 +57,31 @@ def save(model: keras.Model, model_dir: str | Path, step: int, *, keep: int = 3)
         before = latest(model_dir)
         then = "there is no whole checkpoint before it"
         if before:
-            then = f"the newest whole checkpoint is {before}; the same command goes on from there"
+            then = f"the newest whole checkpoint is {before}; the same command resumes from it"
         raise OSError(f"{error}; step {step} is not saved, {then}") from error
     for old in _all_newest_first(model_dir)[keep:]:
-        # A later step can only come from an abandoned branch of the run; it is not "old".
+        # A later step belongs to an abandoned branch of the run; it is not "old".
         if step_of(old) < step:
             old.unlink(missing_ok=True)
     return path
 
 
 def write_model(model: keras.Model, path: str | Path) -> None:
-    """Saves a whole model to a `.keras` file: temporary name, fsync, rename.
+    """Saves a model to a `.keras` file, renamed into place.
 
     Args:
-        model: A built model. Where its optimizer averages its weights, the averages are what is
-            saved as weights, and the weights as averages.
-        path: Where the file is to be; an existing one is replaced at once or not at all.
+        model: A built model. Averaged weights are saved as weights, and the weights as averages.
+        path: The file; an existing one is replaced atomically.
 
     Raises:
-        OSError: If it cannot be written, such as on a full disk.
+        OSError: It cannot be written, e.g. on a full disk.
     """
     with replacing(path) as temporary, averaged_weights(model):
         model.save(temporary)
 
 
 def latest(model_dir: str | Path) -> Path | None:
-    """The newest whole checkpoint of a run.
-
-    A damaged file (cut short, flipped bits) is named in a warning and passed over.
+    """The newest whole checkpoint of a run; damaged ones are skipped with a warning.
 
     Args:
         model_dir: The run's folder, which need not exist.
@@ -106,7 +100,7 @@ def latest(model_dir: str | Path) -> Path | None:
 
 
 def need_none(model_dir: str | Path) -> None:
-    """Refuses a folder with checkpoints, which a run that begins at step 0 would make worthless.
+    """Refuses a run from step 0 in a folder with damaged checkpoints only.
 
     Args:
         model_dir: The run's folder, which need not exist and holds no whole checkpoint.
@@ -118,35 +112,35 @@ def need_none(model_dir: str | Path) -> None:
     if paths:
         raise ValueError(
             f"--model_dir: expected a whole checkpoint in {paths[0].parent}, got damaged ones only "
-            f"({', '.join(path.name for path in paths)}); remove them, or give another "
-            "--model_dir, to start anew"
+            f"({', '.join(path.name for path in paths)}); to start from step 0, remove them or "
+            "give another --model_dir"
         )
 
 
 def restore(model: keras.Model, path: str | Path) -> int:
-    """Loads weights, optimizer state and a detector's unfinished means into a compiled model.
+    """Loads weights, optimizer state and a detector's metric means into a compiled model.
 
     Args:
-        model: A built, compiled model of the same architecture and optimizer as the saved one; with
-            a `LossScaleOptimizer` around it or not.
+        model: A built, compiled model of the same architecture and optimizer as the saved one,
+            with or without a `LossScaleOptimizer`.
         path: A file that `save` wrote.
 
     Returns:
         The number of updates done when it was written.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, or fits neither the model nor the optimizer.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, or does not fit the model or the optimizer.
     """
     path = Path(path)
     step = step_of(path)
     check_whole(path)
     _need_known_slots(path)
     if not model.optimizer.built:
-        # Only a built optimizer has the variables (momentum ...) that the file is to fill.
+        # Only a built optimizer has slots (momentum ...) to load into.
         model.optimizer.build(model.trainable_variables)
     with warnings.catch_warnings(), _loss_scaling_as_saved(model, path):
-        # Keras only warns, and goes on with fresh momentum, when the optimizer does not fit.
+        # When the optimizer does not fit, Keras only warns and continues with fresh momentum.
         warnings.filterwarnings("error", message="Skipping variable loading for optimizer")
         try:
             model.load_weights(path)
@@ -160,31 +154,29 @@ def restore(model: keras.Model, path: str | Path) -> int:
 
 
 def _need_known_slots(path: Path) -> None:
-    """Refuses a checkpoint of SGD whose slots hold steps, as those of its older form did."""
+    """Refuses a checkpoint of an older SGD, whose momentum accumulated steps, not gradients."""
     with zipfile.ZipFile(path) as archive:
         saved = json.loads(archive.read("config.json"))
     optimizer = (saved.get("compile_config") or {}).get("optimizer") or {}
-    inner = optimizer.get("config", {}).get("inner_optimizer") if optimizer else None
-    optimizer = inner or optimizer
-    old = optimizer.get("registered_name") == "fcos_tf>SGD" and (
-        "slots" not in optimizer.get("config", {})
-    )
-    if old and optimizer["config"].get("momentum"):
+    optimizer = optimizer.get("config", {}).get("inner_optimizer") or optimizer
+    options = optimizer.get("config", {})
+    is_old = optimizer.get("registered_name") == "fcos_tf>SGD" and "slots" not in options
+    if is_old and options.get("momentum"):
         raise ValueError(
             f"{path}: expected momentum of gradients, got that of an older SGD, which accumulated "
-            "steps; begin the run anew, from these weights with --initial_weights"
+            "steps; start a new run from these weights with --initial_weights"
         )
 
 
 @contextlib.contextmanager
 def _loss_scaling_as_saved(model: keras.Model, path: Path) -> Iterator[None]:
-    """Puts a `LossScaleOptimizer` around the optimizer, or takes it off, as a file needs it.
+    """Adds or removes a `LossScaleOptimizer` while loading, as the file has it.
 
-    A run that met steps that are not finite goes on with one that leaves them out.
+    It skips non-finite steps; a run may be resumed with or without it (`--max_bad_steps`).
     """
     optimizer = model.optimizer
     plain = getattr(optimizer, "inner_optimizer", optimizer)
-    # The file's config does not know what Keras puts around an optimizer by itself.
+    # The file's config lacks the `LossScaleOptimizer` that Keras adds by itself.
     with (
         zipfile.ZipFile(path) as archive,
         archive.open("model.weights.h5") as member,
@@ -201,10 +193,10 @@ def _loss_scaling_as_saved(model: keras.Model, path: Path) -> Iterator[None]:
 
 
 def step_of(path: str | Path) -> int:
-    """The number of updates that a checkpoint's file name states.
+    """The number of updates in a checkpoint's file name.
 
     Raises:
-        ValueError: If the name is not of the form step_00001000.keras.
+        ValueError: The name is not of the form step_00001000.keras.
     """
     match = _NAME.fullmatch(Path(path).name)
     if match is None:

@@ -1,9 +1,9 @@
-"""`TF_CONFIG`: who takes part in a run on several hosts, and which of them this process is.
+"""`TF_CONFIG`: the hosts of a run, and which of them this process is.
 
     {"cluster": {"worker": ["a:1234", "b:1234"]}, "task": {"type": "worker", "index": 0}}
 
-TensorFlow reads the variable itself, and goes on alone, waits for ever or fails in its depths where
-something in it is wrong; what is here checks it first.
+It is checked here first: with a wrong value TensorFlow runs alone, waits for ever or fails with an
+unclear error.
 """
 
 import json
@@ -20,7 +20,7 @@ class Cluster(NamedTuple):
 
     Attributes:
         addresses: host:port of each, the chief first.
-        host: The place of this process among them.
+        host: Index of this process.
     """
 
     addresses: tuple[str, ...]
@@ -31,14 +31,14 @@ def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:
     """Reads and checks `TF_CONFIG`.
 
     Args:
-        environment: Where to look for it.
+        environment: The environment variables.
 
     Returns:
-        The hosts; None where the variable is not set, or empty.
+        The hosts; None if the variable is unset or empty.
 
     Raises:
-        ValueError: It is no JSON, has no list of workers, other jobs than chief and worker, an
-            address twice, or a task that is not in it.
+        ValueError: Invalid JSON, no list of workers, jobs other than chief and worker, a duplicate
+            address, or a task that is not in the cluster.
 
     Example:
         >>> cluster, task = '{"worker": ["a:1", "b:1"]}', '{"type": "worker", "index": 1}'

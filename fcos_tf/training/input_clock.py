@@ -1,4 +1,4 @@
-"""How long training waits for its input."""
+"""The time that training waits for its input."""
 
 import time
 
@@ -9,18 +9,15 @@ _SLOTS = 256
 
 
 class InputClock(keras.callbacks.Callback):
-    """Adds up the time in which nothing was computed because the next batch was not there.
+    """Sums the time that devices are idle because the next batch is not ready.
 
-    Waiting for a batch begins when it is asked for and the device has finished the step before; it
-    ends when the batch leaves the data set that `watch` has returned. So it does not count what is
-    fetched ahead while devices compute, be it by the data set or, onto several devices, by
-    `tf.distribute`, nor the time that a host runs ahead of its device. Nothing of it is part of the
-    training step, and the step does not wait for it.
+    The wait for a batch begins when it is requested and the device has finished the previous step;
+    it ends when the batch leaves the data set that `watch` returns. Prefetching (by the data set
+    or by `tf.distribute`) and a host that runs ahead of its device do not count. The training step
+    contains no part of the measurement and does not wait for it. The first batch of a `fit` does
+    not count either: it includes the tracing of the step, up to a minute.
 
-    The first batch of a `fit` does not count: the step is traced between asking for it and taking
-    it, which can take a minute.
-
-    Give `watch(dataset)` to `fit`, and stand last of its callbacks, whose time is not the input's.
+    Give `watch(dataset)` to `fit`, and place the clock last, so that it excludes other callbacks.
 
     Example:
         >>> clock = InputClock()
@@ -28,8 +25,8 @@ class InputClock(keras.callbacks.Callback):
         >>> clock.take()  # seconds
     """
 
-    # Keras then calls on_train_batch_end, whose logs are read from the device, from a thread of
-    # its own; unless another callback has it wait.
+    # Keras calls on_train_batch_end, which reads logs from the device, in a separate thread if all
+    # callbacks allow it.
     async_safe = True
 
     def __init__(self):
@@ -43,7 +40,7 @@ class InputClock(keras.callbacks.Callback):
         self._waited = 0.0
 
     def watch(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """The same batches; each is noted, behind all that fetches ahead, when it is there."""
+        """The same batches; the time each is ready is recorded, behind all prefetching."""
 
         def note(index, batch):
             self._ready.scatter_nd_update([[index % _SLOTS]], [tf.timestamp()])
@@ -52,7 +49,7 @@ class InputClock(keras.callbacks.Callback):
         return dataset.enumerate().map(note)
 
     def take(self) -> float:
-        """The seconds waited since the last call."""
+        """Seconds waited since the last call."""
         self._settle()
         waited, self._waited = self._waited, 0.0
         return waited
@@ -64,19 +61,19 @@ class InputClock(keras.callbacks.Callback):
         self._next = 0
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Keras counts batches from 0 again."""
+        """Keras restarts its batch count at 0."""
         self._epoch_start = self._next
 
     def on_train_batch_begin(self, batch, logs=None):
-        """A batch is asked for."""
-        if len(self._asked) == _SLOTS // 2:  # before the variable forgets
+        """A batch is requested."""
+        if len(self._asked) == _SLOTS // 2:  # before slots are overwritten
             self._settle()
         index = self._epoch_start + batch
         self._asked[index] = time.time()
         self._next = index + 1
 
     def on_train_batch_end(self, batch, logs=None):
-        """The device has finished a step: Keras has read its results."""
+        """The device has finished the step: Keras has read its results."""
         self._finished[self._epoch_start + batch] = time.time()
 
     def _settle(self) -> None:

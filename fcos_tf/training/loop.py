@@ -1,9 +1,8 @@
-"""Training in steps through Keras' `fit`, from any step on.
+"""Training in steps through Keras' `fit`, from any step.
 
-Steps are the clock of a run; Keras counts epochs. One Keras epoch is here the stretch between two
+A run counts steps, Keras counts epochs. One Keras epoch is here the interval between two
 evaluations, `period` steps, whatever the data set's size. Epoch e covers the steps e * period + 1
-to (e + 1) * period, so a run that is resumed in the middle of one begins with a shorter epoch,
-and the last may be shorter too:
+to (e + 1) * period. The first epoch of a resumed run and the last epoch may be shorter:
 
     total 250, period 100, resumed at 130:   130 -(70 steps)-> 200 -(50 steps)-> 250
 """
@@ -26,11 +25,11 @@ def count_steps(num_images: int, *, steps: int, epochs: float, batch_size: int) 
     Args:
         num_images: Of the training split.
         steps: The length, or 0.
-        epochs: Passes over the split where `steps` is 0.
+        epochs: Passes over the split; used if `steps` is 0.
         batch_size: Images in a step.
 
     Raises:
-        ValueError: If neither is given.
+        ValueError: Both are 0.
     """
     if steps:
         return steps
@@ -40,17 +39,17 @@ def count_steps(num_images: int, *, steps: int, epochs: float, batch_size: int) 
 
 
 def count_period(num_images: int, *, eval_every: int, batch_size: int) -> int:
-    """Steps between two evaluations: `eval_every`, or one epoch where it is 0."""
+    """Steps between two evaluations: `eval_every`, or one epoch if it is 0."""
     return eval_every or math.ceil(num_images / batch_size)
 
 
 class Stretch(NamedTuple):
-    """Equally long epochs in a row, one `fit` call.
+    """Consecutive epochs of equal length, one `fit` call.
 
     Attributes:
         first_step: Updates done before it.
         first_epoch: Index of its first epoch, from 0.
-        epochs: How many epochs, >= 1.
+        epochs: Number of epochs, >= 1.
         steps_per_epoch: Updates in each.
     """
 
@@ -61,7 +60,7 @@ class Stretch(NamedTuple):
 
 
 def stretches(start_step: int, total_steps: int, period: int) -> Iterator[Stretch]:
-    """Divides the steps that are left into at most three `fit` calls.
+    """Divides the remaining steps into at most three `fit` calls.
 
     Args:
         start_step: Updates done already, >= 0.
@@ -69,10 +68,10 @@ def stretches(start_step: int, total_steps: int, period: int) -> Iterator[Stretc
         period: Steps of a whole epoch, >= 1.
 
     Yields:
-        Stretches in order; none if the run is at its end.
+        Stretches in order; none if the run is complete.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: An argument is out of range.
     """
     if start_step < 0 or period < 1:
         raise ValueError(f"expected start_step >= 0 and period >= 1, got {start_step} and {period}")
@@ -89,13 +88,13 @@ def stretches(start_step: int, total_steps: int, period: int) -> Iterator[Stretc
 
 
 def lacks_evaluation(metrics_file: str | Path, step: int, *, total_steps: int, period: int) -> bool:
-    """Whether a run was killed before the evaluation of the step that it goes on from.
+    """Whether a run was killed before the evaluation of the step it resumes from.
 
     Args:
         metrics_file: The `metrics.jsonl` of the run, which need not exist.
         step: Updates done.
         total_steps: Updates at the end of the run.
-        period: Steps between two evaluations, as `fit` has it.
+        period: Steps between two evaluations.
     """
     due = step > 0 and (step % period == 0 or step == total_steps)
     return due and not has_record(metrics_file, step, "val")
@@ -113,20 +112,20 @@ def fit(
     """Trains up to `total_steps` updates.
 
     Args:
-        model: A compiled model.
+        model: A compiled model with the weights and optimizer state of `start_step`.
         make_dataset: Step -> endless data set of batches that begins with the batch of that step.
         total_steps: Updates at the end of the run.
-        period: Steps between two ends of an epoch, where callbacks evaluate; >= 1.
-        start_step: Updates done already; the weights and the optimizer must be those of it.
+        period: Steps of an epoch, at whose end callbacks evaluate; >= 1.
+        start_step: Updates done already.
         callbacks: Keras callbacks; `StepCallback`s must have `first_step=start_step`.
 
     Returns:
-        The logs of the last epoch; empty if there was nothing left to do.
+        The logs of the last epoch; empty if the run was complete.
 
     Raises:
-        ValueError: If an argument is out of range.
-        Exception: What a callback or a step raises. All `StepCallback`s are closed then, too; what
-            goes wrong there comes as a warning, or as the error where it is the first.
+        ValueError: An argument is out of range.
+        Exception: From a callback or a step, after all `StepCallback`s are closed. Further errors
+            of closing become warnings.
     """
     callbacks = list(callbacks)
     logs: dict[str, float] = {}
@@ -139,13 +138,13 @@ def fit(
                 epochs=stretch.first_epoch + stretch.epochs,
                 steps_per_epoch=stretch.steps_per_epoch,
                 callbacks=callbacks,
-                shuffle=False,  # the data set's own business
+                shuffle=False,  # done by the data set
                 verbose=0,
             )
             logs = {name: values[-1] for name, values in history.history.items()}
     except BaseException as error:
         errors.append(error)
-    # Keras tells them of an end without an error only.
+    # Keras calls `on_train_end` only after a fit without an error.
     for callback in callbacks:
         if isinstance(callback, StepCallback):
             try:

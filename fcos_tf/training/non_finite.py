@@ -1,4 +1,4 @@
-"""Stops a training whose loss or gradient is not finite, and keeps what is needed to see why."""
+"""Stops a training whose loss or gradient is not finite, and saves the batch that caused it."""
 
 import warnings
 from collections.abc import Callable
@@ -14,22 +14,20 @@ from fcos_tf.training.step_callback import StepCallback
 
 
 class NonFiniteGuard(StepCallback):
-    """Looks for steps that were not finite, names the first of them and stops, or goes on.
+    """Finds non-finite steps, reports the first one, and stops the training or continues.
 
-    The steps are counted on the device (`models.step_faults`) and read here every so often, so a
-    training may have gone on for some steps: call `look` before a model is saved. A training goes
-    on if its optimizer leaves such steps out, as `keras.optimizers.LossScaleOptimizer` does, and
-    there are not more of them than `max_bad_steps`.
+    The device counts the steps (`models.step_faults`); they are read here at an interval, so
+    training may be some steps further: call `look` before a model is saved. Training continues
+    after up to `max_bad_steps` of them, if the optimizer skips them, as
+    `keras.optimizers.LossScaleOptimizer` does.
 
     Args:
-        model_dir: The run's folder, where the batch is written to; None: it is not.
-        log_every: Steps between two looks, >= 1; the end of an epoch has one always.
-        make_batch: Number of updates done -> the next batch `(images, targets)`, the same as in
-            training.
-        max_bad_steps: How many such steps there may be.
+        model_dir: The run's folder, for the batch; None: the batch is not written.
+        log_every: Steps between two checks, >= 1; the end of an epoch is always checked.
+        make_batch: Number of updates done -> the next batch `(images, targets)` of training.
+        max_bad_steps: Number of non-finite steps allowed.
         first_step: Updates done before the first `fit`.
-        host: Which of several hosts this is: it speaks of that host's part of the batch alone; None
-            where there is one host.
+        host: Index of this host, whose part of the batch is reported; None: one host only.
     """
 
     def __init__(
@@ -57,19 +55,19 @@ class NonFiniteGuard(StepCallback):
         self._looked_at = self.step
 
     def on_step_end(self, step, logs):
-        """Looks where it is time to, and at the end of an epoch."""
+        """Checks at the interval and at the end of an epoch."""
         if step % self.log_every == 0 or logs is not None:
             self.look(step)
 
     def look(self, step: int) -> None:
-        """Reads what was counted since the last look.
+        """Reads the count since the last check.
 
         Args:
             step: Updates done.
 
         Raises:
-            ValueError: There were more such steps than allowed; names the first of them, its
-                images, and where its batch is.
+            ValueError: More non-finite steps than allowed; names the first one, its images and
+                the file of its batch.
         """
         faults, first = self.model.step_faults.read()
         if faults:
@@ -87,7 +85,7 @@ class NonFiniteGuard(StepCallback):
         self._looked_at = step
 
     def _describe(self, step: int) -> str:
-        """Names a step and its images, and writes its batch."""
+        """Describes a step and its images, and writes its batch."""
         images, targets = self.make_batch(step - 1)
         arrays = {name: np.asarray(value) for name, value in targets.items()}
         ids = ", ".join(map(str, arrays["image_ids"].tolist())) if "image_ids" in arrays else "?"
@@ -106,12 +104,12 @@ class NonFiniteGuard(StepCallback):
         good = checkpoints.latest(self.model_dir) if self.model_dir else None
         before = f"The last checkpoint before it is {good}. " if good else ""
         return (
-            f"{before}A lower --learning_rate, a longer --warmup_steps or --clip_norm helps where "
-            f"gradients grow; --max_bad_steps above {self.max_bad_steps} leaves such steps out"
+            f"{before}Against growing gradients use a lower --learning_rate, more --warmup_steps "
+            f"or --clip_norm; --max_bad_steps above {self.max_bad_steps} leaves such steps out"
         )
 
 
 def _restore_scale(optimizer) -> None:
-    """Steps left out have halved the loss scale; one that serves nothing else is 1 again."""
+    """Resets the loss scale, which skipped steps have halved, if it is only used for skipping."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and optimizer.initial_scale == 1:
         optimizer.dynamic_scale.assign(1.0)

@@ -1,17 +1,16 @@
-"""SGD and AdamW as detection recipes mean them, on one device and on many.
+"""SGD and AdamW as detection recipes define them, on one device and on many.
 
-What Keras' own do otherwise:
+Differences from Keras' optimizers:
 
-- Momentum of SGD. Keras accumulates steps, `velocity = momentum * velocity - lr * g`, so that after
-  a decay of the rate it takes about ten more steps at the old one (momentum 0.9). PyTorch, which
-  the published recipes assume, accumulates gradients, `buffer = momentum * buffer + g`, and
-  multiplies by the rate of the day: `w -= lr * buffer`. At a constant rate both are the same.
-- Weight decay of SGD. Keras decays weights beside the gradient: `w -= lr * decay * w`, outside the
-  momentum. The published FCOS recipes (and PyTorch) mean an L2 term inside the gradient,
-  `g += decay * w`, which the momentum then accumulates. At momentum 0.9 the second is ten times
-  the first, so the recipe's `1e-4` means another thing in Keras' own SGD.
-- What is decayed: also biases, scales and offsets of norms, which here are not.
-- `fit` puts the averages of `use_ema` into the model when it ends, and the weights proper are lost.
+- Momentum of SGD. Keras accumulates steps, `velocity = momentum * velocity - lr * g`, so about ten
+  steps after a decay of the rate still use the old rate (momentum 0.9). PyTorch, which the
+  published recipes assume, accumulates gradients, `buffer = momentum * buffer + g`, and multiplies
+  by the current rate: `w -= lr * buffer`. At a constant rate both are the same.
+- Weight decay of SGD. Keras applies it outside the momentum: `w -= lr * decay * w`. The published
+  FCOS recipes (and PyTorch) add an L2 term to the gradient, `g += decay * w`, which the momentum
+  accumulates: at momentum 0.9 ten times as much decay.
+- Keras also decays biases, and scales and offsets of norms; here they are not decayed.
+- With `use_ema`, Keras' `fit` overwrites the weights with their averages when it ends.
 """
 
 import contextlib
@@ -25,11 +24,11 @@ _BIASES = ("bias", "beta")  # of convolutions, of norms
 
 
 class _DetectionOptimizer:
-    """What both share; stands before a Keras optimizer among the base classes.
+    """Mixin for both, placed before a Keras optimizer among the base classes.
 
     Attributes:
-        adds_up: Whether gradients of several replicas are still to be added up, as Keras does it;
-            a detector's train step has done so before.
+        adds_up: Whether the optimizer sums the gradients of the replicas, as in Keras; a
+            detector's train step has summed them already.
     """
 
     adds_up = True
@@ -51,7 +50,7 @@ class _DetectionOptimizer:
         super().build(variables)
 
     def update_step(self, gradient, variable, learning_rate):
-        """The update of one variable; biases have a learning rate of their own."""
+        """The update of one variable; biases have their own learning rate."""
         super().update_step(gradient, variable, self._rate_of(variable, learning_rate))
 
     def _rate_of(self, variable, learning_rate):
@@ -59,7 +58,7 @@ class _DetectionOptimizer:
         return learning_rate * self.bias_lr_factor if is_bias else learning_rate
 
     def finalize_variable_values(self, var_list):
-        """Nothing: `averaged_weights` shows the averages, and the weights proper stay."""
+        """Does nothing: the weights stay; `averaged_weights` gives the averages."""
 
     def _use_weight_decay(self, variable):
         is_decayed = self.decay_vectors or len(variable.shape) > 1
@@ -79,7 +78,7 @@ class _DetectionOptimizer:
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class SGD(_DetectionOptimizer, keras.optimizers.SGD):
-    """SGD of PyTorch: equal to `torch.optim.SGD`, also where the learning rate changes.
+    """SGD equal to `torch.optim.SGD`, also when the learning rate changes.
 
     One update of a variable `w` with gradient `g` (already clipped):
 
@@ -87,13 +86,12 @@ class SGD(_DetectionOptimizer, keras.optimizers.SGD):
         buffer = momentum * buffer + g        (0 before the first step)
         w = w - learning_rate * buffer        (nesterov: g + momentum * buffer for buffer)
 
-    The slots of an optimizer, `momentums`, are these buffers; those of Keras' SGD are its steps,
-    `-learning_rate * buffer`, under the same names.
+    The slots, `momentums`, are these buffers; in Keras' SGD they are steps,
+    `-learning_rate * buffer`.
 
-    Clipping (`global_clipnorm` and the others) comes before the decay is added, as it does when
-    `clip_grad_norm_` precedes `optimizer.step()` in PyTorch. Variables of rank 0 and 1 (biases,
-    scales and offsets of norms) are not decayed unless `decay_vectors` says so; variables given
-    to `exclude_from_weight_decay` never are.
+    Clipping (`global_clipnorm` and the others) precedes the decay, as `clip_grad_norm_` before
+    `optimizer.step()` in PyTorch. Variables of rank 0 and 1 (biases, scales and offsets of norms)
+    are decayed with `decay_vectors` only; those in `exclude_from_weight_decay` never.
 
     Args:
         learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
@@ -102,8 +100,8 @@ class SGD(_DetectionOptimizer, keras.optimizers.SGD):
         decay_vectors: Whether variables of rank 0 and 1 are decayed too.
         bias_lr_factor: Float > 0, a factor on the learning rate of biases and of the offsets of
             norms (a parameter group in PyTorch); 2 in the code of the paper's authors.
-        slots: "gradients", what the momentum accumulates; in the config, as checkpoints of an older
-            form accumulated steps.
+        slots: "gradients", what the momentum accumulates; marks the config, as older checkpoints
+            have accumulated steps.
         **kwargs: As `keras.optimizers.SGD`: nesterov, global_clipnorm, use_ema ...
 
     Example:
@@ -114,11 +112,11 @@ class SGD(_DetectionOptimizer, keras.optimizers.SGD):
         self, learning_rate=0.01, momentum=0.0, *, weight_decay=None, slots="gradients", **kwargs
     ):
         if slots != "gradients":
-            raise ValueError(f"slots: expected 'gradients', what momentum keeps; got {slots!r}")
+            raise ValueError(f"slots: expected 'gradients', got {slots!r}")
         super().__init__(learning_rate, momentum=momentum, weight_decay=weight_decay, **kwargs)
 
     def _apply_weight_decay(self, variables):
-        """Nothing: the decay is inside the gradient, not a step of its own."""
+        """Does nothing: the decay is a term of the gradient."""
 
     def update_step(self, gradient, variable, learning_rate):
         """The update of one variable, by PyTorch's rule."""
@@ -133,7 +131,7 @@ class SGD(_DetectionOptimizer, keras.optimizers.SGD):
         if self.momentum:
             momentum = number(self.momentum)
             buffer = self.momentums[self._get_variable_index(variable)]
-            # In two parts: TensorFlow orders the terms of a longer sum by the graph around it.
+            # In two parts: TensorFlow may reorder the terms of a longer sum.
             self.assign(buffer, momentum * buffer)
             self.assign_add(buffer, gradient)
             step = gradient + momentum * buffer if self.nesterov else buffer
@@ -147,14 +145,13 @@ class SGD(_DetectionOptimizer, keras.optimizers.SGD):
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class AdamW(_DetectionOptimizer, keras.optimizers.AdamW):
-    """Keras' AdamW (Loshchilov and Hutter), which leaves biases and norms undecayed.
+    """Keras' AdamW (Loshchilov and Hutter) without decay of biases and norms.
 
     Args:
         learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
         weight_decay: Float >= 0; a step multiplies weights by 1 - learning_rate * weight_decay.
-        decay_vectors: As of `SGD`.
-        bias_lr_factor: As of `SGD`.
-        **kwargs: As `keras.optimizers.AdamW`: beta_1, beta_2, global_clipnorm, use_ema ...
+        **kwargs: `decay_vectors` and `bias_lr_factor` of `SGD`, and those of
+            `keras.optimizers.AdamW`: beta_1, beta_2, global_clipnorm, use_ema ...
 
     Example:
         >>> optimizer = AdamW(1e-4, weight_decay=0.05, global_clipnorm=1.0)
@@ -184,10 +181,13 @@ def make_optimizer(
         momentum: Of SGD.
         weight_decay: See the classes.
         bias_lr_factor: See `SGD`.
-        clip_norm: Longest gradient, over all variables together; None = any length.
-        ema_momentum: Of the averages of the weights; 0 = none.
-        max_bad_steps: Above 0, steps whose gradient is not finite are left out.
+        clip_norm: Largest norm of the gradient over all variables; None = no limit.
+        ema_momentum: Momentum of the averaged weights; 0 = no averages.
+        max_bad_steps: Above 0, steps with a non-finite gradient are skipped.
         precision: The dtype policy of the model.
+
+    Raises:
+        ValueError: Another optimizer, or an argument out of range.
 
     Example:
         >>> optimizer = make_optimizer(0.01, clip_norm=10.0)
@@ -199,14 +199,14 @@ def make_optimizer(
         "use_ema": ema_momentum > 0,
         "ema_momentum": ema_momentum,
     }
-    if optimizer not in ("sgd", "adamw"):
-        raise ValueError(f"optimizer: expected sgd or adamw, got {optimizer!r}")
     if optimizer == "adamw":
         made = AdamW(rate, **shared)
-    else:
+    elif optimizer == "sgd":
         made = SGD(rate, momentum=float(momentum), **shared)
+    else:
+        raise ValueError(f"optimizer: expected sgd or adamw, got {optimizer!r}")
     if max_bad_steps and precision != "mixed_float16":
-        # It leaves out what is not finite; Keras has one for float16 anyway.
+        # It skips non-finite steps; for float16 Keras adds one by itself.
         made = keras.optimizers.LossScaleOptimizer(
             made, initial_scale=1.0, dynamic_growth_steps=2**31 - 1
         )
@@ -220,10 +220,10 @@ def has_averages(model: keras.Model) -> bool:
 
 @contextlib.contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
-    """A context in which a model has the averages of its weights, if its optimizer keeps some.
+    """A context in which a model has its averaged weights, if its optimizer keeps them.
 
-    The optimizer holds the weights proper meanwhile, so a model saved in this context is saved
-    with both, and `swap_averages` after loading makes it the one to train on with.
+    Meanwhile the optimizer holds the training weights, so a model saved here has both; after
+    loading, `swap_averages` restores them.
 
     Args:
         model: Any Keras model.
@@ -240,7 +240,7 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
 
 
 def swap_averages(model: keras.Model) -> None:
-    """Exchanges the weights of a model and their averages; nothing where there are none yet."""
+    """Exchanges the weights of a model and their averages, if there are any yet."""
     optimizer = _inner(model)
     if not has_averages(model) or not optimizer.built or not int(optimizer.iterations.numpy()):
         return
@@ -252,6 +252,6 @@ def swap_averages(model: keras.Model) -> None:
 
 
 def _inner(model: keras.Model):
-    """The optimizer itself, without what scales losses around it."""
+    """The optimizer inside a `LossScaleOptimizer`."""
     optimizer = getattr(model, "optimizer", None)
     return getattr(optimizer, "inner_optimizer", optimizer)

@@ -1,4 +1,4 @@
-"""Pictures of what the model finds while it learns."""
+"""Pictures of detections during training."""
 
 from collections.abc import Iterable
 
@@ -13,15 +13,13 @@ from fcos_tf.training.step_callback import EvaluationCallback
 class DetectionPictures(EvaluationCallback):
     """Draws ground truth and detections of the same few images after each evaluation.
 
-    Stand after the callback that evaluates.
+    Place it after the callback that evaluates.
 
     Args:
-        dataset: Batches of `(images, targets)`, as `fcos_tf.data.load` gives them; the first
-            images are drawn.
-        writer: Where the pictures go, with `write_pictures(step, kind, pictures)`, such as
-            `metric_writers.TensorBoardWriter`.
-        count: How many images.
-        score_threshold: Detections below it are left out.
+        dataset: Batches of `(images, targets)`, as `fcos_tf.data.load` gives them.
+        writer: Has `write_pictures(step, kind, pictures)`, as `metric_writers.TensorBoardWriter`.
+        count: Number of images, the first of the data set.
+        score_threshold: Least score of drawn detections.
         first_step: Updates done before the first `fit`.
     """
 
@@ -36,6 +34,7 @@ class DetectionPictures(EvaluationCallback):
     ):
         super().__init__(first_step)
         self.dataset = dataset
+        self._class_names = getattr(dataset, "class_names", None)
         self.writer = writer
         self.count = count
         self.score_threshold = score_threshold
@@ -43,34 +42,27 @@ class DetectionPictures(EvaluationCallback):
         self._detect = None
 
     def set_model(self, model):
-        """Keeps the model and makes the function that detects, traced once for all epochs."""
+        """Sets the model and its detection function, traced once for all epochs."""
         if self._detect is None or model is not self.model:
             self._detect = compile_detect(model, self._class_names)
         super().set_model(model)
 
     def on_evaluation(self, step, metrics):
-        """Draws; with averaged weights, if the optimizer has them."""
+        """Draws, with averaged weights if the optimizer keeps them."""
         self._batches = self._batches or self._first_batches()
         with averaged_weights(self.model):
             samples = detect_samples(self._batches, self._detect, self.count)
+        names, threshold = self._class_names, self.score_threshold
         pictures = {
             f"image_{int(truth['image_ids'])}": visualization.draw_gallery(
-                [image],
-                [truth],
-                [found],
-                self._class_names,
-                score_threshold=self.score_threshold,
+                [image], [truth], [found], names, score_threshold=threshold
             )
             for image, truth, found in zip(*samples, strict=True)
         }
         self.writer.write_pictures(step, "val", pictures)
 
-    @property
-    def _class_names(self):
-        return getattr(self.dataset, "class_names", None)
-
     def _first_batches(self) -> list:
-        """The batches that hold the images to draw, kept so that they are read only once."""
+        """The batches with the images to draw, read once."""
         batches, found = [], 0
         for batch in self.dataset:
             batches.append(batch)

@@ -1,4 +1,4 @@
-"""A run: its files, how they are read and written, and the way from one step to the end."""
+"""A run: its files, and training from a step to the end."""
 
 import contextlib
 import json
@@ -32,11 +32,11 @@ NUM_PICTURES = 8
 
 
 def find_weights(model_dir: str | Path, weights: str | Path | None = None) -> Path:
-    """The file to take a model from: `weights`, or the newest of the run in `model_dir`.
+    """The file of a model: `weights`, or the newest one of the run in `model_dir`.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If neither is given.
+        FileNotFoundError: There is no such file.
+        ValueError: Neither is given.
     """
     if weights:
         return Path(weights)
@@ -56,13 +56,13 @@ def find_weights(model_dir: str | Path, weights: str | Path | None = None) -> Pa
 def make_writers(
     model_dir: str | Path, first_step: int, total_steps: int, *, left_out: Collection[str] = ()
 ) -> list:
-    """Where the numbers of a run go: two files of its folder, and the terminal or a log.
+    """The writers of a run: two into its folder, one for the terminal or log.
 
     Args:
         model_dir: The run's folder.
-        first_step: Updates done before the run goes on.
+        first_step: Updates done already.
         total_steps: The length of the run.
-        left_out: Names of numbers that are for the files only.
+        left_out: Names of metrics for the files only.
     """
     model_dir = Path(model_dir)
     return [
@@ -76,7 +76,7 @@ def make_writers(
 
 @contextlib.contextmanager
 def closing(writers: Iterable) -> Iterator[None]:
-    """A context at whose end all writers are closed, whatever goes wrong with one of them."""
+    """A context that closes all writers at its end, even if closing one fails."""
     with contextlib.ExitStack() as stack:
         for writer in writers:
             stack.callback(writer.close)
@@ -94,11 +94,11 @@ def go_on(
     period: int,
     is_chief: bool,
 ) -> dict[str, float]:
-    """Trains to the end, after the evaluation that a killed run did not come to.
+    """Does the evaluation that a killed run missed, if any, and trains to the end.
 
     Args:
-        model: Compiled, its weights those of `start_step`.
-        make_dataset: As of `loop.fit`, as are the numbers of steps.
+        model: Compiled, with the weights of `start_step`.
+        make_dataset: See `loop.fit`.
         made: The callbacks.
         model_dir: The run's folder.
         start_step: Updates done.
@@ -107,10 +107,10 @@ def go_on(
         is_chief: Whether this is the host that writes files.
 
     Returns:
-        The last evaluation, if there was one.
+        The metrics of the last evaluation, if there was one.
 
     Raises:
-        Stopped: That of the chief says in which checkpoint the run stands.
+        Stopped: After a signal; on the chief it names the checkpoint.
     """
     lines, strategy = Path(model_dir) / METRICS_LINES_FILE, model.distribute_strategy
     lengths = {"total_steps": total_steps, "period": period}
@@ -121,7 +121,7 @@ def go_on(
             metrics = callbacks.make_up_evaluation(model, made, start_step)
         logs = loop.fit(model, make_dataset, **lengths, start_step=start_step, callbacks=made)
     except Stopped as stopped:
-        agree(True, strategy)  # none leaves before the checkpoint is there
+        agree(True, strategy)  # no host leaves before the checkpoint is on disk
         if not is_chief:
             raise
         path = checkpoints.latest(model_dir)
@@ -142,11 +142,11 @@ def save_pictures(
     """Draws ground truth and detections of the first `count` images of a data set.
 
     Args:
-        path: The picture.
+        path: The image file to write.
         model: A detector.
-        dataset: What to detect on, with `class_names`.
-        count: How many images.
-        detect: What `detecting.compile_detect(model, dataset.class_names)` gave.
+        dataset: Batches of `(images, targets)`, with `class_names`.
+        count: Number of images.
+        detect: Result of `detecting.compile_detect(model, dataset.class_names)`.
     """
     detect = detect or compile_detect(model, dataset.class_names)
     samples = detect_samples(dataset, detect, count)
@@ -157,13 +157,13 @@ def save_pictures(
 
 
 def check_readable(val_data: Any) -> None:
-    """Reads the first batch to evaluate on, so that a folder of broken images is told at once.
+    """Reads the first batch of the evaluation data, to report unreadable images before training.
 
     Raises:
-        ValueError: If not one image of it can be read.
+        ValueError: None of its images can be read.
     """
     _, targets = next(iter(val_data))
-    skipped = val_data.image_faults.skipped  # none where a host's share begins with fillers
+    skipped = val_data.image_faults.skipped  # empty if a host's share begins with padding rows
     if skipped and not (targets["image_ids"].numpy() >= 0).any():
         raise ValueError(
             f"none of the first {len(skipped)} images to evaluate on can be read: {skipped[0]}"
@@ -171,14 +171,14 @@ def check_readable(val_data: Any) -> None:
 
 
 def write_metrics(path: str | Path, metrics: dict[str, Any]) -> None:
-    """Writes metrics as JSON, at once or not at all."""
+    """Writes metrics as JSON, renamed into place."""
     atomic.write_text(path, json.dumps(metrics, indent=2) + "\n")
 
 
 def write_scores(
     folder: str | Path, metrics: dict[str, Any], per_class: dict[str, dict[str, Any]]
 ) -> None:
-    """Writes what an evaluation gave, over all classes and per class; makes the folder."""
+    """Writes the metrics over all classes and per class; creates the folder."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_metrics(Path(folder) / METRICS_FILE, metrics)
     write_metrics(Path(folder) / PER_CLASS_FILE, per_class)
@@ -187,7 +187,7 @@ def write_scores(
 def read_finished(
     model_dir: Path, step: int, *, has_picture: bool = True
 ) -> dict[str, float] | None:
-    """The metrics of a run whose files are all there and of this step, else None."""
+    """The metrics of a run whose files are complete and of this step, else None."""
     names = (MODEL_FILE, METRICS_FILE, *((PICTURE_FILE,) if has_picture else ()))
     if not all((model_dir / name).is_file() for name in names):
         return None
@@ -205,16 +205,16 @@ def check_unchanged(
     *,
     allow_config_change: bool = False,
 ) -> None:
-    """Refuses to go on with a run under options that change what is learnt.
+    """Refuses to resume a run with other options that affect the training.
 
     Args:
-        model_dir: The run's folder; without a `config.cfg` in it there is nothing to compare with.
-        options: Those that must be as they were, by name, as a config file spells them.
-        defaults: The same for a run that is older than an option.
+        model_dir: The run's folder; without a `config.cfg` nothing is compared.
+        options: Options that must not change: name -> text as in a config file.
+        defaults: Their values in a run older than an option.
         allow_config_change: Warn instead.
 
     Raises:
-        ValueError: Options differ; names all with the old value and the new one.
+        ValueError: Options differ; names them with old and new values.
     """
     path = Path(model_dir) / CONFIG_FILE
     if not path.is_file():
@@ -232,13 +232,13 @@ def check_unchanged(
     text = f"{path} says that the run to resume has other flags: {', '.join(changed)}"
     if not allow_config_change:
         raise ValueError(
-            f"{text}; give those it began with, another --model_dir, or --allow_config_change"
+            f"{text}; give the original ones, another --model_dir, or --allow_config_change"
         )
     warnings.warn(text, stacklevel=2)
 
 
 def _comparable(text: str) -> str | list[float]:
-    """Numbers as such: 0 and 0.0 are the same."""
+    """Numbers as floats, so that 0 equals 0.0."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:

@@ -14,9 +14,9 @@ _PACKAGE = "fcos_tf"
 
 
 class _WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up that ends in `_after_warmup`, which subclasses define.
+    """Linear warm-up, then `_after_warmup` of the subclass.
 
-    At step s < warmup_steps the rate is that of the schedule times
+    At step s < warmup_steps the rate of the schedule is multiplied by
     `warmup_factor + (1 - warmup_factor) * s / warmup_steps`.
     """
 
@@ -57,11 +57,11 @@ class _WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class WarmupConstant(_WarmupSchedule):
-    """Linear warm-up, then the same rate to the end.
+    """Linear warm-up, then a constant rate.
 
     Args:
         learning_rate: The rate after warm-up, > 0.
-        warmup_steps: Updates until the full rate; 0 = none.
+        warmup_steps: Updates until the full rate; 0 = no warm-up.
         warmup_factor: Share of the rate at step 0.
 
     Example:
@@ -75,14 +75,12 @@ class WarmupConstant(_WarmupSchedule):
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class WarmupStepDecay(_WarmupSchedule):
-    """Linear warm-up, then the rate times `decay_factor` from each step of `decay_steps` on.
+    """Linear warm-up, then the rate is multiplied by `decay_factor` at each of `decay_steps`.
 
     Args:
-        learning_rate: The rate after warm-up, > 0.
+        learning_rate, warmup_steps, warmup_factor: See `WarmupConstant`.
         decay_steps: Increasing step numbers; update number d is the first with the lower rate.
-        decay_factor: What each of them multiplies the rate by.
-        warmup_steps: Updates until the full rate; 0 = none.
-        warmup_factor: Share of the rate at step 0.
+        decay_factor: Factor on the rate at each of them, > 0.
 
     Example:
         >>> float(WarmupStepDecay(1.0, decay_steps=(60, 80), decay_factor=0.5)(80))
@@ -124,16 +122,14 @@ class WarmupStepDecay(_WarmupSchedule):
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class WarmupCosine(_WarmupSchedule):
-    """Linear warm-up times half a cosine, which reaches 0 at `total_steps`.
+    """Linear warm-up, then half a cosine down to 0 at `total_steps`.
 
     With t = (step - warmup_steps) / (total_steps - warmup_steps), clipped to 0..1, the rate
     after warm-up is `learning_rate * (1 + cos(pi * t)) / 2`.
 
     Args:
-        learning_rate: The rate at the end of warm-up, > 0.
+        learning_rate, warmup_steps, warmup_factor: See `WarmupConstant`.
         total_steps: The length of the run; above `warmup_steps`.
-        warmup_steps: Updates until the full rate; 0 = none.
-        warmup_factor: Share of the rate at step 0.
 
     Example:
         >>> round(float(WarmupCosine(1.0, total_steps=100)(50)), 6)
@@ -151,7 +147,8 @@ class WarmupCosine(_WarmupSchedule):
         super().__init__(learning_rate, warmup_steps=warmup_steps, warmup_factor=warmup_factor)
         if total_steps <= warmup_steps:
             raise ValueError(
-                f"total_steps: expected more than warmup_steps={warmup_steps}, got {total_steps}"
+                f"warmup_steps: expected fewer than the {total_steps} steps of the run with a "
+                f"cosine schedule, got {warmup_steps}"
             )
         self.total_steps = total_steps
 
@@ -177,22 +174,22 @@ def make_schedule(
     decay_steps: Sequence[int] = (),
     decay_factor: float = 0.1,
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Makes the learning rates of a run.
+    """Makes the learning rate schedule of a run.
 
     Args:
         total_steps: Updates at the end of the run.
-        schedule: What comes after warm-up: "step", "cosine" or "constant".
+        schedule: After warm-up: "step", "cosine" or "constant".
         learning_rate: The rate after warm-up, for `base_batch_size` images.
         batch_size: Images in a step.
-        base_batch_size: At another batch size the rate is in proportion (Goyal et al., Accurate,
-            Large Minibatch SGD); None: the one given.
-        warmup_steps: See the classes, as for the others.
-        warmup_factor: Likewise.
+        base_batch_size: The rate is scaled by `batch_size` / `base_batch_size` (Goyal et al.,
+            Accurate, Large Minibatch SGD); None: not scaled.
+        warmup_steps: See the classes.
+        warmup_factor: See the classes.
         decay_steps: With "step"; empty: at 2/3 and 8/9 of the run.
-        decay_factor: Likewise.
+        decay_factor: See the classes.
 
     Raises:
-        ValueError: A schedule that does not exist, or a cosine over no more steps than warm-up has.
+        ValueError: An unknown schedule, or a cosine with `warmup_steps` >= `total_steps`.
 
     Example:
         >>> float(make_schedule(900, learning_rate=1.0, warmup_steps=0)(600))
@@ -203,15 +200,10 @@ def make_schedule(
     if schedule == "constant":
         return WarmupConstant(rate, **warmup)
     if schedule == "cosine":
-        if total_steps <= warmup_steps:
-            raise ValueError(
-                f"--warmup_steps: expected fewer than the {total_steps} steps of the run with "
-                f"--schedule=cosine, got {warmup_steps}"
-            )
         return WarmupCosine(rate, total_steps=total_steps, **warmup)
     if schedule != "step":
         raise ValueError(f"schedule: expected step, cosine or constant, got {schedule!r}")
-    # 60k and 80k of 90k steps, as in the recipe, for a run of any length.
+    # In proportion to the 60k and 80k of 90k steps of the recipe.
     default = sorted({max(1, total_steps * 2 // 3), max(1, total_steps * 8 // 9)})
     return WarmupStepDecay(
         rate, decay_steps=decay_steps or default, decay_factor=decay_factor, **warmup

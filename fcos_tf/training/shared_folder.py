@@ -1,4 +1,4 @@
-"""Checks that the hosts of a run have one folder for its files, and not each one of its own."""
+"""Checks that the hosts of a run share one folder for its files."""
 
 import secrets
 import time
@@ -15,24 +15,24 @@ from fcos_tf.training.strategy import agree, numbers_of_hosts, share_of
 def check_shared(
     folder: str | Path, strategy: tf.distribute.Strategy, *, patience: float = 5.0
 ) -> None:
-    """Has the chief write a file that all hosts look for; with one host it does nothing.
+    """The chief writes a file, which all hosts look for; with one host it does nothing.
 
-    All hosts have to call it at the same point of the program, as it waits for them.
+    All hosts must call it at the same point of the program: it waits for them.
 
     Args:
-        folder: Where this host has the files of the run; the chief makes it if it is not there.
+        folder: The run's folder on this host; the chief creates it if missing.
         strategy: Of the run.
-        patience: For how many seconds a host looks; network file systems may take some.
+        patience: Seconds that a host looks; network file systems may delay a file.
 
     Raises:
-        ValueError: On every host, if any does not find the file.
+        ValueError: On every host, if any host does not find the file.
         OSError: The chief cannot write it.
     """
     share = share_of(strategy)
     if share.num_hosts == 1:
         return
     folder = Path(folder)
-    # A new name each time, so that nothing of an older run can be taken for it.
+    # A new name each time, so that a file of an older run does not match.
     number = numbers_of_hosts([secrets.randbits(31)], strategy)[0, 0]  # the chief's
     path = folder / f"{atomic.TEMPORARY_PREFIX}for_all_hosts_{number}"
     try:
@@ -40,15 +40,15 @@ def check_shared(
             with atomic.naming(path):
                 folder.mkdir(parents=True, exist_ok=True)
                 path.touch()
-        agree(True, strategy)  # it is there
+        agree(True, strategy)  # the file is written
         lacking = np.flatnonzero(numbers_of_hosts([not _appears(path, patience)], strategy))
     finally:
         if share.is_chief:
             path.unlink(missing_ok=True)
     if lacking.size:
         raise ValueError(
-            f"--model_dir: expected one folder for all hosts of {VARIABLE}, got {folder} here, "
-            f"{share.host}; what the chief writes is not seen by {', '.join(map(str, lacking))}"
+            f"--model_dir: expected one folder shared by all hosts of {VARIABLE}, got {folder} on "
+            f"host {share.host}; no file of the chief on host {', '.join(map(str, lacking))}"
         )
 
 

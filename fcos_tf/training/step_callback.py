@@ -1,8 +1,8 @@
 """Callbacks that act between updates, and after evaluations.
 
-Keras hands each batch's logs to `on_train_batch_end` as Python floats, which makes the host wait
-for the device at every step. The callbacks here therefore act between steps, at the beginning of
-the next one, and read values from the device only at the steps where something is written.
+Keras passes each batch's logs to `on_train_batch_end` as Python floats, so the host waits for the
+device at every step. These callbacks therefore act at the beginning of the next step, and read
+values from the device only at steps with something to write.
 """
 
 from collections.abc import Mapping
@@ -34,15 +34,15 @@ class StepCallback(keras.callbacks.Callback):
         """
 
     def close(self) -> None:
-        """Called by `loop.fit` when training has ended, also by an error; for subclasses."""
+        """Called by `loop.fit` when training ends, also after an error; for subclasses."""
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Starts counting the epoch's steps."""
+        """Starts the epoch's step count."""
         self._epoch_start = self.step
         self._batch = None
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Reports the step before this one."""
+        """Reports the previous step."""
         if self._batch is not None:
             self._finish(self._epoch_start + batch, None)
         self._batch = batch
@@ -60,7 +60,7 @@ class StepCallback(keras.callbacks.Callback):
 
 
 class EvaluationCallback(StepCallback):
-    """A callback that acts after evaluations. Stand after the callback that evaluates.
+    """A callback that acts after evaluations. Place it after the callback that evaluates.
 
     Args:
         first_step: Updates done before the (first) `fit`; above 0 in a resumed run.
@@ -71,7 +71,7 @@ class EvaluationCallback(StepCallback):
 
         Args:
             step: Updates done.
-            metrics: What the epoch's logs hold under `val_...`, without that prefix.
+            metrics: The `val_...` entries of the epoch's logs, without that prefix.
         """
 
     def on_step_end(self, step, logs):

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as the wish that a run stops where it can go on from later."""
+"""SIGINT and SIGTERM as requests to stop a run in a state to resume from."""
 
 import signal
 import threading
@@ -7,14 +7,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):  # noqa: N818 - nothing has gone wrong
-    """A run stopped because a signal asked for it; its last step is in a checkpoint."""
+    """A run stopped on a signal; its last step is in a checkpoint."""
 
 
 class StopSignals:
-    """Takes note of SIGINT and SIGTERM while it is entered; a second one ends the process at once.
+    """A context that records SIGINT and SIGTERM; a second one ends the process at once.
 
     Attributes:
-        received: Name of the signal that came, else None.
+        received: Name of the signal received, else None.
 
     Example:
         >>> with StopSignals() as stop:
@@ -26,16 +26,16 @@ class StopSignals:
         self._before = {}
 
     def raise_if_received(self, *_) -> None:
-        """Breaks off work that a resumed run does again.
+        """Aborts work that a resumed run repeats.
 
         Raises:
-            Stopped: A signal has come.
+            Stopped: A signal was received.
         """
         if self.received:
             raise Stopped(f"stopped by {self.received}")
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():  # no other may
+        if threading.current_thread() is threading.main_thread():  # others cannot set handlers
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
@@ -46,7 +46,7 @@ class StopSignals:
     def _note(self, number, frame) -> None:
         del frame
         self.received = signal.Signals(number).name
-        # By the system, as Python acts on signals between two of its own instructions only, and a
-        # step may be long.
+        # The default action is immediate; Python handles signals only between its instructions,
+        # and a step may be long.
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)

@@ -1,7 +1,7 @@
-"""From a name to the `tf.distribute` strategy that a model is built and trained under.
+"""From a name to the `tf.distribute` strategy of a run.
 
-A replica is a copy of the model on one device, a host a process of the run with its replicas. Of
-several hosts, number 0 is the chief: it alone writes files and prints.
+A replica is a copy of the model on one device, a host a process of the run with its replicas. Host
+0 is the chief: it alone writes files and prints.
 """
 
 import contextlib
@@ -18,17 +18,17 @@ import tensorflow as tf
 from fcos_tf.models.train_steps import has_hosts
 from fcos_tf.training.cluster import VARIABLE, read_cluster
 
-# There whenever the driver of an NVIDIA GPU is loaded, whatever TensorFlow finds.
+# Exists if the driver of an NVIDIA GPU is loaded, even if TensorFlow finds no GPU.
 _NVIDIA_DRIVER = Path("/dev/nvidiactl")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 
 class Share(NamedTuple):
-    """Which part of the work is this process's; as `fcos_tf.data.load` takes it.
+    """The share of this process in the work, as in `fcos_tf.data.load`.
 
     Attributes:
         num_hosts: Processes that share the work.
-        host: Which of them this is, from 0.
+        host: Index of this one, from 0.
     """
 
     num_hosts: int = 1
@@ -52,29 +52,27 @@ def make_strategy(
 ) -> tf.distribute.Strategy:
     """Makes the strategy; build and compile the model inside its `scope()`.
 
-    To be called before TensorFlow runs its first operation. With several hosts it waits until all
-    of them are there.
+    Call it before TensorFlow runs its first operation. With several hosts it waits for all.
 
     Args:
-        strategy: "one_device": the default one, which places a model on one GPU or on the CPU;
-            "mirrored": every visible GPU holds a copy and takes its share of each batch;
-            "multi_worker": the GPUs of all hosts in the environment variable `TF_CONFIG`; if that
-            is one host, "auto" among its devices;
+        strategy: "one_device": TensorFlow's default, one GPU or the CPU;
+            "mirrored": a replica on every visible GPU, each with its share of a batch;
+            "multi_worker": the GPUs of all hosts in the environment variable `TF_CONFIG`; with one
+            host there, "auto" among its devices;
             "tpu": all cores of a TPU;
-            "auto": multi_worker where `TF_CONFIG` names several hosts, mirrored where there are
-            several GPUs, else one device.
+            "auto": multi_worker if `TF_CONFIG` has several hosts, mirrored with several GPUs, else
+            one device.
         tpu: Name of the TPU, or "local" for that of this machine; with "tpu" only.
-        one_host: Do without other hosts: "multi_worker" is then "auto" among the devices of this
-            one.
-        report: Takes a line that says which hosts are waited for.
+        one_host: Use this host only: "multi_worker" is then "auto" among its devices.
+        report: Receives a line with the hosts it waits for.
 
     Returns:
         The strategy. Its `num_replicas_in_sync` is the number of devices that share a batch.
 
     Raises:
-        ValueError: For another name, a wrong or missing `TF_CONFIG`, a TPU without a name, one
-            that is not there or has several hosts.
-        OSError: Another process listens where `TF_CONFIG` has this one.
+        ValueError: Another name, a wrong or missing `TF_CONFIG`, a TPU without a name, unreachable
+            or with several hosts.
+        OSError: The address of this host in `TF_CONFIG` is in use by another process.
 
     Example:
         >>> with make_strategy("one_device").scope():
@@ -84,8 +82,8 @@ def make_strategy(
         raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
     if bool(tpu) != (strategy == "tpu"):
         raise ValueError(
-            f"--tpu: expected with --strategy=tpu the name of a TPU, or local, and none with "
-            f"others; got --strategy={strategy} and --tpu={tpu}"
+            "--tpu: expected the name of a TPU, or local, with --strategy=tpu only; got "
+            f"--strategy={strategy} and --tpu={tpu}"
         )
     if strategy == "tpu":
         return _tpu_strategy(tpu)
@@ -111,7 +109,7 @@ def make_strategy(
 
 
 def share_of(strategy: tf.distribute.Strategy) -> Share:
-    """Which part of the work under a strategy is this process's."""
+    """The share of this process in the work under a strategy."""
     if not has_hosts(strategy):
         return ALONE
     cluster = read_cluster()
@@ -121,11 +119,11 @@ def share_of(strategy: tf.distribute.Strategy) -> Share:
 def agree(flag: bool, strategy: tf.distribute.Strategy) -> bool:
     """Whether `flag` is true on any host.
 
-    All hosts have to call it at the same point of the program, as it waits for them; with one host
-    it costs nothing.
+    All hosts must call it at the same point of the program: it waits for them. With one host it
+    costs nothing.
 
     Args:
-        flag: What this process thinks, such as whether to stop.
+        flag: The value of this host, such as whether to stop.
         strategy: Of the run; `model.distribute_strategy`.
     """
     if not has_hosts(strategy):
@@ -134,10 +132,10 @@ def agree(flag: bool, strategy: tf.distribute.Strategy) -> bool:
 
 
 def numbers_of_hosts(numbers: Sequence[int], strategy: tf.distribute.Strategy) -> np.ndarray:
-    """What several hosts have, on each of them; to be called by all of them, as `agree` is.
+    """The numbers of all hosts, on every host; all hosts must call it, as `agree`.
 
     Args:
-        numbers: N whole numbers of this process.
+        numbers: N whole numbers of this host.
         strategy: Of the run.
 
     Returns:
@@ -150,14 +148,14 @@ def numbers_of_hosts(numbers: Sequence[int], strategy: tf.distribute.Strategy) -
 
 
 def check_same(values: Mapping[str, Any], strategy: tf.distribute.Strategy) -> None:
-    """Checks that all hosts have the same values; to be called by all of them, as `agree` is.
+    """Checks that all hosts have the same values; all hosts must call it, as `agree`.
 
     Args:
-        values: What it is -> what this process has; what is the same has the same `str`.
+        values: Name -> value of this host; values are compared by their `str`.
         strategy: Of the run.
 
     Raises:
-        ValueError: On every host, with its own value, if that of any host is another.
+        ValueError: On every host, with its own value, if any host differs.
     """
     if not has_hosts(strategy):
         return
@@ -170,8 +168,8 @@ def check_same(values: Mapping[str, Any], strategy: tf.distribute.Strategy) -> N
     ]
     if differ:
         raise ValueError(
-            f"expected the same on all hosts of {VARIABLE}, got other values on this one, "
-            f"{share_of(strategy).host}, than elsewhere: {', '.join(differ)}"
+            f"expected the same on all hosts of {VARIABLE}, got other values on host "
+            f"{share_of(strategy).host} than elsewhere: {', '.join(differ)}"
         )
 
 
@@ -181,29 +179,29 @@ def distribute(
     """Divides the training batches of this host between its replicas.
 
     Args:
-        dataset: This host's share of every batch, without end, see `share_of`.
+        dataset: This host's share of every batch, endless, see `share_of`.
         strategy: Of the run.
-        batch_size: Images per step over all replicas of all hosts; their number divides it.
+        batch_size: Images per step over all replicas of all hosts; a multiple of their number.
 
     Returns:
-        What `fit` takes.
+        The data set for `fit`.
     """
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
         return dataset
     parts = dataset.rebatch(batch_size // replicas, drop_remainder=True)
-    # tf.data forgets that there is no end; TensorFlow then asks at every step if it is there.
+    # `rebatch` loses the infinite cardinality; TensorFlow would check for an end at each step.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     return strategy.distribute_datasets_from_function(lambda context: parts.apply(endless))
 
 
 def describe_devices(strategy: tf.distribute.Strategy) -> str:
-    """What a strategy trains on, in words: "1 GPU", "4 GPUs", "CPU", "16 GPUs on 2 hosts".
+    """The devices of a strategy in words: "1 GPU", "4 GPUs", "CPU", "16 GPUs on 2 hosts".
 
-    Says so where a GPU lies idle: TensorFlow itself only logs that it lacks a library.
+    Mentions an idle GPU: TensorFlow itself only logs that it lacks a library.
     """
     replicas = strategy.num_replicas_in_sync
-    if _is_tpu(strategy):
+    if isinstance(strategy, tf.distribute.TPUStrategy):
         return f"{replicas} TPU cores"
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     if kind == "CPU" and replicas == 1:
@@ -216,15 +214,14 @@ def describe_devices(strategy: tf.distribute.Strategy) -> str:
 
 @contextlib.contextmanager
 def _ended_by_sigint() -> Iterator[None]:
-    """SIGINT ends the process here; Python would hear of it only when the last host is there."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """SIGINT ends the process here; Python would handle it only when the last host has joined."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL) if is_main else None
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if is_main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
@@ -238,12 +235,8 @@ def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
         raise ValueError(f"--tpu={tpu}: expected a TPU that can be reached, got: {text}") from error
     strategy = tf.distribute.TPUStrategy(resolver)
     if strategy.extended.num_hosts > 1:
-        # One process drives all hosts of a TPU, but images are read by Python in that process.
+        # One process drives all hosts of a TPU, and would have to read the images of all.
         raise ValueError(
             f"--tpu={tpu}: expected a TPU with one host, got one with {strategy.extended.num_hosts}"
         )
     return strategy
-
-
-def _is_tpu(strategy: tf.distribute.Strategy) -> bool:
-    return isinstance(strategy, tf.distribute.TPUStrategy)

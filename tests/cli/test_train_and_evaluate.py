@@ -116,7 +116,7 @@ def test_a_changed_flag_that_matters_is_refused_unless_allowed(run_dir, tmp_path
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr == (
         f"train.py: error: {folder}/config.cfg says that the run to resume has other flags: "
-        "--momentum=0.5 (was 0.9); give those it began with, another --model_dir, or "
+        "--momentum=0.5 (was 0.9); give the original ones, another --model_dir, or "
         "--allow_config_change\n"
     )
     assert {path: path.read_bytes() for path in files} == files

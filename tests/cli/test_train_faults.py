@@ -110,8 +110,8 @@ def test_damaged_checkpoints_only_are_no_reason_to_start_anew(tmp_path, capsys):
     assert (status, out) == (1, "")
     assert err.splitlines()[-1] == (
         f"train.py: error: --model_dir: expected a whole checkpoint in {folder}, got damaged ones "
-        "only (step_00000002.keras, step_00000001.keras); remove them, or give another "
-        "--model_dir, to start anew"
+        "only (step_00000002.keras, step_00000001.keras); to start from step 0, remove them or "
+        "give another --model_dir"
     )
     assert {path: path.read_bytes() for path in files} == files
 

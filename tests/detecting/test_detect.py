@@ -193,7 +193,7 @@ def test_the_image_size_and_the_way_back():
 
 
 def test_a_model_without_an_image_size_needs_one():
-    with pytest.raises(ValueError, match=r"image_size: expected, as m\.keras does not say its own"):
+    with pytest.raises(ValueError, match=r"image_size: expected one, as m\.keras has none"):
         KerasModel(Middle(None), name="m.keras")
     (found,) = fcos_tf.detect(Middle(None), np.zeros([64, 64, 3], np.uint8), image_size="32x32")
     assert found.scores[0] == 32

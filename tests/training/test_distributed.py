@@ -122,8 +122,8 @@ def test_hosts_with_other_flags_are_refused(tmp_path):
     flags = ("tools/train.py", *FLAGS, f"--model_dir={tmp_path}")
     errors = errors_of(flags, (*flags, "--learning_rate=0.5", "--cache"))
     assert errors == [
-        "train.py: error: expected the same on all hosts of TF_CONFIG, got other values on this "
-        f"one, {host}, than elsewhere: --learning_rate (here {value})\n"
+        "train.py: error: expected the same on all hosts of TF_CONFIG, got other values on host "
+        f"{host} than elsewhere: --learning_rate (here {value})\n"
         for host, value in ((0, "0.01"), (1, "0.5"))
     ]
     assert not list(tmp_path.iterdir())
@@ -134,8 +134,8 @@ def test_hosts_with_a_folder_each_are_refused(tmp_path):
     folders[1].mkdir(parents=True)
     errors = errors_of(*(("tools/train.py", *FLAGS, f"--model_dir={each}") for each in folders))
     assert errors == [
-        "train.py: error: --model_dir: expected one folder for all hosts of TF_CONFIG, got "
-        f"{folder} here, {host}; what the chief writes is not seen by 1\n"
+        "train.py: error: --model_dir: expected one folder shared by all hosts of TF_CONFIG, got "
+        f"{folder} on host {host}; no file of the chief on host 1\n"
         for host, folder in enumerate(folders)
     ]
     assert [list(folder.iterdir()) for folder in folders] == [[], []]

@@ -178,7 +178,7 @@ def test_a_full_disk_is_told_in_one_line_and_with_room_the_run_goes_on(full_disk
     assert re.fullmatch(
         f"cannot write {saved}/step_00000004.keras: (No space left on device|File too large); "
         r"\d+\.\d MB free there; step 4 is not saved, the newest whole checkpoint is "
-        f"{saved}/step_00000002.keras; the same command goes on from there",
+        f"{saved}/step_00000002.keras; the same command resumes from it",
         str(caught.value),
     )
     assert os.listdir(saved) == ["step_00000002.keras"]
