@@ -138,7 +138,7 @@ def evaluate(
     views = [build.load_val_data(_view(config, size), class_names) for size in tta.image_sizes]
     print(f"evaluating {path} on {dataset.num_images} images at {config.image_size}", flush=True)
     num_images = dataset.num_images * (1 + len(views))
-    with tqdm(total=num_images, unit=" images", disable=None) as bar:
+    with tqdm(total=num_images, unit="image", disable=None) as bar:
         records = evaluation.run_detector(
             model,
             dataset,

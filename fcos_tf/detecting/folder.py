@@ -101,7 +101,7 @@ class FolderRun:
         if not files:
             return
         ids = dict(zip(map(str, files), image_ids(files), strict=True))
-        with tqdm(files, unit=" images", disable=None) as shown_files:
+        with tqdm(files, unit="image", disable=None) as shown_files:
             for pictures in _batches(self._read(shown_files), self._batch_size):
                 for found in self._detect(pictures):
                     results.add_image(ids[found.file], found.file, found)
@@ -124,7 +124,7 @@ class FolderRun:
         with (
             reader,
             VideoWriter(path, reader.rate) as writer,
-            tqdm(frames, desc=name, total=total, unit=" frames", disable=None) as shown_frames,
+            tqdm(frames, desc=name, total=total, unit="frame", disable=None) as shown_frames,
             # That is how one ends a camera.
             contextlib.suppress(*([KeyboardInterrupt] if is_camera else [])),
         ):

@@ -159,5 +159,5 @@ def test_the_progress_bar(tmp_path, monkeypatch):
         monkeypatch.setattr("sys.stderr", stream)
         detect_with(Stub(), tmp_path / "in", tmp_path / "out")
         shown = stream.getvalue().split("\r")[-1]
-        assert ("100%" in shown and "4/4" in shown and "images/s" in shown) == is_shown
+        assert ("100%" in shown and "4/4" in shown and "image/s" in shown) == is_shown
         assert shown.endswith("\n") == is_shown and bool(shown) == is_shown
