@@ -14,10 +14,11 @@ own ids) and detections.png.
 
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from fcos_tf import config as sections
 from fcos_tf.cli import command_line
@@ -136,14 +137,16 @@ def evaluate(
         raise ValueError(f"{path}: {error}") from error
     views = [build.load_val_data(_view(config, size), class_names) for size in tta.image_sizes]
     print(f"evaluating {path} on {dataset.num_images} images at {config.image_size}", flush=True)
-    records = evaluation.run_detector(
-        model,
-        dataset,
-        flip=tta.flip,
-        views=views,
-        detect=detect,
-        progress=_progress(dataset.num_images * (1 + len(views))),
-    )
+    num_images = dataset.num_images * (1 + len(views))
+    with tqdm(total=num_images, unit="image", disable=None) as bar:
+        records = evaluation.run_detector(
+            model,
+            dataset,
+            flip=tta.flip,
+            views=views,
+            detect=detect,
+            progress=lambda done: bar.update(done - bar.n),
+        )
     scores = evaluation.score_records(records, config.metrics)
     if path.parent.name == checkpoints.FOLDER:
         step = checkpoints.step_of(path)
@@ -195,15 +198,3 @@ def _view(config: Config, image_size: str) -> Config:
     """The config of a further view; a fixed canvas needs no batches of one orientation."""
     buckets = config.orientation_buckets and "," in image_size
     return dataclasses.replace(config, image_size=image_size, orientation_buckets=buckets)
-
-
-def _progress(total: int):
-    """A counter of images on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        return None
-
-    def show(done: int) -> None:
-        end = "\n" if done >= total else ""
-        print(f"\r{done}/{total} images", end=end, file=sys.stderr, flush=True)
-
-    return show

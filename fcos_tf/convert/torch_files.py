@@ -50,7 +50,7 @@ def read_tensors(path: str | os.PathLike, *, entry: str | None = None) -> dict[s
 
     Returns:
         Name -> read-only array of the stored shape and dtype (bfloat16 as `ml_dtypes.bfloat16`),
-        row-major, in the order of the file.
+        row-major, in the order of the file; of `.safetensors` by name.
 
     Raises:
         FileNotFoundError: no such file.

@@ -6,10 +6,11 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from fcos_tf.data.images import ImageError
 from fcos_tf.detecting.detections import Detections
-from fcos_tf.detecting.display import Progress, Stopped, Window
+from fcos_tf.detecting.display import Stopped, Window
 from fcos_tf.detecting.images import Picture, read_picture
 from fcos_tf.detecting.inputs import CAMERA, IMAGE, Input
 from fcos_tf.detecting.opened import OpenedModel
@@ -97,15 +98,16 @@ class FolderRun:
         return f"{', '.join(counts) or 'nothing'}; files in {self._folder}"
 
     def _run_images(self, files: Sequence[Path], names: dict[Path, str], results: Results) -> None:
+        if not files:
+            return
         ids = dict(zip(map(str, files), image_ids(files), strict=True))
-        with Progress("images", len(files)) as progress:
-            for pictures in _batches(self._read(files), self._batch_size):
+        with tqdm(files, unit="image", disable=None) as shown_files:
+            for pictures in _batches(self._read(shown_files), self._batch_size):
                 for found in self._detect(pictures):
                     results.add_image(ids[found.file], found.file, found)
                     drawn = self._draw(found)
                     save_picture(self._folder / names[Path(found.file)], drawn)
                     self._counts["images"] += 1
-                    progress.show(self._counts["images"] + len(self.faults))
                     self._show(drawn, wait=True)
 
     def _run_video(self, item: Input, path: Path, results: Results) -> None:
@@ -117,23 +119,23 @@ class FolderRun:
             self.faults.append(str(error))
             return
         total = min(filter(None, (reader.num_frames, self._max_frames)), default=None)
+        frames = islice(reader, self._max_frames)
         done = 0
         with (
             reader,
             VideoWriter(path, reader.rate) as writer,
-            Progress(f"frames of {name}", total) as progress,
+            tqdm(frames, desc=name, total=total, unit="frame", disable=None) as shown_frames,
             # That is how one ends a camera.
             contextlib.suppress(*([KeyboardInterrupt] if is_camera else [])),
         ):
-            frames = (Picture(f"a frame of {name}", frame) for frame in reader)
-            for pictures in _batches(islice(frames, self._max_frames), self._batch_size):
+            made = (Picture(f"a frame of {name}", frame) for frame in shown_frames)
+            for pictures in _batches(made, self._batch_size):
                 for found in self._detect(pictures):
                     results.add_frame(name, done, done / reader.rate, found)
                     drawn = self._draw(found)
                     writer.write(drawn)
                     done += 1
                     self._counts["frames"] += 1
-                    progress.show(done)
                     self._show(drawn, wait=False)
         if not is_camera and done < (total or 1):
             self.faults.append(f"{name}: only {done} of {total or 'its'} frames can be read")

@@ -128,7 +128,7 @@ class TextWriter:
         self._total_steps = total_steps
         self._left_out = left_out
         self._stream = stream
-        self._remaining = RemainingTime(total_steps)
+        self._first: tuple[int, float] | None = None
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Prints the record."""
@@ -139,29 +139,16 @@ class TextWriter:
             f"{name} {value:.4g}" for name, value in values.items() if name not in self._left_out
         ]
         if kind == "train":
-            parts += filter(None, [self._remaining.after(step)])
+            parts += filter(None, [self._time_left(step)])
         print("  ".join(parts), file=self._stream or sys.stdout, flush=True)
 
     def close(self) -> None:
         """Nothing to close."""
 
-
-class RemainingTime:
-    """How long the rest of a run will take, at the pace since the first record.
-
-    Args:
-        total_steps: The length of the run.
-    """
-
-    def __init__(self, total_steps: int):
-        self._total_steps = total_steps
-        self._first: tuple[int, float] | None = None
-
-    def after(self, step: int) -> str:
-        """Such as "ETA 1:02:03" or "ETA 2 days, 1:02:03"; empty at the first call."""
+    def _time_left(self, step: int) -> str:
+        """At the pace since the first record: "ETA 1:02:03", "ETA 2 days, 1:02:03"; "" in that."""
         now = time.monotonic()
-        if self._first is None:
-            self._first = step, now
+        self._first = self._first or (step, now)
         first_step, first_time = self._first
         if step <= first_step:
             return ""

@@ -1,11 +1,9 @@
 """ImageNet files of torchvision and timm: every tensor lands where it belongs, or nothing does."""
 
-import json
-import struct
-
 import keras
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from fcos_tf import FCOS
 from fcos_tf.convert.backbones import CONVERTIBLE, load_imagenet_file
@@ -27,14 +25,7 @@ def write_pth(path, tensors, wrap=None):
 
 
 def write_safetensors(path, tensors):
-    header, at = {}, 0
-    for name, array in tensors.items():
-        end = at + array.nbytes
-        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header).encode()
-    data = b"".join(array.tobytes() for array in tensors.values())
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    save_file(tensors, path)
     return path
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcos_tf.detecting.display import Progress, Window
+from fcos_tf.detecting.display import Window
 from fcos_tf.detecting.images import Picture
 from fcos_tf.detecting.inputs import CAMERA, IMAGE, VIDEO, find_inputs
 from fcos_tf.detecting.results import Results, image_ids, output_names
@@ -147,20 +147,17 @@ def test_a_window_shows_until_q(monkeypatch, tmp_path):
     assert {record[0] for record in read_records(tmp_path / "out")} == {1, 2}
 
 
-def test_the_progress_bar(monkeypatch):
+def test_the_progress_bar(tmp_path, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
 
+    for name in ("1", "2", "3"):
+        flat(tmp_path / "in" / f"{name}.png", 153)
+    (tmp_path / "in" / "4.png").write_bytes(b"no image")
     for stream, is_shown in ((Terminal(), True), (io.StringIO(), False)):
         monkeypatch.setattr("sys.stderr", stream)
-        with Progress("images", 4) as progress:
-            progress.show(1)
-            progress.show(4)
-        lines = stream.getvalue().split("\r")
-        assert len(lines) == (3 if is_shown else 1)
-        if is_shown:
-            # A quarter of 30 is 7, and a blank each for the rest.
-            assert lines[1].startswith("[" + "=" * 7 + " " * 23 + "] 1/4 images, ")
-            assert lines[2].startswith("[" + "=" * 30 + "] 4/4 images, ")
-            assert lines[2].endswith("/s \n")
+        detect_with(Stub(), tmp_path / "in", tmp_path / "out")
+        shown = stream.getvalue().split("\r")[-1]
+        assert ("100%" in shown and "4/4" in shown and "image/s" in shown) == is_shown
+        assert shown.endswith("\n") == is_shown and bool(shown) == is_shown

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from safetensors.numpy import save_file
 
 import fcos_tf
 from fcos_tf.convert import from_torch
@@ -21,22 +22,8 @@ def converted(folder: Path, outputs: dict, **overrides) -> FCOS:
     with np.load(torchvision_fcos.GOLDEN) as golden:
         shapes = json.loads(str(golden["shapes"]))
     path = folder / "fcos.safetensors"
-    write_safetensors(path, torchvision_fcos.draw_state(shapes, outputs))
+    save_file(torchvision_fcos.draw_state(shapes, outputs), path)
     return from_torch(path, flavour="torchvision", **overrides)
-
-
-def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Writes float32 tensors as a `.safetensors` file: length, JSON header, numbers."""
-    header, at = {}, 0
-    for name, values in tensors.items():
-        place = [at, at + values.nbytes]
-        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": place}
-        at = place[1]
-    text = json.dumps(header).encode()
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for values in tensors.values():
-            file.write(values.tobytes())
 
 
 def predict(model: FCOS, image: np.ndarray) -> dict:

@@ -380,7 +380,8 @@ def test_text_lines_are_readable(capsys, clock):
     ]
 
 
-def test_the_progress_bar_shows_the_newest_record_at_every_step(capsys, clock):
+def test_the_progress_bar_shows_the_newest_record_at_every_step(capsys, clock, monkeypatch):
+    monkeypatch.setattr("tqdm.std.time", lambda: clock["now"])
     bar = ProgressBar(5, first_step=1)
     shown = []
 
@@ -402,13 +403,16 @@ def test_the_progress_bar_shows_the_newest_record_at_every_step(capsys, clock):
     # record is that of step 2, its loss 1.125^2; the second, of steps 3 and 4, comes 20 minutes
     # and two steps later. One step is left.
     first, second, third = shown
-    assert "1/1" in first and "loss: 1.2656 - images_per_second" in first
-    assert first.startswith("step 1/5\n") and first.endswith("\n") and "learning_rate" not in first
-    assert second.startswith("step 2/5  [val]  AP 0.25\nstep 2/5\n")
-    assert "1/2" in second and "loss: 1.2656" in second  # of the newest record, still
-    assert "2/2" in second and "loss: 0.2539" in second
-    assert third.startswith("step 4/5  [val]  AP 1.25\nstep 4/5  ETA 0:10:00\n")
-    assert "1/1" in third and third.endswith("\n")
+    assert first.startswith("\rstep:  20%|") and " 1/5 [" in first and first.endswith("\n")
+    assert " 2/5 [" in first and "loss 1.266  images_per_second" in first
+    assert "learning_rate" not in first
+    assert second.startswith("step 2/5  [val]  AP 0.25\n")
+    third_step, fourth_step = second.split("\r")[1:]
+    assert " 3/5 [" in third_step and "loss 1.266" in third_step  # of the newest record, still
+    assert " 4/5 [20:00<10:00, 600.00s/step, loss 0.2539" in fourth_step
+    assert third.startswith("step 4/5  [val]  AP 1.25\n") and " 5/5 [" in third
+    bar.close()
+    assert capsys.readouterr().out.startswith("step 5/5  [val]  AP 2.25\n\r ")
 
 
 def test_steps_from_epochs():
