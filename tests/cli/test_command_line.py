@@ -22,6 +22,7 @@ from fcos_tf.config import AugmentationOptions, Config, DataOptions, TrainingOpt
 from fcos_tf.options import Options, fields_of, option, options_for, to_flags
 from fcos_tf.tensorflow_words import one_line
 from tests.cli.parsing import parse_config
+from tests.limits import HANG
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -325,7 +326,7 @@ def test_errors_become_one_line(raw, expected):
 def run_tool(*arguments):
     return subprocess.run(
         [sys.executable, str(ROOT / "tools" / "train.py"), *arguments],
-        capture_output=True, text=True, timeout=120, cwd=ROOT,
+        capture_output=True, text=True, timeout=HANG, cwd=ROOT,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from fcos_tf.cli import train as train_tool
 from fcos_tf.config import Config
 from fcos_tf.models.fcos_rules import RULES
 from tests.cli.parsing import parse_config
+from tests.limits import HANG
 from tests.training.run_folders import assert_close_records, kinds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ SMALL = (
 def run_tool(name, *arguments):
     return subprocess.run(
         [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, cwd=ROOT,
+        capture_output=True, text=True, timeout=HANG, cwd=ROOT,
     )  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """What is wrong with VOC trees is named, counted, and stops nothing that can go on."""
 
 import shutil
-import time
 
 import pytest
 
@@ -62,9 +61,7 @@ BROKEN_XML = {
 def test_annotations_that_cannot_be_read(root, content, what):
     xml = root / "Annotations" / "b.xml"
     xml.write_bytes(content)
-    start = time.perf_counter()
     annotations, (fault,), _ = read_voc(root, "train")
-    assert time.perf_counter() - start < 5  # ten to the eleventh would take for ever
     assert (fault.file, fault.item, fault.kept) == (str(xml), "", False)
     assert fault.what.startswith(what)
     assert [file[-5:] for file in annotations.files] == ["a.jpg", "c.jpg"]
