@@ -195,7 +195,7 @@ def make_schedule(
         ValueError: A schedule that does not exist, or a cosine over no more steps than warm-up has.
 
     Example:
-        >>> float(make_schedule(900, learning_rate=1.0, warmup_steps=0)(600))
+        >>> round(float(make_schedule(900, learning_rate=1.0, warmup_steps=0)(600)), 6)
         0.1
     """
     rate = learning_rate * (batch_size / base_batch_size if base_batch_size else 1.0)
