@@ -9,7 +9,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 
 # The folders whose files take longest.
-_FIRST = ("training", "models", "tools", "export", "serving")
+_FIRST = ("training", "models", "cli", "export", "serving")
 
 
 def pytest_collection_modifyitems(items):

@@ -55,7 +55,7 @@ def detect(
         OSError: a server cannot be reached, or refuses the request.
 
     Example:
-        >>> model = fcos_tf.FCOS(2, class_names=("cat", "dog"), image_size="256x256")
+        >>> model = fcos_tf.FCOS(2, backbone="simple_cnn", image_size="64x64")
         >>> (found,) = fcos_tf.detect(model, np.zeros([480, 640, 3], np.uint8))
         >>> found[found.scores > 0.5]
         Detections(480x640: nothing)

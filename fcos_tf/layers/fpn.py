@@ -34,7 +34,7 @@ class FeaturePyramid(keras.layers.Layer):
     Example:
         >>> maps = {"c3": keras.ops.ones((1, 8, 8, 128)), "c4": keras.ops.ones((1, 4, 4, 256)),
         ...         "c5": keras.ops.ones((1, 2, 2, 512))}
-        >>> FeaturePyramid(64)(maps)["p7"].shape
+        >>> tuple(FeaturePyramid(64)(maps)["p7"].shape)
         (1, 1, 1, 64)
     """
 

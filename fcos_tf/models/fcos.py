@@ -87,7 +87,7 @@ class FCOS(Detector):
 
     Example:
         >>> model = FCOS(num_classes=3, backbone="resnet18", fpn_channels=32)
-        >>> model(keras.ops.zeros((1, 64, 64, 3)))["class_logits"].shape
+        >>> tuple(model(keras.ops.zeros((1, 64, 64, 3)))["class_logits"].shape)
         (1, 86, 3)
     """
 

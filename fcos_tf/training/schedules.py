@@ -192,7 +192,7 @@ def make_schedule(
         ValueError: An unknown schedule, or a cosine with `warmup_steps` >= `total_steps`.
 
     Example:
-        >>> float(make_schedule(900, learning_rate=1.0, warmup_steps=0)(600))
+        >>> round(float(make_schedule(900, learning_rate=1.0, warmup_steps=0)(600)), 6)
         0.1
     """
     rate = learning_rate * (batch_size / base_batch_size if base_batch_size else 1.0)

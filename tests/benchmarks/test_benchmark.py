@@ -26,23 +26,25 @@ def run(capsys, *arguments):
     return end.value.code, out.out.splitlines(), out.err
 
 
-@pytest.mark.parametrize("what", ["training", "inference"])
-def test_it_times_our_model(what, capsys):
-    arguments = ["--backbone=resnet18", "--fpn_channels=32", "--head_convs=0", "--batch_size=2"]
-    code, lines, _ = run(capsys, f"--what={what}", "--image_size=64x64", "--rounds=1", *arguments)
+SMALL = (
+    "--backbone=simple_cnn", "--fpn_levels=3", "--fpn_channels=32", "--head_convs=0",
+    "--image_size=64x64", "--batch_size=2", "--rounds=1",
+)  # fmt: skip
+
+
+def test_it_times_our_model(capsys):
+    code, lines, _ = run(capsys, "--what=inference", *SMALL)
     assert code == 0
-    assert lines[0].startswith(f"{what}, resnet18, 64x64, batch 2")
+    assert lines[0].startswith("inference, simple_cnn, 64x64, batch 2")
     assert "s per step" in lines[1] and lines[1].endswith("1.00 x")
 
 
-def test_it_times_our_model_beside_itself_in_float32(capsys):
-    arguments = ["--backbone=simple_cnn", "--fpn_levels=3", "--fpn_channels=32", "--head_convs=0"]
-    code, lines, _ = run(
-        capsys, "--what=training", "--precision=mixed_bfloat16", "--peer=float32",
-        "--image_size=64x64", "--batch_size=2", "--rounds=1", *arguments,
-    )  # fmt: skip
+def test_it_times_training_beside_itself_in_float32(capsys):
+    arguments = ("--what=training", "--precision=mixed_bfloat16", "--peer=float32")
+    code, lines, _ = run(capsys, *arguments, *SMALL)
     assert code == 0
-    assert lines[1].startswith("fcos_tf mixed_bfloat16 ")
+    assert lines[0].startswith("training, simple_cnn, 64x64, batch 2")
+    assert lines[1].startswith("fcos_tf mixed_bfloat16 ") and lines[1].endswith("1.00 x")
     assert lines[2].startswith("fcos_tf float32 ")
 
 

@@ -322,13 +322,6 @@ def test_errors_become_one_line(raw, expected):
     assert one_line(ValueError(raw)) == expected
 
 
-def run_tool(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "train.py"), *arguments],
-        capture_output=True, text=True, timeout=120, cwd=ROOT,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize(
     "arguments, status, message",
     [
@@ -339,11 +332,13 @@ def run_tool(*arguments):
         (["digits.cfg"], 2, r"expected flags like --name=value only, got 'digits\.cfg'"),
     ],
 )
-def test_wrong_flags_are_one_line(arguments, status, message):
-    result = run_tool(*arguments)
-    assert result.returncode == status
-    assert len(result.stderr.splitlines()) == 1
-    assert re.match(r"train\.py: error: .*" + message, result.stderr)
+def test_wrong_flags_are_one_line(capsys, arguments, status, message):
+    with pytest.raises(SystemExit) as end:
+        train.main(["train.py", *arguments])
+    told = capsys.readouterr().err
+    assert end.value.code == status
+    assert len(told.splitlines()) == 1
+    assert re.match(r"train\.py: error: .*" + message, told)
 
 
 def test_help_comes_without_loading_tensorflow():

@@ -18,21 +18,37 @@ from fcos_tf.cli import train as train_tool
 from fcos_tf.config import Config
 from fcos_tf.models.fcos_rules import RULES
 from tests.cli.parsing import parse_config
+from tests.limits import HANG
 from tests.training.run_folders import assert_close_records, kinds
 
 ROOT = Path(__file__).resolve().parents[2]
+TOOLS = {"train.py": train_tool, "evaluate.py": evaluate_tool}
 SMALL = (
-    "--dataset=digits", "--image_size=64x64", "--backbone=resnet18", "--fpn_channels=32",
-    "--head_convs=1", "--batch_size=4", "--overfit=8", "--warmup_steps=2", "--schedule=constant",
-    "--log_every=1", "--checkpoint_every=3", "--eval_every=4", "--score_threshold=0.001",
+    "--dataset=digits", "--image_size=64x64", "--backbone=simple_cnn", "--fpn_levels=3",
+    "--fpn_channels=32", "--head_convs=1", "--batch_size=4", "--overfit=8", "--warmup_steps=2",
+    "--schedule=constant", "--log_every=1", "--checkpoint_every=3", "--eval_every=4",
+    "--score_threshold=0.001",
 )  # fmt: skip
 
 
 def run_tool(name, *arguments):
     return subprocess.run(
         [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)],
-        capture_output=True, text=True, timeout=300, cwd=ROOT,
+        capture_output=True, text=True, timeout=HANG, cwd=ROOT,
     )  # fmt: skip
+
+
+@pytest.fixture
+def run_here(capsys):
+    """The same in this process, which has TensorFlow already."""
+
+    def run(name, *arguments):
+        with pytest.raises(SystemExit) as end:
+            TOOLS[name].main([name, *map(str, arguments)])
+        told = capsys.readouterr()
+        return subprocess.CompletedProcess(name, end.value.code, told.out, told.err)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +106,8 @@ def test_the_same_command_resumes_and_then_has_nothing_to_do(run_dir, tmp_path):
 
 def test_training_on_from_a_detector_of_other_classes(run_dir, tmp_path):
     start = FCOS(
-        2, class_names=("cup", "fork"), rules="torchvision", backbone="resnet18", fpn_channels=32,
-        head_convs=1, score_threshold=0.001,
+        2, class_names=("cup", "fork"), rules="torchvision", backbone="simple_cnn", fpn_levels=3,
+        fpn_channels=32, head_convs=1, score_threshold=0.001,
     )  # fmt: skip
     start.save(tmp_path / "start.keras")
     data = [flag for flag in SMALL if not flag.startswith(("--back", "--fpn", "--head", "--score"))]
@@ -107,12 +123,12 @@ def test_training_on_from_a_detector_of_other_classes(run_dir, tmp_path):
     assert np.std(kernels[0]) > 0.02
 
 
-def test_a_changed_flag_that_matters_is_refused_unless_allowed(run_dir, tmp_path):
+def test_a_changed_flag_that_matters_is_refused_unless_allowed(run_dir, run_here, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder)
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     command = [*SMALL, "--steps=4", "--momentum=0.5", "--log_every=2", f"--model_dir={folder}"]
-    result = run_tool("train.py", *command)
+    result = run_here("train.py", *command)
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr == (
         f"train.py: error: {folder}/config.cfg says that the run to resume has other flags: "
@@ -129,14 +145,15 @@ def test_a_changed_flag_that_matters_is_refused_unless_allowed(run_dir, tmp_path
     train_tool.train(parse_config(command), report=lambda line: None)
 
 
-def test_evaluate_takes_a_checkpoint_or_a_file_and_thresholds(run_dir, tmp_path):
+def test_evaluate_takes_a_checkpoint_or_a_file_and_thresholds(run_dir, run_here, tmp_path):
     config = f"--flagfile={run_dir / 'config.cfg'}"
     found = []
     for i, options in enumerate(
         ([], [f"--weights={run_dir / 'model.keras'}", "--max_detections=3"])
     ):
         folder = tmp_path / str(i)
-        result = run_tool("evaluate.py", config, *options, f"--output_dir={folder}")
+        run = run_here if options else run_tool
+        result = run("evaluate.py", config, *options, f"--output_dir={folder}")
         assert result.returncode == 0, result.stderr
         assert result.stderr == ""
         assert ("step_00000004.keras", "model.keras")[i] + " on 8 images" in result.stdout
@@ -198,10 +215,10 @@ def write_voc(folder, *, cut):
         ([], "cannot decode image"),
     ],
 )
-def test_wrong_data_is_one_line_and_no_traceback(tmp_path, arguments, message):
+def test_wrong_data_is_one_line_and_no_traceback(tmp_path, run_here, arguments, message):
     write_voc(tmp_path / "voc", cut=0 if arguments else 1000)
     options = [*SMALL, "--dataset=voc", f"--data_dir={tmp_path / 'voc'}", "--overfit=0"]
-    result = run_tool(
+    result = run_here(
         "train.py", *options, "--steps=1", f"--model_dir={tmp_path / 'run'}", *arguments
     )
     assert result.returncode == 1
@@ -211,20 +228,20 @@ def test_wrong_data_is_one_line_and_no_traceback(tmp_path, arguments, message):
     assert message in last_line
 
 
-def test_wrong_runs_and_weights_are_one_line(tmp_path):
+def test_wrong_runs_and_weights_are_one_line(tmp_path, run_here):
     (tmp_path / "cut.keras").write_bytes(b"PK")
     for argument, message in (
         (f"--model_dir={tmp_path / 'gone'}", "--model_dir: no folder"),
         (f"--weights={tmp_path / 'cut.keras'}", "cut.keras is damaged"),
     ):
-        result = run_tool("evaluate.py", argument)
+        result = run_here("evaluate.py", argument)
         assert result.returncode == 1
         assert len(result.stderr.splitlines()) == 1
         assert result.stderr.startswith("evaluate.py: error: ")
         assert message in result.stderr
 
 
-def test_bare_result_files_are_scored(tmp_path):
+def test_bare_result_files_are_scored(tmp_path, run_here):
     # One object, found exactly: every precision that can be measured is 1.
     box = [10, 10, 50, 50]
     truth = {
@@ -236,21 +253,21 @@ def test_bare_result_files_are_scored(tmp_path):
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     (tmp_path / "found.json").write_text(json.dumps(found))
     files = (f"--ground_truth={tmp_path / 'truth.json'}", f"--detections={tmp_path / 'found.json'}")
-    result = run_tool("evaluate.py", *files, f"--output_dir={tmp_path / 'out'}")
+    result = run_here("evaluate.py", *files, f"--output_dir={tmp_path / 'out'}")
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (metrics["AP"], metrics["APm"], metrics["APs"]) == (pytest.approx(1), 1, -1)
-    missing = run_tool("evaluate.py", files[0])
+    missing = run_here("evaluate.py", files[0])
     assert missing.returncode == 1
     assert "--detections: expected a JSON file" in missing.stderr
 
 
-def test_the_public_golden_set(shared_data, tmp_path):
+def test_the_public_golden_set(shared_data, tmp_path, run_here):
     folder = shared_data / "coco_eval_golden"
     if not folder.is_dir():
         pytest.skip(f"no golden set at {folder}")
     files = [f"--{name}={folder / name}.json" for name in ("ground_truth", "detections")]
-    result = run_tool(
+    result = run_here(
         "evaluate.py", *files, "--metrics=coco,voc07,voc12", f"--output_dir={tmp_path / 'out'}"
     )
     assert result.returncode == 0, result.stderr

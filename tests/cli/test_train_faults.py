@@ -108,11 +108,9 @@ def test_damaged_checkpoints_only_are_no_reason_to_start_anew(tmp_path, capsys):
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     status, out, err = run(capsys, "--overfit=8", f"--model_dir={tmp_path}")
     assert (status, out) == (1, "")
-    assert err.splitlines()[-1] == (
-        f"train.py: error: --model_dir: expected a whole checkpoint in {folder}, got damaged ones "
-        "only (step_00000002.keras, step_00000001.keras); to start from step 0, remove them or "
-        "give another --model_dir"
-    )
+    last = err.splitlines()[-1]
+    assert last.startswith("train.py: error: --model_dir: ")
+    assert f" {folder}, " in last and "(step_00000002.keras, step_00000001.keras)" in last
     assert {path: path.read_bytes() for path in files} == files
 
 
@@ -129,12 +127,11 @@ def test_out_of_memory_names_the_flags_that_need_less(tmp_path, capsys, monkeypa
     monkeypatch.setattr(FCOS, "compute_losses", allocate_too_much)
     status, _, err = run(capsys, "--overfit=8", f"--model_dir={tmp_path}")
     assert status == 1
-    assert err == (
-        "train.py: error: out of memory; less is needed with a lower --batch_size (now 4) or "
-        "--image_size (64x64), with --precision=mixed_bfloat16 (float32), more "
-        "--accumulation_steps (1), a smaller --backbone (simple_cnn), or more --frozen_stages "
-        "(-1)\n"
-    )
+    assert err.startswith("train.py: error: out of memory; ") and err.count("\n") == 1
+    for flag in ("--batch_size (now 4)", "--image_size (64x64)", "--accumulation_steps (1)",
+                 "--precision=mixed_bfloat16 (float32)", "--backbone (simple_cnn)",
+                 "--frozen_stages (-1)"):  # fmt: skip
+        assert flag in err
 
 
 def test_which_errors_mean_that_memory_ran_out():

@@ -33,26 +33,21 @@ def write(path, form, value: bytes):
     return path
 
 
-FORMS = ["zip", "legacy", "pkl"]
-
-
-@pytest.mark.parametrize("form", FORMS)
+# One look-up refuses whatever is not listed, so what is asked for here is next to what is listed.
 @pytest.mark.parametrize(
-    ("module", "name"),
+    ("form", "module", "name"),
     [
-        ("os", "system"), ("posix", "system"), ("nt", "system"), ("subprocess", "Popen"),
-        ("builtins", "eval"), ("builtins", "exec"), ("builtins", "getattr"),
-        ("builtins", "__import__"), ("__builtin__", "eval"), ("builtins", "open"),
-        ("numpy", "load"), ("numpy", "fromfile"), ("numpy", "memmap"), ("numpy.core", "load"),
-        ("numpy.testing._private.utils", "runstring"), ("numpy.f2py", "crackfortran.myeval"),
-        ("torch", "load"), ("torch.serialization", "load"), ("torch.hub", "load"),
-        ("torch._utils", "__builtins__"), ("torch", "os.system"), ("collections", "namedtuple"),
-        ("collections", "OrderedDict.__init__"), ("_codecs", "decode"),
-        ("copyreg", "_reconstructor"),
-        ("functools", "partial"), ("operator", "attrgetter"), ("importlib", "import_module"),
-        ("fcos_tf.convert.pickled_tensors", "pickle"), ("argparse", "Namespace"),
+        ("zip", "os", "system"),
+        ("legacy", "os", "system"),
+        ("pkl", "os", "system"),
+        ("pkl", "__builtin__", "eval"),  # Python 2's name; "__builtin__.bytes" is listed
+        ("pkl", "torch", "load"),  # of a module of which others are listed
+        ("pkl", "torch", "os.system"),  # by way of such a module
+        ("pkl", "collections", "OrderedDict.__init__"),  # an attribute of what is listed
+        ("pkl", "_codecs", "decode"),
+        ("pkl", "fcos_tf.convert.pickled_tensors", "pickle"),  # of the stand-ins' own module
     ],
-)  # fmt: skip
+)
 def test_other_globals_are_refused_by_name(tmp_path, form, module, name):
     marker = tmp_path / "ran"
     value = pb.table(a=pb.call(pb.glob(module, name), pb.text(f"touch {marker}")))
@@ -64,7 +59,7 @@ def test_other_globals_are_refused_by_name(tmp_path, form, module, name):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("protocol", [0, 2, 4])  # text, binary, framed
 def test_nothing_runs(tmp_path, protocol):
     marker = tmp_path / "ran"
     path = tmp_path / "a.pkl"
@@ -92,16 +87,17 @@ def test_the_same_through_the_opcodes_that_instantiate(tmp_path):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("function", sorted(pickled_tensors._FUNCTIONS))
-def test_allowed_functions_cannot_be_altered(tmp_path, function):
+def test_allowed_functions_cannot_be_altered(tmp_path):
     # BUILD with (None, {name: value}) is how a pickle sets attributes.
-    module, _, name = function.rpartition(".")
     for state in (
         pb.table(_call=pb.NONE),
         pb.tup(pb.NONE, pb.table(_call=pb.glob("collections", "OrderedDict"))),
     ):
-        path = write(tmp_path / "a.pth", "pkl", pb.build(pb.glob(module, name), state))
-        with pytest.raises(ValueError, match="new attributes for"):
+        function = pb.glob("torch._utils", "_rebuild_tensor_v2")
+        path = write(tmp_path / "a.pth", "pkl", pb.build(function, state))
+        with pytest.raises(
+            ValueError, match=r"new attributes for torch\._utils\._rebuild_tensor_v2"
+        ):
             read_tensors(path)
 
 
@@ -124,7 +120,7 @@ def test_a_tensor_cannot_be_altered_after_its_checks(tmp_path):
         read_tensors(path)
 
 
-@pytest.mark.parametrize("code", ["O", "O8", "V8", "S4", "U4", "M8", "f4,f4", "float32", ""])
+@pytest.mark.parametrize("code", ["O", "V8", "f4,f4", ""])
 def test_arrays_of_objects_are_refused(tmp_path, code):
     dtype = pb.call(pb.glob("numpy", "dtype"), pb.text(code), pb.FALSE, pb.TRUE)
     path = write(tmp_path / "a.pth", "pkl", pb.table(a=dtype))

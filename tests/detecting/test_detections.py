@@ -1,12 +1,10 @@
 """What was found in an image, as a value."""
 
-import doctest
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from fcos_tf.detecting import Detections, detections
+from fcos_tf.detecting import Detections
 from fcos_tf.visualization import class_colour
 
 
@@ -21,11 +19,6 @@ def make(**changes):
         "file": "photos/photo.jpg",
     }
     return Detections(**{**values, **changes})
-
-
-def test_the_example_of_the_docstring_runs():
-    results = doctest.testmod(detections, extraglobs={"Detections": Detections})
-    assert results.attempted >= 5 and results.failed == 0
 
 
 def test_dtypes_and_length():

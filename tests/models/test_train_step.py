@@ -96,10 +96,9 @@ def with_a_hole(value):
     return images, targets
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_steps_that_are_not_finite_are_counted_and_in_no_mean(value):
+def test_steps_that_are_not_finite_are_counted_and_in_no_mean():
     model, good = small(), scene(batch=2, size=(64, 64))
-    batches = [good, with_a_hole(value)]
+    batches = [good, with_a_hole(np.inf)]
     data = tf.data.Dataset.from_generator(
         lambda: ((np.float32(images), targets) for images, targets in batches),
         output_signature=tf.nest.map_structure(
@@ -122,7 +121,8 @@ def test_a_loss_scale_leaves_such_steps_out(norm):
     assert model.step_faults.read() == (1, 1)
     for a, b in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(a, b)
-    fit(model, scene(batch=2, size=(64, 64)), steps=1)
+    images, targets = scene(batch=2, size=(64, 64))
+    fit(model, (images.astype("float32"), targets), steps=1)  # of this dtype, the trace is there
     assert model.step_faults.read() == (1, 1)
     assert not np.array_equal(model.head.ltrb.kernel, before[-1])
     assert all(np.isfinite(w).all() for w in model.weights)

@@ -73,7 +73,7 @@ print(type(model.optimizer).__module__, int(model.optimizer.iterations))
 
 @pytest.mark.parametrize("imports", ["keras, fcos_tf", "fcos_tf, keras"])
 def test_a_fresh_process_loads_a_trained_model(tmp_path, imports):
-    model = FCOS(2, backbone="resnet18", fpn_channels=32, head_convs=0, class_names=("a", "b"))
+    model = FCOS(2, backbone="simple_cnn", fpn_channels=32, head_convs=0, class_names=("a", "b"))
     model.compile(SGD(WarmupConstant(0.01, warmup_steps=2, warmup_factor=0.1), momentum=0.9))
     model.optimizer.build(model.trainable_variables)
     model.optimizer.iterations.assign(7)

@@ -12,6 +12,7 @@ import numpy as np
 import fcos_tf
 from fcos_tf.detecting import Detections, open_model
 from fcos_tf.detecting.images import Picture
+from tests.limits import HANG
 
 _opened = functools.cache(open_model)  # compiled once
 
@@ -65,7 +66,7 @@ def ask(url, body=None):
     """The status and the object that come back; `body`: bytes, an object, or None to GET."""
     data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=120) as response:
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=HANG) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)

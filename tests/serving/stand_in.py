@@ -20,10 +20,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from tests.limits import HANG
 from tests.serving.served_model import RequestError, ServedModel
 
 MOST_BYTES = 1 << 28  # of a request
-TIMEOUT = 60.0  # seconds to wait for a client's next bytes
 _PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(/metadata|:predict)?")
 _STATUS = {
     tf.errors.INVALID_ARGUMENT: 400,
@@ -38,7 +38,7 @@ _STATUS = {
 
 
 class _Handler(BaseHTTPRequestHandler):
-    timeout = TIMEOUT
+    timeout = HANG  # seconds to wait for a client's next bytes
 
     def do_GET(self):
         self._answer(self._get)

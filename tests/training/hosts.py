@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.limits import HANG
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,10 +37,10 @@ def start(arguments, **environment):
     )  # fmt: skip
 
 
-def finish(process, timeout=300):
+def finish(process):
     """Waits for a process to end well; returns what it printed."""
     try:
-        output, errors = process.communicate(timeout=timeout)
+        output, errors = process.communicate(timeout=HANG)
     finally:
         process.kill()
     assert process.returncode == 0, errors[-3000:]

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from fcos_tf.training import checkpoints
+from tests.limits import HANG
 
 
 def records(folder):
@@ -30,12 +31,12 @@ def assert_close_records(folder, other, **limits):
         assert ours == pytest.approx(theirs, **limits)
 
 
-def wait_for_checkpoint(step, folder, processes=(), timeout=240):
+def wait_for_checkpoint(step, folder, processes=()):
     """Returns when a checkpoint is there; fails if a process ends, or the time is over, before."""
     path = folder / checkpoints.FOLDER / f"step_{step:08d}.keras"
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + HANG
     while not path.exists():
         for process in processes:
             assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, f"no {path} after {timeout} s"
+        assert time.monotonic() < deadline, f"no {path} after {HANG} s"
         time.sleep(0.01)

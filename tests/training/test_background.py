@@ -9,6 +9,7 @@ from keras import ops
 from fcos_tf.models.detector import Detector
 from fcos_tf.training import callbacks, checkpointing, checkpoints
 from fcos_tf.training.optimizers import SGD
+from tests.limits import HANG
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -95,7 +96,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_one_waits(
 
     def slow_save(copy, model_dir, step, *, keep):
         started.append(step)
-        assert go_on.wait(30)
+        assert go_on.wait(HANG)
         saved[step] = state(copy)
 
     saved = {}
@@ -109,7 +110,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_one_waits(
     next_save.join(0.2)
     assert next_save.is_alive() and started == [1]
     go_on.set()
-    next_save.join(30)
+    next_save.join(HANG)
     saver.wait()
     assert started == [1, 2]
     for step, expected in ((1, before), (2, state(model))):

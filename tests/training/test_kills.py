@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from fcos_tf.training import checkpoints
+from tests.limits import HANG
 from tests.training import tiny_run
 from tests.training.run_folders import kinds, records
 
@@ -30,7 +31,7 @@ def start(command, output):
 
 
 def finish(command, output):
-    status = start(command, output).wait(timeout=500)
+    status = start(command, output).wait(timeout=HANG)
     assert status == 0, output.read_text()
 
 
@@ -45,7 +46,7 @@ def kill(command, folder, output, moment):
         return [path.name for path in folder.rglob(f".writing_{process.pid}_*")]
 
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + HANG
         while not moment(output.read_text(), writing()):
             assert process.poll() is None, output.read_text()
             assert time.monotonic() < deadline, output.read_text()

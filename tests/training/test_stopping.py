@@ -18,6 +18,7 @@ import pytest
 from fcos_tf.training import atomic, callbacks, checkpoints, stop_signals
 from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter
 from fcos_tf.training.stop_signals import SIGNALS, Stopped, StopSignals
+from tests.limits import HANG
 from tests.training import tiny_run
 from tests.training.hosts import finish, start_hosts
 from tests.training.run_folders import kinds, records, wait_for_checkpoint
@@ -93,7 +94,7 @@ with StopSignals() as stop:
     while not stop.received:
         time.sleep(0.01)
     print(stop.received, flush=True)
-    time.sleep(60)
+    time.sleep({2 * HANG})
 """
 
 
@@ -105,7 +106,7 @@ def test_a_second_signal_ends_the_process_at_once():
             process.send_signal(signal.SIGTERM)
             assert process.stdout.readline() == "SIGTERM\n"
             process.send_signal(second)
-            assert process.wait(timeout=10) == -second
+            assert process.wait(timeout=HANG) == -second
 
 
 def test_signals_are_left_alone_outside_the_main_thread():

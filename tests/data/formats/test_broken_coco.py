@@ -62,7 +62,8 @@ def without(key: str) -> dict:
 ALL = [10, 11, 20]
 
 
-# name: (content, faults as (item, what, kept), numbers of the annotations that are left)
+# name: (content, faults as (item, how what it says begins, kept), numbers of the annotations that
+# are left); the first of several that end alike has the end too
 FAULTS = {
     # Boxes
     "bbox missing": (
@@ -72,44 +73,37 @@ FAULTS = {
     ),
     "bbox too short": (
         changed("annotations", 1, bbox=[1, 2, 3]),
-        [("annotation 11", "has bbox [1, 2, 3], expected four numbers", False)],
+        [("annotation 11", "has bbox [1, 2, 3]", False)],
         [10, 20],
     ),
     "bbox too long": (
         changed("annotations", 1, bbox=[1, 2, 3, 4, 5]),
-        [("annotation 11", "has bbox [1, 2, 3, 4, 5], expected four numbers", False)],
+        [("annotation 11", "has bbox [1, 2, 3, 4, 5]", False)],
         [10, 20],
     ),
     "bbox of strings": (
         changed("annotations", 1, bbox=["1", "2", "3", "4"]),
-        [("annotation 11", "has bbox ['1', '2', '3', '4'], expected four numbers", False)],
+        [("annotation 11", "has bbox ['1', '2', '3', '4']", False)],
         [10, 20],
     ),
     "bbox with null": (
         changed("annotations", 1, bbox=[1, 2, None, 4]),
-        [("annotation 11", "has bbox [1, 2, None, 4], expected four numbers", False)],
+        [("annotation 11", "has bbox [1, 2, None, 4]", False)],
         [10, 20],
     ),
     "bbox a text": (
         changed("annotations", 1, bbox="1234"),
-        [("annotation 11", "has bbox '1234', expected four numbers", False)],
+        [("annotation 11", "has bbox '1234'", False)],
         [10, 20],
     ),
     "bbox a dict": (
         changed("annotations", 1, bbox={"x": 1, "y": 2, "w": 3, "h": 4}),
-        [("annotation 11", "has bbox {'h': 4, 'w': 3, 'x': 1, 'y': 2}, expected four numbers", 0)],
+        [("annotation 11", "has bbox {'h': 4, 'w': 3, 'x': 1, 'y': 2}", False)],
         [10, 20],
     ),
     "bbox over the largest float": (
         changed("annotations", 1, bbox=[1, 2, 3, 10**400]),
-        [
-            (
-                "annotation 11",
-                "has bbox [1, 2, 3, 100000000000000000...0000000000000000000], "
-                "expected four numbers",
-                False,
-            )
-        ],
+        [("annotation 11", "has bbox [1, 2, 3, 100000000000000000...0000000000000000000]", False)],
         [10, 20],
     ),
     "bbox with NaN": (
@@ -139,13 +133,7 @@ FAULTS = {
     ),
     "box partly outside is clipped": (
         changed("annotations", 1, bbox=[-9, 70, 20, 30]),
-        [
-            (
-                "annotation 11",
-                "box (-9, 70, 11, 100) reaches over the image of 100x80 pixels and is cut",
-                True,
-            )
-        ],
+        [("annotation 11", "box (-9, 70, 11, 100) reaches over the image of 100x80", True)],
         ALL,
     ),
     "box a little outside is clipped": (changed("annotations", 1, bbox=[-1, 70, 20, 11]), [], ALL),
@@ -157,27 +145,27 @@ FAULTS = {
     ),
     "image_id a text": (
         changed("annotations", 1, image_id="1"),
-        [("annotation 11", "has image_id '1', which does not exist", False)],
+        [("annotation 11", "has image_id '1'", False)],
         [10, 20],
     ),
     "image_id true": (
         changed("annotations", 1, image_id=True),
-        [("annotation 11", "has image_id True, which does not exist", False)],
+        [("annotation 11", "has image_id True", False)],
         [10, 20],
     ),
     "image_id missing": (
         changed("annotations", 1, image_id=None),
-        [("annotation 11", "has image_id None, which does not exist", False)],
+        [("annotation 11", "has image_id None", False)],
         [10, 20],
     ),
     "category_id unknown": (
         changed("annotations", 1, category_id=4),
-        [("annotation 11", "has category_id 4, which does not exist", False)],
+        [("annotation 11", "has category_id 4", False)],
         [10, 20],
     ),
     "category_id larger than all": (
         changed("annotations", 1, category_id=2**70),
-        [("annotation 11", "has category_id 1180591620717411303424, which does not exist", False)],
+        [("annotation 11", "has category_id 1180591620717411303424", False)],
         [10, 20],
     ),
     # Ids of annotations
@@ -188,7 +176,7 @@ FAULTS = {
     ),
     "annotation twice, and broken": (
         sound_content() | {"annotations": [{"id": 4, "image_id": 1, "category_id": 3}] * 2},
-        [("annotation 4", "has bbox None, expected four numbers", False)] * 2,
+        [("annotation 4", "has bbox None", False)] * 2,
         [],
     ),
     "annotation id twice": (
@@ -203,23 +191,23 @@ FAULTS = {
     ),
     "annotation no record": (
         added("annotations", [1, 2]),
-        [("annotation at place 3", "has image_id None, which does not exist", False)],
+        [("annotation at place 3", "has image_id None", False)],
         ALL,
     ),
     # Other values of annotations
     "area NaN": (
         changed("annotations", 1, area=math.nan),
-        [("annotation 11", "has area nan, which is not used", True)],
+        [("annotation 11", "has area nan", True)],
         ALL,
     ),
     "area a text": (
         changed("annotations", 1, area="large"),
-        [("annotation 11", "has area 'large', which is not used", True)],
+        [("annotation 11", "has area 'large'", True)],
         ALL,
     ),
     "iscrowd neither 0 nor 1": (
         changed("annotations", 1, iscrowd="maybe"),
-        [("annotation 11", "has iscrowd 'maybe', which is not used", True)],
+        [("annotation 11", "has iscrowd 'maybe'", True)],
         ALL,
     ),
     # Images
@@ -245,22 +233,22 @@ FAULTS = {
         changed("images", 1, id="2"),
         [
             ("image at place 1", "has id '2', expected a whole number", False),
-            ("annotation 20", "has image_id 2, which does not exist", False),
+            ("annotation 20", "has image_id 2", False),
         ],
         [10, 11],
     ),
     "image id true": (
         changed("images", 0, id=True),
         [
-            ("image at place 0", "has id True, expected a whole number", False),
-            ("annotation 10", "has image_id 1, which does not exist", False),
-            ("annotation 11", "has image_id 1, which does not exist", False),
+            ("image at place 0", "has id True", False),
+            ("annotation 10", "has image_id 1", False),
+            ("annotation 11", "has image_id 1", False),
         ],
         [20],
     ),
     "image id 1.5": (
         added("images", {"id": 1.5, "file_name": "a.jpg"}),
-        [("image at place 2", "has id 1.5, expected a whole number", False)],
+        [("image at place 2", "has id 1.5", False)],
         ALL,
     ),
     "image and annotation both without id": (
@@ -268,8 +256,8 @@ FAULTS = {
         added("images", {"file_name": "a.jpg"})
         | {"annotations": [{"id": 10, "category_id": 3, "bbox": [1, 2, 3, 4]}]},
         [
-            ("image at place 2", "has id None, expected a whole number", False),
-            ("annotation 10", "has image_id None, which does not exist", False),
+            ("image at place 2", "has id None", False),
+            ("annotation 10", "has image_id None", False),
         ],
         [],
     ),
@@ -295,18 +283,18 @@ FAULTS = {
     ),
     "width missing": (
         changed("images", 1, width=None),
-        [("image 2", "has height 80 and width None, taken as unknown", True)],
+        [("image 2", "has height 80 and width None", True)],
         ALL,
     ),
     "size absurd": (
         changed("images", 1, height="tall", width=1e99),
-        [("image 2", "has height 'tall' and width 1e+99, taken as unknown", True)],
+        [("image 2", "has height 'tall' and width 1e+99", True)],
         ALL,
     ),
     # Categories
     "category without id": (
         added("categories", {"name": "cow"}),
-        [("category at place 2", "has id None, expected a whole number", False)],
+        [("category at place 2", "has id None", False)],
         ALL,
     ),
     "category without name": (
@@ -331,8 +319,8 @@ FAULTS = {
         },
         [
             ("image 3", "has file_name None, expected a path", False),
-            ("annotation 12", "has bbox None, expected four numbers", False),
-            ("annotation 11", "has image_id 8, which does not exist", False),
+            ("annotation 12", "has bbox None", False),
+            ("annotation 11", "has image_id 8", False),
         ],
         [10],
     ),
@@ -348,9 +336,9 @@ def test_fault(tmp_path, case):
         annotations, faults, _ = read_coco("val", data_dir=root)
     file = str(root / "annotations" / "instances_val.json")
     folder = str(root / "val")
-    assert [tuple(fault) for fault in faults] == [
-        (file, item, what.replace("FOLDER", folder), bool(kept)) for item, what, kept in expected
-    ]
+    for fault, (item, what, kept) in zip(faults, expected, strict=True):
+        assert (fault.file, fault.item, fault.kept) == (file, item, kept)
+        assert fault.what.startswith(what.replace("FOLDER", folder))
     assert annotations.numbers.tolist() == left
 
 

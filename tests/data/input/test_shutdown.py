@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.digit_files import write_digits
+from tests.limits import HANG
 
 SCRIPT = """
 import fcos_tf
@@ -23,9 +24,8 @@ print("last line", flush=True)
 def test_the_interpreter_ends_while_batches_are_fetched(tmp_path, dataset):
     write_digits("voc", tmp_path, {"train": 6})
     code = SCRIPT.format(dataset=dataset, data_dir=str(tmp_path))
-    # Ten times what it takes; a hang would last for ever.
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"},
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "last line\n"), done.stderr
