@@ -63,7 +63,7 @@ def resnet(
     blocks, has_bottlenecks = DEPTHS[depth]
     if (groups, group_width) != (1, 64) and not has_bottlenecks:
         raise ValueError(
-            f"groups need bottlenecks, depth 50 or 101; got depth {depth} with groups={groups}, "
+            f"groups need a depth with bottlenecks, 50 or 101; got {depth} with groups={groups}, "
             f"group_width={group_width}"
         )
 
