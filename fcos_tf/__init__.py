@@ -28,12 +28,8 @@ _MODULES = (
     "training",
     "visualization",
 )
-# Where the classes are defined that a saved model may name.
-_SERIALIZABLE = (
-    "fcos_tf.models.fcos",
-    "fcos_tf.training.optimizers",
-    "fcos_tf.training.schedules",
-)
+# The modules with the registered classes of saved models.
+_SERIALIZABLE = ("fcos_tf.models.fcos", "fcos_tf.training.optimizers", "fcos_tf.training.schedules")
 
 __all__ = ["FCOS", "__version__", "detect", "load_model"]
 __all__ += _MODULES
@@ -56,19 +52,19 @@ def __dir__():
 
 
 def _register() -> None:
-    """Makes `keras.models.load_model` know the classes of this package."""
+    """Registers the classes of this package for `keras.models.load_model`."""
     for module in _SERIALIZABLE:
         importlib.import_module(module)
 
 
 class _RegisterWithKeras(importlib.abc.MetaPathFinder):
-    """Registers the classes once Keras is imported, and what imports it here is whole."""
+    """Registers the classes after the import of Keras and of the module here that imports it."""
 
     def __init__(self):
-        self._depth = 0  # modules of this package that are being imported
+        self._depth = 0  # modules of this package whose import is in progress
 
     def find_spec(self, name, path, target=None):
-        """The spec of Keras or of a module of this package, with the registration behind it."""
+        """The spec of Keras or of a module of this package; its execution registers."""
         is_own = name.startswith(f"{__name__}.")
         if name != "keras" and not is_own:
             return None
@@ -93,7 +89,7 @@ class _RegisterWithKeras(importlib.abc.MetaPathFinder):
         return spec
 
 
-if "keras" in sys.modules:  # then the wait for TensorFlow is over already
+if "keras" in sys.modules:  # TensorFlow is already loaded
     _register()
 else:
     sys.meta_path.insert(0, _RegisterWithKeras())

@@ -1,7 +1,7 @@
 """From a config to data sets, model, optimizer and callbacks.
 
-The only module that knows the config and all other parts; those take plain arguments, which
-`options_for` finds by their names.
+The only module that knows the config and all other parts. Those take plain arguments, which
+`options_for` selects by name.
 """
 
 import dataclasses
@@ -26,55 +26,44 @@ from fcos_tf.training.pictures import DetectionPictures
 from fcos_tf.training.stop_signals import StopSignals
 from fcos_tf.training.strategy import ALONE, Share, share_of
 
-# What --model chooses from: name -> class. Each takes num_classes, class_names, category_ids and
-# dtype, and its own of the options.
+# Choices of --model. Each takes num_classes, class_names, category_ids, dtype and its own options.
 MODELS: dict[str, type[ImageModel]] = {"fcos": FCOS}
 
 
 def load_train_data(
     config: Config, *, start_step: int = 0, share: Share = ALONE
 ) -> tf.data.Dataset:
-    """The endless stream of training batches, or a host's share, from that of `start_step` on."""
-    as_they_are = {"horizontal_flip": False, "augment": ()} if config.overfit else {}
-    return data.load(
-        **_data_options(
-            config,
-            data.load,
-            split=config.train_split,
-            training=True,
-            repeat=True,
-            start_step=start_step,
-            **share._asdict(),
-            **as_they_are,
-        )
-    )
+    """The endless stream of training batches, or a host's share, from `start_step` on."""
+    arguments = {"split": config.train_split, "start_step": start_step, **share._asdict()}
+    if config.overfit:
+        arguments |= {"horizontal_flip": False, "augment": ()}
+    arguments = _data_options(config, data.load, training=True, repeat=True, **arguments)
+    return data.load(**arguments)
 
 
 def load_val_data(
     config: Config, class_names: Sequence[str] | None = None, *, share: Share = ALONE
 ) -> tf.data.Dataset:
-    """The batches to evaluate on: the validation split, or the images that `overfit` trains on.
+    """The validation batches: the validation split, or the training images of `overfit`.
 
     Args:
         config: The options.
-        class_names: The classes of the model, where they are known and the config has none.
+        class_names: The classes of the model, used if the config has none.
         share: A host's part of every batch.
     """
     if class_names and not config.classes:
         config = dataclasses.replace(config, classes=tuple(class_names))
-    return data.load(
-        **_data_options(
-            with_defaults(config, AugmentationOptions),
-            data.load,
-            split=config.train_split if config.overfit else config.val_split,
-            training=False,
-            **share._asdict(),
-        )
-    )
+    arguments = {
+        "split": config.train_split if config.overfit else config.val_split,
+        "training": False,
+        **share._asdict(),
+    }
+    config = with_defaults(config, AugmentationOptions)
+    return data.load(**_data_options(config, data.load, **arguments))
 
 
 def read_annotations(config: Config, split: str):
-    """What the data set says about a split, without its images; see `data.read_annotations`."""
+    """The annotations of a split, without its images; see `data.read_annotations`."""
     return data.read_annotations(**_data_options(config, data.read_annotations, split=split))
 
 
@@ -83,10 +72,10 @@ def _data_options(config: Config, function: Callable, **arguments: Any) -> dict[
 
 
 def check_devices(config: Config, strategy: tf.distribute.Strategy) -> None:
-    """Checks what the devices ask of the options.
+    """Checks that the options fit the devices.
 
     Raises:
-        ValueError: A batch that cannot be divided so, or images whose sizes are known too late.
+        ValueError: If the batch cannot be divided so, or image sizes are not static.
     """
     replicas = strategy.num_replicas_in_sync
     if config.batch_size % replicas:
@@ -102,11 +91,9 @@ def check_devices(config: Config, strategy: tf.distribute.Strategy) -> None:
     if "," not in config.image_size:
         return
     if config.strategy == "tpu":
-        # A data set of two canvases is one of unknown sizes to TensorFlow.
-        raise ValueError(
-            f"--image_size: expected a canvas like 512x512 with --strategy=tpu, "
-            f"got {config.image_size}"
-        )
+        # Two canvases in one data set are a dynamic shape to TensorFlow.
+        expected = "a canvas like 512x512 with --strategy=tpu"
+        raise ValueError(f"--image_size: expected {expected}, got {config.image_size}")
     if share_of(strategy).num_hosts > 1 and not config.orientation_buckets:
         raise ValueError(
             "--image_size: expected a canvas like 512x512, or --orientation_buckets, with several "
@@ -115,16 +102,16 @@ def check_devices(config: Config, strategy: tf.distribute.Strategy) -> None:
 
 
 def model_class(config: Config) -> type[ImageModel]:
-    """The class that `model` names.
+    """The class of `config.model`.
 
     Raises:
-        ValueError: If there is no such model, or an option is given that it does not have.
+        ValueError: If there is no such model, or it lacks an option that is given.
     """
     kind = MODELS.get(config.model)
     if kind is None:
         raise ValueError(f"--model: expected one of {', '.join(MODELS)}, got {config.model!r}")
     foreign = changed_options(config, ModelOptions, DetectionOptions).keys() - parameters_of(kind)
-    # With initial weights no option of a model counts, of which `make_model` warns.
+    # With initial weights the options of a model have no effect; `make_model` warns.
     if foreign and not config.initial_weights:
         names = ", ".join(f"--{name}" for name in sorted(foreign))
         raise ValueError(f"{names}: not an option of --model={config.model}; leave it out")
@@ -142,8 +129,8 @@ def make_model(
         category_ids: The data set's ids of the classes.
 
     Raises:
-        ValueError: If `num_classes` is set and there are not that many, `initial_weights` is no
-            detector, or as `model_class`.
+        ValueError: If `num_classes` is set to another number than that of `class_names`, if
+            `initial_weights` is no detector of `model`, or see `model_class`.
         FileNotFoundError: If there is no such file.
     """
     if config.num_classes and config.num_classes != len(class_names):
@@ -161,17 +148,13 @@ def make_model(
                 f"{type(model).__name__} in {config.initial_weights}"
             )
         return model.with_classes(class_names, category_ids=category_ids, dtype=config.precision)
-    given = {
-        "num_classes": len(class_names),
-        "class_names": tuple(class_names),
-        "category_ids": category_ids,
-        "dtype": config.precision,
-    }
+    classes = {"num_classes": len(class_names), "class_names": tuple(class_names)}
+    given = {**classes, "category_ids": category_ids, "dtype": config.precision}
     return kind(**options_for(config, kind, **given))
 
 
 def _warn_of_idle_options(config: Config) -> None:
-    """Names the options that do not count because the model comes from a file."""
+    """Warns of options without effect, as the model comes from a file."""
     idle = changed_options(config, ModelOptions, DetectionOptions)
     if idle:
         warnings.warn(
@@ -188,7 +171,7 @@ def make_optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimiz
 
 
 def compile_model(config: Config, model: keras.Model, total_steps: int) -> None:
-    """Gives the model its optimizer, the choice of XLA and the number of parts of a batch."""
+    """Sets the model's optimizer, use of XLA and accumulation steps."""
     one_replica = tf.distribute.get_strategy().num_replicas_in_sync == 1
     jit = _uses_xla(**options_for(config, _uses_xla, one_replica=one_replica))
     _warn_of_lonely_norms(model, one_replica=one_replica, parts=config.accumulation_steps)
@@ -197,8 +180,8 @@ def compile_model(config: Config, model: keras.Model, total_steps: int) -> None:
 
 
 def _uses_xla(*, jit_compile: bool | None, image_size: str, one_replica: bool) -> bool:
-    # XLA is slower than the plain graph on a CPU, and compiles anew for every image size. A
-    # function compiled for one device cannot reach the variables of another.
+    # XLA is slower than the plain graph on a CPU, and recompiles for every image size. A function
+    # compiled for one device cannot access the variables of another.
     if jit_compile and not one_replica:
         raise ValueError(
             "--jit_compile: expected auto or false with several devices, or --strategy=one_device; "
@@ -210,18 +193,18 @@ def _uses_xla(*, jit_compile: bool | None, image_size: str, one_replica: bool) -
 
 
 def _warn_of_lonely_norms(model: keras.Model, *, one_replica: bool, parts: int) -> None:
-    """Says where batch norms do not see all images of a step at once."""
+    """Warns of batch norms that see a part of a step's images only."""
     norms = learning_norms(model)
     if not one_replica and not all(norm.synchronized for norm in norms):
         warnings.warn(
-            "batch norms of the backbone see the images of their own device only; "
-            "--backbone_norm=sync adds up what all devices see",
+            "batch norms of the backbone use the statistics of their own device only; for those of "
+            "all devices give --backbone_norm=sync",
             stacklevel=3,
         )
     if parts > 1 and norms:
         warnings.warn(
-            f"batch norms of the backbone see one of the {parts} parts of --accumulation_steps at "
-            "a time, and learn other than from the whole batch; --backbone_norm=frozen does not",
+            f"batch norms of the backbone use the statistics of one of the {parts} parts of "
+            "--accumulation_steps at a time, not of the batch; --backbone_norm=frozen uses none",
             stacklevel=3,
         )
 
@@ -236,21 +219,21 @@ def make_callbacks(
     share: Share = ALONE,
     stop: StopSignals | None = None,
 ) -> list[keras.callbacks.Callback]:
-    """The callbacks of a run, in the order in which they have to act.
+    """The callbacks of a run, in the order of their actions.
 
     Args:
         config: The options.
-        val_data: What to evaluate on.
-        writers: Where numbers and pictures go, see `training.metric_writers`; those that are
-            callbacks themselves, such as a progress bar, get their place among the callbacks.
-        input_clock: What watches the training data.
+        val_data: The validation batches.
+        writers: Writers of numbers and pictures, see `training.metric_writers`; those that are
+            callbacks, such as a progress bar, become callbacks of the run.
+        input_clock: The clock of the training data.
         first_step: Updates done before the run goes on.
-        share: Which host this is: the chief alone saves models. The others read the numbers at the
-            same steps, as that is something hosts do together.
-        stop: Says when to stop, see `callbacks.Checkpoint`.
+        share: This host's share. The chief alone saves models; the others read the numbers at the
+            same steps, which is a collective operation.
+        stop: The stop signals, see `callbacks.Checkpoint`.
 
     Raises:
-        ValueError: If `best_metric` is none that `metrics` give.
+        ValueError: If `best_metric` is none of `metrics`.
     """
 
     def make(kind, **others):
@@ -261,7 +244,7 @@ def make_callbacks(
     best_metric = _best_metric(**options_for(config, _best_metric, kind=kind))
     writers = list(writers)
     galleries = [w for w in writers if protocols and hasattr(w, "write_pictures")]
-    # Hosts evaluate together: none can break off alone.
+    # Hosts evaluate together: none can stop alone.
     interrupt = stop.raise_if_received if stop and share.num_hosts == 1 else None
     guard = make(
         NonFiniteGuard,
@@ -269,15 +252,16 @@ def make_callbacks(
         first_step=first_step,
         host=share.host if share.num_hosts > 1 else None,
     )
-    made = [
-        # First: the time that the others take at the end of an epoch is not the training's.
+    best = {"best_metric": best_metric, "goal": kind.best_metrics.get(best_metric, "max")}
+    return [
+        # First: excludes the time of the others at the end of an epoch from the training time.
         make(
             callbacks.TrainingLog, writers=writers, input_clock=input_clock, first_step=first_step
         ),
         *(writer for writer in writers if isinstance(writer, keras.callbacks.Callback)),
         guard,
-        # When a checkpoint stands, the training's lines up to its step have been written. An
-        # evaluation is done when its line stands; until then a resumed run makes up for it.
+        # A checkpoint is saved after the training lines up to its step. An evaluation is complete
+        # with its line; a resumed run repeats an incomplete one.
         make(
             callbacks.Checkpoint,
             first_step=first_step,
@@ -287,19 +271,11 @@ def make_callbacks(
         ),
         make(callbacks.DetectionMetrics, dataset=val_data, progress=interrupt),
         *(DetectionPictures(val_data, each, first_step=first_step) for each in galleries),
+        *([make(callbacks.BestModel, first_step=first_step, **best)] if share.is_chief else []),
+        callbacks.EvaluationLog(writers, first_step=first_step),
+        # Last: the time of the others before a step does not count as waiting for input.
+        *([input_clock] if input_clock else []),
     ]
-    if share.is_chief:
-        made.append(
-            make(
-                callbacks.BestModel,
-                best_metric=best_metric,
-                goal=kind.best_metrics.get(best_metric, "max"),
-                first_step=first_step,
-            )
-        )
-    made.append(callbacks.EvaluationLog(writers, first_step=first_step))
-    # Behind all others: their time before a step is not spent waiting for input.
-    return [*made, input_clock] if input_clock else made
 
 
 def _best_metric(*, metrics: Sequence[str], best_metric: str | None, kind: type[ImageModel]) -> str:

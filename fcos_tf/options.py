@@ -1,15 +1,15 @@
-"""What an option is: written once as a field, it becomes a flag, a config line and an argument.
+"""Options: a field that becomes a flag, a config line and an argument.
 
     class AugmentationOptions(Options):
         blur: float = option(0.0, "Largest radius of a blur, in pixels; 0 = none.", least=0)
 
-This is all that a new option needs, beside the parameter `blur` of the function that blurs:
-`options_for` brings it there.
+A new option needs this field and a function with a parameter `blur`; `options_for` passes it on.
 """
 
 import dataclasses
 import inspect
 import math
+import operator
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -32,18 +32,18 @@ def option(
     """An option of a section.
 
     Args:
-        default: Its value where none is given; None needs a type such as `int | None`.
-        text: Its help, in sentences.
-        choices: The only values, of a list the only items.
-        least: A number may not be below this.
-        most: Nor above this.
-        above: It must be above this.
+        default: The default value; None needs a type such as `int | None`.
+        text: The help text.
+        choices: The allowed values, of a list the allowed items.
+        least: Inclusive lower limit of a number.
+        most: Inclusive upper limit.
+        above: Exclusive lower limit.
         required: Whether an empty value is refused.
-        means: A value as it is spelled -> what functions get in its place.
-        also: What other programs call it; where one of these is given, the error says this name.
-        harmless: Whether a resumed run may change it: it says where a run is done, how to watch it
-            and how to keep it, and changes nothing that is learnt, rounding aside.
-        per_host: Whether hosts of one run may differ in it, as it says where things are on each.
+        means: Value of the option -> argument of functions.
+        also: Names in other programs, for the hint in the error about an unknown flag.
+        harmless: Whether a resumed run may change it, as it changes nothing that is learnt,
+            rounding aside: place, logging and storage of a run.
+        per_host: Whether hosts of one run may differ in it: paths.
     """
     metadata = {name: value for name, value in locals().items() if name != "default"}
     return dataclasses.field(default=default, metadata=metadata)
@@ -51,10 +51,10 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """A section of options, immutable and checked when made; also those of one tool.
+    """A section of options, or the options of a tool; immutable, checked by the constructor.
 
     Raises:
-        ValueError: For a value out of its range, naming the flag, what was expected and what came.
+        ValueError: For a value out of its range; names the flag, expected and got.
     """
 
     title: ClassVar[str] = "Options"
@@ -70,7 +70,7 @@ class Options:
 
 
 def sections_of(kind: type[Options]) -> dict[type[Options], tuple[str, ...]]:
-    """The sections that a class of options is made of, in their order, and the names in each."""
+    """The sections of a class of options, in their order, and the names in each."""
     own = {base: vars(base).get("__annotations__", {}) for base in kind.__mro__}
     return {
         base: tuple(name for name in names if name in kind.__dataclass_fields__)
@@ -89,13 +89,12 @@ def fields_of(kind: type[Options]) -> dict[str, dataclasses.Field]:
 
 
 def options_for(options: Options, function: Callable, /, **arguments: Any) -> dict[str, Any]:
-    """The options whose names are parameters of a function, as the function takes them.
+    """The options whose names are parameters of a function, as its arguments.
 
     Args:
         options: A config, or the options of a tool.
-        function: What the options are for; a class takes what `parameters_of` says.
-        **arguments: Further arguments, and some in place of what the options say: those that an
-            option has the name of by chance, such as `images`, belong here.
+        function: A function, or a class with the parameters of `parameters_of`.
+        **arguments: Further arguments; they replace options of the same name, such as `images`.
 
     Example:
         >>> model = FCOS(**options_for(config, FCOS, num_classes=3, class_names=names))
@@ -110,7 +109,7 @@ def options_for(options: Options, function: Callable, /, **arguments: Any) -> di
 
 
 def parameters_of(function: Callable) -> set[str]:
-    """The names that a function takes; of a class, also those that its `**kwargs` hand up."""
+    """The parameters of a function; of a class, also those that its `**kwargs` pass up."""
     if not inspect.isclass(function):
         return set(inspect.signature(function).parameters)
     names: set[str] = set()
@@ -124,22 +123,21 @@ def parameters_of(function: Callable) -> set[str]:
 
 
 def with_defaults(options: Options, section: type[Options]) -> Any:
-    """The same options, but those of a section at their defaults."""
+    """The options, with one section at its defaults."""
     defaults = {name: field.default for name, field in fields_of(section).items()}
     return dataclasses.replace(options, **defaults)
 
 
 def changed_options(options: Options, *sections: type[Options]) -> dict[str, str]:
-    """The options of some sections that are not at their defaults, as a config file spells them."""
+    """The non-default options of some sections, as a config file spells them."""
     names = {name for section in sections for name in fields_of(section)}
     return spelled(
-        options,
-        lambda field: field.name in names and getattr(options, field.name) != field.default,
+        options, lambda field: field.name in names and getattr(options, field.name) != field.default
     )
 
 
 def fixed_options(options: Options) -> dict[str, str]:
-    """The options that a run has to be resumed with, as a config file spells them."""
+    """The options that a resumed run must repeat, as a config file spells them."""
 
     def is_fixed(field: dataclasses.Field) -> bool:
         harmless = field.metadata["harmless"]
@@ -149,12 +147,12 @@ def fixed_options(options: Options) -> dict[str, str]:
 
 
 def common_options(options: Options) -> dict[str, str]:
-    """The options that are the same on all hosts of a run, as a config file spells them."""
+    """The options common to all hosts of a run, as a config file spells them."""
     return spelled(options, lambda field: not field.metadata["per_host"])
 
 
 def to_flags(options: Options) -> str:
-    """A config file that holds every option, one `--name=value` per line, by section."""
+    """A config file with every option, one `--name=value` per line, by section."""
     return "\n".join(
         f"# {section.title}\n"
         + "".join(f"--{name}={flag_value(getattr(options, name))}\n" for name in names)
@@ -184,7 +182,7 @@ def item_type(field: dataclasses.Field) -> type:
 def spelled(
     options: Options, wanted: Callable[[dataclasses.Field], bool] = lambda field: True
 ) -> dict[str, str]:
-    """The options, or those that are wanted, as a config file spells them."""
+    """The options, or the wanted ones, as a config file spells them."""
     return {
         name: flag_value(getattr(options, name))
         for name, field in fields_of(type(options)).items()
@@ -197,31 +195,30 @@ def _check_type(field: dataclasses.Field, value: Any) -> None:
     if is_list(field) and not isinstance(value, tuple):
         raise ValueError(f"--{field.name}: expected a tuple of {expected.__name__}, got {value!r}")
     for item in value if is_list(field) else (value,):
-        # A whole number is a fine float; a bool is not a fine number.
-        if type(item) is expected or (expected is float and type(item) is int):
-            if expected is float and not math.isfinite(item):
-                raise ValueError(f"--{field.name}: expected a finite number, got {item}")
-            continue
-        raise ValueError(f"--{field.name}: expected {expected.__name__}, got {item!r}")
+        # An int is a valid float; a bool is no valid number.
+        if type(item) is not expected and not (expected is float and type(item) is int):
+            raise ValueError(f"--{field.name}: expected {expected.__name__}, got {item!r}")
+        if expected is float and not math.isfinite(item):
+            raise ValueError(f"--{field.name}: expected a finite number, got {item}")
 
 
 def _check_range(field: dataclasses.Field, value: Any) -> None:
-    choices, limits = field.metadata["choices"], field.metadata
+    choices = field.metadata["choices"]
     for item in value if is_list(field) else (value,):
         if choices and item not in choices:
             raise ValueError(
                 f"--{field.name}: expected {'some' if is_list(field) else 'one'} of "
                 f"{', '.join(choices)}, got {item!r}"
             )
-    words = [
-        f"{word} {limits[name]:g}"
-        for name, word in (("above", "above"), ("least", "at least"), ("most", "at most"))
-        if limits[name] is not None
+    limits = [
+        (f"{word} {field.metadata[name]:g}", is_inside(value, field.metadata[name]))
+        for name, word, is_inside in (
+            ("above", "above", operator.gt),
+            ("least", "at least", operator.ge),
+            ("most", "at most", operator.le),
+        )
+        if field.metadata[name] is not None
     ]
-    inside = (
-        (limits["above"] is None or value > limits["above"])
-        and (limits["least"] is None or value >= limits["least"])
-        and (limits["most"] is None or value <= limits["most"])
-    )
-    if words and not inside:
-        raise ValueError(f"--{field.name}: expected a number {' and '.join(words)}, got {value}")
+    if not all(inside for _, inside in limits):
+        words = " and ".join(word for word, _ in limits)
+        raise ValueError(f"--{field.name}: expected a number {words}, got {value}")

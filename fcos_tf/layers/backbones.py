@@ -1,4 +1,4 @@
-"""Backbones by name, the weights they start from, and the settings that fit those weights."""
+"""Backbones by name, their initial weights, and the settings that fit those weights."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,8 +15,7 @@ from fcos_tf.layers.regnet import VARIANTS, regnet
 from fcos_tf.layers.resnet import resnet
 from fcos_tf.layers.simple_cnn import simple_cnn
 
-# Each takes stride_in_3x3, norm, norm_epsilon, frozen_stages and name; gives maps c3 to c5,
-# and c2 where there is one.
+# Arguments: stride_in_3x3, norm, norm_epsilon, frozen_stages, name. Maps: c3 to c5, for some c2.
 BACKBONES: dict[str, Callable[..., keras.Model]] = {
     **{f"resnet{depth}": partial(resnet, depth) for depth in (18, 34, 50, 101)},
     "resnext50_32x4d": partial(resnet, 50, groups=32, group_width=4),
@@ -26,18 +25,14 @@ BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "mobilenet_v2": mobilenet_v2,
     "simple_cnn": simple_cnn,
 }
-# What keras.applications distributes ImageNet weights for. Its MobileNetV2 pads on one side only:
-# with its weights ours would not give its features.
+# In keras.applications. Its MobileNetV2 pads on one side only, so its weights do not fit ours.
 IMAGENET_BACKBONES = {"resnet50": "ResNet50", "resnet101": "ResNet101"}
 TORCH_EXTENSIONS = (".pth", ".pt", ".bin", ".tar", ".pkl", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
 class BackbonePreset:
-    """What has to fit together: weights, preprocessing, stride placement, what learns.
-
-    `mean` and `std` are in 0-255 and in `channel_order`.
-    """
+    """Settings that depend on the weights; `mean` and `std` in 0-255 and in `channel_order`."""
 
     channel_order: str
     mean: tuple[float, float, float]
@@ -56,7 +51,7 @@ RANDOM = BackbonePreset(
     norm="batch",
     frozen_stages=0,
 )
-# What keras_cv calls rescaling: 0-255 to 0-1. Its presets with weights were trained so.
+# keras_cv's rescaling, 0-255 to 0-1, with which its presets with weights were trained.
 KERAS_CV_RANDOM = dataclasses.replace(RANDOM, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
 # keras.applications: "caffe" preprocessing; frozen as in the FCOS recipes.
 IMAGENET = BackbonePreset(
@@ -70,24 +65,22 @@ IMAGENET = BackbonePreset(
 
 
 def resolve_preset(backbone: str, weights: str | None, **overrides) -> BackbonePreset:
-    """The settings that fit some weights, with those that are given taking precedence.
+    """The settings that fit some weights; overrides take precedence.
 
     Args:
-        backbone: a name that `build_backbone` takes.
-        weights: None, "imagenet", or a `.keras` file (whose preprocessing nobody can know: RGB
-            and the ImageNet mean and deviation unless overridden, which is right for converted
-            files; 0-1 for backbones of keras_cv).
+        backbone: see `build_backbone`.
+        weights: None, "imagenet", or a `.keras` file. The preprocessing of a file is unknown: RGB
+            and the ImageNet mean and deviation are the default, which is right for converted
+            files; 0-1 for backbones of keras_cv.
         **overrides: fields of `BackbonePreset`; None leaves the preset's value.
     """
     if backbone.startswith(KERAS_CV):
         preset = KERAS_CV_RANDOM
     else:
         preset = IMAGENET if weights == "imagenet" else RANDOM
-    if weights is not None:
-        preset = dataclasses.replace(
-            preset, norm=IMAGENET.norm, frozen_stages=IMAGENET.frozen_stages
-        )
     given = {name: value for name, value in overrides.items() if value is not None}
+    if weights is not None:
+        given = {"norm": IMAGENET.norm, "frozen_stages": IMAGENET.frozen_stages, **given}
     return dataclasses.replace(preset, **given)
 
 
@@ -105,12 +98,12 @@ def build_backbone(
 
     Args:
         name: a key of `BACKBONES`, or "keras_cv/" and a preset of keras_cv.
-        weights: None (random), "imagenet", or a `.keras` file of this backbone, as
-            `detector.backbone.save(file)` and `tools/convert.py` write.
-        stride_in_3x3: see `layers.resnet.resnet`; only ResNets have the choice.
-        norm: likewise.
-        norm_epsilon: likewise.
-        frozen_stages: likewise.
+        weights: None (random), "imagenet", or a `.keras` file of this backbone, as written by
+            `detector.backbone.save(file)` and `tools/convert.py`.
+        stride_in_3x3: see `layers.resnet.resnet`; False for ResNets only.
+        norm: see `layers.resnet.resnet`.
+        norm_epsilon: see `layers.resnet.resnet`.
+        frozen_stages: see `layers.resnet.resnet`.
         dtype: dtype policy of the layers; None: the global one.
 
     Returns:
@@ -118,22 +111,22 @@ def build_backbone(
         strides 8, 16 and 32, and `c2` where the backbone has one.
 
     Raises:
-        ValueError: for an unknown name, a stride placement or weights that do not exist for it.
+        ValueError: for an unknown name, or a stride placement or weights that it does not have.
         FileNotFoundError: if the weights file is missing.
         OSError: if the weights cannot be downloaded.
     """
     is_keras_cv = name.startswith(KERAS_CV)
-    if name not in BACKBONES and not is_keras_cv:
+    if is_keras_cv:
+        preset = name.removeprefix(KERAS_CV)
+        build = partial(KerasCVBackbone, preset, pretrained=weights == "imagenet")
+    elif name in BACKBONES:
+        build = BACKBONES[name]
+    else:
         raise ValueError(
             f"backbone must be one of {', '.join(BACKBONES)} or {KERAS_CV}PRESET; got {name!r}"
         )
     if weights is not None:
         _check_weights(name, weights, stride_in_3x3)
-    if is_keras_cv:
-        preset = name.removeprefix(KERAS_CV)
-        build = partial(KerasCVBackbone, preset, pretrained=weights == "imagenet")
-    else:
-        build = BACKBONES[name]
 
     global_policy = keras.config.dtype_policy()
     try:
@@ -161,7 +154,7 @@ def build_backbone(
 
 
 def _check_weights(name, weights, stride_in_3x3):
-    """Raises an error that says what to do unless such weights can be loaded."""
+    """Refuses weights that do not exist for a backbone."""
     if weights == "imagenet":
         if name.startswith(KERAS_CV):
             return
@@ -189,14 +182,14 @@ def _check_weights(name, weights, stride_in_3x3):
 
 
 def copy_layers(source: keras.Model, target: keras.Model, *, file: str) -> None:
-    """Copies weights between backbones that may differ in their batch norm, kind and epsilon.
+    """Copies weights between backbones with batch norms of different kind or epsilon.
 
     A larger epsilon is the same as a larger variance.
 
     Args:
-        source: a model as `build_backbone` makes them.
-        target: likewise.
-        file: where the source came from, for the complaint.
+        source: a model of `build_backbone`.
+        target: a model of `build_backbone`.
+        file: file of the source, for the message.
 
     Raises:
         ValueError: if a layer is missing in the source or has other shapes there.
@@ -211,11 +204,11 @@ def copy_layers(source: keras.Model, target: keras.Model, *, file: str) -> None:
                 f"backbone_weights {file}: expected layer {layer.name} of {target.name} with "
                 f"weights of shapes {expected}; got {got or 'no such layer'}"
             )
-        # The same shapes, another network: where a bottleneck halves the map.
+        # Equal shapes, but the bottleneck halves the map in another convolution.
         if getattr(layer, "strides", None) != getattr(theirs, "strides", None):
             raise ValueError(
-                f"backbone_weights {file}: its {layer.name} has strides {theirs.strides}, "
-                f"expected {layer.strides}; give stride_in_3x3 the other value"
+                f"backbone_weights {file}: expected strides {layer.strides} of {layer.name}, got "
+                f"{theirs.strides}; invert stride_in_3x3"
             )
         values = theirs.get_weights()
         if hasattr(layer, "epsilon"):
@@ -239,8 +232,8 @@ def _download(name: str) -> keras.Model:
 def copy_keras_applications(source: keras.Model, target: keras.Model) -> None:
     """Copies the weights of a `keras.applications` ResNet-50 or 101 into ours.
 
-    There, convolutions have biases and batch norm has epsilon 1.001e-5. A bias before batch norm
-    is the same as a smaller mean, and the larger epsilon the same as a larger variance.
+    Its convolutions have biases and its batch norms epsilon 1.001e-5. A bias before batch norm is
+    the same as a smaller mean, a larger epsilon the same as a larger variance.
 
     Args:
         source: a `keras.applications` model.

@@ -1,25 +1,30 @@
-"""Convolutions with PyTorch's padding, grouped ones too; normalisation by name, frozen; Scale.
+"""Convolutions with PyTorch's padding, normalisation layers, learnable scale.
 
 Keras' "same" padding is asymmetric at stride 2 and its normalisation layers default to epsilon
-1e-3; the published detectors pad symmetrically and use 1e-5. What is here follows them.
+1e-3. The published detectors, and this module, pad symmetrically and use 1e-5.
 """
 
 import functools
+from collections.abc import Collection
+from typing import Any
 
 import keras
 from keras import ops
 
 EPSILON = 1e-5
 NORMS = ("batch", "sync", "frozen")
-PARTS = 5  # of a backbone that can be frozen: the stem, and four stages that each halve the map
+PARTS = 5  # that can be frozen: the stem, and four stages that each halve the map
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class FrozenBatchNormalization(keras.layers.Layer):
     """Batch normalisation with fixed statistics and fixed affine: y = x * scale + shift.
 
-    Its four variables have the names and order of `keras.layers.BatchNormalization`, so weights
-    pass from one to the other, but none is ever trained, even after `model.trainable = True`.
+    Its four variables have the names and order of `keras.layers.BatchNormalization`, so the two
+    exchange weights. None is ever trained, even after `model.trainable = True`.
 
     Args:
         epsilon: added to the variance.
@@ -31,16 +36,13 @@ class FrozenBatchNormalization(keras.layers.Layer):
 
     def build(self, input_shape):
         """Creates gamma, beta, moving_mean and moving_variance, each [channels] float32."""
-        for name, value in (
-            ("gamma", "ones"),
-            ("beta", "zeros"),
-            ("moving_mean", "zeros"),
-            ("moving_variance", "ones"),
-        ):
-            variable = self.add_weight(
-                shape=(input_shape[-1],), initializer=value, trainable=False, name=name
-            )
-            setattr(self, name, variable)
+        options = {"shape": (input_shape[-1],), "trainable": False}
+        self.gamma = self.add_weight(initializer="ones", name="gamma", **options)
+        self.beta = self.add_weight(initializer="zeros", name="beta", **options)
+        self.moving_mean = self.add_weight(initializer="zeros", name="moving_mean", **options)
+        self.moving_variance = self.add_weight(
+            initializer="ones", name="moving_variance", **options
+        )
 
     def call(self, inputs):
         """Normalises [..., channels]; the factors are folded in float32."""
@@ -65,13 +67,12 @@ class FrozenBatchNormalization(keras.layers.Layer):
 class GroupNormalization(keras.layers.GroupNormalization):
     """`keras.layers.GroupNormalization` over [B, H, W, channels], more exact and faster.
 
-    Keras' layer adds up a whole map in float32 at once, which on TensorFlow loses five of seven
-    digits on a large one and takes three times as long. Here rows are averaged first, then
-    columns, then the channels of a group.
+    Keras' layer sums a whole map in float32 at once. On TensorFlow that loses five of seven digits
+    on a large map and takes three times as long. Here rows, columns, then channels are averaged.
     """
 
     def call(self, inputs):
-        """[B, H, W, channels] to the same, in float32 at least on the way."""
+        """Normalises [B, H, W, channels]; computes in float32 at least."""
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         x = x - self._group_means(x)
         factor = ops.rsqrt(self._group_means(ops.square(x)) + self.epsilon)
@@ -110,16 +111,15 @@ class Scale(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class GroupedConv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` with `groups` that trains at a good speed on a CPU too.
+    """`keras.layers.Conv2D` with `groups` that also trains fast on a CPU.
 
-    Under TensorFlow, Keras puts every grouped convolution into an XLA function of its own, whose
-    gradient on a CPU takes hundreds of times longer than it need. This layer calls TensorFlow's
-    operation itself where that has a gradient: on GPU and TPU, and on CPUs with oneDNN. On other
-    CPUs it convolves the groups one by one. Which, is decided when the layer is traced; with
-    `jit_compile=True` on a CPU the gradient stays slow. On other backends it is Keras' layer.
+    Under TensorFlow, Keras puts every grouped convolution into an XLA function of its own. Its
+    gradient on a CPU is hundreds of times slower than necessary. This layer calls TensorFlow's
+    operation where that has a gradient: on GPU and TPU, and on CPUs with oneDNN. On other CPUs it
+    convolves the groups one by one. The choice is made at tracing; with `jit_compile=True` on a
+    CPU the gradient stays slow. On other backends it is Keras' layer.
 
-    The one kernel, [height, width, channels / groups, filters], is that of `keras.layers.Conv2D`
-    and its numbers mean the same, so weights pass from one to the other.
+    Weights are those of `keras.layers.Conv2D`: [height, width, channels / groups, filters].
 
     Example:
         >>> layer = GroupedConv2D(6, 3, groups=2, use_bias=False)
@@ -135,7 +135,6 @@ class GroupedConv2D(keras.layers.Conv2D):
             or keras.backend.backend() != "tensorflow"
         ):
             return super().convolution_op(inputs, kernel)
-        import tensorflow as tf
 
         def convolve(x, k):
             padding = self.padding.upper()
@@ -154,39 +153,49 @@ class GroupedConv2D(keras.layers.Conv2D):
 @functools.cache
 def _has_grouped_gradient(dtype: str) -> bool:
     """Whether TensorFlow can differentiate a grouped convolution on this machine's devices."""
-    import tensorflow as tf
-
     if any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU")):
         return True
-    # A CPU can by oneDNN, which builds, environment variables and dtypes may leave out: try.
+    # A CPU can with oneDNN, which depends on build, environment variables and dtype: try.
     with tf.init_scope(), tf.device("CPU:0"):
         image, kernel = tf.zeros((1, 3, 3, 4), dtype), tf.zeros((3, 3, 2, 4), dtype)
-        output = tf.zeros((1, 1, 1, 4), dtype)
-        how = {"strides": [1, 1, 1, 1], "padding": "VALID"}
+        options = {
+            "out_backprop": tf.zeros((1, 1, 1, 4), dtype),
+            "strides": [1, 1, 1, 1],
+            "padding": "VALID",
+        }
         try:
-            tf.raw_ops.Conv2DBackpropInput(
-                input_sizes=image.shape, filter=kernel, out_backprop=output, **how
-            )
-            tf.raw_ops.Conv2DBackpropFilter(
-                input=image, filter_sizes=kernel.shape, out_backprop=output, **how
-            )
+            tf.raw_ops.Conv2DBackpropInput(input_sizes=image.shape, filter=kernel, **options)
+            tf.raw_ops.Conv2DBackpropFilter(input=image, filter_sizes=kernel.shape, **options)
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
             return False
     return True
 
 
+def check_choices(**arguments: tuple[Any, Collection[str]]) -> None:
+    """Checks arguments that have a list of choices.
+
+    Args:
+        **arguments: name=(value, choices).
+
+    Raises:
+        ValueError: names the argument, its choices and its value.
+    """
+    for name, (value, choices) in arguments.items():
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+
 def check_freezing(norm: str, frozen_stages: int) -> None:
-    """Checks what all backbones take.
+    """Checks the arguments of all backbones.
 
     Args:
         norm: one of `NORMS`.
-        frozen_stages: how many parts from the input on do not learn, 0 to `PARTS`.
+        frozen_stages: number of frozen parts from the input on, 0 to `PARTS`.
 
     Raises:
         ValueError: if either is out of its range.
     """
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
+    check_choices(norm=(norm, NORMS))
     if frozen_stages not in range(PARTS + 1):
         raise ValueError(f"frozen_stages must be 0 to {PARTS}; got {frozen_stages!r}")
 
@@ -202,18 +211,16 @@ def normalization(norm: str, *, name: str, epsilon: float = EPSILON) -> keras.la
     """Batch normalisation of one of three kinds.
 
     Args:
-        norm: "batch" (momentum 0.9, statistics of the replica's batch), "sync" (statistics of the
-            batches of all replicas) or "frozen".
+        norm: "batch" (momentum 0.9, per replica), "sync" (over all replicas) or "frozen".
         name: of the layer.
         epsilon: added to the variance.
 
     Raises:
         ValueError: for another kind.
     """
+    check_choices(norm=(norm, NORMS))
     if norm == "frozen":
         return FrozenBatchNormalization(epsilon, name=name)
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}")
     return keras.layers.BatchNormalization(
         momentum=0.9, epsilon=epsilon, synchronized=norm == "sync", name=name
     )
@@ -238,10 +245,9 @@ def conv(
         kernel_size: odd.
         name: of the convolution layer.
         stride: 1 or 2.
-        groups: into how many independent parts the channels fall; as many as there are channels
-            and filters make a depthwise convolution.
+        groups: independent groups of channels; equal to channels and filters: depthwise.
         use_bias: whether a bias is added.
-        trainable: whether its weights learn.
+        trainable: whether the weights learn.
 
     Returns:
         [B, ceil(H / stride), ceil(W / stride), filters].
@@ -250,14 +256,9 @@ def conv(
     if stride > 1 and kernel_size > 1:
         x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
         padding = "valid"
-    options = {
-        "strides": stride,
-        "padding": padding,
-        "use_bias": use_bias,
-        "trainable": trainable,
-        "name": name,
-    }
-    if groups == filters == x.shape[-1]:  # has a gradient of its own on every CPU
+    options = {"strides": stride, "padding": padding, "use_bias": use_bias}
+    options |= {"trainable": trainable, "name": name}
+    if groups == filters == x.shape[-1]:  # has its own gradient on every CPU
         layer = keras.layers.DepthwiseConv2D(
             kernel_size, depthwise_initializer=he_normal(), **options
         )
@@ -291,23 +292,16 @@ def conv_norm(
         name: prefix of the layers' names.
         stride: 1 or 2.
         groups: see `conv`.
-        norm: see `normalization`; a block that is not trainable gets frozen statistics.
+        norm: see `normalization`; without `trainable` it is "frozen".
         norm_epsilon: likewise.
         trainable: whether weights and statistics learn.
-        activation: "relu", "relu6", or None: nothing follows.
+        activation: "relu", "relu6" or None.
 
     Returns:
         [B, ceil(H / stride), ceil(W / stride), filters].
     """
-    x = conv(
-        x,
-        filters,
-        kernel_size,
-        stride=stride,
-        groups=groups,
-        name=f"{name}_conv",
-        trainable=trainable,
-    )
+    options = {"stride": stride, "groups": groups, "trainable": trainable}
+    x = conv(x, filters, kernel_size, name=f"{name}_conv", **options)
     norm = norm if trainable else "frozen"
     x = normalization(norm, epsilon=norm_epsilon, name=f"{name}_norm")(x)
     if activation is None:

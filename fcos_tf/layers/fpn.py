@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from fcos_tf.layers.blocks import check_choices
+
 UPSAMPLINGS = ("nearest", "bilinear")
 EXTRAS = ("conv", "pool")
 
@@ -14,18 +16,17 @@ EXTRAS = ("conv", "pool")
 class FeaturePyramid(keras.layers.Layer):
     """Lateral 1x1 convolutions, a top-down path, 3x3 outputs, and coarser levels on top.
 
-    The top-down path enlarges a map to the size of its lateral, which is the nearest-neighbour
-    rule for odd sizes too. The levels have the numbers of their inputs: c2 becomes p2.
+    The top-down path enlarges a map to the size of its lateral, odd sizes included. Levels have
+    the numbers of their inputs: c2 becomes p2.
 
     Args:
         channels: of every level.
-        levels: how many, those of the inputs and up to two coarser ones: with c3 to c5, 3 ends
-            with p5 and 5 with p7.
+        levels: number of levels, up to two more than inputs: 5 for p3 to p7 from c3 to c5.
         upsampling: "nearest" or "bilinear".
-        inputs: names of the backbone's maps, one or more that follow each other, finest first.
-        extra: what the coarser levels are. "conv": a stride-2 3x3 convolution of the level below,
-            of its ReLU from the second on (P6 and P7 of FCOS); "pool": every other cell of the
-            level below (P6 of Faster R-CNN).
+        inputs: names of consecutive maps of the backbone, finest first.
+        extra: the coarser levels. "conv": a stride-2 3x3 convolution of the level below, of its
+            ReLU from the second on (P6 and P7 of FCOS); "pool": every other cell of the level
+            below (P6 of Faster R-CNN).
 
     Attributes:
         levels: names of the levels, "p3" ...
@@ -49,19 +50,12 @@ class FeaturePyramid(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        for name, value, choices in (
-            ("upsampling", upsampling, UPSAMPLINGS),
-            ("extra", extra, EXTRAS),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+        check_choices(upsampling=(upsampling, UPSAMPLINGS), extra=(extra, EXTRAS))
         inputs = tuple(inputs)
         numbers = [int(name[1:]) for name in inputs if re.fullmatch(r"c\d", name)]
         first = numbers[0] if numbers else 0
         if not numbers or inputs != tuple(f"c{first + k}" for k in range(len(inputs))):
-            raise ValueError(
-                f"inputs must be maps that follow each other like c3, c4; got {inputs}"
-            )
+            raise ValueError(f"inputs must be consecutive maps like c3, c4; got {inputs}")
         least, most = len(inputs), len(inputs) + 2
         if not least <= levels <= most:
             raise ValueError(f"levels must be {least} to {most}, from P{first} on; got {levels!r}")
@@ -122,7 +116,7 @@ class FeaturePyramid(keras.layers.Layer):
         return dict(zip(self.levels, levels, strict=True))
 
     def _coarser(self, x, k: int):
-        """The k-th level above those of the inputs, from the level below it."""
+        """The k-th extra level, from the level below it."""
         if self.extra == "pool":
             return x[:, ::2, ::2]
         return self.extra_convs[k](self.pad(x if k == 0 else ops.relu(x)))
@@ -132,16 +126,5 @@ class FeaturePyramid(keras.layers.Layer):
         size = ops.shape(like)[1:3]
         if self.upsampling == "bilinear":
             return ops.image.resize(x, size, interpolation="bilinear")
-        # Doubled and cut to size: nearest neighbours, faster than resizing.
+        # Doubled and cropped: nearest neighbours, faster than resizing.
         return ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)[:, : size[0], : size[1]]
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {
-            **super().get_config(),
-            "channels": self.channels,
-            "levels": len(self.levels),
-            "upsampling": self.upsampling,
-            "inputs": self.input_names,
-            "extra": self.extra,
-        }

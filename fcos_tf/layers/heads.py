@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from fcos_tf.layers.blocks import EPSILON, GroupNormalization, Scale
+from fcos_tf.layers.blocks import EPSILON, GroupNormalization, Scale, check_choices
 
 CENTERNESS_BRANCHES = ("box", "class")
 NORMS = ("group", "none")
@@ -20,19 +20,18 @@ class FCOSHead(keras.layers.Layer):
     """Class logits, distances and centerness for every point of every level.
 
     Each tower is `num_convs` times 3x3 convolution, group normalisation, ReLU. The distances are
-    relu(scale * x), with one learnable scale for each level, in strides. At the start every class
-    has probability near 0.01, so that the many background points do not swamp the first steps (Lin
-    et al., Focal Loss, section 4.1).
+    relu(scale * x), in strides, with one learnable scale for each level. The initial probability
+    of every class is near 0.01: background must not dominate the first steps (Focal Loss, 4.1).
 
     Args:
         num_classes: C.
         strides: L strides of the levels, in pixels.
         channels: of the pyramid and of the towers; a multiple of `groups`.
         num_convs: depth of a tower.
-        norm: "group", or "none": convolution and ReLU only.
-        centerness_on: "box" (the improved form) or "class": the tower that carries centerness.
-        box_activation: "relu", or "exp" for distances exp(scale * x) in pixels, the first form of
-            the paper; what comes out is in strides nevertheless.
+        norm: "group" or "none".
+        centerness_on: the tower of the centerness output, "box" (improved form) or "class".
+        box_activation: "relu", or "exp": distances are exp(scale * x) in pixels (first form of the
+            paper); the output is in strides all the same.
         level_scales: whether there are scales.
         groups: of the group normalisation.
     """
@@ -52,16 +51,13 @@ class FCOSHead(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        for name, value, choices in (
-            ("norm", norm, NORMS),
-            ("centerness_on", centerness_on, CENTERNESS_BRANCHES),
-            ("box_activation", box_activation, ACTIVATIONS),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+        check_choices(
+            norm=(norm, NORMS),
+            centerness_on=(centerness_on, CENTERNESS_BRANCHES),
+            box_activation=(box_activation, ACTIVATIONS),
+        )
         if norm == "group" and channels % groups:
             raise ValueError(f"channels must be a multiple of {groups} groups; got {channels}")
-        self.num_classes = num_classes
         self.channels = channels
         self.strides = tuple(strides)
         self.num_convs = num_convs
@@ -79,48 +75,30 @@ class FCOSHead(keras.layers.Layer):
         self.scales = [Scale(name=f"scale_{level}", dtype="float32") for level in range(count)]
 
     def _conv(self, filters, name, dtype, **kwargs):
-        initializer = keras.initializers.RandomNormal(stddev=0.01)
-        return keras.layers.Conv2D(
-            filters,
-            3,
-            padding="same",
-            kernel_initializer=initializer,
-            name=name,
-            dtype=dtype,
-            **kwargs,
-        )
+        kwargs["kernel_initializer"] = keras.initializers.RandomNormal(stddev=0.01)
+        return keras.layers.Conv2D(filters, 3, padding="same", name=name, dtype=dtype, **kwargs)
 
     def _tower(self, name):
-        layers = []
+        dtype, layers = self.dtype_policy, []
         for k in range(self.num_convs):
-            layers.append(self._conv(self.channels, f"{name}_conv_{k}", self.dtype_policy))
+            layers.append(self._conv(self.channels, f"{name}_conv_{k}", dtype))
             if self.norm == "group":
-                layers.append(
-                    GroupNormalization(
-                        self.groups,
-                        epsilon=EPSILON,
-                        name=f"{name}_norm_{k}",
-                        dtype=self.dtype_policy,
-                    )
-                )
-            layers.append(keras.layers.ReLU(name=f"{name}_relu_{k}", dtype=self.dtype_policy))
+                options = {"epsilon": EPSILON, "name": f"{name}_norm_{k}", "dtype": dtype}
+                layers.append(GroupNormalization(self.groups, **options))
+            layers.append(keras.layers.ReLU(name=f"{name}_relu_{k}", dtype=dtype))
         return layers
 
     def _output(self, filters, name, bias=0.0):
         # float32 under mixed precision too: bfloat16 has 8 bits, 4 pixels on a box of 700.
-        return self._conv(
-            filters, name, "float32", bias_initializer=keras.initializers.Constant(bias)
-        )
+        bias = keras.initializers.Constant(bias)
+        return self._conv(filters, name, "float32", bias_initializer=bias)
 
     def build(self, input_shape):
         """Builds both towers and the outputs."""
         shape = (None, None, None, self.channels)
-        for layer in self.class_tower + self.box_tower:
+        outputs = [self.class_logits, self.ltrb, self.centerness]
+        for layer in self.class_tower + self.box_tower + outputs + self.scales:
             layer.build(shape)
-        for layer in (self.class_logits, self.ltrb, self.centerness):
-            layer.build(shape)
-        for scale in self.scales:
-            scale.build(shape)
 
     def call(self, features):
         """Predicts for a list of levels.
@@ -130,9 +108,9 @@ class FCOSHead(keras.layers.Layer):
 
         Returns:
             dict of float32: `class_logits` [B, N, C], `ltrb` [B, N, 4] in strides, >= 0,
-            `centerness_logits` [B, N]. The points are in the order of `ops.pyramid_points`.
+            `centerness_logits` [B, N]; points in the order of `ops.pyramid_points`.
         """
-        scales = self.scales or [None] * len(self.strides)
+        scales = self.scales or [lambda x: x] * len(self.strides)
         levels = [
             self._level(x, scale, stride)
             for x, scale, stride in zip(features, scales, self.strides, strict=True)
@@ -152,9 +130,7 @@ class FCOSHead(keras.layers.Layer):
             class_features = layer(class_features)
         for layer in self.box_tower:
             box_features = layer(box_features)
-        ltrb = self.ltrb(box_features)
-        if scale is not None:
-            ltrb = scale(ltrb)
+        ltrb = scale(self.ltrb(box_features))
         if self.box_activation == "exp":
             ltrb = ops.exp(ops.minimum(ltrb, LARGEST_LOG_DISTANCE)) / stride
         else:
@@ -165,18 +141,3 @@ class FCOSHead(keras.layers.Layer):
             ops.reshape(y, (ops.shape(y)[0], -1, y.shape[-1]))  # [B, Hl * Wl, ...]
             for y in (self.class_logits(class_features), ltrb, centerness)
         )
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {
-            **super().get_config(),
-            "num_classes": self.num_classes,
-            "strides": self.strides,
-            "channels": self.channels,
-            "num_convs": self.num_convs,
-            "norm": self.norm,
-            "centerness_on": self.centerness_on,
-            "box_activation": self.box_activation,
-            "level_scales": bool(self.scales),
-            "groups": self.groups,
-        }

@@ -1,12 +1,11 @@
-"""The architectures behind keras_cv's presets, so that they can be built without a download.
+"""The architectures of keras_cv's presets, to build them without a download.
 
-keras_cv 0.9 keeps the arguments of its backbone classes at Kaggle, beside the weights. What stands
-here is the published design of each family in those arguments' words: He et al. 1512.03385 and
-1603.05027 (ResNet), Huang et al. 1608.06993 (DenseNet), Ge et al. 2107.08430 (CSPDarkNet, as in
-YOLOX), Howard et al. 1905.02244 (MobileNetV3), Tan and Le 1905.11946 and 2104.00298 (EfficientNet).
+keras_cv 0.9 keeps the arguments of its backbone classes at Kaggle, beside the weights. These are
+the published designs as those arguments: He et al. 1512.03385 and 1603.05027 (ResNet), Huang et al.
+1608.06993 (DenseNet), Ge et al. 2107.08430 (CSPDarkNet, as in YOLOX), Howard et al. 1905.02244
+(MobileNetV3), Tan and Le 1905.11946 and 2104.00298 (EfficientNet).
 
-Left out is what cannot be a pyramid backbone for images of any size: MiT and ViTDet are built for
-one size, and VideoSwin sees videos.
+Left out: MiT and ViTDet, which are built for one image size, and VideoSwin, for videos.
 """
 
 from typing import Any
@@ -33,64 +32,39 @@ def _resnets():
 
 def _densenets():
     for depth, repeats in {121: (12, 24, 16), 169: (12, 32, 32), 201: (12, 48, 32)}.items():
-        yield (
-            f"densenet{depth}",
-            ("DenseNetBackbone", {"stackwise_num_repeats": [6, *repeats]}),
-        )
+        yield f"densenet{depth}", ("DenseNetBackbone", {"stackwise_num_repeats": [6, *repeats]})
 
 
 def _darknets():
-    for size, width, depth in (("tiny", 48, 1), ("s", 64, 1), ("m", 96, 2), ("l", 128, 3)):
-        yield f"csp_darknet_{size}", _darknet(width, depth)
-    yield "csp_darknet_xl", _darknet(170, 4)
-
-
-def _darknet(width, depth):
-    return "CSPDarkNetBackbone", {
-        "stackwise_channels": [width * 2**stage for stage in range(4)],
-        "stackwise_depth": [depth, 3 * depth, 3 * depth, depth],
-    }
+    sizes = {"tiny": (48, 1), "s": (64, 1), "m": (96, 2), "l": (128, 3), "xl": (170, 4)}
+    for size, (width, depth) in sizes.items():
+        arguments = {
+            "stackwise_channels": [width * 2**stage for stage in range(4)],
+            "stackwise_depth": [depth, 3 * depth, 3 * depth, depth],
+        }
+        yield f"csp_darknet_{size}", ("CSPDarkNetBackbone", arguments)
 
 
 def _mobilenets():
-    # Rows of tables 1 and 2: kernel, expansion, filters, squeeze and excite, activation, stride.
+    # Tables 1 and 2 by columns.
     relu, swish = "relu", "hard_swish"
-    large = (
-        (3, 1, 16, None, relu, 1),
-        (3, 4, 24, None, relu, 2),
-        (3, 3, 24, None, relu, 1),
-        (5, 3, 40, 0.25, relu, 2),
-        (5, 3, 40, 0.25, relu, 1),
-        (5, 3, 40, 0.25, relu, 1),
-        (3, 6, 80, None, swish, 2),
-        (3, 2.5, 80, None, swish, 1),
-        (3, 2.3, 80, None, swish, 1),
-        (3, 2.3, 80, None, swish, 1),
-        (3, 6, 112, 0.25, swish, 1),
-        (3, 6, 112, 0.25, swish, 1),
-        (5, 6, 160, 0.25, swish, 2),
-        (5, 6, 160, 0.25, swish, 1),
-        (5, 6, 160, 0.25, swish, 1),
-    )
-    small = (
-        (3, 1, 16, 0.25, relu, 2),
-        (3, 72 / 16, 24, None, relu, 2),
-        (3, 88 / 24, 24, None, relu, 1),
-        (5, 4, 40, 0.25, swish, 2),
-        (5, 6, 40, 0.25, swish, 1),
-        (5, 6, 40, 0.25, swish, 1),
-        (5, 3, 48, 0.25, swish, 1),
-        (5, 3, 48, 0.25, swish, 1),
-        (5, 6, 96, 0.25, swish, 2),
-        (5, 6, 96, 0.25, swish, 1),
-        (5, 6, 96, 0.25, swish, 1),
-    )
-    columns = ("kernel_size", "expansion", "filters", "se_ratio", "activation", "stride")
-    for size, rows in (("small", small), ("large", large)):
-        arguments = {
-            f"stackwise_{column}": list(values)
-            for column, values in zip(columns, zip(*rows, strict=True), strict=True)
-        }
+    large = {
+        "stackwise_kernel_size": [3, 3, 3, 5, 5, 5, 3, 3, 3, 3, 3, 3, 5, 5, 5],
+        "stackwise_expansion": [1, 4, 3, 3, 3, 3, 6, 2.5, 2.3, 2.3, 6, 6, 6, 6, 6],
+        "stackwise_filters": [16, 24, 24, 40, 40, 40, 80, 80, 80, 80, 112, 112, 160, 160, 160],
+        "stackwise_se_ratio": [None] * 3 + [0.25] * 3 + [None] * 4 + [0.25] * 5,
+        "stackwise_activation": [relu] * 6 + [swish] * 9,
+        "stackwise_stride": [1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1],
+    }
+    small = {
+        "stackwise_kernel_size": [3, 3, 3] + [5] * 8,
+        "stackwise_expansion": [1, 72 / 16, 88 / 24, 4, 6, 6, 3, 3, 6, 6, 6],
+        "stackwise_filters": [16, 24, 24, 40, 40, 40, 48, 48, 96, 96, 96],
+        "stackwise_se_ratio": [0.25, None, None] + [0.25] * 8,
+        "stackwise_activation": [relu] * 3 + [swish] * 8,
+        "stackwise_stride": [2, 2, 1, 2, 1, 1, 1, 1, 2, 1, 1],
+    }
+    for size, arguments in (("small", small), ("large", large)):
         yield f"mobilenet_v3_{size}", ("MobileNetV3Backbone", arguments)
 
 
@@ -148,16 +122,10 @@ def _efficientnet_v2(repeats, filters, width=1.0, depth=1.0):
     }
 
 
-# Name of a preset without weights -> its class in keras_cv.models, the arguments of that.
+# Name of a preset without weights -> its class in keras_cv.models, the arguments of the class.
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     name: architecture
-    for family in (
-        _resnets,
-        _densenets,
-        _darknets,
-        _mobilenets,
-        _efficientnets_v1,
-        _efficientnets_v2,
-    )
-    for name, architecture in family()
-}
+    for family in (_resnets(), _densenets(), _darknets(), _mobilenets(), _efficientnets_v1(),
+                   _efficientnets_v2())
+    for name, architecture in family
+}  # fmt: skip

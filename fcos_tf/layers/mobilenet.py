@@ -1,10 +1,10 @@
 """MobileNetV2 as a pyramid backbone.
 
-Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 1801.04381. As torchvision
-builds it: padding is symmetric at stride 2, and batch norm has epsilon 1e-5.
+Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, 1801.04381. Built as in
+torchvision: padding is symmetric at stride 2, and batch norm has epsilon 1e-5.
 
-Blocks are counted within the stage that makes a map. Of each, `_1` is the 1x1 convolution that
-expands (the very first block has none), `_2` the depthwise 3x3 and `_3` the 1x1 that projects.
+Blocks are numbered within a stage. In each, `_1` is the expanding 1x1 convolution (none in the very
+first block), `_2` the depthwise 3x3 and `_3` the projecting 1x1.
 """
 
 import keras
@@ -12,7 +12,7 @@ import keras
 from fcos_tf.layers.blocks import EPSILON, check_freezing, conv_norm
 
 STEM_CHANNELS = 32
-# By stage, the rows of table 2: expansion, channels, blocks, and the stride of the first of them.
+# Rows of table 2 by stage: expansion, channels, blocks, stride of the first block.
 STAGES = (
     ((1, 16, 1, 1), (6, 24, 2, 2)),
     ((6, 32, 3, 2),),
@@ -32,17 +32,16 @@ def mobilenet_v2(
     """Builds a MobileNetV2 of width 1 without its last 1x1 convolution and its classifier.
 
     Args:
-        stride_in_3x3: True; here because other backbones have the choice.
-        norm: "batch" (trained), "sync" (statistics over all replicas) or "frozen".
+        stride_in_3x3: True, for the common signature of backbones.
+        norm: see `layers.resnet.resnet`.
         norm_epsilon: added to the variance.
-        frozen_stages: how many parts from the input on do not learn, weights and statistics:
-            1 is the stem, 2 the stem and what makes `c2`, ... 5 everything.
+        frozen_stages: see `layers.resnet.resnet`.
         name: of the model.
 
     Returns:
         A model from [B, H, W, 3] normalised images to a dict of feature maps `c2` to `c5` with
-        strides 4, 8, 16 and 32 and 24, 32, 96 and 320 channels. They are the linear outputs of
-        the last blocks of their stride, which may be negative.
+        strides 4, 8, 16 and 32 and 24, 32, 96 and 320 channels: the linear, possibly negative
+        outputs of the last block of each stride.
 
     Raises:
         ValueError: for an unknown norm, `frozen_stages` outside 0..5, or `stride_in_3x3=False`.
@@ -62,20 +61,15 @@ def mobilenet_v2(
         for expansion, channels, repeats, stride in rows:
             for repeat in range(repeats):
                 block += 1
-                x = _inverted_residual(
-                    x,
-                    expansion,
-                    channels,
-                    stride=stride if repeat == 0 else 1,
-                    name=f"stage{stage + 1}_block{block}",
-                    **options,
-                )
+                options |= {"stride": 1 if repeat else stride}
+                prefix = f"stage{stage + 1}_block{block}"
+                x = _inverted_residual(x, expansion, channels, name=prefix, **options)
         features[f"c{stage + 2}"] = x
     return keras.Model(images, features, name=name)
 
 
 def _inverted_residual(x, expansion, channels, *, stride, name, **options):
-    """Expand, convolve each channel alone, project; a shortcut where the shapes agree."""
+    """Expansion, depthwise convolution, projection; a shortcut where the shapes agree."""
     width = expansion * x.shape[-1]
     y = x
     if expansion > 1:

@@ -21,15 +21,15 @@ STEM_CHANNELS = 32
 
 @dataclasses.dataclass(frozen=True)
 class RegNetParameters:
-    """What makes one member of the family (section 3.3 and appendix of the paper).
+    """The parameters of one member of the family (section 3.3 and appendix of the paper).
 
     Attributes:
-        depth: blocks in all.
+        depth: total number of blocks.
         w_0: width of the first block.
-        w_a: by how much each further block would be wider, before widths are made equal per stage.
+        w_a: slope of the block widths before quantisation.
         w_m: factor between the widths of neighbouring stages.
         group_width: channels per group of the 3x3 convolutions.
-        half_up: how a width halfway between two multiples of the group width is rounded: up
+        half_up: rounding of a width halfway between two multiples of the group width: up
             (torchvision), or to the even multiple (the paper).
     """
 
@@ -56,9 +56,9 @@ VARIANTS = {
 def stages(parameters: RegNetParameters) -> list[tuple[int, int]]:
     """Width and depth of each stage.
 
-    Block j would have width w_0 + w_a * j; it gets the nearest w_0 * w_m ** s with a whole s,
-    rounded to a multiple of 8. Neighbours of the same width are a stage, whose width is then
-    rounded to a multiple of the group width (or is one group, if it is narrower than that).
+    The linear width w_0 + w_a * j of block j is quantised to the nearest w_0 * w_m ** s with a
+    whole s, rounded to a multiple of 8. Neighbours of equal width make a stage. Its width is then
+    rounded to a multiple of the group width (one group, if it is narrower).
 
     Returns:
         (width, depth) per stage, from the input on.
@@ -91,11 +91,10 @@ def regnet(
 
     Args:
         variant: a key of `VARIANTS`.
-        stride_in_3x3: True; here because other backbones have the choice.
-        norm: "batch" (trained), "sync" (statistics over all replicas) or "frozen".
+        stride_in_3x3: True, for the common signature of backbones.
+        norm: see `layers.resnet.resnet`.
         norm_epsilon: added to the variance.
-        frozen_stages: how many parts from the input on do not learn, weights and statistics:
-            1 is the stem, 2 the stem and the first stage, ... 5 everything.
+        frozen_stages: see `layers.resnet.resnet`.
         name: of the model.
 
     Returns:
@@ -120,15 +119,9 @@ def regnet(
     features = {}
     for stage, (width, depth) in enumerate(stages(parameters)):
         options["trainable"] = frozen_stages < stage + 2
+        groups = width // min(width, parameters.group_width)
         for block in range(depth):
-            x = bottleneck(
-                x,
-                width,
-                width,
-                strides=(1, 2 if block == 0 else 1),
-                groups=width // min(width, parameters.group_width),
-                name=f"stage{stage + 1}_block{block + 1}",
-                **options,
-            )
+            strides, prefix = (1, 1 if block else 2), f"stage{stage + 1}_block{block + 1}"
+            x = bottleneck(x, width, width, strides=strides, groups=groups, name=prefix, **options)
         features[f"c{stage + 2}"] = x
     return keras.Model(images, features, name=name or variant)

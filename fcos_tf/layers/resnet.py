@@ -1,7 +1,6 @@
 """ResNet-18/34/50/101 and ResNeXt-50/101 as pyramid backbones.
 
-He et al., Deep Residual Learning, 1512.03385; Xie et al., Aggregated Residual Transformations,
-1611.05431.
+He et al., Deep Residual Learning, 1512.03385; Xie et al., Aggregated Transformations, 1611.05431.
 
 Layers against torchvision's modules, where a `_conv` holds `weight` (kernel, transposed) and a
 `_norm` the batch norm:
@@ -15,7 +14,7 @@ import keras
 
 from fcos_tf.layers.blocks import EPSILON, check_freezing, conv_norm
 
-# Blocks in each of the four stages; whether a block is the bottleneck of three convolutions.
+# Blocks in each of the four stages; whether they are bottlenecks of three convolutions.
 DEPTHS = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -40,14 +39,14 @@ def resnet(
     Args:
         depth: 18, 34, 50 or 101.
         groups: of a bottleneck's 3x3 convolution; more than 1 makes a ResNeXt.
-        group_width: channels per group in the first stage; they double in every further one.
+        group_width: channels per group in the first stage, doubled in every further one.
             ResNeXt-50-32x4d has 32 groups of width 4.
-        stride_in_3x3: where a bottleneck halves the map: in its 3x3 convolution (torchvision) or
-            in its first 1x1 (the original MSRA weights, `keras.applications`).
+        stride_in_3x3: whether a bottleneck halves the map in its 3x3 convolution (torchvision) or
+            in its first 1x1 (original MSRA weights, `keras.applications`).
         norm: "batch" (trained), "sync" (statistics over all replicas) or "frozen".
         norm_epsilon: added to the variance.
-        frozen_stages: how many parts from the input on do not learn, weights and statistics:
-            1 is the stem, 2 the stem and the first stage, ... 5 everything.
+        frozen_stages: number of parts from the input on with frozen weights and statistics: 1 is
+            the stem, 2 the stem and the first stage, ... 5 everything.
         name: of the model.
 
     Returns:
@@ -55,8 +54,8 @@ def resnet(
         strides 4, 8, 16 and 32; their channels are 64-512, or 256-2048 for 50 and deeper.
 
     Raises:
-        ValueError: for an unknown depth or norm, `frozen_stages` outside 0..5, or groups in a
-            ResNet without bottlenecks.
+        ValueError: for an unknown depth or norm, `frozen_stages` outside 0..5, or groups without
+            bottlenecks.
     """
     if depth not in DEPTHS:
         raise ValueError(f"ResNet depth must be one of {sorted(DEPTHS)}; got {depth!r}")
@@ -64,14 +63,14 @@ def resnet(
     blocks, has_bottlenecks = DEPTHS[depth]
     if (groups, group_width) != (1, 64) and not has_bottlenecks:
         raise ValueError(
-            f"groups need a ResNet of bottlenecks: depth 50 or 101; got {depth} with "
-            f"groups={groups}, group_width={group_width}"
+            f"groups need a depth with bottlenecks, 50 or 101; got {depth} with groups={groups}, "
+            f"group_width={group_width}"
         )
 
     images = keras.Input((None, None, 3), name="images")
     options = {"norm": norm, "norm_epsilon": norm_epsilon, "trainable": frozen_stages < 1}
     x = conv_norm(images, 64, 7, stride=2, name="stem", **options)
-    # Zeros never win over the outputs of a ReLU, so zero padding stands for -inf.
+    # After a ReLU, zero padding of a maximum is the same as padding with -inf.
     x = keras.layers.ZeroPadding2D(1, name="pool_pad")(x)
     x = keras.layers.MaxPooling2D(3, strides=2, name="pool")(x)
 
@@ -82,15 +81,10 @@ def resnet(
             stride = 2 if stage > 0 and block == 0 else 1
             prefix = f"stage{stage + 1}_block{block + 1}"
             if has_bottlenecks:
-                x = bottleneck(
-                    x,
-                    groups * group_width * 2**stage,
-                    256 * 2**stage,
-                    strides=(1, stride) if stride_in_3x3 else (stride, 1),
-                    groups=groups,
-                    name=prefix,
-                    **options,
-                )
+                width = groups * group_width * 2**stage
+                strides = (1, stride) if stride_in_3x3 else (stride, 1)
+                grouping = {"strides": strides, "groups": groups}
+                x = bottleneck(x, width, 256 * 2**stage, name=prefix, **grouping, **options)
             else:
                 x = _basic(x, 64 * 2**stage, stride, prefix, options)
         features[f"c{stage + 2}"] = x
@@ -113,7 +107,7 @@ def bottleneck(
     name: str,
     **options,
 ):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut, which is a 1x1 where the shapes differ.
+    """1x1, 3x3 and 1x1 convolutions and a shortcut, with a 1x1 where the shapes differ.
 
     Args:
         x: [B, H, W, channels] Keras tensor.

@@ -1,4 +1,4 @@
-"""A small plain CNN as a pyramid backbone: the detector that can be read, and run, in a minute."""
+"""A small plain CNN as a pyramid backbone, for short reading and fast runs."""
 
 import keras
 
@@ -29,10 +29,10 @@ def simple_cnn(
     each part has stride 2.
 
     Args:
-        stride_in_3x3: True; here because other backbones have the choice.
-        norm: "batch" (trained), "sync" (statistics over all replicas) or "frozen".
+        stride_in_3x3: True, for the common signature of backbones.
+        norm: see `layers.resnet.resnet`.
         norm_epsilon: added to the variance.
-        frozen_stages: how many parts, from the top of the table on, do not learn.
+        frozen_stages: number of frozen parts, from the top of the table on.
         name: of the model.
 
     Returns:
@@ -46,10 +46,8 @@ def simple_cnn(
     check_freezing(norm, frozen_stages)
 
     def conv_relu(x, filters, part_name, part):
-        trainable = part >= frozen_stages
-        x = conv(
-            x, filters, 3, stride=2, use_bias=True, trainable=trainable, name=f"{part_name}_conv"
-        )
+        options = {"stride": 2, "use_bias": True, "trainable": part >= frozen_stages}
+        x = conv(x, filters, 3, name=f"{part_name}_conv", **options)
         return keras.layers.Activation("relu", name=f"{part_name}_relu")(x)
 
     images = keras.Input((None, None, 3), name="images")

@@ -1,4 +1,4 @@
-"""What detectors share: from images to detections, other classes, published settings.
+"""Base class of detectors: from images to detections, new classes, published settings.
 
 Shape shorthand: B images of H x W pixels, D detections, K candidates, C classes.
 """
@@ -9,7 +9,7 @@ from typing import Any
 from fcos_tf.models.image_model import ImageModel, spatial_size
 from fcos_tf.models.weights import copy_weights, load_model
 
-# Outputs that stand for no class of objects, in published detectors.
+# Outputs of published detectors that stand for no class of objects.
 BACKGROUND, UNUSED = "__background__", "N/A"
 
 
@@ -20,18 +20,16 @@ class Detector(ImageModel):
 
     Args:
         score_threshold: least score of a detection.
-        nms_threshold: IoU above which the weaker of two boxes of a class goes.
+        nms_threshold: IoU above which the weaker of two boxes of a class is dropped.
         max_detections: D.
         **kwargs: of `ImageModel`.
 
     Attributes:
-        raw_outputs: name -> shape and meaning of what `call` returns, for exported models.
-        thresholds: the constructor's arguments that decide about detections, not about learning;
-            an exported model may have others.
+        raw_outputs: name -> shape and meaning of each output of `call`, for exported models.
+        thresholds: constructor arguments for detection only; an exported model may have others.
         class_layers: names of the layers whose weights depend on the classes.
         presets: name -> constructor arguments of a published detector.
-        inclusive_pixels: whether boxes' x2 and y2 name the last pixel inside; 1 is then added in
-            the original image.
+        inclusive_pixels: whether x2, y2 are the last pixel inside; the original image adds 1.
     """
 
     raw_outputs: Mapping[str, str] = {}
@@ -66,15 +64,15 @@ class Detector(ImageModel):
         max_detections: int | None = None,
         jit_compile: bool = False,
     ) -> dict:
-        """Detections from what `call` returns.
+        """Detections from raw predictions.
 
         Args:
-            raw: what `call` returns.
+            raw: outputs of `call`.
             image_size: (height, width) of the padded images.
             image_sizes: [B, 2] (height, width) to clip the boxes to; None: the padded size.
-            score_threshold: scalar, or [B] for each image, in place of the model's; None: that.
-            max_detections: D, in place of the model's; None: that.
-            jit_compile: whether the caller is being compiled by XLA.
+            score_threshold: see `detect`.
+            max_detections: see `detect`.
+            jit_compile: see `detect`.
 
         Returns:
             dict, see `detect`.
@@ -82,15 +80,14 @@ class Detector(ImageModel):
         raise NotImplementedError
 
     def candidates(self, raw: dict, image_size) -> dict:
-        """What is left to choose from before any suppression, for runtimes that do it themselves.
+        """All boxes and scores before any suppression, for runtimes with their own NMS.
 
         Args:
-            raw: what `call` returns.
+            raw: outputs of `call`.
             image_size: (height, width) of the padded images.
 
         Returns:
-            dict of float32: `boxes` [B, K, 4] xyxy in pixels of the images, not clipped; `scores`
-            [B, K, C].
+            dict of float32: `boxes` [B, K, 4] xyxy pixels, not clipped; `scores` [B, K, C].
         """
         raise NotImplementedError
 
@@ -106,16 +103,15 @@ class Detector(ImageModel):
         """Detections of a batch of images; may be traced into a graph.
 
         Args:
-            images: [B, H, W, 3] uint8 or float RGB 0-255, or the dict that `call` takes.
-            image_sizes: [B, 2] float, (height, width) before padding; None: all of the image.
-            score_threshold: scalar, or [B] for each image, in place of the model's; None: that.
-            max_detections: D, in place of the model's; None: that.
-            jit_compile: whether the caller is being compiled by XLA.
+            images: [B, H, W, 3] uint8 or float RGB 0-255, or the input dict of `call`.
+            image_sizes: [B, 2] float, (height, width) before padding; None: the whole image.
+            score_threshold: scalar, or [B], one an image; None: the model's.
+            max_detections: D; None: the model's.
+            jit_compile: whether XLA compiles the caller.
 
         Returns:
-            dict: `boxes` [B, D, 4] float32 xyxy in pixels of `images`, `scores` [B, D] float32 in
-            descending order, `labels` [B, D] int32, `num_detections` [B] int32. Padding: boxes and
-            scores 0, labels -1.
+            dict: `boxes` [B, D, 4] float32 xyxy pixels, `scores` [B, D] float32 in descending
+            order, `labels` [B, D] int32, `num_detections` [B] int32. Padding: 0, 0 and -1.
         """
         inputs = {"images": images} if not isinstance(images, dict) else images
         if image_sizes is not None:
@@ -140,10 +136,8 @@ class Detector(ImageModel):
         Args:
             name: a key of `presets`, such as "torchvision_coco".
             weights: None (random) or a `.keras` file of such a detector, converted by
-                `tools/convert.py`. Where its classes are others, the layers of the classes stay
-                random.
-            **overrides: arguments of the constructor; `num_classes` or `class_names` alone give
-                the other.
+                `tools/convert.py`. With other classes, the layers of the classes stay random.
+            **overrides: see `preset_arguments`.
 
         Raises:
             ValueError: for an unknown name, or weights of another architecture.
@@ -156,8 +150,7 @@ class Detector(ImageModel):
         """
         model = cls(**cls.preset_arguments(name, overrides))
         if weights is not None:
-            source = load_model(weights)
-            model._take_weights(source, file=weights)
+            model._take_weights(load_model(weights), file=weights)
         return model
 
     @classmethod
@@ -166,8 +159,8 @@ class Detector(ImageModel):
 
         Args:
             name: a key of `presets`.
-            overrides: arguments that differ. Of `num_classes` and `class_names` the other follows;
-                with other classes, the published ids go.
+            overrides: arguments that differ. One of `num_classes` and `class_names` is enough;
+                other classes drop the published ids.
 
         Raises:
             ValueError: for an unknown name.
@@ -185,29 +178,21 @@ class Detector(ImageModel):
         return settings
 
     def with_classes(
-        self,
-        class_names: Sequence[str],
-        *,
-        category_ids: Sequence[int] | None = None,
-        dtype=None,
+        self, class_names: Sequence[str], *, category_ids: Sequence[int] | None = None, dtype=None
     ) -> "Detector":
-        """This detector for other classes: all weights but those of the layers of the classes.
+        """This detector for other classes, with all weights except those of the class layers.
 
         Args:
             class_names: the new classes in the order of their labels.
             category_ids: their ids in the data set.
-            dtype: dtype policy of the new model; None: that of this one.
+            dtype: dtype policy of the new model; None: this model's.
 
         Returns:
-            A new model; with the same names in the same order, one that equals this one.
+            A new model; a copy of this one for the same names in the same order.
         """
         names = tuple(class_names)
-        config = {
-            **self.get_config(),
-            "num_classes": len(names),
-            "class_names": names,
-            "category_ids": category_ids,
-        }
+        config = {**self.get_config(), "num_classes": len(names), "class_names": names}
+        config["category_ids"] = category_ids
         if dtype is not None:
             config["dtype"] = dtype
         model = type(self).from_config(config)
@@ -215,25 +200,21 @@ class Detector(ImageModel):
         return model
 
     def _take_weights(self, source: "Detector", *, file: str) -> None:
-        """Copies all weights, but those of the classes where these are others."""
+        """Copies all weights; those of the class layers only if the classes are the same."""
         same = (source.num_classes, source.class_names) == (self.num_classes, self.class_names)
         copy_weights(source, self, file=file, skip=() if same else self.class_layers)
 
     def get_config(self):
         """The constructor's arguments."""
-        return {
-            **super().get_config(),
-            "score_threshold": self.score_threshold,
-            "nms_threshold": self.nms_threshold,
-            "max_detections": self.max_detections,
-        }
+        names = ("score_threshold", "nms_threshold", "max_detections")
+        return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 def category_ids_of(model) -> tuple[int, ...]:
-    """The data set's id of each label of a detector; counted from 1 where it does not know them."""
+    """The data set's id of each label of a detector; 1, 2, ... if unknown."""
     return model.category_ids or tuple(range(1, model.num_classes + 1))
 
 
 def detectable(class_names: Sequence[str]) -> tuple[str, ...]:
-    """The names that stand for classes of objects: without `BACKGROUND` and `UNUSED`."""
+    """The names of classes of objects: without `BACKGROUND` and `UNUSED`."""
     return tuple(name for name in class_names if name not in (BACKGROUND, UNUSED))

@@ -12,12 +12,18 @@ from collections.abc import Mapping, Sequence
 import keras
 
 from fcos_tf.layers.backbones import build_backbone, resolve_preset
-from fcos_tf.layers.blocks import EPSILON
+from fcos_tf.layers.blocks import EPSILON, check_choices
 from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.layers.heads import FCOSHead
 from fcos_tf.models.detector import Detector
 from fcos_tf.models.fcos_detections import decode_points, fcos_detections, place_points
-from fcos_tf.models.fcos_losses import BOX_LOSSES, QUALITIES, fcos_losses, loss_totals
+from fcos_tf.models.fcos_losses import (
+    BOX_LOSSES,
+    QUALITIES,
+    count_names,
+    fcos_losses,
+    loss_totals,
+)
 from fcos_tf.models.fcos_presets import PRESETS
 from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.models.fcos_targets import (
@@ -39,48 +45,44 @@ class FCOS(Detector):
     the keys `boxes`, `labels` and, for padded images, `image_sizes`.
 
     On a backend other than TensorFlow, `predict` gives raw predictions (use `detect`), and the
-    sizes of padded images have to be part of the inputs: `{"images": ..., "image_sizes": ...}`.
+    sizes of padded images are part of the inputs: `{"images": ..., "image_sizes": ...}`.
 
     Args:
-        num_classes: C; None: as many as `class_names`.
+        num_classes: C; None: the number of `class_names`.
         backbone: a name of `layers.backbones`, such as "resnet50", "regnetx_400mf" or
             "keras_cv/efficientnetv2_b0_imagenet".
-        backbone_weights: None (random), "imagenet" (what Keras distributes, for the backbones that
-            have it) or a `.keras` file of the backbone.
+        backbone_weights: None (random), "imagenet" (from Keras) or a backbone's `.keras` file.
         backbone_norm: "batch", "sync" or "frozen" batch normalisation. None: "frozen" with
             backbone weights, "batch" without.
         norm_epsilon: of the backbone's batch normalisation.
-        frozen_stages: how many parts of the backbone do not learn: 1 the stem, 2 the stem and
-            the first stage, ... None: 2 with backbone weights, 0 without.
-        stride_in_3x3: where a bottleneck halves the map. None, here and for `channel_order`,
-            `mean` and `std`: what the backbone weights were trained with; without weights
-            the 3x3 convolution, RGB and the ImageNet mean and deviation.
+        frozen_stages: number of frozen parts of the backbone: 1 the stem, 2 the stem and the first
+            stage, ... None: 2 with backbone weights, 0 without.
+        stride_in_3x3: whether a bottleneck halves the map in its 3x3 convolution. None, here and
+            for `channel_order`, `mean` and `std`: as the backbone weights need it; without
+            weights True, RGB and the ImageNet mean and deviation.
         fpn_levels: levels of the pyramid, from 3 (P3-P5) to 5 (P3-P7).
         fpn_channels: of the pyramid and of the head's towers.
-        fpn_upsampling: "nearest" or "bilinear", on the pyramid's way down.
+        fpn_upsampling: "nearest" or "bilinear", in the top-down path.
         head_convs: convolutions in a tower.
         head_norm: "group" or "none", after each of them.
-        centerness_on: the tower that carries centerness, "box" or "class".
-        quality: what the third output learns, "centerness", or "iou": the IoU of the predicted
-            box with its target. With "iou" the box loss is not weighted.
-        rules: the conventions in which published implementations differ, by the name of one of
-            them: a key of `models.fcos_rules.RULES`.
-        assigner: which point learns which box: a key of `models.fcos_targets.ASSIGNERS`.
+        centerness_on: the tower of the centerness output, "box" or "class".
+        quality: target of the third output: "centerness", or "iou", the IoU of the predicted box
+            with its target. With "iou" the box loss is not weighted.
+        rules: conventions of a published implementation: a key of `models.fcos_rules.RULES`.
+        assigner: assignment of boxes to points: a key of `models.fcos_targets.ASSIGNERS`.
         box_loss: "giou", "iou" or "l1".
         box_loss_weight: its factor in the total.
-        size_ranges: for each level the smallest and largest ltrb distance, in pixels, it learns.
-            None: limits at 64, 128, 256 and 512 pixels, the last level's without an end.
-        center_sampling_radius: in strides; None or 0 turns centre sampling off.
-        score_threshold: least class probability of a candidate, before centerness; or its least
-            score, under rules that have it so.
-        nms_threshold: IoU above which the weaker of two boxes of a class goes.
+        size_ranges: smallest and largest ltrb distance of each level, in pixels. None: limits at
+            64, 128, 256 and 512 pixels, the last level without an upper limit.
+        center_sampling_radius: in strides; None or 0: no centre sampling.
+        score_threshold: least class probability, or least score, as the rules say.
+        nms_threshold: IoU above which the weaker of two boxes of a class is dropped.
         topk_per_level: candidates of each level that reach NMS.
         max_detections: D.
-        channel_order: "rgb" or "bgr", what the backbone sees. Images come in as RGB.
+        channel_order: input of the backbone, "rgb" or "bgr". Images are always given as RGB.
         mean: three numbers in 0-255, in `channel_order`.
-        std: three numbers, likewise.
-        **kwargs: `class_names`, `category_ids` and `image_size`, kept with the model, see
-            `ImageModel`; `name` and `dtype`.
+        std: three numbers in 0-255, in `channel_order`.
+        **kwargs: `class_names`, `category_ids`, `image_size`, `name`, `dtype`, see `ImageModel`.
 
     Raises:
         ValueError: names the argument that is out of its range.
@@ -137,14 +139,12 @@ class FCOS(Detector):
         std: Sequence[float] | None = None,
         **kwargs,
     ):
-        for name, value, choices in (
-            ("box_loss", box_loss, BOX_LOSSES),
-            ("quality", quality, QUALITIES),
-            ("rules", rules, RULES),
-            ("assigner", assigner, ASSIGNERS),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+        check_choices(
+            box_loss=(box_loss, BOX_LOSSES),
+            quality=(quality, QUALITIES),
+            rules=(rules, RULES),
+            assigner=(assigner, ASSIGNERS),
+        )
         preset = resolve_preset(
             backbone,
             backbone_weights,
@@ -155,7 +155,7 @@ class FCOS(Detector):
             mean=mean,
             std=std,
         )
-        numbers = range(3, 3 + fpn_levels)
+        counts = count_names(fpn_levels)
         super().__init__(
             num_classes,
             channel_order=preset.channel_order,
@@ -164,14 +164,11 @@ class FCOS(Detector):
             score_threshold=score_threshold,
             nms_threshold=nms_threshold,
             max_detections=max_detections,
-            count_names={
-                "num_positives": "positive points on all levels, at least 1",
-                **{f"num_positives_p{k}": f"positive points on P{k}" for k in numbers},
-            },
+            count_names=counts,
             **kwargs,
         )
-        self.detail_names = tuple(f"num_positives_p{k}" for k in numbers)
-        # What the model was built from; loading a saved model needs no backbone weights.
+        self.detail_names = tuple(counts)[1:]
+        # Without backbone weights, which a saved model does not need.
         self._architecture = {
             "backbone": backbone,
             "backbone_norm": preset.norm,
@@ -228,7 +225,7 @@ class FCOS(Detector):
         self.build((None, None, None, 3))
 
     def build(self, input_shape):
-        """Creates all variables; their shapes do not depend on the image size."""
+        """Creates all variables, for any image size."""
         if self.built:
             return
         self.fpn.build({name: x.shape for name, x in self.backbone.output.items()})
@@ -241,11 +238,10 @@ class FCOS(Detector):
         Args:
             inputs: images [B, H, W, 3], uint8 or float RGB 0-255, or a dict of `images` and
                 `image_sizes` [B, 2], the (height, width) of each image before padding.
-            training: whether batch normalisation, where it is not frozen, uses the batch.
+            training: whether batch normalisation uses the batch, unless frozen.
 
         Returns:
-            dict of float32: `class_logits` [B, N, C], `ltrb` [B, N, 4] in strides,
-            `centerness_logits` [B, N].
+            dict of `raw_outputs`, float32.
         """
         images, image_sizes = unpack_inputs(inputs)
         x = self.preprocess(images, image_sizes)
@@ -256,16 +252,14 @@ class FCOS(Detector):
         """Focal, box and centerness loss of a batch (FCOS, equation 2 and section 3.4).
 
         Args:
-            predictions: what `call` returns.
+            predictions: outputs of `call`.
             targets: dict with `boxes` [B, M, 4] xyxy pixels and `labels` [B, M], padding -1.
             image_size: (height, width) of the padded images.
-            totals: `compute_totals` of the batch that these images are a part of, on all
-                replicas; None: they are all of this replica's.
+            totals: `compute_totals` of the whole batch on all replicas, if these images are a part
+                of it; None: they are this replica's whole batch.
 
         Returns:
-            dict of float32 scalars: `loss_names`, each this replica's sum over the normaliser of
-            all replicas; `num_positives`, the number of positive points on all replicas, at least
-            1; and how many of them each level has, `num_positives_p3` and so on.
+            dict of float32 scalars, see `fcos_losses`.
         """
         learnt, point_strides = self._assign_targets(targets, image_size, predictions)
         return fcos_losses(
@@ -287,7 +281,7 @@ class FCOS(Detector):
         return loss_totals(*self._assign_targets(targets, image_size), self.strides)
 
     def _assign_targets(self, targets, image_size, predictions=None):
-        """What `fcos_targets` returns, and the stride of every point."""
+        """The outputs of `fcos_targets`, and the stride of every point."""
         grids = grid_sizes(*image_size, self.strides)
         points, point_strides = place_points(grids, self.strides, image_size, self.rules)
         learnt = fcos_targets(
@@ -335,14 +329,7 @@ class FCOS(Detector):
 
     def get_config(self):
         """The constructor's arguments, with every None resolved."""
-        return {
-            **super().get_config(),
-            **self._architecture,
-            "quality": self.quality,
-            "assigner": self.assigner,
-            "box_loss": self.box_loss,
-            "box_loss_weight": self.box_loss_weight,
-            "size_ranges": self.size_ranges,
-            "center_sampling_radius": self.center_sampling_radius,
-            "topk_per_level": self.topk_per_level,
-        }
+        names = ("quality", "assigner", "box_loss", "box_loss_weight", "size_ranges")
+        names += ("center_sampling_radius", "topk_per_level")
+        attributes = {name: getattr(self, name) for name in names}
+        return super().get_config() | self._architecture | attributes

@@ -1,7 +1,6 @@
 """From raw predictions to detections (FCOS, sections 3.1 and 3.3).
 
-Shape shorthand: B images, N points over all levels, n points of one level, C classes, K candidates,
-D detections.
+Shape shorthand: B images, N points in all, n of a level, C classes, K candidates, D detections.
 """
 
 from collections.abc import Sequence
@@ -27,23 +26,22 @@ def fcos_detections(
     rules: FCOSRules = RULES["fcos_tf"],
     jit_compile: bool = False,
 ) -> dict:
-    """The best candidates of each level, as boxes, after class-wise suppression.
+    """The best candidates of each level after class-wise suppression.
 
     The score is sqrt(class probability * centerness).
 
     Args:
-        predictions: `class_logits` [B, N, C], `ltrb` [B, N, 4] in strides, `centerness_logits`
-            [B, N], float32.
+        predictions: outputs of `FCOSHead.call`.
         image_size: (height, width) of the padded images.
         image_sizes: [B, 2] float, (height, width) to clip the boxes to; None: the padded size.
         strides: L strides in pixels.
-        score_threshold: least class probability, or least score, as the rules say; exclusive. A
-            scalar, or [B] for each image.
-        nms_threshold: IoU above which the weaker of two boxes of a class goes.
+        score_threshold: exclusive lower limit of the class probability or the score, as the rules
+            say. A scalar, or [B], one an image.
+        nms_threshold: IoU above which the weaker of two boxes of a class is dropped.
         topk_per_level: most candidates of a level that reach the suppression.
         max_detections: D.
-        rules: where points lie, what the threshold is for, how boxes are clipped and suppressed.
-        jit_compile: whether the caller is being compiled by XLA.
+        rules: position of points, meaning of the threshold, clipping and suppression of boxes.
+        jit_compile: whether XLA compiles the caller.
 
     Returns:
         dict: `boxes` [B, D, 4] float32 xyxy in pixels of the images, `scores` [B, D] float32 in
@@ -87,17 +85,16 @@ def fcos_detections(
 def decode_points(
     predictions: dict, image_size, *, strides: Sequence[int], rules: FCOSRules = RULES["fcos_tf"]
 ):
-    """Boxes and scores of all points, before any choice.
+    """Boxes and scores of all points, before any selection.
 
     Args:
         predictions: as in `fcos_detections`.
         image_size: (height, width) of the padded images.
         strides: L strides in pixels.
-        rules: where points lie.
+        rules: position of points.
 
     Returns:
-        boxes [B, N, 4] float32 xyxy in pixels of the images, not clipped; scores [B, N, C], the
-        root of class probability times centerness; class probabilities [B, N, C].
+        boxes [B, N, 4] float32 xyxy pixels, not clipped; scores and class probabilities, [B, N, C].
     """
     grids = grid_sizes(*image_size, strides)
     points, point_strides = place_points(grids, strides, image_size, rules)
@@ -114,7 +111,7 @@ def place_points(grids, strides: Sequence[int], image_size, rules: FCOSRules):
         grids: L pairs (rows, columns).
         strides: L strides in pixels.
         image_size: (height, width) of the padded images.
-        rules: where points lie.
+        rules: position of points.
 
     Returns:
         points [N, 2] float32, (x, y) pixels, and point_strides [N] float32.
@@ -124,7 +121,7 @@ def place_points(grids, strides: Sequence[int], image_size, rules: FCOSRules):
 
 
 def _clip_detections(detections, limits):
-    """Clips boxes and drops those without area, moving the others up."""
+    """Clips boxes and moves those without area to the end, as padding."""
     boxes = clip_boxes(detections["boxes"], limits)
     valid = box_area(boxes) > 0  # [B, D]
     order = ops.argsort(ops.where(valid, 0, 1), axis=1)
@@ -149,8 +146,7 @@ def top_candidates(scores, limit: int):
         limit: most candidates.
 
     Returns:
-        (scores, labels, points), each [B, K] with K = min(limit, n * C), best first; labels and
-        points are int32 indices.
+        (scores, int32 labels, int32 points), each [B, K], K = min(limit, n * C), best first.
     """
     batch, num_points, num_classes = ops.shape(scores)
     count = num_points * num_classes

@@ -30,23 +30,21 @@ def fcos_losses(
     """Focal, box and centerness loss of a batch.
 
     Args:
-        predictions: `class_logits` [B, N, C], `ltrb` [B, N, 4] in strides, `centerness_logits`
-            [B, N], float32.
-        learnt: what `fcos_targets` returns.
+        predictions: outputs of `FCOSHead.call`.
+        learnt: outputs of `fcos_targets`.
         point_strides: [N] float32, pixels.
         strides: L strides in pixels, the values in `point_strides`.
-        quality: what the third output learns, one of `QUALITIES`.
+        quality: target of the third output, one of `QUALITIES`.
         box_loss: a key of `BOX_LOSSES`.
         box_loss_weight: factor of the box loss.
-        rules: how overlaps are counted and whether boxes are weighted.
-        totals: [L + 1] float32, the loss normalisers: `loss_totals` of all replicas and
-            of all parts of the batch; None: this is all that there is on this replica.
+        rules: unit of the overlaps, weighting of the boxes.
+        totals: [L + 1] float32, the loss normalisers: `loss_totals` summed over all replicas and
+            all parts of the batch; None: the images are this replica's whole batch.
 
     Returns:
         dict of float32 scalars: `classification_loss`, `box_loss`, `centerness_loss`, each this
-        replica's sum over the normaliser of all replicas; `num_positives`, the number of positive
-        points on all replicas, at least 1; and how many of them are on each level, from 0:
-        `num_positives_p3` and so on.
+        replica's sum divided by the normaliser of all replicas; and `count_names`, of all
+        replicas: the positive points, at least 1 in all, at least 0 on each level.
     """
     positive = learnt["positive_mask"]
     ltrb, ltrb_targets = predictions["ltrb"], learnt["ltrb_targets"]
@@ -64,7 +62,7 @@ def fcos_losses(
         totals = sum_over_replicas(loss_totals(learnt, point_strides, strides))
     level_counts = [totals[level] for level in range(len(strides))]
     num_positives = ops.maximum(sum(level_counts), 1.0)
-    # Few or no positives: keep the quotient finite, as the official code does.
+    # Few or no positives: a finite quotient, as in the official code.
     box_normaliser = ops.maximum(totals[-1], 1e-6) if weight_boxes else num_positives
 
     classification = losses.sigmoid_focal_loss(predictions["class_logits"], learnt["class_targets"])
@@ -75,16 +73,21 @@ def fcos_losses(
         "classification_loss": ops.sum(classification) / num_positives,
         "box_loss": box_loss_weight * ops.sum(ops.where(positive, box, 0.0)) / box_normaliser,
         "centerness_loss": ops.sum(ops.where(positive, centerness, 0.0)) / num_positives,
-        "num_positives": num_positives,
-        **{f"num_positives_p{3 + k}": count for k, count in enumerate(level_counts)},
+        **dict(zip(count_names(len(strides)), (num_positives, *level_counts), strict=True)),
     }
 
 
+def count_names(levels: int) -> dict[str, str]:
+    """Name -> meaning of the counts of positive points: of all levels, then of each from P3 on."""
+    of_levels = {f"num_positives_p{k}": f"positive points on P{k}" for k in range(3, 3 + levels)}
+    return {"num_positives": "positive points on all levels, at least 1", **of_levels}
+
+
 def loss_totals(learnt: dict, point_strides, strides: Sequence[int]):
-    """The loss normalisers, to be added up over the parts of a batch and over replicas.
+    """The loss normalisers, to be summed over the parts of a batch and over replicas.
 
     Args:
-        learnt: what `fcos_targets` returns.
+        learnt: outputs of `fcos_targets`.
         point_strides: [N] float32, pixels.
         strides: L strides in pixels, the values in `point_strides`.
 

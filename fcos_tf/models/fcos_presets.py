@@ -1,8 +1,7 @@
 """The settings of published FCOS detectors, as arguments of `FCOS`.
 
-Each holds what a checkpoint of that implementation needs to give the detections it gives there,
-and to go on learning by the rules it was trained with. The base is ResNet-50; other members of a
-family differ in arguments that can be overridden, such as `backbone="resnet101"`.
+With them a checkpoint gives the detections of its own implementation, and training keeps its rules.
+The base is ResNet-50; other members of a family override arguments: `backbone="resnet101"`.
 """
 
 from typing import Any
@@ -21,11 +20,8 @@ COCO_CLASSES = (
     "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
     "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
-# Logits that no class of COCO has: torchvision's outputs are COCO's category ids, which start at 1
-# and leave these out.
+# COCO's category ids start at 1 and leave these out; torchvision has outputs for them.
 UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-
-
 COCO_IDS = tuple(k for k in range(1, 91) if k not in UNUSED_IDS)
 
 

@@ -1,10 +1,10 @@
-"""Where the published implementations of FCOS differ, besides what `FCOS` has arguments for.
+"""Differences between the published implementations of FCOS that are no arguments of `FCOS`.
 
-None of these choices decides how good a detector gets, but weights that were trained under one
-set of rules lose accuracy under another, and numbers differ. All normalise their losses by the
-number of positives here; detectron2 does by a moving average of it. Sources: the paper's own code
-(tianzhi0549/FCOS), AdelaiDet (adet/modeling/fcos/fcos_outputs.py), torchvision 0.28
-(models/detection/fcos.py) and detectron2 (modeling/meta_arch/fcos.py).
+None of them decides the accuracy of a detector, but weights trained under one set of rules lose
+accuracy under another. The loss normaliser is the number of positives under all rules; detectron2
+itself takes a moving average of it. Sources: the paper's own code (tianzhi0549/FCOS), AdelaiDet
+(adet/modeling/fcos/fcos_outputs.py), torchvision 0.28 (models/detection/fcos.py) and detectron2
+(modeling/meta_arch/fcos.py).
 """
 
 import dataclasses
@@ -15,25 +15,23 @@ class FCOSRules:
     """One implementation's conventions; the defaults are ours.
 
     Attributes:
-        point_offset: where in its cell a point lies, in units of the spacing.
-        point_spacing: "stride": points lie a stride apart; "canvas": padded side // grid side
-            apart, which is 61 and 114 instead of 64 and 128 pixels for a side of 800. Distances
-            and size ranges go by the stride in both cases.
-        inclusive_ranges: whether a distance on the limit of a size range belongs to it.
-        tie_area: of several boxes a point learns the smallest: by "exact" area; by (w + 1)(h + 1),
-            "plus_one"; or by 1e8 - area in "float32", where areas closer than 8 are equal.
-        box_activation: "relu" of the head's output are distances in strides; "exp" in pixels.
-        level_scales: whether the output is multiplied by a number learnt for each level first.
-        iou_plus_one: the unit, "strides" or "pixels", in which the box loss has 1 added to the
+        point_offset: position of a point in its cell, in units of the spacing.
+        point_spacing: "stride", or "canvas": padded side // grid side, for a side of 800 61 and
+            114 instead of 64 and 128 pixels. Distances and size ranges go by the stride always.
+        inclusive_ranges: whether the limits of a size range belong to it.
+        tie_area: area by which the smallest of several boxes wins: "exact"; "plus_one",
+            (w + 1)(h + 1); or "float32", 1e8 - area, where areas closer than 8 are equal.
+        box_activation: "relu", distances in strides, or "exp", in pixels.
+        level_scales: whether a learnt scale of the level comes before the activation.
+        iou_plus_one: the unit, "strides" or "pixels", in which the box loss adds 1 to the
             intersection and to the union; None: nothing added.
         weight_boxes: whether the box loss is weighted by centerness.
-        threshold_on: what the score threshold is compared with: the "class" probability, or the
-            final "score", the root of class probability times centerness.
-        clip_before_nms: whether boxes are clipped to the image before the suppression or after it,
-            where those without area then go.
-        inclusive_pixels: whether the last pixel belongs to a box: boxes end at side - 1, the
-            suppression's IoU has sides one longer, and evaluation adds 1 to the right and lower
-            sides in the original image.
+        threshold_on: quantity of the score threshold: the "class" probability, or the final
+            "score", the root of class probability times centerness.
+        clip_before_nms: whether boxes are clipped to the image before NMS; otherwise after it,
+            and those without area are dropped.
+        inclusive_pixels: whether the last pixel belongs to a box: boxes end at side - 1, the IoU
+            of NMS takes sides as one longer, and x2 and y2 in the original image get 1 more.
     """
 
     point_offset: float = 0.5

@@ -1,8 +1,8 @@
-"""Which point learns which box (FCOS, sections 3.1 and 3.2), and what it learns.
+"""Assignment of boxes to points (FCOS, sections 3.1 and 3.2), and training targets.
 
-By the assigner of the paper, a point learns a box when it lies inside it (near its centre, under
-centre sampling) and the largest of its four distances to the box's sides is in the size range of
-the point's level. Among several boxes the one with the smallest area wins.
+By the paper's assigner, a point learns a box if it lies inside it (near its centre, under centre
+sampling) and the largest of its four distances to the sides is in the size range of its level.
+Among several boxes the one with the smallest area wins.
 
 Shape shorthand: B images, N points over all levels, M padded boxes, C classes.
 """
@@ -25,8 +25,7 @@ def level_size_ranges(levels: int, size_ranges=None) -> tuple[tuple[float, float
 
     Args:
         levels: L.
-        size_ranges: L pairs (smallest, largest) in pixels; None: those of the paper, the last
-            one, where L is less than 5, without an end.
+        size_ranges: L pairs (smallest, largest) in pixels; None: the paper's, the last one open.
 
     Raises:
         ValueError: for another number of pairs than levels.
@@ -71,22 +70,20 @@ def match_points(
     Args:
         points: [N, 2] float32, (x, y) pixels.
         point_strides: [N] float32, pixels.
-        size_ranges: [N, 2] float32, pixels; by default both limits belong to the range, as in the
-            official code, so that a distance on a limit is learnt on both levels.
+        size_ranges: [N, 2] float32, pixels; by default with both limits, as in the official code:
+            a distance on a limit is learnt on both levels.
         boxes: [B, M, 4] float32, xyxy pixels; padding 0.
         labels: [B, M] int32; padding -1.
-        center_sampling_radius: half the side, in strides, of the square around a box's centre in
-            which points may learn it; the square is clipped to the box. None or 0: anywhere
-            inside the box. Points exactly on a border are outside.
-        rules: says whether limits belong to their range, and which of two boxes is the smaller.
-        predictions: unused; other assigners choose by them.
+        center_sampling_radius: half the side, in strides, of the square around a box's centre with
+            its points, clipped to the box. None or 0: the whole box. A border is outside.
+        rules: limits of size ranges, area of ties.
+        predictions: unused; for other assigners.
 
     Returns:
-        [B, N] int32, index into the M boxes, -1 for background. Of boxes with equal area the
-        first wins.
+        [B, N] int32, index into the M boxes, the first of equal area; -1 for background.
     """
     del predictions
-    # One more padding box, so that the minimum below exists when M is 0.
+    # One more padding box: the minimum below exists for M = 0 too.
     boxes = ops.pad(boxes, [[0, 0], [0, 1], [0, 0]])  # [B, M + 1, 4]
     valid = ops.pad(labels, [[0, 0], [0, 1]], constant_values=-1) >= 0  # [B, M + 1]
 
@@ -114,7 +111,7 @@ def match_points(
 
 
 def _tie_area(boxes, kind: str):
-    """What the smallest of several boxes is told by: [B, M, 4] to [B, M]."""
+    """The area by which the smallest of several boxes wins: [B, M, 4] to [B, M]."""
     if kind == "plus_one":
         return box_area(boxes + ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0]))
     area = box_area(boxes)
@@ -122,12 +119,11 @@ def _tie_area(boxes, kind: str):
 
 
 class Assigner(NamedTuple):
-    """A rule of which point learns which box.
+    """A rule that assigns boxes to points.
 
     Attributes:
-        match: takes what `match_points` takes and returns what that returns.
-        uses_predictions: whether it needs the predictions; the loss normalisers are then not
-            known before the forward pass.
+        match: a function with the arguments and the result of `match_points`.
+        uses_predictions: whether it, and so the loss normalisers, needs the forward pass.
     """
 
     match: Callable
@@ -150,7 +146,7 @@ def fcos_targets(
     assigner: str = "fcos",
     predictions: dict | None = None,
 ) -> dict:
-    """Everything that the points learn from the boxes of a batch.
+    """The training targets of all points for a batch.
 
     Args:
         points: [N, 2] float32, (x, y) pixels.
@@ -162,7 +158,7 @@ def fcos_targets(
         center_sampling_radius: see `match_points`.
         rules: see `match_points`.
         assigner: a key of `ASSIGNERS`.
-        predictions: what the head gives for the batch, for assigners that choose by it.
+        predictions: outputs of the head, for assigners that use them.
 
     Returns:
         dict: `matched_gt_index` [B, N] int32, -1 = background; `positive_mask` [B, N] bool;
@@ -183,7 +179,7 @@ def fcos_targets(
         predictions=predictions,
     )
     positive = matched >= 0
-    # A padding entry at the end answers for background: no gather out of range when M is 0.
+    # A padding entry at the end stands for background: no index out of range for M = 0.
     boxes = ops.pad(boxes, [[0, 0], [0, 1], [0, 0]])
     labels = ops.pad(labels, [[0, 0], [0, 1]], constant_values=-1)
     index = ops.where(positive, matched, ops.shape(labels)[1] - 1)

@@ -1,4 +1,4 @@
-"""What all models of images share: preprocessing, class names, losses and their running means.
+"""Base class of image models: preprocessing, class names, losses and their running means.
 
 Shape shorthand: B images of H x W pixels.
 """
@@ -19,11 +19,11 @@ else:
         step_names = ()
 
         def count_shares(self, totals=None):
-            """All of a batch is in one loss."""
+            """One loss holds the whole batch."""
             return 1
 
     def sum_over_replicas(value):
-        """Other backends see the whole batch as one."""
+        """There is one replica."""
         return value
 
 
@@ -35,31 +35,27 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 class ImageModel(TrainSteps, keras.Model):
     """Base class of all models.
 
-    A subclass implements `call`, and `compute_losses` or, where a loss needs more than predictions
-    and targets, `forward_losses` (backends other than TensorFlow call the former). It declares
-    what it gives, for all that reads it: records, curves, checkpoints, export. `compile` takes an
-    optimizer only.
+    A subclass implements `call`, and `compute_losses` or, for a loss of more than predictions and
+    targets, `forward_losses` (backends other than TensorFlow call the former). Records, curves,
+    checkpoints and export read its attributes. `compile` takes an optimizer only.
 
     Args:
-        num_classes: C; None: as many as `class_names`.
+        num_classes: C; None: the number of `class_names`.
         class_names: names of the classes, kept with the model.
         category_ids: the data set's own id of each label, kept with the model.
-        image_size: to which size images are brought for this model, such as "800,1333" (short and
-            long side) or "512x512"; kept with the model.
-        channel_order: "rgb" or "bgr", what the network sees; images always come in as RGB. None:
-            "rgb", and for `mean` and `std`: torchvision's of ImageNet.
-        mean: three numbers in 0-255, in `channel_order`, subtracted from the image.
-        std: three numbers, the divisor after that.
-        count_names: in place of the class's, where they depend on other arguments.
+        image_size: input size, such as "800,1333" (short, long) or "512x512", kept with the model.
+        channel_order: input of the network, "rgb" (None) or "bgr". Images are always given as RGB.
+        mean: three numbers in 0-255, in `channel_order`, to subtract. None: torchvision's.
+        std: three numbers, the divisor after that. None: torchvision's.
+        count_names: in place of the class's, if they depend on other arguments.
 
     Attributes:
-        loss_names: name -> meaning of each loss; their sum is what is minimised.
-        count_names: name -> meaning of each number that `forward_losses` gives beside the losses.
-        detail_names: the counts that are for files only, not for the lines of a terminal.
-        protocols: names of the `evaluation.METRICS` that score the predictions; empty: evaluation
-            gives the mean losses.
-        best_metrics: name -> "max" or "min" of the numbers that say which model is the better. The
-            curves of a run show them, and all losses whose names end in "_loss".
+        loss_names: name -> meaning of each loss; training minimises their sum.
+        count_names: name -> meaning of each further number of `forward_losses`.
+        detail_names: the counts for files only, not for the terminal.
+        protocols: names of the `evaluation.METRICS` of the predictions; empty: the mean losses.
+        best_metrics: name -> "max" or "min" of the numbers that choose the best model. The curves
+            of a run show them, and all losses whose names end in "_loss".
 
     Raises:
         ValueError: names the argument that is out of its range.
@@ -84,8 +80,7 @@ class ImageModel(TrainSteps, keras.Model):
         count_names: Mapping[str, str] | None = None,
         **kwargs,
     ):
-        # Autocasting would turn image sizes and float images into bfloat16 under mixed precision:
-        # 1333 would become 1336.
+        # Autocasting would make image sizes bfloat16 under mixed precision: 1333 becomes 1336.
         super().__init__(autocast=False, **kwargs)
         num_classes = count_classes(num_classes, class_names)
         if category_ids is not None and len(category_ids) != num_classes:
@@ -115,48 +110,48 @@ class ImageModel(TrainSteps, keras.Model):
         """The named losses and counts of a batch, the forward pass included.
 
         Args:
-            inputs: `images` [B, H, W, 3] and perhaps `image_sizes` [B, 2], as `call` takes them.
-            targets: what the batch is to be learnt from.
-            training: whether layers that behave otherwise in training do so.
-            totals: what `compute_totals` gave for the batch that these images are a part of,
-                summed over all replicas; None: they are all of this replica's.
+            inputs: `images` [B, H, W, 3] and optionally `image_sizes` [B, 2], as for `call`.
+            targets: dict of the ground truth.
+            training: training or inference mode of the layers.
+            totals: `compute_totals` of the whole batch on all replicas, if these images are a part
+                of it; None: they are this replica's whole batch.
 
         Returns:
-            dict of float32 scalars: `loss_names`, each this replica's sum over the normaliser of
-            all replicas; and `count_names`, of all replicas (with `totals`, of the whole batch).
+            dict of float32 scalars: `loss_names`, each this replica's sum divided by the
+            normaliser of all replicas; and `count_names`, of the whole batch on all replicas.
         """
         predictions = self(inputs, training=training)
         return self.compute_losses(predictions, targets, spatial_size(inputs["images"]), totals)
 
     def compute_losses(self, predictions, targets: dict, image_size, totals=None) -> dict:
-        """What `forward_losses` returns, of what `call` returned for images of (H, W)."""
+        """The result of `forward_losses`, from the outputs of `call` for images of (H, W)."""
         raise NotImplementedError(
             f"{type(self).__name__} has no compute_losses; backends other than TensorFlow need it"
         )
 
     def compute_totals(self, targets: dict, image_size):
-        """The loss normalisers of this replica's images, as far as targets alone tell them.
+        """The loss normalisers of this replica's images, from the targets alone.
 
         Args:
             targets: as in `forward_losses`.
             image_size: (H, W).
 
         Returns:
-            A tensor to be summed over replicas; None where the normalisers need a forward pass.
-            Batches of such a model cannot be accumulated in parts.
+            A tensor to be summed over replicas; None if the normalisers need a forward pass, which
+            rules out gradient accumulation.
         """
         return None
 
     def predict_outputs(self, inputs: dict, *, jit_compile: bool = False):
-        """What `predict` gives for a batch: what `call` returns, unless a subclass says more."""
+        """The result of `predict` for a batch; by default the outputs of `call`."""
         return self(inputs, training=False)
 
     def preprocess(self, images, image_sizes=None):
-        """Orders the channels, normalises, and puts zeros where there is no image.
+        """Orders the channels, normalises, and sets the padding to zero.
 
         Args:
             images: [B, H, W, 3] uint8 or float, RGB, 0-255.
-            image_sizes: [B, 2] float, (height, width) of the valid part; None: all of it.
+            image_sizes: [B, 2] float, (height, width) of the valid part; None: the whole image.
 
         Returns:
             [B, H, W, 3] float32.
@@ -175,22 +170,15 @@ class ImageModel(TrainSteps, keras.Model):
         return ops.where(valid[..., None], x, 0.0)
 
     def total_loss(self, inputs: dict, targets: dict, *, training: bool, totals=None):
-        """The loss to differentiate, regularisation included, and what `forward_losses` gives."""
+        """The loss to differentiate, regularisation included, and `forward_losses`."""
         parts = self.forward_losses(inputs, targets, training=training, totals=totals)
         return self._add_up(parts, totals), parts
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The total loss, for Keras' own steps on backends without the custom ones.
+        """The total loss, for Keras' own steps on other backends; see `keras.Model.compute_loss`.
 
-        Args:
-            x: images [B, H, W, 3], or the dict that `call` takes.
-            y: the targets.
-            y_pred: what `call` returned for `x`.
-            sample_weight: must be None.
-            training: unused; the losses are the same.
-
-        Returns:
-            scalar float32.
+        Raises:
+            ValueError: for sample weights, which are not supported.
         """
         del training
         if sample_weight is not None:
@@ -209,10 +197,9 @@ class ImageModel(TrainSteps, keras.Model):
         return loss
 
     def save_own_variables(self, store):
-        """What Keras does not save with the layers: random states, and means of unfinished steps.
+        """Saves random states (of dropout, say) and running means that no record holds yet.
 
-        The random state is that of dropout and the like; the means are those of training steps
-        that are in no record yet.
+        Keras does not save them with the layers.
         """
         for i, state in enumerate(self._random_states()):
             store[f"random_state_{i}"] = state
@@ -222,7 +209,7 @@ class ImageModel(TrainSteps, keras.Model):
                 store[name] = value
 
     def load_own_variables(self, store):
-        """Takes over random state and means where the file has them."""
+        """Loads random states and running means that the file holds."""
         for i, state in enumerate(self._random_states()):
             if f"random_state_{i}" in store:
                 state.assign(store[f"random_state_{i}"])
@@ -234,24 +221,16 @@ class ImageModel(TrainSteps, keras.Model):
 
     def get_config(self):
         """The constructor's arguments."""
-        return {
-            "num_classes": self.num_classes,
-            "class_names": self.class_names,
-            "category_ids": self.category_ids,
-            "image_size": self.image_size,
-            "channel_order": self.channel_order,
-            "mean": self.mean,
-            "std": self.std,
-            "name": self.name,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-        }
+        names = ("num_classes", "class_names", "category_ids", "image_size", "channel_order")
+        config = {name: getattr(self, name) for name in (*names, "mean", "std", "name")}
+        return {**config, "dtype": keras.dtype_policies.serialize(self.dtype_policy)}
 
 
 def read_means(model: keras.Model) -> dict[str, np.ndarray]:
-    """What a model's metrics have added up, which Keras does not save and resets with every epoch.
+    """The state of a model's metrics, which Keras does not save and resets with every epoch.
 
-    Of training steps that is the same on all replicas, so any of them can speak for all: reading
-    here asks no other device and no other host.
+    After training steps it is the same on all replicas, so the first local copy is read, without
+    communication between devices or hosts.
 
     Args:
         model: An `ImageModel`, or a model on one device.
@@ -269,10 +248,10 @@ def read_means(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def write_means(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
-    """Puts back what `read_means` gave; metrics that `values` does not know stay as they are."""
+    """Restores the result of `read_means`; metrics that `values` lacks keep their state."""
     for name, copies in _metric_variables(model).items():
         if name in values:
-            # One by one: together they would have to share a sum.
+            # Each copy on its own: assigned together, they would share a sum.
             for copy in copies:
                 copy.assign(np.asarray(values[name]))
 
@@ -293,7 +272,7 @@ def count_classes(num_classes: int | None, class_names: Sequence[str] | None) ->
     """The number of classes, from either or both.
 
     Raises:
-        ValueError: neither is given, they disagree, or there is no class.
+        ValueError: if both are None, they disagree, or there is no class.
     """
     if num_classes is None:
         if class_names is None:
@@ -307,7 +286,7 @@ def count_classes(num_classes: int | None, class_names: Sequence[str] | None) ->
 
 
 def unpack_inputs(inputs):
-    """(images, image_sizes or None) from what `call` takes: a tensor or a dict of both."""
+    """(images, image_sizes or None) from the inputs of `call`: a tensor or a dict of both."""
     if isinstance(inputs, dict):
         return inputs["images"], inputs.get("image_sizes")
     return inputs, None

@@ -6,18 +6,18 @@ from keras import ops
 
 
 class TrainSteps:
-    """Steps that know about replicas; mixed into `ImageModel` when TensorFlow is the backend.
+    """Replica-aware steps; mixed into `ImageModel` under the TensorFlow backend.
 
-    Each replica's loss is its own sum divided by the normaliser of all replicas, and the
-    optimizer adds the gradients up: k replicas with b images each step like one with k * b.
+    Each replica's loss is its own sum divided by the normaliser of all replicas, and the gradients
+    are summed: a step of k replicas with b images each equals a step of one with k * b.
 
     Attributes:
+        step_names: numbers tracked in training steps beside the losses.
+        accumulation_steps: number of parts of a batch, for less memory; the step is the same.
         step_faults: counts the steps whose loss or gradient was not finite.
     """
 
-    # What is tracked of training steps beside the losses.
     step_names = ("gradient_norm",)
-    # In how many parts a batch goes through the network, for less memory; the step is the same.
     accumulation_steps = 1
 
     def __init__(self, **kwargs):
@@ -27,15 +27,12 @@ class TrainSteps:
     def train_step(self, data):
         """One optimizer step on a batch `(images, targets)`; returns the running means.
 
-        An optimizer with a loss scale leaves out steps whose gradient is not finite; what batch
-        norms have seen in them is then forgotten, too.
+        A loss scale skips steps with a non-finite gradient and restores batch norm statistics.
         """
         inputs, targets = unpack(data)
         statistics = self._statistics_to_restore()
-        if self.accumulation_steps == 1:
-            loss, parts, gradients = self._gradients(inputs, targets)
-        else:
-            loss, parts, gradients = self._accumulated_gradients(inputs, targets)
+        compute = self._gradients if self.accumulation_steps == 1 else self._accumulated_gradients
+        loss, parts, gradients = compute(inputs, targets)
         gradients = sum_over_replicas(gradients)
         scale = self.optimizer.scale_loss(1.0)
         norm = tf.linalg.global_norm(gradients) / scale
@@ -45,20 +42,20 @@ class TrainSteps:
         finite = losses_are_finite & tf.math.is_finite(norm)
         for weight, before in statistics:
             weight.assign(tf.where(finite, weight, before))
-        # A gradient too large for float16 makes the scale smaller, and is no fault while it can.
+        # A float16 overflow lowers the loss scale; it is a fault only at the lowest scale.
         can_scale = tf.logical_and(self.dtype_policy.name == "mixed_float16", scale > 1)
         self.step_faults.count(finite | (losses_are_finite & can_scale))
         return self._track({**values, "gradient_norm": norm}, counts=finite)
 
     def _statistics_to_restore(self):
-        """What batch norms keep, and its values, if the optimizer may leave the step out."""
+        """Batch norm statistics and their values, if the optimizer may skip the step."""
         if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             return []
         weights = (weight for norm in learning_norms(self) for weight in norm.non_trainable_weights)
         return [(weight, tf.convert_to_tensor(weight)) for weight in weights]
 
     def _gradients(self, inputs, targets, totals=None):
-        """Loss, its named parts, and the gradients of the loss as the optimizer scales it."""
+        """Loss, its named parts, and the gradients of the scaled loss."""
         with tf.GradientTape() as tape:
             loss, parts = self.total_loss(inputs, targets, training=True, totals=totals)
             scaled_loss = self.optimizer.scale_loss(loss)
@@ -66,19 +63,19 @@ class TrainSteps:
         return loss, parts, tape.gradient(scaled_loss, weights, unconnected_gradients="zero")
 
     def count_shares(self, totals=None) -> int:
-        """How many sums of losses make up the loss of a batch: one a replica, and a part of it."""
+        """Number of losses whose sum is the loss of a batch: one for each part on each replica."""
         parts = 1 if totals is None else self.accumulation_steps
         return parts * tf.distribute.get_strategy().num_replicas_in_sync
 
     def _accumulated_gradients(self, inputs, targets):
-        """The same of a batch in parts, with the loss normalisers of the whole batch."""
+        """`_gradients` of a batch in parts, with the loss normalisers of the whole batch."""
         steps = self.accumulation_steps
         _need_fixed_norms(self)
         totals = self.compute_totals(targets, ops.shape(inputs["images"])[1:3])
         if totals is None:
             raise ValueError(
                 f"accumulation_steps: expected 1, as the loss normalisers of {type(self).__name__} "
-                f"are not known before its forward pass; got {steps}"
+                f"need a forward pass; got {steps}"
             )
         totals = sum_over_replicas(totals)
         batch = tf.nest.map_structure(lambda x: _cut(x, steps), (inputs, targets))
@@ -92,23 +89,20 @@ class TrainSteps:
             {name: 0.0 for name in self.loss_trackers if name not in self.step_names},
             [tf.zeros_like(weight) for weight in self.trainable_weights],
         )
-        # One after the other: side by side they would take the memory of the whole.
+        # In sequence: parallel parts would take the memory of the whole batch.
         _, (loss, parts, gradients) = tf.while_loop(
             lambda i, sums: i < steps, add, (0, zeros), parallel_iterations=1
         )
-        # Counts are those of the whole batch in each part.
-        parts = {
-            name: value if name in self.loss_names else value / steps
-            for name, value in parts.items()
-        }
+        for name in self.count_names:  # each part counts the whole batch
+            parts[name] = parts[name] / steps
         return loss, parts, gradients
 
     def _apply_sums(self, gradients):
-        """Hands gradients that are added up over the replicas to the optimizer."""
+        """Gives gradients that are summed over the replicas to the optimizer."""
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if hasattr(optimizer, "adds_up"):
             optimizer.adds_up = False
-        else:  # Keras' own add them up once more.
+        else:  # Keras' own optimizers sum them again.
             replicas = tf.distribute.get_strategy().num_replicas_in_sync
             gradients = [gradient / replicas for gradient in gradients]
         self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
@@ -125,14 +119,13 @@ class TrainSteps:
         return self.predict_outputs(inputs, jit_compile=bool(self.jit_compile))
 
     def _sum_losses(self, loss, parts):
-        """The losses of all replicas, by name, the same on each, so that any can speak for all."""
-        # Counts and normalisers are those of all replicas already.
+        """The losses by name, summed over replicas; counts are so already."""
         names = ("loss", *self.loss_names)
         sums = sum_over_replicas([loss, *(parts[name] for name in self.loss_names)])
         return {**parts, **dict(zip(names, sums, strict=True))}
 
     def _track(self, values, counts=True):
-        """Adds a step to the running means, if it counts, and returns them."""
+        """Adds a step to the running means, unless `counts` is false, and returns them."""
         counts = tf.convert_to_tensor(counts)
         for name, value in values.items():
             tracker = self._loss_tracker if name == "loss" else self.loss_trackers[name]
@@ -141,20 +134,17 @@ class TrainSteps:
         return {name: results[name] for name in values}
 
     def get_metrics_result(self):
-        """The running means by name; NaN where no step has counted."""
-        means = {
-            tracker.name: tracker for tracker in (self._loss_tracker, *self.loss_trackers.values())
-        }
+        """The running means by name; NaN without a step."""
+        means = {"loss": self._loss_tracker, **self.loss_trackers}
         return {
             name: tf.where(means[name].count > 0, value, float("nan")) if name in means else value
             for name, value in super().get_metrics_result().items()
         }
 
     def _make_function(self, step_function):
-        """Keras' function of an iterator that does a step; with several hosts in another way.
+        """Keras' step function; with several hosts the results go as one row.
 
-        Keras then takes the mean of each result over the hosts and over a first axis. So the
-        results go as one row, which takes one message and not a dozen.
+        Keras averages each result over hosts and a first axis; a row takes one message for all.
         """
         if not has_hosts(self.distribute_strategy):
             return super()._make_function(step_function)
@@ -166,17 +156,12 @@ class TrainSteps:
             return tf.stack(list(results.values()))[None]  # [1, number of results]
 
         function = super()._make_function(row_of_results)
-
-        def named_results(iterator):
-            row = function(iterator)
-            return dict(zip(names, tf.unstack(row), strict=True))
-
-        return named_results
+        return lambda iterator: dict(zip(names, tf.unstack(function(iterator)), strict=True))
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Builds the optimizer; all else of a model is built from the start.
+        """Builds the optimizer; the model is already built.
 
-        Keras adds up the batches of all replicas here, which it cannot do with several hosts.
+        Keras' own method gathers the batches of all replicas, which fails with several hosts.
         """
         with self.distribute_strategy.scope():
             if not self.optimizer.built:
@@ -184,9 +169,9 @@ class TrainSteps:
 
 
 class StepFaults:
-    """How many steps were done, how many were not finite, and which was the first of those.
+    """Counts steps and steps that are not finite, and keeps the first of the latter.
 
-    Counted on the device: reading a number after every step would make the host wait for it.
+    Counted on the device: reading a number after every step would stall the host.
 
     Example:
         >>> faults = StepFaults()
@@ -197,12 +182,10 @@ class StepFaults:
     """
 
     def __init__(self):
+        # The same on all replicas, and not saved with the model.
+        options = {"dtype": "int32", "trainable": False, "aggregation": "only_first_replica"}
         self._steps, self._faults, self._first = (
-            # The same on all replicas, and no part of the model that is saved.
-            keras.Variable(
-                0, dtype="int32", trainable=False, name=name, aggregation="only_first_replica"
-            )
-            for name in ("steps", "faults", "first_fault")
+            keras.Variable(0, name=name, **options) for name in ("steps", "faults", "first_fault")
         )
 
     def count(self, finite) -> None:
@@ -219,8 +202,8 @@ class StepFaults:
         self._steps.assign(step)
 
     def read(self) -> tuple[int, int]:
-        """Faults since `reset`, and after how many steps the first of them came; (0, 0) if none."""
-        # Through numpy, as a variable on several devices is no number to Python.
+        """Number of faults since `reset`, and the step of the first, from 1; (0, 0) if none."""
+        # Through numpy: a variable on several devices does not convert to int.
         return int(self._faults.numpy()), int(self._first.numpy())
 
     def reset(self) -> None:
@@ -234,33 +217,33 @@ def _all_finite(values):
 
 
 def _cut(x, parts: int):
-    """[B, ...] to [parts, B / parts, ...], with all sides static that were."""
+    """[B, ...] to [parts, B / parts, ...]; static sides stay static."""
     sides = [side or tf.shape(x)[axis] for axis, side in enumerate(x.shape)]
     if isinstance(sides[0], int) and sides[0] % parts:
         raise ValueError(
-            f"accumulation_steps: expected a divisor of the {sides[0]} images of a batch on one "
+            f"accumulation_steps: expected a divisor of {sides[0]}, the images of a batch on a "
             f"device, got {parts}"
         )
     return tf.reshape(x, [parts, sides[0] // parts, *sides[1:]])
 
 
 def learning_norms(model) -> list[keras.layers.BatchNormalization]:
-    """The batch norms of a model that use and keep statistics of what they are trained on."""
+    """The batch norms of a model that use and keep the statistics of training batches."""
     norms = (x for x in model._flatten_layers() if isinstance(x, keras.layers.BatchNormalization))
     return [norm for norm in norms if norm.trainable]
 
 
 def _need_fixed_norms(model) -> None:
-    """Refuses batch norms that learn, where they cannot: in a loop on several replicas."""
+    """Refuses batch norms that learn in a loop on several replicas."""
     if learning_norms(model) and tf.distribute.get_strategy().num_replicas_in_sync > 1:
         raise ValueError(
             "accumulation_steps: expected 1 with several devices and batch norms that learn; "
-            f"got {model.accumulation_steps} (backbone_norm='frozen' would do)"
+            f"got {model.accumulation_steps}; give backbone_norm='frozen'"
         )
 
 
 def has_hosts(strategy) -> bool:
-    """Whether the replicas of a strategy are those of several hosts in `TF_CONFIG`."""
+    """Whether a strategy spans several hosts of `TF_CONFIG`."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return False
     jobs = strategy.cluster_resolver.cluster_spec().as_dict().values()
@@ -268,7 +251,7 @@ def has_hosts(strategy) -> bool:
 
 
 def sum_over_replicas(value):
-    """The sum of a scalar over all replicas of the current strategy; itself without one."""
+    """The sum of a value over all replicas of the current strategy; itself without one."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return value
@@ -276,16 +259,16 @@ def sum_over_replicas(value):
 
 
 def unpack(data):
-    """Splits what a data set yields into model inputs and targets.
+    """Splits an element of a data set into model inputs and targets.
 
     Args:
         data: images, a dict of inputs, or `(images, targets)`.
 
     Returns:
-        (inputs, targets): a dict with `images` and, where known, `image_sizes`; a dict or None.
+        (inputs, targets): a dict with `images` and, if known, `image_sizes`; a dict or None.
 
     Raises:
-        ValueError: for sample weights, which have no meaning here.
+        ValueError: for sample weights, which are not supported.
     """
     inputs, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if sample_weight is not None:

@@ -1,4 +1,4 @@
-"""Saved detectors: loading them, and their weights for another detector."""
+"""Loading saved detectors and copying their weights."""
 
 import zipfile
 from collections.abc import Sequence
@@ -6,18 +6,17 @@ from pathlib import Path
 
 import keras
 
-# What Keras puts into a `.keras` file; a member that is missing leaves no wrong checksum behind.
+# The members of a `.keras` file; checksums do not reveal a missing one.
 MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 
 
 def load_model(path: str | Path) -> keras.Model:
     """Loads a detector, for inference, from any `.keras` file of this package.
 
-    The same as `keras.models.load_model(path, compile=False)`, which says less about what is wrong
-    with a file.
+    The same as `keras.models.load_model(path, compile=False)`, with clearer errors.
 
     Args:
-        path: What `model.save`, a checkpoint or `tools/train.py` wrote.
+        path: A file of `model.save`, of a checkpoint or of `tools/train.py`.
 
     Returns:
         The model, not compiled.
@@ -44,11 +43,11 @@ def load_model(path: str | Path) -> keras.Model:
 
 
 def check_whole(path: str | Path) -> None:
-    """Refuses a `.keras` file that is not there, or damaged.
+    """Refuses a `.keras` file that is missing or damaged.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged; says in what.
+        ValueError: If it is damaged, with the kind of damage.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no weights file {path}; expected a .keras file")
@@ -58,14 +57,13 @@ def check_whole(path: str | Path) -> None:
 
 
 def find_damage(path: str | Path) -> str | None:
-    """Says what is wrong with a `.keras` file, or None if every checksum in it is right."""
+    """The damage of a `.keras` file; None if its members and checksums are right."""
     try:
         with zipfile.ZipFile(path) as archive:
             bad_member = archive.testzip()
             names = archive.namelist()
     except Exception as error:
-        # Headers that say another thing than they did (encrypted, another compression, another
-        # length) make zipfile raise errors of any kind.
+        # Wrong headers (encryption, compression, length) make zipfile raise errors of any kind.
         return f"not a whole zip file: {error or type(error).__name__}"
     if bad_member is not None:
         return f"wrong checksum of {bad_member}"
@@ -74,7 +72,7 @@ def find_damage(path: str | Path) -> str | None:
 
 
 def first_lines(error: Exception, length: int = 300) -> str:
-    """The words of an error, whose text may be a page, in one line of at most `length`."""
+    """The text of an error, which may be a page, as one line of at most `length`."""
     text = " ".join(str(error).split())
     return text if len(text) <= length else text[: length - 3] + "..."
 
@@ -85,37 +83,36 @@ def copy_weights(
     """Copies all weights between two detectors of one architecture, or none.
 
     Args:
-        source: whose weights are taken.
-        target: which gets them.
-        file: where the source came from, for the complaint.
+        source: the model to copy from.
+        target: the model to copy to.
+        file: file of the source, for the message.
         skip: names of layers whose weights the target keeps.
 
     Raises:
         ValueError: if weights are missing, left over or of other shapes.
     """
-    ours, theirs = (_named(model) for model in (target, source))
-    wanted = {path for path in ours if not set(skip) & set(path.split("/"))}
-    offered = {path for path in theirs if not set(skip) & set(path.split("/"))}
-    for path in sorted(wanted | offered):
+    ours, theirs = (_named(model, skip) for model in (target, source))
+    for path in sorted(ours.keys() | theirs.keys()):
         expected, got = (
-            tuple(variables[path].shape) if path in names else "nothing"
-            for variables, names in ((ours, wanted), (theirs, offered))
+            tuple(variables[path].shape) if path in variables else "nothing"
+            for variables in (ours, theirs)
         )
         if expected != got:
             raise ValueError(
                 f"weights {file}: {path}: expected {expected} of this model; got {got}"
             )
-    for path in wanted:
-        ours[path].assign(theirs[path])
+    for path, weight in ours.items():
+        weight.assign(theirs[path])
 
 
-def _named(model: keras.Model) -> dict[str, keras.Variable]:
-    """Weights by path, a backbone's by place: keras_cv numbers some layers through the process."""
+def _named(model: keras.Model, skip: Sequence[str]) -> dict[str, keras.Variable]:
+    """Weights by path, a backbone's by index: keras_cv numbers some layers process-wide."""
     backbone = getattr(model, "backbone", None)
-    places = {id(weight): i for i, weight in enumerate(backbone.weights if backbone else ())}
-    return {
-        f"backbone/{places[id(weight)]}/{weight.name}"
-        if id(weight) in places
+    index = {id(weight): i for i, weight in enumerate(backbone.weights if backbone else ())}
+    named = {
+        f"backbone/{index[id(weight)]}/{weight.name}"
+        if id(weight) in index
         else weight.path.removeprefix(f"{model.name}/"): weight
         for weight in model.weights
     }
+    return {path: w for path, w in named.items() if not set(skip) & set(path.split("/"))}

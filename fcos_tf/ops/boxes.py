@@ -43,7 +43,7 @@ def paired_iou(boxes_a, boxes_b):
 
 
 def clip_boxes(boxes, image_sizes):
-    """Moves what lies outside an image onto its border.
+    """Clips boxes to their images.
 
     Args:
         boxes: [B, ..., 4] float, xyxy pixels.

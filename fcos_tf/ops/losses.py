@@ -1,7 +1,4 @@
-"""Losses, one value for each element: summing and normalising is the models' job.
-
-Everything is computed in float32, whatever comes in.
-"""
+"""Unreduced losses, computed in float32; models sum and normalise them."""
 
 from keras import ops
 
@@ -15,16 +12,16 @@ def sigmoid_focal_loss(logits, targets, *, alpha: float = 0.25, gamma: float = 2
 
     Args:
         logits: [...] float.
-        targets: [...] float, exactly 1 (the element is of the class) or 0.
+        targets: [...] float, exactly 1 (of the class) or 0.
         alpha: weight of the ones; the zeros have 1 - alpha.
-        gamma: how fast well-classified elements fade.
+        gamma: exponent of the modulating factor.
 
     Returns:
         [...] float32, unreduced.
     """
     targets = ops.cast(targets, "float32")
     # With z = -x for a one and x for a zero: 1 - p_t = sigmoid(z) and -log(p_t) = softplus(z),
-    # which neither overflows nor loses digits for logits of any size.
+    # without overflow or loss of digits for any logit.
     z = (1 - 2 * targets) * ops.cast(logits, "float32")
     alpha_t = (1 - alpha) + (2 * alpha - 1) * targets
     return alpha_t * ops.sigmoid(z) ** gamma * ops.softplus(z)
@@ -45,13 +42,12 @@ def binary_cross_entropy(logits, targets):
 
 
 def ltrb_iou(ltrb, ltrb_targets, *, plus_one: bool = False):
-    """IoU of two boxes that are given from the same point.
+    """IoU of two boxes as distances from a common point.
 
     Args:
         ltrb: [..., 4] float >= 0, distances to the sides, in any one unit.
         ltrb_targets: [..., 4] float >= 0, likewise.
-        plus_one: (intersection + 1) / (union + 1), as the paper's code has it, which is kinder to
-            boxes of few units.
+        plus_one: (intersection + 1) / (union + 1), as in the paper's code.
 
     Returns:
         [...] float32 in [0, 1].
@@ -82,7 +78,7 @@ def giou_loss(ltrb, ltrb_targets, *, plus_one: bool = False):
     Args:
         ltrb: [..., 4] float >= 0, predicted distances.
         ltrb_targets: [..., 4] float >= 0.
-        plus_one: see `ltrb_iou`; the second term has none.
+        plus_one: see `ltrb_iou`; not in the second term.
 
     Returns:
         [...] float32 in [0, 2], unreduced.
@@ -108,13 +104,11 @@ def l1_loss(ltrb, ltrb_targets):
 
 def _overlap(ltrb, ltrb_targets):
     """Intersection, union and area of the smallest enclosing box, each [...] float32."""
-    a = ops.cast(ltrb, "float32")
-    b = ops.cast(ltrb_targets, "float32")
+    a, b = ops.cast(ltrb, "float32"), ops.cast(ltrb_targets, "float32")
     # The boxes share a point, so the overlap along an axis is a sum of two smaller distances.
-    smaller, larger = ops.minimum(a, b), ops.maximum(a, b)
-    intersection = _area(smaller)
+    intersection = _area(ops.minimum(a, b))
     union = _area(a) + _area(b) - intersection
-    return intersection, union, _area(larger)
+    return intersection, union, _area(ops.maximum(a, b))
 
 
 def _iou(intersection, union, plus_one):

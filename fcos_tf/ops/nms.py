@@ -10,8 +10,11 @@ from keras import ops
 
 from fcos_tf.ops.boxes import paired_iou
 
-# Scaled sides lie in 2 ** -60 .. 2 ** 60. So areas, their sums and their least share that counts
-# are normal float32 numbers, of which the least is 2 ** -126.
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+# Scaled sides lie in 2 ** -60 .. 2 ** 60, so that areas, their sums and the smallest relevant
+# fraction of them are normal float32 numbers (at least 2 ** -126).
 _MOST = 60
 _LEAST_THRESHOLD = 2**-6
 
@@ -26,27 +29,25 @@ def class_wise_nms(
     plus_one: bool = False,
     jit_compile: bool = False,
 ):
-    """Keeps the best-scored boxes that no better box of the same class overlaps too much.
+    """Greedy suppression of boxes that overlap a better box of the same class.
 
-    Greedy: the best remaining candidate is kept, and every candidate of its class whose IoU with
-    it is above `iou_threshold` is dropped, until `max_detections` are kept or none remains. Among
-    equal scores the earlier candidate wins.
+    The best remaining candidate, of equal scores the first, is kept and suppresses those of its
+    class with an IoU above `iou_threshold`, until `max_detections` are kept or none remains.
 
     Args:
         boxes: [B, K, 4] float32, xyxy.
         scores: [B, K] float32; a candidate with score <= 0 is padding.
         labels: [B, K] int32.
-        iou_threshold: the IoU above which the weaker of two boxes goes.
+        iou_threshold: IoU above which the weaker of two boxes is dropped.
         max_detections: D.
-        plus_one: whether the IoU is of boxes whose sides are one longer (inclusive pixels).
-        jit_compile: under TensorFlow, whether the caller is being compiled by XLA, which has no
-            kernel for the native operation.
+        plus_one: whether the IoU takes sides as one longer (inclusive pixels).
+        jit_compile: whether XLA compiles the caller; it has no kernel for TensorFlow's operation.
 
     Returns:
         dict: `boxes` [B, D, 4], `scores` [B, D] in descending order, `labels` [B, D] int32 and
         `num_detections` [B] int32. Padding is 0 in `boxes` and `scores`, -1 in `labels`.
     """
-    if not boxes.shape[1]:  # none, or perhaps none: there is a first candidate to point at
+    if not boxes.shape[1]:  # 0 or unknown: one padding candidate for the indices below
         boxes, scores, labels = (
             ops.pad(x, [[0, 0], [0, 1], [0, 0]][: len(x.shape)]) for x in (boxes, scores, labels)
         )
@@ -72,10 +73,9 @@ def class_wise_nms(
 def _native_nms(boxes, scores, labels, iou_threshold, max_detections):
     """Indices [B, D] and validity [B, D] by TensorFlow's kernel, image by image inside the graph.
 
-    The kernel knows no classes: those that occur are scaled apart, as many as there is room for,
-    and the others are left to further calls. The best of all calls are kept.
+    The kernel knows no classes: boxes of different classes are scaled apart. Classes beyond the
+    capacity of a grid go to further calls, and the best of all calls are kept.
     """
-    import tensorflow as tf
 
     def one_image(inputs):
         boxes, scores, labels = inputs
@@ -91,7 +91,7 @@ def _native_nms(boxes, scores, labels, iou_threshold, max_detections):
             )
 
         def keep_more(call, keep):
-            both = tf.sort(tf.concat([keep, keep_by(call)], axis=0))  # the earlier of equals first
+            both = tf.sort(tf.concat([keep, keep_by(call)], axis=0))  # earlier candidates first
             count = tf.minimum(max_detections, tf.size(both))
             return call + 1, tf.gather(both, tf.math.top_k(tf.gather(scores, both), count).indices)
 
@@ -115,12 +115,12 @@ def _native_nms(boxes, scores, labels, iou_threshold, max_detections):
 
 
 def _scale_apart(boxes, scores, labels, iou_threshold):
-    """Boxes of which two classes do not overlap too much, with the IoUs of each class as they were.
+    """Scales boxes so that classes do not suppress each other and IoUs within a class stay exact.
 
-    A factor that is a power of two changes no digit, so it changes no IoU, not even in the last
-    digit; a shift would. Of two boxes one of which is more than 1 / `iou_threshold` times as wide
-    (or as high), the IoU is below `iou_threshold`, wherever they lie. So the classes take places in
-    a grid: from one column to the next widths grow by one factor, from one row to the next heights.
+    A power of two as factor keeps every digit, so every IoU; a shift would not. The IoU of two
+    boxes is below `iou_threshold` if one is more than 1 / `iou_threshold` times as wide (or high),
+    wherever they lie. So each class gets a cell of a grid: widths grow by a factor from column to
+    column, heights from row to row.
 
     Args:
         boxes: [K, 4] float32.
@@ -129,14 +129,12 @@ def _scale_apart(boxes, scores, labels, iou_threshold):
         iou_threshold: float.
 
     Returns:
-        The scaled boxes [K, 4]; the number of a grid for each [K] int32, since one has few places
-        where sides differ much; and how many grids there are.
+        The scaled boxes [K, 4]; the grid of each [K] int32, as a grid has few cells where sides
+        differ much; the number of grids.
     """
-    import tensorflow as tf
-
     left, top, right, bottom = tf.unstack(boxes, axis=1)
     width, height = right - left, bottom - top  # [K]
-    # All others overlap nothing: they become points, of a class of their own.
+    # All others overlap nothing and become points of a separate class.
     solid = (width > 0) & (height > 0) & (width * height < float("inf")) & (scores > 0)
     classes, place = tf.unique(tf.where(solid, labels, tf.int32.min))
 
@@ -157,36 +155,32 @@ def _scale_apart(boxes, scores, labels, iou_threshold):
 
 
 def _exponent(x):
-    """The whole e with 2 ** e <= x < 2 ** (e + 1), for a normal float32 x > 0."""
-    import tensorflow as tf
-
+    """The integer e with 2 ** e <= x < 2 ** (e + 1), for a normal float32 x > 0."""
     return tf.bitwise.right_shift(tf.bitcast(x, tf.int32), 23) - 127
 
 
 def _power_of_two(exponent):
     """2 ** exponent, exactly, in float32; int32 in -126..127."""
-    import tensorflow as tf
-
     return tf.bitcast(tf.bitwise.left_shift(exponent + 127, 23), tf.float32)
 
 
 def _portable_nms(boxes, scores, labels, iou_threshold, max_detections):
-    """The same in keras.ops: D rounds, each over all images and candidates at once."""
+    """`_native_nms` in keras.ops: D rounds, each over all images and candidates at once."""
     batch, num_candidates = ops.shape(scores)
 
     def one_round(step, state):
         remaining, keep, valid = state
-        best = ops.argmax(remaining, axis=1)  # [B]
-        best_score = ops.max(remaining, axis=1)
-        best_box = ops.take_along_axis(boxes, best[:, None, None], axis=1)  # [B, 1, 4]
-        best_label = ops.take_along_axis(labels, best[:, None], axis=1)  # [B, 1]
+        best = ops.cast(ops.argmax(remaining, axis=1), "int32")[:, None]  # [B, 1]
+        best_score = ops.max(remaining, axis=1, keepdims=True)
+        best_box = ops.take_along_axis(boxes, best[..., None], axis=1)  # [B, 1, 4]
+        best_label = ops.take_along_axis(labels, best, axis=1)  # [B, 1]
         overlaps = paired_iou(boxes, best_box) > iou_threshold  # [B, K]
-        # The chosen one goes by its index: a box without area does not overlap itself.
-        chosen = ops.arange(num_candidates, dtype="int32")[None] == ops.cast(best[:, None], "int32")
+        # The chosen one by its index: a box without area does not overlap itself.
+        chosen = ops.arange(num_candidates, dtype="int32")[None] == best
         drop = (overlaps & (labels == best_label)) | chosen
         column = ops.arange(max_detections)[None] == step  # [1, D]
-        keep = ops.where(column, ops.cast(best[:, None], "int32"), keep)
-        valid = ops.where(column, best_score[:, None] > 0, valid)
+        keep = ops.where(column, best, keep)
+        valid = ops.where(column, best_score > 0, valid)
         return ops.where(drop, 0.0, remaining), keep, valid
 
     keep = ops.zeros((batch, max_detections), dtype="int32")

@@ -17,7 +17,7 @@ from fcos_tf.ops.boxes import EPSILON
 def grid_sizes(height, width, strides: Sequence[int]) -> list:
     """Height and width of each feature map: the image's, divided by the stride, rounded up.
 
-    That is what a chain of stride-2 convolutions with padding 1 gives, for even and odd sizes.
+    A chain of stride-2 convolutions with padding 1 gives these, for even and odd sizes.
 
     Args:
         height: image height in pixels, a Python int or a scalar int tensor.
@@ -25,7 +25,7 @@ def grid_sizes(height, width, strides: Sequence[int]) -> list:
         strides: L strides in pixels.
 
     Returns:
-        L pairs (rows, columns), of the kind that came in.
+        L pairs (rows, columns), of the same type.
     """
     return [(-(-height // stride), -(-width // stride)) for stride in strides]
 
@@ -39,9 +39,9 @@ def pyramid_points(grids, strides: Sequence[int], *, offset: float = 0.5, image_
     Args:
         grids: L pairs (rows, columns), see `grid_sizes`.
         strides: L strides in pixels.
-        offset: where in its cell the point lies: 0.5 in the middle, 0 on the upper left corner.
-        image_size: None, or (height, width) to be divided into as many cells as a level has; cells
-            then are image side // grid side large, as torchvision has it.
+        offset: position of the point in its cell: 0.5 the middle, 0 the upper left corner.
+        image_size: (height, width); cells then measure image side // grid side, as in torchvision,
+            in place of a stride. None: a stride.
 
     Returns:
         points: [N, 2] float32, (x, y) in pixels.
@@ -57,7 +57,7 @@ def pyramid_points(grids, strides: Sequence[int], *, offset: float = 0.5, image_
             for count, cell in zip(grid, cells, strict=True)
         )
         grid_x, grid_y = ops.meshgrid(x, y)  # [rows, columns]
-        level = ops.stack([ops.reshape(grid_x, [-1]), ops.reshape(grid_y, [-1])], axis=-1)
+        level = ops.reshape(ops.stack([grid_x, grid_y], axis=-1), [-1, 2])
         points.append(level)
         point_strides.append(ops.full_like(level[:, 0], stride))
     return ops.concatenate(points, axis=0), ops.concatenate(point_strides, axis=0)
@@ -94,7 +94,7 @@ def decode_ltrb(points, point_strides, ltrb):
 
 
 def centerness(ltrb):
-    """How central a point lies in its box: 1 in the middle, 0 on a side (equation 3).
+    """Centerness of a point in its box: 1 in the middle, 0 on a side (equation 3).
 
         sqrt( min(l, r) / max(l, r) * min(t, b) / max(t, b) )
 
@@ -104,7 +104,7 @@ def centerness(ltrb):
     Returns:
         [...] float in [0, 1]; 0, and never NaN, for points outside their box.
     """
-    left, top, right, bottom = (ops.maximum(ltrb[..., k], 0) for k in range(4))
-    horizontal = ops.minimum(left, right) / ops.maximum(ops.maximum(left, right), EPSILON)
-    vertical = ops.minimum(top, bottom) / ops.maximum(ops.maximum(top, bottom), EPSILON)
-    return ops.sqrt(horizontal * vertical)
+    left_top, right_bottom = ops.maximum(ltrb[..., :2], 0), ops.maximum(ltrb[..., 2:], 0)
+    larger = ops.maximum(ops.maximum(left_top, right_bottom), EPSILON)
+    ratios = ops.minimum(left_top, right_bottom) / larger  # [..., 2]
+    return ops.sqrt(ratios[..., 0] * ratios[..., 1])

@@ -94,7 +94,7 @@ def test_a_pyramid_from_c2_with_every_other_cell_on_top():
     [
         ({"levels": 2}, "levels must be 3 to 5, from P3 on; got 2"),
         ({"levels": 3, "inputs": ("c2", "c3", "c4", "c5")}, "levels must be 4 to 6, from P2 on"),
-        ({"inputs": ("c3", "c5")}, "maps that follow each other"),
+        ({"inputs": ("c3", "c5")}, "consecutive maps"),
         ({"upsampling": "cubic"}, "nearest, bil"),
         ({"extra": "p6p7"}, "extra must be one of conv, pool; got 'p6p7'"),
     ],

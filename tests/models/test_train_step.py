@@ -45,7 +45,7 @@ def test_a_batch_in_parts_is_the_same_step(jit_compile):
 
 
 def test_parts_must_divide_the_batch():
-    with pytest.raises(ValueError, match=r"expected a divisor of the 4 images .* got 3"):
+    with pytest.raises(ValueError, match=r"expected a divisor of 4, .* got 3"):
         fit(small(3), scene(batch=4, size=(64, 64)))
 
 
