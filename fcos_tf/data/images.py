@@ -175,7 +175,7 @@ def read_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> byte
     return data
 
 
-def stored_size(file: str) -> tuple[int, int] | None:
+def stored_size(file: str | io.BytesIO) -> tuple[int, int] | None:
     """(height, width) as an image's header has it, EXIF not applied; None: it cannot be read."""
     try:
         with Image.open(file) as image:
