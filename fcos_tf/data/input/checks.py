@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fcos_tf.data.images import ImageSize
+from fcos_tf.image_size import ImageSize
 
 
 def check_counts(**numbers: tuple[int | None, int]) -> None:
