@@ -81,7 +81,7 @@ def _torchvision(config: Config, image_size: str, num_classes: int) -> Ask:
     from PIL import Image
 
     from benchmarks.torchvision_peer import Peer
-    from fcos_tf.data.images import parse_image_size
+    from fcos_tf.image_size import parse_image_size
 
     rule = parse_image_size(image_size)
     peer = Peer(config, num_classes, rule.canvas or rule.sides[1:])

@@ -14,7 +14,7 @@ _WARM_UP = 20
 def sides(config: Config, peer: str | None):
     """Title, images in a step, and what to time; see `benchmark`."""
     from fcos_tf import build
-    from fcos_tf.data.images import parse_image_size
+    from fcos_tf.image_size import parse_image_size
 
     size = parse_image_size(config.image_size)
     if size.canvas is None:

@@ -10,7 +10,7 @@ NUM_CLASSES = 3
 
 
 def _random_batch(config: Config):
-    from fcos_tf.data.images import parse_image_size
+    from fcos_tf.image_size import parse_image_size
 
     canvas = parse_image_size(config.image_size).canvas
     if canvas is None:

@@ -5,14 +5,13 @@ config file, a field and a parameter have one name. Each tool declares the secti
 """
 
 import dataclasses
-import re
 
+from fcos_tf.image_size import parse_image_size
 from fcos_tf.options import Options, option
 
 # Names of weights files and output folders in other programs.
 WEIGHTS_WORDS = ("weights", "checkpoint", "ckpt", "pretrained", "load_from", "model")
 OUTPUT_WORDS = ("output", "out", "output_dir", "save_dir", "out_dir", "work_dir", "project", "name")
-_IMAGE_SIZE = r"[1-9]\d*([xX]|(-[1-9]\d*)?,)[1-9]\d*"
 _AUTO = {"auto": None}
 _AUTO_OR_BOOL = {"auto": None, "true": True, "false": False}
 _NOTHING = {"": None}
@@ -70,10 +69,11 @@ class InputOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        if not re.fullmatch(_IMAGE_SIZE, self.image_size):
-            raise ValueError("--image_size: expected a canvas like 512x512 (height x width) or "
-                f"sides like 800,1333 or 640-800,1333 (short, long), got {self.image_size!r}")
-        if self.orientation_buckets and "," not in self.image_size:
+        try:
+            size = parse_image_size(self.image_size)
+        except ValueError as error:
+            raise ValueError(f"--{error}") from None
+        if self.orientation_buckets and size.canvas is not None:
             raise ValueError("--orientation_buckets: expected with an --image_size like 800,1333, "
                 f"got --image_size={self.image_size}")
 

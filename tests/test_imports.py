@@ -16,6 +16,7 @@ FLOORS = {
     "fcos_tf": 0,  # the lazy __init__ and the version
     "fcos_tf.ops": 0,
     "fcos_tf.config": 0,
+    "fcos_tf.image_size": 0,
     "fcos_tf.options": 0,
     "fcos_tf.tensorflow_words": 0,
     "fcos_tf.version": 0,

@@ -3,18 +3,15 @@
 import os
 from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
-from fcos_tf.data.annotations import ImageFaults, ReadResult, report_faults, select
-from fcos_tf.data.formats import coco, digits, tfds, voc
-from fcos_tf.data.images import parse_image_size
 from fcos_tf.data.input.augment import check_augmentations
-from fcos_tf.data.input.examples import ExampleMapper, make_source
+from fcos_tf.data.input.checks import check_counts, check_hosts, check_image_size
+from fcos_tf.data.input.examples import ExampleMapper
 from fcos_tf.data.input.order import Order
 from fcos_tf.data.input.pipeline import batches
-
-DATASETS = ("digits", "coco", "voc", "tfds:NAME")
+from fcos_tf.data.splits import DATASETS, open_split, read_annotations
+from fcos_tf.image_size import parse_image_size
 
 __all__ = ["DATASETS", "load", "read_annotations"]
 
@@ -127,8 +124,7 @@ def load(
         >>> val = fcos_tf.data.load("digits", split="val", batch_size=8, image_size=(128, 128))
         >>> images, targets = next(iter(val))
     """
-    size = parse_image_size(image_size)
-    _check_numbers(
+    check_counts(
         batch_size=(batch_size, 1),
         start_step=(start_step, 0),
         limit=(limit, 1),
@@ -137,70 +133,34 @@ def load(
         max_faults=(max_faults, 0),
         max_bad_images=(max_bad_images, 0),
     )
-    if num_hosts < 1 or not 0 <= host < num_hosts or batch_size % num_hosts:
-        raise ValueError(
-            f"expected 0 <= host < num_hosts and a batch_size that num_hosts divides, got "
-            f"host={host}, num_hosts={num_hosts}, batch_size={batch_size}"
-        )
-    augmentations = (augment,) if isinstance(augment, str) else tuple(augment)
-    if not training:
-        augmentations, size = (), size.fixed()
-    if augmentations:
-        size = check_augmentations(augmentations, size, scale_jitter)
-    if cache and size.is_random:
-        raise ValueError("cache: expected images of one size, not with scale_jitter or a range")
-    if orientation_buckets and size.canvas is not None:
-        raise ValueError(
-            f"orientation_buckets: expected an image_size like 800,1333, got {image_size!r}"
-        )
+    check_hosts(batch_size, num_hosts, host)
     if training and start_step and not repeat:
         raise ValueError(
             "start_step: expected 0, or repeat=True, in training; every pass would skip"
         )
-    if num_hosts > 1 and size.canvas is None and not orientation_buckets:
-        raise ValueError(
-            "num_hosts: expected a fixed canvas or orientation_buckets, so that all hosts have "
-            f"the same sizes, got image_size={image_size!r}"
-        )
-    if dataset != "coco" and (annotations is not None or images is not None):
-        raise ValueError(f"annotations and images: expected with dataset coco, got {dataset!r}")
-    image_faults = ImageFaults(max_bad_images)
-    faults, dropped = [], []
-    if dataset == "digits":
-        digits.check_classes(classes)
-        source = digits.digits_source(split, limit=limit)
-    else:
-        where = f"{dataset} {split}"
-        found = read_annotations(
-            dataset, split, data_dir=data_dir, annotations=annotations, images=images,
-            classes=classes, limit=limit, include_difficult=include_difficult,
-        )  # fmt: skip
-        faults = found.faults
-        report_faults(where, faults, found.other_classes, max_faults)
-        most = max_boxes if training else None
-        kept, left_out = select(found.annotations, where, skip_empty=skip_empty, max_boxes=most)
-        dropped = [str(fault) for fault in faults if not fault.kept] + left_out
-        if not kept.num_images:
-            raise ValueError(f"{where}: no image is left")
-        if training and kept.ignored.all():
-            raise ValueError(
-                f"{where}: no box to learn of the classes {', '.join(kept.class_names)}"
-            )
-        source = make_source(kept, image_faults.note)
-
-    portrait = source.portrait if orientation_buckets else None
-    if orientation_buckets and portrait is None:
+    augmentations = (augment,) if isinstance(augment, str) else tuple(augment)
+    if not training:
+        augmentations = ()
+    size = parse_image_size(image_size) if training else parse_image_size(image_size).fixed()
+    size = check_augmentations(augmentations, size, scale_jitter)
+    check_image_size(
+        size, image_size,
+        cache=cache, orientation_buckets=orientation_buckets, num_hosts=num_hosts,
+    )  # fmt: skip
+    found = open_split(
+        dataset, split, training=training, skip_empty=skip_empty, max_boxes=max_boxes,
+        max_faults=max_faults, max_bad_images=max_bad_images,
+        data_dir=data_dir, annotations=annotations, images=images,
+        classes=classes, limit=limit, include_difficult=include_difficult,
+    )  # fmt: skip
+    source = found.source
+    if orientation_buckets and source.portrait is None:
         raise ValueError(
             f"orientation_buckets: expected annotations with the size of every image; "
             f"{dataset} {split} has images of unknown size"
         )
     if horizontal_flip is None:
         horizontal_flip = training and source.can_flip
-    most_boxes = max(1, source.most_boxes) if max_boxes is None else max_boxes
-    if most_boxes < source.most_boxes:
-        raise ValueError(
-            f"max_boxes={max_boxes}, but an image of this split has {source.most_boxes} boxes"
-        )
     order = Order(
         num_images=source.num_images,
         batch_size=batch_size,
@@ -210,86 +170,26 @@ def load(
         start_step=start_step,
         num_hosts=num_hosts,
         host=host,
-        portrait=portrait,
+        portrait=source.portrait if orientation_buckets else None,
     )
     mapper = ExampleMapper(
         source,
         size,
-        image_faults,
+        found.image_faults,
         training=training,
         seed=order.seed,
-        most_boxes=most_boxes,
+        most_boxes=max(1, source.most_boxes) if max_boxes is None else max_boxes,
         horizontal_flip=horizontal_flip,
-        portrait=portrait,
+        portrait=order.portrait,
         cache=cache,
     )
     result = batches(mapper, order, augmentations)
     result.class_names = source.class_names
     result.num_images = source.num_images
     result.category_ids = source.category_ids
-    result.faults = faults
-    result.dropped = dropped
-    result.image_faults = image_faults
+    result.faults = found.faults
+    result.dropped = found.dropped
+    result.image_faults = found.image_faults
     result.num_hosts = num_hosts
     result.host = host
     return result
-
-
-def read_annotations(
-    dataset: str,
-    split: str,
-    *,
-    data_dir: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
-    annotations: str | os.PathLike | None = None,
-    images: str | os.PathLike | None = None,
-    classes: Sequence[str] | None = None,
-    limit: int | None = None,
-    include_difficult: bool = False,
-) -> ReadResult:
-    """Reads what a data set says about a split, without decoding its images.
-
-    Args, Raises: see `fcos_tf.data.load`.
-
-    Returns:
-        The annotations, and what was wrong with them.
-    """
-    if classes is not None and (isinstance(classes, str) or not classes):
-        raise ValueError(f"classes: expected a sequence of names, got {classes!r}")
-    for name in classes or ():
-        if list(classes).count(name) > 1:
-            raise ValueError(f"classes: {name!r} is there more than once")
-    options = {"class_names": classes, "limit": limit}
-    data_dir, annotations, images = map(_expand_user, (data_dir, annotations, images))
-    if dataset == "digits":
-        digits.check_classes(classes)
-        return digits.read_digits(split, limit=limit)
-    if dataset == "coco":
-        return coco.read_coco(
-            split, data_dir=data_dir, annotations=annotations, images=images, **options
-        )
-    options["include_difficult"] = include_difficult
-    if dataset == "voc":
-        return voc.read_voc(data_dir, split, **options)
-    if dataset.startswith("tfds:"):
-        name = dataset.removeprefix("tfds:")
-        return tfds.read_tfds(name, split, data_dir=data_dir, **options)
-    raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
-
-
-def _check_numbers(**numbers: tuple[int | None, int]) -> None:
-    for name, (value, least) in numbers.items():
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise ValueError(f"{name}: expected a whole number, got {value!r}")
-        if value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
-
-
-def _expand_user(path):
-    """`~` as a shell would have read it; not all shells do after `--data_dir=`."""
-    if path is None or (isinstance(path, str) and "," in path):
-        return path
-    if isinstance(path, str | os.PathLike):
-        return os.path.expanduser(path)
-    return [os.path.expanduser(part) for part in path]

@@ -9,17 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from fcos_tf.data.images import (
-    MULTIPLE,
-    ImageError,
-    ImageSize,
-    decode_image,
-    parse_image_size,
-    read_bytes,
-    resize_image,
-    to_rgb,
-)
+from fcos_tf.data.images import ImageError, decode_image, read_bytes, resize_image, to_rgb
 from fcos_tf.data.input.transforms import pad_image
+from fcos_tf.image_size import MULTIPLE, ImageSize, parse_image_size
 
 # A path, the bytes of an image file, uint8 [h, w, 3] RGB, or an image of Pillow.
 ImageSource = str | os.PathLike | bytes | np.ndarray | Image.Image

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from fcos_tf.data.annotations import Annotations, ReadResult
-from fcos_tf.data.images import ImageError, parse_image_size
+from fcos_tf.data.images import ImageError
 from fcos_tf.data.input.examples import make_source
+from fcos_tf.image_size import parse_image_size
 
 
 def summary(found: ReadResult) -> Iterator[str]:

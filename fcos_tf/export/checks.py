@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from fcos_tf.data.images import ImageError, ImageSize, decode_image, read_bytes
+from fcos_tf.data.images import ImageError, decode_image, read_bytes
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting.batches import detect_batch
 from fcos_tf.export import signatures
+from fcos_tf.image_size import ImageSize
 from fcos_tf.models.detector import Detector, category_ids_of
 
 GREY_LEVELS = 0.01

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fcos_tf.data.images import ImageSize, parse_image_size
 from fcos_tf.export.checks import whole_float32
 from fcos_tf.export.folding import inference_copy
+from fcos_tf.image_size import ImageSize, parse_image_size
 from fcos_tf.models.detector import Detector
 from fcos_tf.ops.boxes import clip_boxes
 

@@ -7,7 +7,7 @@ h, w: the size of an image. H, W: the size of a canvas that B images are padded 
 
 import tensorflow as tf
 
-from fcos_tf.data.images import MULTIPLE, ImageSize
+from fcos_tf.image_size import MULTIPLE, ImageSize
 
 
 def resized_sizes(original_sizes: tf.Tensor, rule: ImageSize) -> tf.Tensor:

@@ -16,8 +16,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from fcos_tf.data.images import ImageSize
 from fcos_tf.export import decoding, resizing
+from fcos_tf.image_size import ImageSize
 from fcos_tf.models.detector import Detector, category_ids_of
 
 SERVING_DEFAULT = "serving_default"

@@ -6,8 +6,8 @@ from PIL import Image
 
 import fcos_tf
 from benchmarks import benchmark, evaluation, exported, input_pipeline
-from fcos_tf.data.images import parse_image_size
 from fcos_tf.export import export_saved_model
+from fcos_tf.image_size import parse_image_size
 from tests.digit_files import write_digits
 
 

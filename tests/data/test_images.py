@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcos_tf.data.images import (
-    ImageError,
-    ImageSize,
-    decode_image,
-    parse_image_size,
-    read_bytes,
-    resize_image,
-)
+from fcos_tf.data.images import ImageError, decode_image, read_bytes, resize_image
+from fcos_tf.image_size import ImageSize, parse_image_size
 
 
 def new_size(height, width, text, chance=0.0):

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from fcos_tf import data
-from fcos_tf.data.images import ImageError, parse_image_size
+from fcos_tf.data.images import ImageError
 from fcos_tf.data.prepare import prepare_batch, prepare_image
+from fcos_tf.image_size import parse_image_size
 from tests.digit_files import write_digits
 
 

@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from fcos_tf.data.images import decode_image, parse_image_size, resize_image
+from fcos_tf.data.images import decode_image, resize_image
 from fcos_tf.export import decoding, resizing
+from fcos_tf.image_size import parse_image_size
 from tests.export.encoded import HEIGHT, READABLE, UNREADABLE, WIDTH, picture, save
 
 

@@ -14,11 +14,11 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import fcos_tf
-from fcos_tf.data.images import parse_image_size
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting import compile_detect, detect_batch
 from fcos_tf.export import export_saved_model, folding, saved_model, signatures
 from fcos_tf.export.checks import check_export
+from fcos_tf.image_size import parse_image_size
 from tests.export.encoded import READABLE, jpeg
 from tests.export.test_folding import randomize
 

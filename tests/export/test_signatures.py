@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fcos_tf.data.images import parse_image_size
 from fcos_tf.export import signatures
+from fcos_tf.image_size import parse_image_size
 from tests.export.encoded import picture, save
 
 # Of each image; in pixels of the resized one.

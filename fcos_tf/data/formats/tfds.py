@@ -9,13 +9,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 
 from fcos_tf.data.annotations import Annotations, Fault, ReadResult, check_annotations
 from fcos_tf.data.formats.tfds_features import find_detection_features
 from fcos_tf.data.formats.tfds_folders import find_builder_dir
-from fcos_tf.data.formats.tfds_shards import Columns, Part, read_parts
+from fcos_tf.data.formats.tfds_shards import read_shards
 
 
 def read_tfds(
@@ -60,89 +61,70 @@ def read_tfds(
     Example:
         >>> result = read_tfds("voc/2007", "train+validation", data_dir="~/tensorflow_datasets")
     """
-    builder = _open_builder(name, data_dir)
-    info, where = builder.info, os.fspath(builder.data_dir)
-    features = find_detection_features(info.features, where)
+    folder = find_builder_dir(name, data_dir)
+    info = _read_info(folder)
+    features = find_detection_features(info.features, folder)
     if include_difficult:
         ignored = tuple(n for n in features.ignored if not n.endswith("difficult"))
         features = replace(features, ignored=ignored)
-    parts = _parts(info, split, limit, where)
-    columns = read_parts(parts, features)
+    shards = _shards(info, split, limit, folder)
+    columns = read_shards(shards, features)
 
-    files = [part.file for part in parts for _ in range(part.take)]
-    owners = np.repeat(np.arange(len(files)), columns.counts)
-    image_ids, faults = _image_ids(columns, where)
-    origins = [f"{file} image {number}" for file, number in zip(files, image_ids, strict=True)]
-    annotations = Annotations(
-        files=files,
+    counts = columns.pop("counts")
+    owners = np.repeat(np.arange(len(counts)), counts)
+    image_ids, faults = _image_ids(columns.pop("ids"), columns.pop("names"), folder)
+    columns["boxes"] = _to_pixels(columns["boxes"], columns["sizes"][owners], info)
+    stored = Annotations(
+        files=[shard.filename for shard in shards for _ in range(shard.take)],
         image_ids=image_ids,
-        sizes=columns.sizes,
         owners=owners,
-        boxes=_to_pixels(columns.boxes, columns.sizes[owners], info),
-        labels=columns.labels,
-        areas=columns.areas,
-        ignored=columns.ignored,
-        numbers=columns.numbers,
         class_names=features.class_names,
-        category_ids=_category_ids(info, len(features.class_names)),
-        ranges=columns.ranges,
+        category_ids=_category_ids(info, len(features.class_names), folder),
+        **columns,
     )
-    annotations, unknown = _drop_unknown_labels(annotations, origins)
-    annotations, other_classes = _choose_classes(annotations, class_names, where)
-    annotations, bad_boxes = check_annotations(annotations, origins, "object")
-    return ReadResult(annotations, faults + unknown + bad_boxes, other_classes)
+    origins = [
+        f"{file} image {number}" for file, number in zip(stored.files, image_ids, strict=True)
+    ]
+    kept, bad_labels, other_classes = _choose_classes(stored, class_names, origins, folder)
+    annotations, bad_boxes = check_annotations(kept, origins, "object")
+    return ReadResult(annotations, faults + bad_labels + bad_boxes, other_classes)
 
 
-def _open_builder(name: str, data_dir: str | os.PathLike | None):
-    """A TFDS builder, made from the files alone."""
+def _read_info(folder: str) -> Any:
+    """The `DatasetInfo` of TFDS, from the files alone."""
     import tensorflow_datasets as tfds
 
-    folder = find_builder_dir(name, data_dir)
     try:
-        builder = tfds.builder_from_directory(folder)
+        info = tfds.builder_from_directory(folder).info
     except Exception as error:  # of JSON, protobuf and TFDS
         raise ValueError(f"{folder}: not a readable TFDS data set: {error}") from error
-    stored_as = builder.info.file_format
-    if stored_as is not None and stored_as.value != "tfrecord":
+    if info.file_format is not None and info.file_format.value != "tfrecord":
         raise ValueError(
-            f"{folder}: expected TFRecord files, got {stored_as.value}, in which an image does not "
-            "lie by itself; prepare the data set in another folder with "
-            f"tfds.load({name!r}, builder_kwargs={{'file_format': 'tfrecord'}}, data_dir=...)"
+            f"{folder}: expected TFRecord files, got {info.file_format.value}; prepare it in "
+            "another folder: tfds.load(..., builder_kwargs={'file_format': 'tfrecord'})"
         )
-    return builder
+    return info
 
 
-def _parts(info, split: str, limit: int | None, where: str) -> list[Part]:
-    """The shards of a split, or of a slice or sum of splits, in order."""
+def _shards(info: Any, split: str, limit: int | None, where: str) -> list:
+    """TFDS' `FileInstruction`s for a split, or for a slice or sum of splits, in order."""
     try:
         instructions = info.splits[split].file_instructions
     except Exception as error:  # AssertionError, KeyError and ValueError, with long messages
-        raise ValueError(
-            f"{where}: no split {split!r}; there are: {', '.join(sorted(info.splits)) or 'none'}"
-        ) from error
-    parts, left = [], sum(i.take for i in instructions) if limit is None else limit
-    for instruction in instructions:
-        take = min(instruction.take, left)
+        there = ", ".join(sorted(info.splits)) or "none"
+        raise ValueError(f"{where}: no split {split!r}; there are: {there}") from error
+    shards, left = [], sum(shard.take for shard in instructions) if limit is None else limit
+    for shard in instructions:
+        take = min(shard.take, left)
         left -= take
-        if take:
-            file = os.fspath(instruction.filename)
-            parts.append(Part(file, instruction.skip, take, instruction.examples_in_shard))
-    if not parts:
+        shards += [replace(shard, take=take)] if take else []
+    if not shards:
         raise ValueError(f"{where}: split {split!r} has no images")
-    return parts
+    return shards
 
 
-def _to_pixels(boxes: np.ndarray, sizes: np.ndarray, info) -> np.ndarray:
-    """Normalised (ymin, xmin, ymax, xmax) to xyxy in pixels.
-
-    Args:
-        boxes: float64 [T, 4].
-        sizes: int32 [T, 2], (height, width) of each box's image.
-        info: Of the data set.
-
-    Returns:
-        float64 [T, 4].
-    """
+def _to_pixels(boxes: np.ndarray, sizes: np.ndarray, info: Any) -> np.ndarray:
+    """Normalised (ymin, xmin, ymax, xmax) [T, 4] to xyxy in pixels of images of `sizes` [T, 2]."""
     ymin, xmin, ymax, xmax = boxes.T
     if _prepared_by(info, "kitti"):
         ymin, ymax = 1.0 - ymax, 1.0 - ymin
@@ -155,7 +137,7 @@ def _to_pixels(boxes: np.ndarray, sizes: np.ndarray, info) -> np.ndarray:
     return boxes
 
 
-def _prepared_by(info, builder: str) -> bool:
+def _prepared_by(info: Any, builder: str) -> bool:
     """Whether TFDS' own builder of that name made a data set, and not another of the same name."""
     if info.module_name in ("", "tensorflow_datasets.core.read_only_builder"):
         return info.name == builder and bool(info.citation)  # from before TFDS noted the module
@@ -163,28 +145,28 @@ def _prepared_by(info, builder: str) -> bool:
     return package == "tensorflow_datasets" and builder in modules
 
 
-def _image_ids(columns: Columns, where: str) -> tuple[np.ndarray, list[Fault]]:
+def _image_ids(
+    ids: np.ndarray, file_names: np.ndarray, where: str
+) -> tuple[np.ndarray, list[Fault]]:
     """See `read_tfds`; a fault where the data set's own ids are of no use."""
-    count = len(columns.ids)
-    positions = np.arange(1, count + 1)
-    if (columns.ids >= 0).any():
-        if (columns.ids >= 0).all() and len(np.unique(columns.ids)) == count:
-            return columns.ids, []
+    faults = []
+    if (ids >= 0).any():
         what = "image ids are negative or not all different: images are numbered from 1 instead"
-        return positions, [Fault(where, "", what, kept=True)]
-    stems = [PurePath(name).stem for name in columns.names]
-    if all(stem.isdecimal() and int(stem) < 2**63 for stem in stems):
-        ids = np.array([int(stem) for stem in stems], np.int64)
-        if len(np.unique(ids)) == count:
-            return ids, []
-    return positions, []
+        faults = [Fault(where, "", what, kept=True)]
+    else:
+        stems = [PurePath(name).stem for name in file_names]
+        numbers = [int(stem) if stem.isdecimal() else -1 for stem in stems]
+        ids = np.array([number if number < 2**63 else -1 for number in numbers], np.int64)
+    if (ids >= 0).all() and len(np.unique(ids)) == len(ids):
+        return ids, []
+    return np.arange(1, len(ids) + 1), faults
 
 
-def _category_ids(info, num_classes: int) -> tuple[int, ...]:
+def _category_ids(info: Any, num_classes: int, folder: str) -> tuple[int, ...]:
     """The labels themselves, unless `write_tfds` has stored what they were before."""
     if not info.module_name.startswith("fcos_tf."):
         return tuple(range(num_classes))
-    file = f"{info.data_dir}/metadata.json"
+    file = f"{folder}/metadata.json"
     try:
         stored = info.metadata["category_ids"]
     except Exception as error:  # of JSON, or of its content
@@ -194,44 +176,32 @@ def _category_ids(info, num_classes: int) -> tuple[int, ...]:
     return tuple(stored)
 
 
-def _drop_unknown_labels(
-    annotations: Annotations, origins: Sequence[str]
-) -> tuple[Annotations, list[Fault]]:
-    last = len(annotations.class_names) - 1
-    known = (annotations.labels >= 0) & (annotations.labels <= last)
+def _choose_classes(
+    stored: Annotations, class_names: Sequence[str] | None, origins: Sequence[str], where: str
+) -> tuple[Annotations, list[Fault], dict[str, int]]:
+    """Keeps the objects of some classes; labels of no class, and the objects of other classes."""
+    names, labels = stored.class_names, stored.labels
+    unknown = ", ".join(repr(name) for name in class_names or () if name not in names)
+    if unknown:
+        raise ValueError(f"{where}: classes: no class {unknown}; there are: {', '.join(names)}")
+    known = (labels >= 0) & (labels < len(names))
     faults = [
         Fault(
-            origins[annotations.owners[row]],
-            f"object {annotations.numbers[row]}",
-            f"expected a label from 0 to {last}, got {annotations.labels[row]}",
+            origins[stored.owners[row]],
+            f"object {stored.numbers[row]}",
+            f"expected a label from 0 to {len(names) - 1}, got {labels[row]}",
         )
         for row in np.flatnonzero(~known)
     ]
-    return annotations.rows(known), faults
-
-
-def _choose_classes(
-    annotations: Annotations, class_names: Sequence[str] | None, where: str
-) -> tuple[Annotations, dict[str, int]]:
-    """Keeps the objects of some classes; how many there were of the others."""
-    stored = annotations.class_names
-    if class_names is None:
-        return annotations, {}
-    unknown = [name for name in class_names if name not in stored]
-    if unknown:
-        raise ValueError(
-            f"{where}: classes: no class {', '.join(map(repr, unknown))}; "
-            f"there are: {', '.join(stored)}"
-        )
-    chosen = [stored.index(name) for name in class_names]
-    new_label = np.full(len(stored), -1, np.int32)
+    chosen = [names.index(name) for name in class_names or names]
+    new_label = np.full(len(names), -1, np.int32)
     new_label[chosen] = np.arange(len(chosen))
-    labels = new_label[annotations.labels]
-    counts = np.bincount(annotations.labels[labels < 0], minlength=len(stored))
-    annotations = replace(
-        annotations,
-        labels=labels,
-        class_names=tuple(class_names),
-        category_ids=tuple(annotations.category_ids[label] for label in chosen),
-    ).rows(labels >= 0)
-    return annotations, {stored[label]: int(counts[label]) for label in np.flatnonzero(counts)}
+    new_labels = new_label[np.where(known, labels, 0)]
+    others = np.bincount(labels[known & (new_labels < 0)], minlength=len(names))
+    kept = replace(
+        stored,
+        labels=new_labels,
+        class_names=tuple(names[label] for label in chosen),
+        category_ids=tuple(stored.category_ids[label] for label in chosen),
+    ).rows(known & (new_labels >= 0))
+    return kept, faults, {name: int(n) for name, n in zip(names, others, strict=True) if n}

@@ -4,25 +4,10 @@ TFDS' own search asks the builders that it knows, so it does not find a data set
 has no configs. This one goes by the folders alone.
 """
 
+import glob
 import os
 import re
-from collections.abc import Iterator
 from fnmatch import fnmatch
-from typing import NamedTuple
-
-_VERSION = re.compile(r"\d+\.\d+\.\d+")
-
-
-class _Prepared(NamedTuple):
-    name: str  # with the config
-    version: str
-
-    def __str__(self) -> str:
-        return f"{self.name}:{self.version}"
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        return tuple(map(int, self.version.split(".")))
 
 
 def find_builder_dir(name: str, data_dir: str | os.PathLike | None = None) -> str:
@@ -44,43 +29,28 @@ def find_builder_dir(name: str, data_dir: str | os.PathLike | None = None) -> st
     if data_dir is None:
         from tensorflow_datasets.core.constants import DATA_DIR as data_dir  # noqa: N811
     root = os.path.expanduser(os.fspath(data_dir)).rstrip("/")
-    wanted, _, version = name.partition(":")
-    prepared = _prepared(root, wanted) if wanted else ()
-    found = [p for p in prepared if fnmatch(p.version, version or "*")]
-    found = [p for p in found if p.name == wanted] or found
+    wanted, _, pattern = name.partition(":")
+    found = [p for p in _prepared(root, wanted) if wanted and fnmatch(p[1], pattern or "*")]
+    found = [p for p in found if p[0] == wanted] or found
     if not found:
-        everything = (p for folder in _list(root) for p in _prepared(root, folder))
+        there = ", ".join(map(":".join, _prepared(root, "*"))) or "none"
         raise FileNotFoundError(
-            f"no prepared TFDS data set {name!r} in {root}; "
-            f"there are: {', '.join(map(str, everything)) or 'none'}. One that TFDS knows is "
-            f"prepared by: import tensorflow_datasets as tfds; tfds.load({name!r}, "
+            f"no prepared TFDS data set {name!r} in {root}; there are: {there}. One that TFDS "
+            f"knows is prepared by: import tensorflow_datasets as tfds; tfds.load({name!r}, "
             f"data_dir={root!r})"
         )
-    if len({p.name for p in found}) > 1:
-        raise ValueError(
-            f"tfds: {name!r} has several configs in {root}, expected one of: "
-            f"{', '.join(map(str, found))}"
-        )
-    newest = max(found, key=lambda p: p.numbers)
-    return f"{root}/{newest.name}/{newest.version}"
+    if len({full_name for full_name, _ in found}) > 1:
+        there = ", ".join(map(":".join, found))
+        raise ValueError(f"tfds: {name!r} has several configs in {root}, expected one of: {there}")
+    newest = max(found, key=lambda p: [int(number) for number in p[1].split(".")])
+    return "/".join((root, *newest))
 
 
-def _prepared(root: str, name: str) -> Iterator[_Prepared]:
-    """The versions of a data set, and those of its configs if it has any."""
+def _prepared(root: str, name: str) -> list[tuple[str, str]]:
+    """(NAME or NAME/CONFIG, VERSION) of the prepared data sets of a name."""
     import tensorflow as tf
 
-    for entry in _list(f"{root}/{name}"):
-        if not _VERSION.fullmatch(entry):
-            if "/" not in name:
-                yield from _prepared(root, f"{name}/{entry}")
-        elif tf.io.gfile.exists(f"{root}/{name}/{entry}/features.json"):
-            yield _Prepared(name, entry)
-
-
-def _list(folder: str) -> list[str]:
-    import tensorflow as tf
-
-    try:
-        return sorted(entry.rstrip("/") for entry in tf.io.gfile.listdir(folder))
-    except tf.errors.OpError:  # not there, or a file
-        return []
+    folder = f"{glob.escape(root)}/{name}"
+    files = tf.io.gfile.glob([f"{folder}/*/features.json", f"{folder}/*/*/features.json"])
+    found = [file.removeprefix(f"{root}/").rsplit("/", 2)[:2] for file in sorted(files)]
+    return [tuple(p) for p in found if re.fullmatch(r"\d+\.\d+\.\d+", p[1])]

@@ -1,158 +1,136 @@
-"""What the shards of a TFDS data set say, as columns of arrays; images stay where they are."""
+"""What the shards of a TFDS data set say, as columns of arrays; images stay where they are.
+
+A TFRecord file is a row of records: 8 bytes of length (little endian), 4 of its checksum, the data,
+4 of the data's checksum (the TFRecord guide of tensorflow.org). The data is a `tf.train.Example`,
+in which an encoded image lies in one piece. Its offset and length are all that it takes to read it
+later, in any order, without the rest of the file.
+"""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from fcos_tf.data.formats.tfds_features import DetectionFeatures
-from fcos_tf.data.formats.tfrecord import find_bytes, find_features, read_records
+from fcos_tf.data.images import stored_size
 
+_HEADER_BYTES, _FOOTER_BYTES = 12, 4
 _THREADS = 8
-_HEAD_BYTES = (1 << 12, 1 << 16)  # most images say their size at once, or after a preview
 
 
-class Part(NamedTuple):
-    """The images [skip, skip + take) of a shard that has `length` of them."""
-
-    file: str
-    skip: int
-    take: int
-    length: int
-
-
-class Columns(NamedTuple):
-    """n images with T objects.
-
-    Attributes:
-        ranges: int64 [n, 2], (offset, length) of the encoded image in its file.
-        sizes: int32 [n, 2], (height, width) as the image itself says; 0 where it cannot be read.
-        ids: int64 [n]; -1 = the data set has none.
-        names: str [n], file names; empty = the data set has none.
-        counts: int64 [n], objects of each image.
-        boxes: float64 [T, 4], normalised (ymin, xmin, ymax, xmax).
-        labels: int32 [T].
-        areas: float64 [T]; NaN = the data set has none.
-        ignored: bool [T].
-        numbers: int64 [T], ids of the objects, else their places in their image, from 1.
-    """
-
-    ranges: np.ndarray
-    sizes: np.ndarray
-    ids: np.ndarray
-    names: np.ndarray
-    counts: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
-    areas: np.ndarray
-    ignored: np.ndarray
-    numbers: np.ndarray
-
-
-def read_parts(parts: Sequence[Part], features: DetectionFeatures) -> Columns:
-    """Reads parts of shards, several at once.
+def read_shards(instructions: Sequence[Any], features: DetectionFeatures) -> dict[str, np.ndarray]:
+    """Reads shards, several at once, each record by record.
 
     Args:
-        parts: At least one.
+        instructions: At least one `FileInstruction` of TFDS: images [skip, skip + take) of a shard
+            that has `examples_in_shard` of them.
         features: What to read.
 
     Returns:
-        The `Columns` of all parts, in their order.
+        Columns of n images with T objects, named as those of `Annotations`: `ranges`, `sizes`,
+        `boxes` (float64 [T, 4], normalised (ymin, xmin, ymax, xmax)), `labels`, `areas`, `ignored`
+        and `numbers` (places in the image, from 1, where objects have no ids). Besides: `ids`
+        int64 [n], -1 = none; `names` str [n] of files, empty = none; `counts` [n] of objects.
 
     Raises:
         FileNotFoundError: A shard is not there.
         ValueError: A shard is broken; says which, and where.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
-        columns = list(pool.map(lambda part: _read_part(part, features), parts))
-    return Columns(*map(np.concatenate, zip(*columns, strict=True)))
+        columns = pool.map(lambda shard: _read_shard(shard, features), instructions)
+    return _concatenate(columns)
 
 
-def _read_part(part: Part, features: DetectionFeatures) -> Columns:
-    rows = []
+def _concatenate(columns: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    columns = list(columns)
+    return {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
+
+
+def _read_shard(shard: Any, features: DetectionFeatures) -> dict[str, np.ndarray]:
+    import tensorflow as tf
+
+    file, rows = shard.filename, []
+    listed = f"expected {shard.examples_in_shard} records, as dataset_info.json says"
     try:
-        for number, (offset, example) in enumerate(read_records(part.file)):
-            if number >= part.length:
-                raise ValueError(
-                    f"{part.file}: expected {part.length} records, as dataset_info.json says, "
-                    "got more; is it of another data set?"
-                )
-            if len(rows) == part.take:
-                break
-            if number >= part.skip:
-                try:
-                    rows.append(_read_example(offset, example, features))
-                except Exception as error:  # protobuf has its own
-                    raise ValueError(f"{part.file}: record {number}: {error}") from error
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"no shard {part.file}, though dataset_info.json lists it"
-        ) from None
-    if len(rows) < part.take:
-        raise ValueError(
-            f"{part.file}: data loss: expected {part.length} records, as dataset_info.json says, "
-            f"got fewer than {part.skip + part.take}"
-        )
-    ranges, sizes, ids, names, counts, *objects = zip(*rows, strict=True)
-    return Columns(
-        np.array(ranges, np.int64),
-        np.array(sizes, np.int32),
-        np.array(ids, np.int64),
-        np.array(names),
-        np.array(counts, np.int64),
-        *map(np.concatenate, objects),
-    )
+        with tf.io.gfile.GFile(file, "rb") if "://" in file else open(file, "rb") as stream:
+            for number, (offset, length) in enumerate(_records(stream, file)):
+                if number >= shard.examples_in_shard:
+                    raise ValueError(f"{file}: {listed}, got more; is it of another data set?")
+                if len(rows) == shard.take:
+                    break
+                if number >= shard.skip:
+                    try:
+                        rows.append(_read_example(stream.read(length), offset, features))
+                    except Exception as error:  # of NumPy, or of protobuf
+                        raise ValueError(f"{file}: record {number}: {error}") from error
+    except (FileNotFoundError, tf.errors.NotFoundError):
+        raise FileNotFoundError(f"no shard {file}, though dataset_info.json lists it") from None
+    if len(rows) < shard.take:
+        end = shard.skip + shard.take
+        raise ValueError(f"{file}: data loss: {listed}, got fewer than {end}")
+    return _concatenate(rows)
 
 
-def _read_example(offset: int, example: memoryview | bytes, features: DetectionFeatures) -> tuple:
-    """One row of each column."""
-    from tensorflow.train import Feature
+def _records(stream: Any, file: str) -> Iterator[tuple[int, int]]:
+    """(offset, length) of the data of each record, to which the stream is set; no checksums."""
+    stream.seek(0, 2)
+    size, offset = stream.tell(), 0
+    while offset < size:
+        stream.seek(offset)
+        length = int.from_bytes(stream.read(_HEADER_BYTES)[:8], "little")
+        end = offset + _HEADER_BYTES + length + _FOOTER_BYTES
+        if end > size:
+            raise ValueError(
+                f"{file}: data loss: the record at byte {offset} has {length} bytes, the file ends "
+                f"at {size}; it is truncated, compressed or no TFRecord file"
+            )
+        yield offset + _HEADER_BYTES, length
+        offset = end
 
-    places = find_features(example, features.names)
-    if features.image not in places:
-        raise ValueError(f"has no feature {features.image}")
-    start, end = find_bytes(example, *places.pop(features.image))
-    stored = {name: Feature.FromString(bytes(example[a:b])) for name, (a, b) in places.items()}
+
+def _read_example(record: bytes, offset: int, features: DetectionFeatures) -> dict:
+    """The columns of one image."""
+    from tensorflow.train import Example
+
+    stored = Example.FromString(record).features.feature
 
     def values(name: str | None, default: np.ndarray) -> np.ndarray:
         """The values of a feature in the default's dtype; the default where it is not there."""
-        kind = stored[name].WhichOneof("kind") if name in stored else None
+        kind = stored[name].WhichOneof("kind") if name and name in stored else None
         return np.array(getattr(stored[name], kind).value, default.dtype) if kind else default
 
+    images = values(features.image, np.zeros(0, object))
+    if len(images) != 1:
+        raise ValueError(f"expected one image in {features.image}, got {len(images)}")
     boxes = values(features.bbox, np.zeros(0)).reshape(-1, 4)
     count = len(boxes)
-    objects = (
-        values(features.label, np.full(count, 0 if features.label is None else -1, np.int32)),
-        values(features.area, np.full(count, np.nan)),
-        *(values(name, np.zeros(count, np.int64)) > 0 for name in features.ignored),
-        values(features.object_id, np.arange(1, count + 1)),
-    )
-    if {len(found) for found in objects} != {count}:
-        lengths = ", ".join(str(len(found)) for found in objects)
-        raise ValueError(f"has {count} boxes, but {lengths} values that go with them")
-    labels, areas, *flags, numbers = objects
-    return (
-        (offset + start, end - start),
-        _image_size(example[start:end]),
-        values(features.image_id, np.array([-1]))[0],
-        values(features.file_name, np.array([b""], object))[0].decode(errors="replace"),
-        count,
-        boxes,
-        labels,
-        areas,
-        np.any([np.zeros(count, bool), *flags], axis=0),
-        numbers,
-    )
+    labels = values(features.label, np.full(count, 0 if features.label is None else -1, np.int32))
+    areas = values(features.area, np.full(count, np.nan))
+    flags = [values(name, np.zeros(count, np.int64)) > 0 for name in features.ignored]
+    numbers = values(features.object_id, np.arange(1, count + 1))
+    lengths = [len(found) for found in (labels, areas, *flags, numbers)]
+    if set(lengths) != {count}:
+        raise ValueError(f"has {count} boxes, but {str(lengths)[1:-1]} values that go with them")
+    name = values(features.file_name, np.array([b""], object))[0].decode(errors="replace")
+    return {
+        "ranges": np.array([(offset + _find(images[0], record), len(images[0]))]),
+        "sizes": np.array([stored_size(io.BytesIO(images[0])) or (0, 0)], np.int32),
+        "boxes": boxes,
+        "labels": labels,
+        "areas": areas,
+        "ignored": np.any([np.zeros(count, bool), *flags], axis=0),
+        "numbers": numbers,
+        "ids": values(features.image_id, np.array([-1]))[:1],
+        "names": np.array([name]),
+        "counts": np.array([count]),
+    }
 
 
-def _image_size(data: memoryview | bytes) -> tuple[int, int]:
-    for count in (*_HEAD_BYTES, len(data)):
-        try:
-            with Image.open(io.BytesIO(data[:count])) as image:
-                return image.height, image.width
-        except Exception:  # Pillow's plugins raise whatever they stumble over
-            continue
-    return 0, 0
+def _find(image: bytes, record: bytes) -> int:
+    """Where a value lies in its record; by its first bytes, since that is much faster."""
+    at = record.index(image[:64])
+    while not record.startswith(image, at):
+        at = record.index(image[:64], at + 1)
+    return at

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fcos_tf.data.images import ImageSize
 from fcos_tf.data.input.transforms import LEAST_SIDE
+from fcos_tf.image_size import ImageSize
 
 AUGMENTATIONS = ("color_jitter", "rand_augment", "mosaic", "scale_jitter")
 

@@ -11,16 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fcos_tf.data.annotations import Annotations, ImageFaults
-from fcos_tf.data.images import (
-    ImageError,
-    ImageSize,
-    SizeRule,
-    decode_image,
-    read_bytes,
-    resize_image,
-)
+from fcos_tf.data.images import ImageError, SizeRule, decode_image, read_bytes, resize_image
 from fcos_tf.data.input import transforms
 from fcos_tf.data.input.order import FILLER
+from fcos_tf.image_size import ImageSize
 
 FILLER_ID = -1  # image id of a row that holds no image
 

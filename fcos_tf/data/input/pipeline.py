@@ -17,10 +17,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from fcos_tf.data.images import MULTIPLE
 from fcos_tf.data.input import augment
 from fcos_tf.data.input.examples import ExampleMapper
 from fcos_tf.data.input.order import Order
+from fcos_tf.image_size import MULTIPLE
 
 # Part of the seed of each kind of random number, so that no two kinds are tied together.
 _COLOURS, _MOSAIC = 1, 2

@@ -476,10 +476,10 @@ def test_features_of_published_data_sets():
             "panoptic_objects": F.Sequence(thing),
         }
     )
-    assert set(found.names) == {
-        *("image", "image/id", "objects/bbox", "objects/label", "objects/area"),
-        *("objects/is_crowd", "objects/id"),
-    }
+    assert (found.image, found.image_id, found.file_name) == ("image", "image/id", None)
+    assert (found.bbox, found.label) == ("objects/bbox", "objects/label")
+    assert (found.area, found.object_id) == ("objects/area", "objects/id")
+    assert found.ignored == ("objects/is_crowd",)
     found = find({"photo": F.Image(dtype=np.uint16), "boxes": F.Sequence(F.BBoxFeature())})
     assert (found.image, found.bbox, found.class_names) == ("photo", "boxes", ("boxes",))
 

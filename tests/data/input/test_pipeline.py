@@ -5,10 +5,11 @@ import pytest
 import tensorflow as tf
 
 from fcos_tf.data.annotations import ImageFaults
-from fcos_tf.data.images import ImageError, ImageSize, parse_image_size, resize_image
+from fcos_tf.data.images import ImageError, resize_image
 from fcos_tf.data.input.examples import Example, ExampleMapper, Source
 from fcos_tf.data.input.order import Order
 from fcos_tf.data.input.pipeline import batches as make_batches
+from fcos_tf.image_size import ImageSize, parse_image_size
 
 
 def numbered(num_images, height=4, width=6, bad=(), portrait=None):

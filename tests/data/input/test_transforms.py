@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fcos_tf.data.images import ImageSize, parse_image_size, resize_image
+from fcos_tf.data.images import resize_image
 from fcos_tf.data.input import transforms
+from fcos_tf.image_size import ImageSize, parse_image_size
 
 
 def test_boxes_follow_the_whole_pixel_size_of_each_axis():
