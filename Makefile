@@ -1,6 +1,8 @@
-# make demo    trains FCOS on the embedded digits, evaluates it, draws its detections
-# make test    runs the tests
-# make parity  runs the tests beside PyTorch, torchvision and timm, which it installs
+# make demo      trains FCOS on the embedded digits, evaluates it, draws its detections
+# make test      runs the tests
+# make quick     runs those of ops, models, data and config that take little time
+# make parity    runs the tests beside PyTorch, torchvision and timm, which it installs
+# make backends  runs the tests under JAX, which it installs (Python 3.11 or newer)
 # All set up their own virtual environment in .venv first.
 
 VENV ?= .venv
@@ -16,11 +18,23 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Two processes, each with its own files: much of a test is tracing, which takes one core.
 TWO = -n 2 --dist loadfile --no-loadscope-reorder
 
+# What `make quick` leaves out: large models, training, other processes, a graph for every case.
+LONG_FILES = models/test_fcos_presets models/test_half_precision models/test_static_steps \
+	models/test_train_step models/test_weights data/formats/test_broken_tfds \
+	data/formats/test_tfds_reader data/input/test_augment data/input/test_pipeline \
+	data/input/test_shutdown
+LONG_TESTS = models/test_fcos.py::test_fit_learns_and_modes_agree \
+	models/test_fcos.py::test_mixed_precision_trains_with_float32_outputs \
+	models/test_fcos_targets.py::test_thousand_boxes_on_a_full_size_image_stay_within_a_gibibyte
+
 # PyTorch without its CUDA libraries: its own needs are named, and nothing else is installed.
 PARITY = torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
 	filelock fsspec huggingface_hub jinja2 mpmath networkx pyyaml safetensors sympy
 
-.PHONY: install demo test parity lint lock clean
+# JAX for the CPU; NumPy, SciPy and the others that it needs are those of TensorFlow and Keras.
+BACKENDS = jax==0.10.2 jaxlib==0.10.2
+
+.PHONY: install demo test quick parity backends lint lock clean
 
 install: $(VENV)/.installed
 
@@ -37,9 +51,17 @@ demo: install
 test: install
 	$(RUN) -m pytest $(TWO)
 
+quick: install
+	$(RUN) -m pytest $(TWO) tests/ops tests/models tests/data tests/test_config.py \
+		$(LONG_FILES:%=--ignore=tests/%.py) $(LONG_TESTS:%=--deselect=tests/%)
+
 parity: install
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps $(PARITY)
 	$(RUN) -m pytest $(TWO) tests/parity tests/convert tests/layers/test_backbone_parity.py
+
+backends: install
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps $(BACKENDS)
+	$(RUN) -m pytest tests/backends
 
 lint: install
 	$(RUN) -m ruff check .

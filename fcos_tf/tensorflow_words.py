@@ -60,8 +60,8 @@ def one_line(error: Exception) -> str:
 
 
 def is_for_the_user(error: Exception) -> bool:
-    """Whether an error says what is wrong with flags, files or data, not with the program."""
-    if isinstance(error, ValueError | OSError | MemoryError):
+    """Whether an error is about flags, files, data or missing packages, not about the program."""
+    if isinstance(error, ValueError | OSError | MemoryError | ImportError):
         return True
     import tensorflow as tf
 

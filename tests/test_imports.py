@@ -17,6 +17,7 @@ FLOORS = {
     "fcos_tf.ops": 0,
     "fcos_tf.config": 0,
     "fcos_tf.image_size": 0,
+    "fcos_tf.keras_cv_import": 0,
     "fcos_tf.options": 0,
     "fcos_tf.tensorflow_words": 0,
     "fcos_tf.version": 0,
@@ -126,6 +127,11 @@ def test_only_load_knows_the_formats_of_data():
     others = {n for n in MODULES if n.startswith("fcos_tf.data.")}
     others -= {n for n in others if n.startswith("fcos_tf.data.formats")}
     assert not users_of("fcos_tf.data.formats") & others
+
+
+def test_one_module_imports_keras_cv_and_late():
+    assert users_of("keras_cv") == {"fcos_tf.keras_cv_import"}
+    assert "keras_cv" not in imports_of(MODULES["fcos_tf.keras_cv_import"], top_level_only=True)
 
 
 def test_only_tools_touch_flags():

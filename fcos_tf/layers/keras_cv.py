@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 from keras import ops
 
+from fcos_tf.keras_cv_import import import_keras_cv
 from fcos_tf.layers.blocks import EPSILON, PARTS, check_freezing
 from fcos_tf.layers.keras_cv_architectures import ARCHITECTURES
 
@@ -118,6 +119,7 @@ class KerasCVBackbone(keras.Model):
     Raises:
         ValueError: for an unknown preset, one without weights that is to have some, or options that
             are out of their range.
+        ImportError: if keras_cv is missing or broken.
         OSError: if the weights are not there and cannot be downloaded.
 
     Example:
@@ -182,9 +184,7 @@ class KerasCVBackbone(keras.Model):
 
 def _network(preset, class_name, arguments, *, pretrained):
     """The backbone as keras_cv builds it, without rescaling: the detector normalises."""
-    import keras_cv
-
-    backbone_class = getattr(keras_cv.models, class_name)
+    backbone_class = getattr(import_keras_cv().models, class_name)
     if not pretrained:
         return backbone_class(include_rescaling=False, **arguments)
     with_weights = backbone_class.presets_with_weights

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from fcos_tf.data.input.transforms import LEAST_SIDE
 from fcos_tf.image_size import ImageSize
+from fcos_tf.keras_cv_import import import_keras_cv
 
 AUGMENTATIONS = ("color_jitter", "rand_augment", "mosaic", "scale_jitter")
 
@@ -81,6 +82,7 @@ def augment_image(names: Iterable[str]) -> Callable[[tf.Tensor, tf.Tensor], tf.T
 
     Raises:
         ValueError: An unknown name.
+        ImportError: keras_cv, which a colour augmentation needs, is missing or broken.
 
     Example:
         >>> change = augment_image(["color_jitter"])
@@ -106,8 +108,7 @@ def _color_jitter() -> Operation:
 
     There: +-32 of 256 grey levels, contrast and saturation by 0.5 to 1.5, hue +-18 degrees.
     """
-    from keras_cv import layers  # half a second, which only who augments should pay
-
+    layers = import_keras_cv().layers
     operations = (
         _operation(layers.RandomBrightness, _uniform(-32, 32), factor=0),
         _operation(layers.RandomContrast, _uniform(0.5, 1.5), factor=0, value_range=(0, 255)),
@@ -131,8 +132,7 @@ def _rand_augment() -> Operation:
     The operations and their strengths are those of `keras_cv.layers.RandAugment(geometric=False)`;
     one more does nothing, as in the paper, where keras_cv has a rate of doing nothing.
     """
-    from keras_cv import layers
-
+    layers = import_keras_cv().layers
     mean, stddev = MAGNITUDE, MAGNITUDE_STDDEV
     addition = _normal(110 * mean, 110 * stddev, 110)
     threshold = _normal(255 * (1 - mean), 255 * stddev, 255)

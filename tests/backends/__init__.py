@@ -1,0 +1,1 @@
+"""Other backends of Keras beside TensorFlow."""
