@@ -57,7 +57,7 @@ def test_a_stopped_run_and_a_killed_evaluation_go_on_with_the_same_command(
     assert (status, err) == (0, "")
     assert out.splitlines()[-1] == (
         f"stopped by SIGTERM at step 2 of 4, kept in {tmp_path}/checkpoints/step_00000002.keras; "
-        "the same command goes on from there"
+        "the same command resumes from there"
     )
     # Killed in the last evaluation: all is there but what comes after it.
     status, out, err = run(capsys, *command)
@@ -130,10 +130,9 @@ def test_out_of_memory_names_the_flags_that_need_less(tmp_path, capsys, monkeypa
     status, _, err = run(capsys, "--overfit=8", f"--model_dir={tmp_path}")
     assert status == 1
     assert err == (
-        "train.py: error: out of memory; less is needed with a lower --batch_size (now 4) or "
-        "--image_size (64x64), with --precision=mixed_bfloat16 (float32), more "
-        "--accumulation_steps (1), a smaller --backbone (simple_cnn), or more --frozen_stages "
-        "(-1)\n"
+        "train.py: error: out of memory; lower --batch_size (now 4) or --image_size (64x64), use "
+        "--precision=mixed_bfloat16 (float32), raise --accumulation_steps (1) or --frozen_stages "
+        "(-1), or choose a smaller --backbone (simple_cnn)\n"
     )
 
 
