@@ -124,6 +124,18 @@ def _sides(config: Config, what: str, peer: str | None) -> tuple[str, int, dict[
     return title, config.batch_size, sides
 
 
+def fixed_size(config: Config):
+    """The image size of a config, an `ImageSize` with a canvas; refuses others."""
+    from fcos_tf.data.images import parse_image_size
+
+    size = parse_image_size(config.image_size)
+    if size.canvas is None:
+        raise ValueError(
+            f"--image_size: expected a fixed canvas like 512x512, got {config.image_size!r}"
+        )
+    return size
+
+
 def timed(step: Callable[[], object]) -> Side:
     """Makes a side from a function of one step."""
 

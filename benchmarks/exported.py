@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
+from benchmarks.benchmark import timed
 from fcos_tf.config import Config
 
 # Takes the contents of image files and returns when their detections are computed.
@@ -28,7 +29,6 @@ def sides(
         FileNotFoundError: No such model, or no image.
         ValueError: No exported detector, or unsupported options of the peer.
     """
-    from benchmarks.benchmark import timed
     from fcos_tf.cli.command_line import arguments_as_flags
     from fcos_tf.detecting.exported import DESCRIPTION_FILE, newest_version
 

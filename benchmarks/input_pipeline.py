@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 
+from benchmarks.benchmark import fixed_size
 from fcos_tf.config import Config
 
 # Untimed batches: the start of threads and processes, and batches prefetched before the clock.
@@ -13,13 +14,8 @@ _WARM_UP = 20
 def sides(config: Config, peer: str | None):
     """Title, images in a step, and the sides to time; see `benchmark`."""
     from fcos_tf import build
-    from fcos_tf.data.images import parse_image_size
 
-    size = parse_image_size(config.image_size)
-    if size.canvas is None:
-        raise ValueError(
-            f"--image_size: expected a fixed canvas like 512x512, got {config.image_size!r}"
-        )
+    size = fixed_size(config)
     if config.dataset not in ("coco", "voc"):
         raise ValueError(f"--dataset: expected coco or voc, image files, got {config.dataset!r}")
     found = build.read_annotations(config, config.train_split).annotations

@@ -103,14 +103,13 @@ def _detectron2_body(name: str) -> str:
     return f"backbone.bottom_up.{name}"
 
 
-def _pyramid(lateral: str, output: str, extra: str, first: int) -> dict[str, str]:
+def _pyramid(prefix: str, lateral: str, output: str, extra: str, first: int) -> dict[str, str]:
     """Modules of the pyramid; `first` is the number of P3 in a file."""
-    levels = range(3, 6)
-    return {
-        **{f"lateral_p{level}": lateral.format(level - 3 + first) for level in levels},
-        **{f"output_p{level}": output.format(level - 3 + first) for level in levels},
-        **{f"output_p{level}": f"{extra}.p{level}" for level in (6, 7)},
-    }
+    modules = {f"output_p{level}": f"{prefix}.{extra}.p{level}" for level in (6, 7)}
+    for level in (3, 4, 5):
+        modules[f"lateral_p{level}"] = f"{prefix}.{lateral.format(level - 3 + first)}"
+        modules[f"output_p{level}"] = f"{prefix}.{output.format(level - 3 + first)}"
+    return modules
 
 
 def _head(prefix: str, tower: str, **outputs: str) -> dict[str, str]:
@@ -141,18 +140,13 @@ def _adelaidet_settings(found: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-_DETECTRON2_PYRAMID = _pyramid(
-    "backbone.fpn_lateral{}", "backbone.fpn_output{}", "backbone.top_block", 3
-)
+_DETECTRON2_PYRAMID = _pyramid("backbone", "fpn_lateral{}", "fpn_output{}", "top_block", 3)
 FLAVOURS = {
     "torchvision": Flavour(
         presets={"": "torchvision_coco"},
         body=_torchvision_body,
         pyramid=_pyramid(
-            "backbone.fpn.inner_blocks.{}.0",
-            "backbone.fpn.layer_blocks.{}.0",
-            "backbone.fpn.extra_blocks",
-            0,
+            "backbone.fpn", "inner_blocks.{}.0", "layer_blocks.{}.0", "extra_blocks", 0
         ),
         class_tower="head.classification_head.conv",
         box_tower="head.regression_head.conv",
@@ -166,9 +160,7 @@ FLAVOURS = {
     "official": Flavour(
         presets={"improved": "official_improved_coco", "base": "official_coco"},
         body=_official_body,
-        pyramid=_pyramid(
-            "backbone.fpn.fpn_inner{}", "backbone.fpn.fpn_layer{}", "backbone.fpn.top_blocks", 2
-        ),
+        pyramid=_pyramid("backbone.fpn", "fpn_inner{}", "fpn_layer{}", "top_blocks", 2),
         **_head("rpn.head", "tower", centerness="centerness", scales="scales"),
         settings=_official_settings,
     ),
