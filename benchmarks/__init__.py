@@ -1,1 +1,1 @@
-"""What times this package beside others; not installed with it."""
+"""Timings of this package and others; not installed with it."""

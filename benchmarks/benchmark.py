@@ -1,4 +1,4 @@
-"""Times training, inference, input or evaluation, alone or beside others, in one run.
+"""Times training, inference, input or evaluation, alone or beside a peer, in one run.
 
     python tools/benchmark.py --what=training --flagfile=bccd.cfg --peer=torchvision
     python tools/benchmark.py --what=training --precision=mixed_bfloat16 --peer=float32
@@ -7,14 +7,13 @@
     python tools/benchmark.py --what=input --dataset=voc --data_dir=VOC --peer=torchvision
     python tools/benchmark.py --what=evaluation --peer=pycocotools
 
-All sides take turns, so that a busy machine slows all; what counts is the ratio of the medians.
-Training and inference: one step on random images (the time does not depend on what is seen), an SGD
-step with clipped gradients, or from uint8 images to detections; with --saved_model from the bytes
-of image files to detections in their pixels (at --batch_size=1 the time of a step is the latency;
-the peer decodes with Pillow). Input: batches of --train_split as
-training gets them, beside a bare tf.data map that only decodes and resizes the same files; the peer
-is Pillow, torchvision's transforms and a DataLoader with a process per core. Evaluation: COCO's
-twelve numbers of 5000 images with 100 random detections each.
+All sides take turns, so that a busy machine slows all of them; compare the ratio of the medians.
+Training: an SGD step with clipped gradients on random images, whose contents do not affect the
+time. Inference: from such uint8 images to detections; with --saved_model from image files to
+detections in their pixels (with --batch_size=1 the time of a step is the latency; the peer decodes
+with Pillow). Input: training batches of --train_split, beside a bare tf.data map that only decodes
+and resizes the same files; the peer is Pillow, torchvision's transforms and a DataLoader with one
+process per core. Evaluation: COCO's twelve numbers of 5000 images with 100 random detections each.
 """
 
 import dataclasses
@@ -22,30 +21,17 @@ import statistics
 import time
 from collections.abc import Callable
 
+from fcos_tf import config as sections
 from fcos_tf.cli import command_line
-from fcos_tf.config import (
-    AugmentationOptions,
-    Config,
-    DataOptions,
-    DetectionOptions,
-    InputOptions,
-    ModelOptions,
-    TrainingOptions,
-)
+from fcos_tf.config import Config
 from fcos_tf.options import Options, option
 from fcos_tf.tensorflow_words import load_tensorflow
 
 _USES = (
-    DataOptions,
-    InputOptions,
-    AugmentationOptions,
-    "model",
-    "initial_weights",
-    ModelOptions,
-    DetectionOptions,
-    TrainingOptions,
+    sections.DataOptions, sections.InputOptions, sections.AugmentationOptions, "model",
+    "initial_weights", sections.ModelOptions, sections.DetectionOptions, sections.TrainingOptions,
     "seed",
-)
+)  # fmt: skip
 _PEERS = {
     "training": ("torchvision", "float32"),
     "inference": ("torchvision", "float32"),
@@ -57,27 +43,27 @@ _STEPS = {"training": 4, "inference": 4, "input": 100, "evaluation": 1}
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkOptions(Options):
-    """What to time, and beside what."""
+    """The task, the peer and the length of the run."""
 
-    what: str = option("", "What to time.", choices=tuple(_PEERS), required=True)
+    what: str = option("", "Task to time.", choices=tuple(_PEERS), required=True)
     peer: str | None = option(
-        None, "What to time in turns: torchvision, for evaluation pycocotools; or float32, the "
-        "same model in that precision.", choices=("torchvision", "pycocotools", "float32"),
+        None, "Also time torchvision, for evaluation pycocotools; or float32, the same model in "
+        "that precision.", choices=("torchvision", "pycocotools", "float32"),
     )  # fmt: skip
     saved_model: str | None = option(
-        None, "With --what=inference: an exported model to time in place of one made by flags."
+        None, "With --what=inference: exported model to time instead of one made by flags."
     )
     input: str | None = option(
         None, "With --saved_model: image files, a folder or a pattern; default two photos.",
         also=("source", "images"),
     )  # fmt: skip
-    rounds: int = option(5, "How many timed turns of --steps_per_round steps.", least=1)
+    rounds: int = option(5, "Timed turns of --steps_per_round steps.", least=1)
     steps_per_round: int | None = option(
-        None, "Default 4; input 100 (batches), evaluation 1.", least=1
+        None, "Steps of a turn; default 4, input 100 (batches), evaluation 1.", least=1
     )
 
 
-# Does so many steps and returns the seconds they took.
+# Number of steps -> their seconds.
 Side = Callable[[int], float]
 
 
@@ -117,7 +103,7 @@ def _benchmark(config: Config, options: BenchmarkOptions, given: frozenset[str])
 
 
 def _sides(config: Config, what: str, peer: str | None) -> tuple[str, int, dict[str, Side]]:
-    """Title, images in a step, and what to time: ours first."""
+    """Title, images in a step, and the sides to time, ours first."""
     if what == "input":
         from benchmarks import input_pipeline
 
@@ -138,8 +124,20 @@ def _sides(config: Config, what: str, peer: str | None) -> tuple[str, int, dict[
     return title, config.batch_size, sides
 
 
+def fixed_size(config: Config):
+    """The image size of a config, an `ImageSize` with a canvas; refuses others."""
+    from fcos_tf.image_size import parse_image_size
+
+    size = parse_image_size(config.image_size)
+    if size.canvas is None:
+        raise ValueError(
+            f"--image_size: expected a fixed canvas like 512x512, got {config.image_size!r}"
+        )
+    return size
+
+
 def timed(step: Callable[[], object]) -> Side:
-    """Makes a side from a function that does one step."""
+    """Makes a side from a function of one step."""
 
     def run(steps: int) -> float:
         start = time.perf_counter()
@@ -151,11 +149,11 @@ def timed(step: Callable[[], object]) -> Side:
 
 
 def time_in_turns(sides: dict[str, Side], *, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds per step of every side in every round, after one step each that does not count.
+    """Seconds per step of every side in every round, after one untimed step each.
 
     Args:
-        sides: Name -> a function that does so many steps and returns their seconds.
-        rounds: How many turns each side has.
+        sides: Name -> a function of the number of steps that returns their seconds.
+        rounds: Turns of each side.
         steps: Steps in a turn.
     """
     for run in sides.values():

@@ -11,7 +11,7 @@ NUM_IMAGES, NUM_DETECTIONS, NUM_OBJECTS, NUM_CLASSES = 5000, 100, 7, 80
 
 
 def sides(seed: int, peer: str | None):
-    """Title, images in a step, and what to time; see `benchmark`."""
+    """Title, images in a step, and the sides to time; see `benchmark`."""
     truth, detections = random_records(seed)
     results: dict[str, list[float]] = {}
     made = {"fcos_tf": timed(lambda: results.update(ours=_ours(truth, detections)))}
@@ -29,7 +29,7 @@ def sides(seed: int, peer: str | None):
 
 
 def random_records(seed: int) -> tuple[dict, list[dict]]:
-    """COCO ground truth, crowds included, and detections of which many are near an object."""
+    """COCO ground truth, crowds included, and detections, many of them near an object."""
     rng = np.random.default_rng(seed)
     images = [{"id": i, "height": 480, "width": 640} for i in range(1, NUM_IMAGES + 1)]
     annotations, detections = [], []
@@ -78,7 +78,7 @@ def _pycocotools(truth: dict, detections: list[dict]) -> list[float]:
         ) from None
     with contextlib.redirect_stdout(io.StringIO()):
         index = COCO()
-        # It writes into the records that it gets.
+        # pycocotools changes its input records.
         index.dataset = {**truth, "annotations": [dict(a) for a in truth["annotations"]]}
         index.createIndex()
         evaluator = COCOeval(index, index.loadRes([dict(d) for d in detections]), "bbox")

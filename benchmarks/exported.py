@@ -6,29 +6,29 @@ from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
+from benchmarks.benchmark import timed
 from fcos_tf.config import Config
 
-# Takes the contents of image files, and returns when their detections are there.
+# Takes the contents of image files and returns when their detections are computed.
 Ask = Callable[[Sequence[bytes]], object]
 
 
 def sides(
     config: Config, saved_model: str, images: str | None, peer: str | None
 ) -> tuple[str, int, dict]:
-    """Title, images in a request, and what to time; see `benchmark`.
+    """Title, images in a request, and the sides to time; see `benchmark`.
 
     Args:
-        config: `batch_size`, images in a request; and what the peer is to be built like:
-            `backbone`, `fpn_levels`, `fpn_channels`, `head_convs`, `head_norm`.
-        saved_model: The folder that `tools/export.py` wrote.
+        config: `batch_size`, the images in a request; and the options of the peer, see
+            `torchvision_peer.Peer`.
+        saved_model: A folder of `tools/export.py`.
         images: Image files, as --input of `tools/detect.py`; None: scikit-learn's two photos.
-        peer: "torchvision", with as many classes and the same image size; or None.
+        peer: "torchvision", with the same number of classes and image size; or None.
 
     Raises:
-        FileNotFoundError: There is no such model, or no image.
-        ValueError: It is no exported detector, or the peer cannot be built so.
+        FileNotFoundError: No such model, or no image.
+        ValueError: No exported detector, or unsupported options of the peer.
     """
-    from benchmarks.benchmark import timed
     from fcos_tf.cli.command_line import arguments_as_flags
     from fcos_tf.detecting.exported import DESCRIPTION_FILE, newest_version
 
@@ -60,7 +60,7 @@ def _image_files(text: str | None) -> list[Path]:
 
 
 def _requests(ask: Ask, contents: Sequence[bytes], number: int) -> Callable[[], object]:
-    """Asks for the next so many images, for ever in the same order."""
+    """A function that requests the next `number` images, in an endless cycle."""
     endless = cycle(contents)
     return lambda: ask(list(islice(endless, number)))
 

@@ -4,23 +4,18 @@ import os
 import time
 from collections.abc import Callable, Iterable
 
+from benchmarks.benchmark import fixed_size
 from fcos_tf.config import Config
 
-# Batches that are not timed: while threads and processes start, and until those are gone that
-# were prefetched at leisure.
+# Untimed batches: the start of threads and processes, and batches prefetched before the clock.
 _WARM_UP = 20
 
 
 def sides(config: Config, peer: str | None):
-    """Title, images in a step, and what to time; see `benchmark`."""
+    """Title, images in a step, and the sides to time; see `benchmark`."""
     from fcos_tf import build
-    from fcos_tf.image_size import parse_image_size
 
-    size = parse_image_size(config.image_size)
-    if size.canvas is None:
-        raise ValueError(
-            f"--image_size: expected a fixed canvas like 512x512, got {config.image_size!r}"
-        )
+    size = fixed_size(config)
     if config.dataset not in ("coco", "voc"):
         raise ValueError(f"--dataset: expected coco or voc, image files, got {config.dataset!r}")
     found = build.read_annotations(config, config.train_split).annotations
@@ -30,15 +25,14 @@ def sides(config: Config, peer: str | None):
         "bare tf.data": _timed_batches(_bare(found.files, size, config.batch_size)),
     }
     if peer:
-        made["torchvision DataLoader"] = _timed_batches(
-            _torchvision(found.files, size, config.batch_size)
-        )
+        loader = _torchvision(found.files, size, config.batch_size)
+        made["torchvision DataLoader"] = _timed_batches(loader)
     title = f"input, {len(found.files)} files, {config.image_size}, batch {config.batch_size}"
     return title, config.batch_size, made
 
 
 def _timed_batches(make: Callable[[], Iterable]) -> Callable[[int], float]:
-    """Seconds for so many batches of a fresh iterator, which leaves nothing running behind it."""
+    """Times batches of a fresh iterator, so that nothing runs on between turns."""
     batches = make()
 
     def run(steps: int) -> float:
@@ -59,7 +53,7 @@ def _bare(files, size, batch_size: int):
 
     def load(file):
         image = tf.io.decode_jpeg(tf.io.read_file(file), channels=3)
-        # Back to uint8, so that all sides move the same bytes.
+        # uint8, so that all sides move the same number of bytes.
         return tf.cast(tf.image.resize(image, size.canvas), tf.uint8)
 
     dataset = tf.data.Dataset.from_tensor_slices(list(files)).repeat()
@@ -89,7 +83,7 @@ def _torchvision(files, size, batch_size: int):
 
 
 class _Photos:
-    """A map-style data set, as torch's DataLoader takes it to its processes."""
+    """A map-style data set for torch's DataLoader."""
 
     def __init__(self, files: list[str], size):
         self.files = files

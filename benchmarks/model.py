@@ -4,21 +4,15 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from benchmarks.benchmark import fixed_size
 from fcos_tf.config import Config
 
 NUM_CLASSES = 3
 
 
 def _random_batch(config: Config):
-    from fcos_tf.image_size import parse_image_size
-
-    canvas = parse_image_size(config.image_size).canvas
-    if canvas is None:
-        raise ValueError(
-            f"--image_size: expected a fixed canvas like 512x512, got {config.image_size!r}"
-        )
     rng = np.random.default_rng(config.seed)
-    batch, (height, width), num_boxes = config.batch_size, canvas, 12
+    batch, (height, width), num_boxes = config.batch_size, fixed_size(config).canvas, 12
     images = rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
     corner = rng.uniform(0, 0.7, (batch, num_boxes, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(0.05, 0.3, corner.shape)], -1)
@@ -28,7 +22,7 @@ def _random_batch(config: Config):
 
 
 def ours(config: Config, what: str) -> Callable[[], None]:
-    """One step of our model, as a function."""
+    """A function of one step of our model."""
     import tensorflow as tf
 
     from fcos_tf import build
@@ -45,7 +39,7 @@ def ours(config: Config, what: str) -> Callable[[], None]:
 
 
 def torchvision(config: Config, what: str) -> Callable[[], None]:
-    """One step of torchvision's, as a function."""
+    """A function of one step of torchvision's."""
     from benchmarks.torchvision_peer import Peer
 
     images, targets = _random_batch(config)

@@ -1,4 +1,4 @@
-"""torchvision's FCOS with the sizes of ours, to be timed beside it; needs the extra `parity`."""
+"""torchvision's FCOS with the sizes of ours, the peer of benchmarks; needs the extra `parity`."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def import_torchvision():
         (torch, torchvision)
 
     Raises:
-        ValueError: if they are not installed.
+        ValueError: they are not installed.
     """
     try:
         import torch
@@ -31,7 +31,7 @@ def import_torchvision():
         import_torchvision.library = library  # operators live as long as their library object
         import torchvision
 
-        # It looks at this before it suppresses, and what it needs is there now.
+        # torchvision checks this before suppression; the only operator needed is defined above.
         torchvision.extension._has_ops = lambda: True
     return torch, torchvision
 
@@ -66,7 +66,7 @@ def _pyramid(torchvision, backbone: str, channels: int, levels: int):
 
 
 def _nms(boxes, scores, iou_threshold):
-    """Greedy suppression, for the one operator that inference needs."""
+    """Greedy suppression, the only compiled operator of inference."""
     import torch
     from torchvision.ops import box_iou
 
@@ -88,10 +88,10 @@ class Peer:
         config: `backbone`, a ResNet, ResNeXt or RegNet; `fpn_levels`, `fpn_channels`,
             `head_convs` and `head_norm`.
         num_classes: C.
-        image_size: (height, width) of the images it will see.
+        image_size: (height, width) of the images.
 
     Raises:
-        ValueError: for another backbone, or if torchvision is not installed.
+        ValueError: another backbone, or torchvision is not installed.
     """
 
     def __init__(self, config: Config, num_classes: int, image_size: tuple[int, int]):
@@ -126,7 +126,7 @@ class Peer:
         return [self.torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image in images]
 
     def train_step(self, images: np.ndarray, targets: dict) -> None:
-        """One SGD step on uint8 images [B, H, W, 3] and targets as our data sets give them."""
+        """One SGD step on uint8 images [B, H, W, 3] and targets of our data sets."""
         torch = self.torch
         lists = [
             {

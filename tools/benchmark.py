@@ -1,4 +1,4 @@
-"""Times this package beside others: `benchmarks.benchmark` as a script."""
+"""Times this package and others: `benchmarks.benchmark` as a script."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Looks at a data set, or writes it in another format: `fcos_tf.cli.dataset` as a script."""
+"""Summarises a data set, or writes it in another format: `fcos_tf.cli.dataset` as a script."""
 
 from fcos_tf.cli.dataset import main
 

@@ -1,4 +1,4 @@
-"""Draws what a detector learns from, and how it learns: `fcos_tf.cli.visualize` as a script."""
+"""Draws training images, or the curves of runs: `fcos_tf.cli.visualize` as a script."""
 
 from fcos_tf.cli.visualize import main
 

@@ -1,1 +1,1 @@
-"""The command-line tools: flags in, one call, text out."""
+"""The command-line tools."""

@@ -1,4 +1,4 @@
-"""What the tools share: flags made from options, help, and errors in one line."""
+"""The base of the tools: flags from options, help, and errors in one line."""
 
 import contextlib
 import dataclasses
@@ -20,19 +20,18 @@ from fcos_tf.options import Options, fields_of, flag_value, is_list, item_type, 
 from fcos_tf.tensorflow_words import is_for_the_user, one_line
 
 _HELP = ("--help", "-help", "--helpshort", "-helpshort", "--helpfull", "-h", "-?")
-# Nearer than this an unknown name has to be, from 0 to 1, to be taken for a known one.
-_NEAR = 0.7
+_NEAR = 0.7  # least similarity, 0 to 1, of an unknown name to a suggested one
 
 Uses = Sequence[type[Options] | str]
 
 
 class Given(NamedTuple):
-    """What a command line says.
+    """A parsed command line.
 
     Attributes:
         config: The options of a run that the tool uses; all others have their defaults.
-        options: Those of the tool itself.
-        given: The names of all that stand on the command line or in a flag file.
+        options: The tool's own options.
+        given: The names of all options on the command line or in a flag file.
     """
 
     config: Config
@@ -48,18 +47,17 @@ def run(
     uses: Uses,
     options: type[Options] = Options,
 ) -> None:
-    """Reads the flags, runs a tool with them, and ends the process.
+    """Parses the flags, runs a tool with them, and ends the process.
 
     Exit status: 0 on success, 1 after an error, 2 after wrong flags, 130 when interrupted. Errors
-    that a user can mend (flags, files, data) are told in one line on standard error, without a
-    traceback unless --debug is given.
+    of flags, files and data are one line on standard error, with a traceback only under --debug.
 
     Args:
-        tool: Takes what `Given` holds.
-        description: The text that --help begins with.
+        tool: Called with the fields of `Given`.
+        description: The first text of --help.
         argv: Program name and arguments; None = `sys.argv`.
-        uses: Which options of a run the tool uses: sections, and names of single ones.
-        options: The options of the tool itself.
+        uses: Sections and single names of the options of a run that the tool uses.
+        options: The tool's own options.
     """
     argv = list(sys.argv if argv is None else argv)
     program = Path(argv[0]).name
@@ -97,20 +95,20 @@ def parse(
     *,
     config: type[Config] = Config,
 ) -> Given:
-    """Parses a command line, the flag files that it names included.
+    """Parses a command line and its flag files.
 
-    Flags on the command line win over those in flag files, wherever they stand. What a tool does
-    not use is passed over in flag files, so that all tools read the same ones.
+    Flags on the command line override those in flag files, in any order. Options in flag files
+    that the tool does not use are ignored, so that all tools read the same files.
 
     Args:
         argv: Program name and arguments.
-        uses: As of `run`.
-        options: As of `run`.
+        uses: See `run`.
+        options: See `run`.
         config: The class of all options of a run.
 
     Raises:
-        ValueError: A flag or a value that does not exist, or a flag that the tool does not use.
-        FileNotFoundError: A flag file that does not exist.
+        ValueError: An unknown flag or value, or a flag that the tool does not use.
+        FileNotFoundError: No such flag file.
     """
     own, used, known = fields_of(options), _used(uses, config), fields_of(config)
     fields = {**own, **used}
@@ -127,11 +125,11 @@ def parse(
     except flags.UnrecognizedFlagError as error:
         name = error.flagname
         if name.removeprefix("no") in {**fields, **known}:
-            name = name.removeprefix("no")  # of a flag that is no switch
+            name = name.removeprefix("no")  # of a flag that is no boolean
         counts(name)
         near = _suggest(name, fields, cutoff=1)
         raise ValueError(f"--{name} is not used by {Path(argv[0]).name}{near}") from None
-    except flags.IllegalFlagValueError as error:  # all that is no bool is text to absl
+    except flags.IllegalFlagValueError as error:  # booleans and lists; absl reads others as text
         name, value = re.match(r"flag --(\w+)=(.*?): ", str(error), re.DOTALL).groups()
         expected = "values with commas" if is_list(fields[name]) else "true or false"
         raise ValueError(f"--{name}: expected {expected}, got {value!r}") from None
@@ -146,16 +144,12 @@ def parse(
 
 
 def help_text(
-    description: str,
-    uses: Uses,
-    options: type[Options] = Options,
-    *,
-    config: type[Config] = Config,
+    description: str, uses: Uses, options: type[Options] = Options, *, config: type[Config] = Config
 ) -> str:
-    """What --help prints: the description and every flag of the tool with its default."""
+    """The text of --help: the description and every flag of the tool with its default."""
     used = _used(uses, config)
-    files = f"File with a flag per line; looked up here, in configs/ and in {CONFIGS}."
-    lines = [_flag_help("flagfile", files), _flag_help("debug", "Show the traceback of errors.")]
+    files = f"File with one flag per line; looked up here, in configs/ and in {CONFIGS}."
+    lines = [_flag_help("flagfile", files), _flag_help("debug", "Print tracebacks of errors.")]
     lines[1:1] = [_option_help(field) for field in fields_of(options).values()]
     parts = [description.strip(), "\n".join(["This tool:", *lines])]
     for section, names in sections_of(config).items():
@@ -167,10 +161,10 @@ def help_text(
 
 @contextlib.contextmanager
 def arguments_as_flags(names: Mapping[str, str]) -> Iterator[None]:
-    """Makes errors that begin with the name of an argument, "model: ...", begin with its flag.
+    """Replaces the argument that an error starts with, as in "model: ...", by its flag.
 
     Args:
-        names: Name of an argument -> name of the flag that gave it.
+        names: Name of an argument -> name of its flag.
     """
     try:
         yield
@@ -200,7 +194,7 @@ def _define(fields: Mapping[str, dataclasses.Field]) -> flags.FlagValues:
 
 
 def _value(field: dataclasses.Field, given: Any) -> Any:
-    """A value of an option's own type from what absl has read."""
+    """Converts a value read by absl to the type of its option."""
     kind = item_type(field)
     try:
         return tuple(kind(text.strip()) for text in given) if is_list(field) else kind(given)
@@ -210,8 +204,8 @@ def _value(field: dataclasses.Field, given: Any) -> Any:
 
 
 def _suggest(name: str, fields: Mapping[str, dataclasses.Field], *, cutoff: float = _NEAR) -> str:
-    """Which of a tool's options may be meant, also by the words of other programs."""
-    # Names go before other words, the tool's own before those of a run.
+    """The option nearest to an unknown name, which may be of another program."""
+    # Names override other words, the tool's own those of a run.
     words = reversed([(n, word) for n, field in fields.items() for word in field.metadata["also"]])
     spellings = {word: name for name, word in words} | {name: name for name in fields}
     word = name.lower().replace("-", "_")
@@ -222,7 +216,7 @@ def _suggest(name: str, fields: Mapping[str, dataclasses.Field], *, cutoff: floa
 def _option_help(field: dataclasses.Field) -> str:
     choices, default = field.metadata["choices"], flag_value(field.default)
     notes = [" | ".join(choices)] if choices else []
-    notes += ["several with commas"] if is_list(field) else []
+    notes += ["comma-separated list"] if is_list(field) else []
     if field.metadata["required"]:
         notes.append("required")
     elif field.default is not None:
@@ -238,8 +232,7 @@ def _flag_help(name: str, text: str) -> str:
 
 
 def _one_line_warnings(program: str) -> None:
-    def one_line(message, category, filename, lineno, line=None):
-        del category, filename, lineno, line
+    def formatted(message, *_, **__):
         return f"{program}: warning: {' '.join(str(message).split())}\n"
 
-    warnings.formatwarning = one_line
+    warnings.formatwarning = formatted

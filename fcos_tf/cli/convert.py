@@ -8,12 +8,12 @@
         --output=resnet18.keras
 
 A published FCOS detector (flavours torchvision, official, adelaidet and detectron2) becomes a model
-with its class names and all its settings, for --weights of the other tools; an ImageNet classifier
-of torchvision or timm (imagenet) a backbone for --backbone_weights. The report says which
-tensors were used; nothing is written unless all of them fit.
+with its class names and settings, for --weights of the other tools. An ImageNet classifier of
+torchvision or timm (imagenet) becomes a backbone for --backbone_weights. The report lists used and
+missing tensors; nothing is written unless all of them fit.
 
-The options of "Data" to "Detections" count if they are given: what the file must be, or the
-detector is to have in place of what it had.
+Given options of "Data" to "Detections" are checked against the file or replace the detector's
+settings.
 """
 
 import dataclasses
@@ -33,17 +33,15 @@ class ConvertOptions(Options):
     """What to convert."""
 
     source: str = option(
-        "", "The file to convert: .pth, .pt, .bin, .pkl or .safetensors.", required=True,
+        "", "Checkpoint: .pth, .pt, .bin, .pkl or .safetensors.", required=True,
         also=("input", *WEIGHTS_WORDS))
     flavour: str = option(
-        "", "Whose file it is.", required=True, also=("flavor",),
+        "", "Source of the checkpoint.", required=True, also=("flavor",),
         choices=("torchvision", "official", "adelaidet", "detectron2", "imagenet"))
-    output: str = option(
-        "", "The .keras file to write, a new one.", required=True, also=OUTPUT_WORDS)
+    output: str = option("", "New .keras file to write.", required=True, also=OUTPUT_WORDS)
     variant: str | None = option(
-        None, "With --flavour=official; default improved.", choices=("improved", "base"))
-    entry: str | None = option(
-        None, "Which of several state dicts in the file, such as model_ema.")
+        None, "Variant of --flavour=official; default improved.", choices=("improved", "base"))
+    entry: str | None = option(None, "State dict of a file with several, such as model_ema.")
 # fmt: on
 
 
@@ -57,9 +55,9 @@ def _convert(config: Config, options: ConvertOptions, given: frozenset[str]) -> 
         raise ValueError(f"--variant: expected with --flavour=official only, got {options.flavour}")
     if options.flavour == "imagenet" and "backbone" not in given:
         raise ValueError("--backbone: expected with --flavour=imagenet, got none")
-    if options.flavour == "imagenet" and given & set(fields_of(Config)) - {"backbone"}:
-        idle = sorted(given & set(fields_of(Config)) - {"backbone"})
-        raise ValueError(f"--{idle[0]}: expected with a detector only, got --flavour=imagenet")
+    unused = sorted(given & set(fields_of(Config)) - {"backbone"})
+    if options.flavour == "imagenet" and unused:
+        raise ValueError(f"--{unused[0]}: expected with a detector only, got --flavour=imagenet")
     if Path(options.output).suffix != ".keras":
         raise ValueError(f"--output: expected a file that ends in .keras, got {options.output}")
     if Path(options.output).exists():

@@ -1,14 +1,14 @@
-"""Looks at a data set, or writes it in another format.
+"""Summarises a data set, or writes it in another format.
 
     python tools/dataset.py --what=summary --dataset=coco --data_dir=COCO --train_split=train2017
         --val_split=val2017 --check_images
     python tools/dataset.py --what=write --format=tfds --name=my_coco --dataset=coco
         --data_dir=COCO --split=train2017 --output_dir=TFDS
 
-The summary counts images, boxes and classes of both splits, or of --split, and lists every fault of
-the annotations; with --check_images it reads every image as training would. Formats to write are
-coco, voc and tfds (TFRecord shards; read them with --dataset=tfds:NAME --data_dir=OUTPUT_DIR);
-images that cannot be read are left out, up to --max_bad_images.
+The summary counts images, boxes and classes of both splits, or of --split, and lists all faulty
+annotations; with --check_images it reads every image as training does. Output formats are coco, voc
+and tfds (TFRecord shards, for --dataset=tfds:NAME --data_dir=OUTPUT_DIR). Up to --max_bad_images
+unreadable images are skipped.
 """
 
 import dataclasses
@@ -28,13 +28,14 @@ class DatasetOptions(Options):
 
     what: str = option("summary", "What to do.", choices=("summary", "write"))
     split: str | None = option(
-        None, "The split to look at or to write; default: --train_split and --val_split.")
+        None, "Split to summarise or to write; default: --train_split and --val_split.")
     check_images: bool = option(
-        False, "The summary also reads every image and lists those that cannot be read.")
+        False, "Also read every image and list the unreadable ones in the summary.")
     format: str | None = option(
-        None, "With --what=write: the form to write.", choices=("coco", "voc", "tfds"))
-    name: str = option("detection", "Name of a TFDS data set to write.")
-    output_dir: str | None = option(None, "With --what=write: where to.", also=OUTPUT_WORDS)
+        None, "With --what=write: output format.", choices=("coco", "voc", "tfds"))
+    name: str = option("detection", "With --format=tfds: name of the data set.")
+    output_dir: str | None = option(
+        None, "With --what=write: output folder.", also=OUTPUT_WORDS)
 # fmt: on
 
 
@@ -45,10 +46,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _dataset(config: Config, options: DatasetOptions, given: frozenset[str]) -> None:
-    if options.split:
-        splits = [options.split]
-    else:
-        splits = list(dict.fromkeys([config.train_split, config.val_split]))
+    both = dict.fromkeys([config.train_split, config.val_split])
+    splits = [options.split] if options.split else list(both)
     for name in ("format", "output_dir") if options.what == "write" else ():
         if not getattr(options, name):
             raise ValueError(f"--{name}: expected with --what=write, got none")

@@ -5,19 +5,17 @@
     python tools/detect.py --saved_model=EXPORT/1 --input=clip.mp4 --output_dir=found
     python tools/detect.py --server=http://host:8501/v1/models/NAME --input=0 --output_dir=found
 
-Writes a picture for each image, and a video for each video or camera, with what was found drawn on
-it; detections.json, COCO results with all that the model gives for the images, whatever its score;
-and detections.jsonl, a line for each frame. Boxes are in pixels of the files, (x, y, width,
-height); EXIF orientation is not applied. An image's id is the number that its name is, where all
-names are numbers, as COCO's are; else they are counted from 1.
+Writes each image, video and camera stream with the detections drawn on it; detections.json, COCO
+results of the images with the model's detections of every score; and detections.jsonl, one line per
+frame. Boxes are (x, y, width, height) in pixels of the files; EXIF orientation is not applied.
+Image ids are the file names if all of them are numbers, as in COCO; else they count from 1.
 
-Files that cannot be read are named at the end. The exit status is 0 if anything could be read.
+Unreadable files are listed at the end. The exit status is 0 if any file could be read.
 
-The options of a run count if they are given: --classes, the only ones to keep, by name, or by
-category id where the model has no names; --score_threshold, for the pictures alone (default 0.5);
---batch_size, images at a time (default 1: in a batch, images of different sizes are padded to a
-common one, which changes their scores a little); and, for a --weights file that does not say for
-which size of images it was made, or to have another, --image_size.
+Of the options of a run: --classes are the classes to keep, by name, or by category id for a model
+without names; --score_threshold is that of the pictures only (default 0.5); --batch_size is by
+default 1, because padding images of different sizes to a common one changes their scores a little;
+--image_size replaces the size of the model, or is needed where the --weights file has none.
 """
 
 import dataclasses
@@ -34,26 +32,24 @@ _MODELS = ("weights", "model_dir", "saved_model", "server")
 # fmt: off
 @dataclasses.dataclass(frozen=True)
 class DetectOptions(Options):
-    """What to detect on, and with what."""
+    """The model, its input and the output."""
 
     weights: str | None = option(
-        None, "The model: a .keras file (or --model_dir: the newest of a run).",
-        also=WEIGHTS_WORDS)
-    saved_model: str | None = option(None, "The model: what tools/export.py wrote.")
+        None, "Model: a .keras file (or --model_dir: the newest of a run).", also=WEIGHTS_WORDS)
+    saved_model: str | None = option(None, "Model: a SavedModel of tools/export.py.")
     server: str | None = option(
-        None, "The model: http://host:8501/v1/models/NAME or grpc://host:8500/NAME.")
+        None, "Model: http://host:8501/v1/models/NAME or grpc://host:8500/NAME.")
     description: str | None = option(
         None, "With --server: assets/description.json of the export, for the class names.")
     input: str = option(
-        "", "Image, video, folder, pattern, number of a camera, or several with commas.",
+        "", "Image, video, folder, pattern or camera number; several separated by commas.",
         required=True, also=("source", "image", "images", "video"))
-    output_dir: str = option("", "Where to write.", required=True, also=OUTPUT_WORDS)
+    output_dir: str = option("", "Output folder.", required=True, also=OUTPUT_WORDS)
     show: bool = option(
-        False, "Also show it in a window; any key for the next image, q or escape to stop.",
+        False, "Also show the images in a window: any key for the next one, q or escape to stop.",
         also=("view_img", "display"))
     max_frames: int | None = option(
-        None, "Stop a video or a camera after so many frames; default: at its end, or Ctrl-C.",
-        least=1)
+        None, "Frame limit of a video or camera; default: to the end, or Ctrl-C.", least=1)
 # fmt: on
 
 
@@ -103,5 +99,5 @@ def _detect(config: Config, options: DetectOptions, given: frozenset[str]) -> No
         )
         print(run.run(inputs))
     if run.faults:
-        faults = run.faults
-        print(f"not read, or not to the end ({len(faults)}):", *faults, sep="\n", file=sys.stderr)
+        title = f"unreadable, or not to the end ({len(run.faults)}):"
+        print(title, *run.faults, sep="\n", file=sys.stderr)

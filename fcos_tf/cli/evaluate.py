@@ -5,11 +5,10 @@
     python tools/evaluate.py --flagfile=digits.cfg --model_dir=runs/digits --tta=flip,640x640
     python tools/evaluate.py --ground_truth=truth.json --detections=found.json --metrics=coco,voc07
 
-The flags say on which data; the model is taken from its file as it was trained, except for the
-options of "Detections" that are given. Without --image_size images are brought to the size that the
-model was made for. Prints the numbers of --metrics, over all classes and per class, and writes them
-to metrics.json and per_class.json; beside them detections.json (COCO results, with the data set's
-own ids) and detections.png.
+The flags select the data. The model keeps the settings of its file, except for given options of
+"Detections"; images are resized to the model's size unless --image_size is given. Prints --metrics
+over all classes and per class, and writes them to metrics.json and per_class.json, beside
+detections.json (COCO results with the data set's ids) and detections.png.
 """
 
 import dataclasses
@@ -35,18 +34,17 @@ _USES = (
 # fmt: off
 @dataclasses.dataclass(frozen=True)
 class EvaluateOptions(Options):
-    """What to evaluate."""
+    """The model or the result files, and the output."""
 
     weights: str | None = option(
         None, "A .keras file; default: the newest checkpoint in --model_dir, or model.keras there.",
         also=WEIGHTS_WORDS)
     output_dir: str | None = option(
-        None, "Where to write; default: --model_dir, or the folder of --weights.",
+        None, "Output folder; default: --model_dir, or the folder of --weights.",
         also=OUTPUT_WORDS)
     ground_truth: str | None = option(
-        None, "COCO ground truth JSON, to score --detections against without a model.")
-    detections: str | None = option(
-        None, "COCO results JSON, to be scored against --ground_truth.")
+        None, "COCO ground truth JSON, to score --detections without a model.")
+    detections: str | None = option(None, "COCO results JSON, scored against --ground_truth.")
 # fmt: on
 
 
@@ -61,8 +59,8 @@ def _evaluate(config: Config, options: EvaluateOptions, given: frozenset[str]) -
     if options.ground_truth or options.detections:
         if config.tta:
             raise ValueError(
-                "--tta: expected none with --ground_truth and --detections, as there is no model "
-                f"to look at images; got {','.join(config.tta)}"
+                "--tta: expected none with --ground_truth and --detections, which need no model; "
+                f"got {','.join(config.tta)}"
             )
         scores = score_files(options.ground_truth, options.detections, config.metrics)
         if options.output_dir:
@@ -94,19 +92,19 @@ def evaluate(
     """Evaluates a trained model on the validation data of a config, and writes the results.
 
     Args:
-        config: Which data, `metrics`, `tta` and `model_dir`.
-        weights: A `.keras` file; by default the newest checkpoint in `config.model_dir`, or the
-            final model there.
-        output_dir: Where to write; by default `config.model_dir`, or the folder of `weights`.
+        config: The data, `metrics`, `tta` and `model_dir`.
+        weights: A `.keras` file; None: the newest checkpoint in `config.model_dir`, or the final
+            model there.
+        output_dir: Output folder; None: `config.model_dir`, or the folder of `weights`.
         overrides: Attributes of the model to change, such as {"score_threshold": 0.3}.
-        size_of_model: Take the `image_size` that the model was made for, where it knows it.
+        size_of_model: Whether to use the `image_size` of the model, if it has one.
 
     Returns:
-        `fcos_tf.evaluation.Scores`; its metrics have the `step`, too, where that is known.
+        `fcos_tf.evaluation.Scores`; the metrics of a checkpoint include its `step`.
 
     Raises:
-        ValueError: If the file is damaged, the model does not fit the data, or `tta` is wrong.
-        FileNotFoundError: If there is no such file, or no data.
+        ValueError: A damaged file, a model that does not fit the data, or a wrong `tta`.
+        FileNotFoundError: No such file, or no data.
     """
     from fcos_tf import build, detecting, evaluation
     from fcos_tf.evaluation.tta import parse_tta
@@ -117,7 +115,7 @@ def evaluate(
 
     tta = parse_tta(**options_for(config, parse_tta))
     path = run.find_weights(config.model_dir, weights)
-    # All devices here share the batches of an evaluation; other hosts are not asked to.
+    # The devices of this host share the batches of an evaluation; other hosts do not take part.
     with make_strategy(**options_for(config, make_strategy, one_host=True)).scope():
         model = load_model(path)
     for name, value in (overrides or {}).items():
@@ -165,8 +163,8 @@ def score_files(
     """Scores a COCO results file against a COCO ground truth file: `evaluation.Scores`.
 
     Raises:
-        ValueError: If a name is missing, or a file is not of that form.
-        FileNotFoundError: If there is no such file.
+        ValueError: A missing name, or a file of another format.
+        FileNotFoundError: No such file.
     """
     from fcos_tf.evaluation import Records, score_records
 
@@ -174,17 +172,17 @@ def score_files(
     for flag, name in (("ground_truth", ground_truth), ("detections", detections)):
         if not name:
             raise ValueError(
-                f"--{flag}: expected a JSON file, as --ground_truth and --detections belong "
-                "together, got none"
+                f"--{flag}: expected a JSON file, as --ground_truth and --detections need each "
+                "other, got none"
             )
         if not Path(name).is_file():
             raise FileNotFoundError(f"--{flag}: no file {name}")
         try:
-            # Some tools put a byte order mark first.
+            # utf-8-sig: some tools write a byte order mark.
             loaded.append(json.loads(Path(name).read_text(encoding="utf-8-sig")))
         except RecursionError as error:
             raise ValueError(
-                f"--{flag}: {name}: expected COCO's form, got JSON nested too deeply to read"
+                f"--{flag}: {name}: expected COCO's format, got JSON nested too deeply to read"
             ) from error
         except ValueError as error:
             raise ValueError(f"--{flag}: {name} is not JSON: {error}") from error
@@ -195,6 +193,6 @@ def score_files(
 
 
 def _view(config: Config, image_size: str) -> Config:
-    """The config of a further view; a fixed canvas needs no batches of one orientation."""
+    """The config of a further view of TTA; a fixed canvas needs no orientation buckets."""
     buckets = config.orientation_buckets and "," in image_size
     return dataclasses.replace(config, image_size=image_size, orientation_buckets=buckets)

@@ -1,15 +1,14 @@
-"""Exports a trained detector for use without this package.
+"""Exports a trained detector as files that run without this package.
 
     python tools/export.py --weights=fcos.keras --output_dir=export/fcos/1
     python tools/export.py --model_dir=runs/digits --output_dir=export/digits/1 --image_size=512x512
     python tools/export.py --weights=fcos.keras --litert=fcos.tflite --image_size=512x512
 
-Writes a SavedModel, whose signatures take image files or pixels and give detections in pixels of
-the original images. TensorFlow Serving and plain tf.saved_model.load run it. Nothing is written
-unless it gives what the model gives, and no version is overwritten.
+Writes a SavedModel for TensorFlow Serving and tf.saved_model.load. Its signatures take image files
+or pixels and give detections in pixels of the original images. The exported model is compared with
+the source model before it is renamed into place; no version is overwritten.
 
---image_size and the options of "Detections" count if they are given: how the exported model is to
-work in place of what it was trained with.
+If given, --image_size and the options of "Detections" replace those of the source model.
 """
 
 import dataclasses
@@ -23,25 +22,25 @@ from fcos_tf.tensorflow_words import load_tensorflow
 # fmt: off
 @dataclasses.dataclass(frozen=True)
 class ExportOptions(Options):
-    """What to export, and into what."""
+    """The model and the files to write."""
 
     weights: str | None = option(
         None, "A .keras file; default: the newest checkpoint in --model_dir, or model.keras there.",
         also=WEIGHTS_WORDS)
     output_dir: str | None = option(
-        None, "The SavedModel to write; its name is a version, a whole number, as in EXPORT/1.",
+        None, "SavedModel to write; its name is a version, a whole number, as in EXPORT/1.",
         also=(*OUTPUT_WORDS, "saved_model"))
     export_precision: str = option(
-        "float32", "Of weights and activations of the exported model.",
+        "float32", "Precision of weights and activations of the exported model.",
         choices=("float32", "bfloat16", "float16"), also=("precision", "dtype", "half", "fp16"))
     fold_batch_norms: bool = option(
-        True, "Fold batch norms into convolutions; false keeps every bit of the predictions.")
+        True, "Fold batch norms into convolutions; false keeps predictions bitwise equal.")
     sample: str | None = option(
-        None, "An image to compare the exported model and the model on; default: a photo.")
+        None, "Image to compare exported and source model on; default: a photo.")
     litert: str | None = option(
-        None, "A .tflite file to write: for one canvas, without suppression.", also=("tflite",))
+        None, ".tflite file to write: one canvas, no suppression.", also=("tflite",))
     onnx: str | None = option(
-        None, "An .onnx file to write, likewise; needs tf2onnx, onnx and onnxruntime.")
+        None, ".onnx file to write, likewise; needs tf2onnx, onnx and onnxruntime.")
 # fmt: on
 
 
@@ -54,9 +53,9 @@ def main(argv: list[str] | None = None) -> None:
 def _export(config: Config, options: ExportOptions, given: frozenset[str]) -> None:
     if not (options.output_dir or options.litert or options.onnx):
         raise ValueError("--output_dir, --litert or --onnx: expected one of them, got none")
-    idle = sorted(given & {*fields_of(DetectionOptions), "fold_batch_norms", "sample"})
-    if idle and not options.output_dir:
-        raise ValueError(f"--{idle[0]}: expected with --output_dir only, got none")
+    unused = sorted(given & {*fields_of(DetectionOptions), "fold_batch_norms", "sample"})
+    if unused and not options.output_dir:
+        raise ValueError(f"--{unused[0]}: expected with --output_dir only, got none")
     load_tensorflow()
     from fcos_tf import export
     from fcos_tf.models.weights import load_model

@@ -1,4 +1,4 @@
-"""Flag files: where `--flagfile=NAME.cfg` is looked up, and what is in one."""
+"""Flag files: lookup and format of `--flagfile=NAME.cfg`."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# In the package where it is installed, else beside it, as in the repository.
+# Inside an installed package, beside it in the repository.
 CONFIGS = _PACKAGE / "configs"
 if not CONFIGS.is_dir():
     CONFIGS = _PACKAGE.parent / "configs"
@@ -15,11 +15,11 @@ if not CONFIGS.is_dir():
 def split_flag_files(
     arguments: list[str], counts: Callable[[str], bool]
 ) -> tuple[list[str], list[str]]:
-    """Takes --flagfile out of arguments.
+    """Reads the flag files of a command line.
 
     Args:
         arguments: Of the command line.
-        counts: As of `read_flag_file`.
+        counts: See `read_flag_file`.
 
     Returns:
         The lines of the files, and the other arguments.
@@ -43,23 +43,23 @@ def split_flag_files(
 def read_flag_file(
     name: str, counts: Callable[[str], bool], opened_by: tuple[Path, ...] = ()
 ) -> list[str]:
-    """Reads the flags of a file: one `--name=value` per line, `#` begins a comment line.
+    """Reads the flags of a file: one `--name=value` per line, `#` starts a comment line.
 
-    A line `--flagfile=OTHER` stands for the lines of that file.
+    A line `--flagfile=OTHER` includes the lines of that file.
 
     Args:
         name: A path, or the name of a file in the working directory, in `configs` below it, or
             among the configs of this package.
-        counts: The name of a flag -> whether its line counts; raises ValueError for an unknown one.
-        opened_by: The files that led here.
+        counts: The name of a flag -> whether its line is used; ValueError for an unknown one.
+        opened_by: The including files.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: For a line that is no flag, and for files that lead in a circle.
+        FileNotFoundError: No such file.
+        ValueError: A line that is no flag, or a file that includes itself.
     """
     path = find_flag_file(name)
     if path in opened_by:
-        raise ValueError(f"flag file {path} leads to itself")
+        raise ValueError(f"flag file {path} includes itself")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -75,7 +75,7 @@ def read_flag_file(
             continue
         match = re.match(r"--?([\w-]+)=", line)
         if match is None:
-            # Without "=" a flag would take the next line for its value.
+            # Without "=" absl takes the next line as the value.
             raise ValueError(f"{path} line {number}: expected --name=value, got {line!r}")
         try:
             if counts(match[1]):
@@ -86,11 +86,11 @@ def read_flag_file(
 
 
 def find_flag_file(name: str) -> Path:
-    """The path of a flag file, see `read_flag_file`."""
+    """The path of a flag file, looked up as `read_flag_file` says."""
     name = os.path.expanduser(name)
     folders = dict.fromkeys((Path.cwd(), Path.cwd() / "configs", CONFIGS))
     for folder in folders:
-        path = folder / name  # an absolute name stays itself
+        path = folder / name  # `name` if that is absolute
         if path.is_file():
             return path.resolve()
     if os.path.isabs(name):
@@ -98,11 +98,11 @@ def find_flag_file(name: str) -> Path:
     have = sorted(path.name for path in CONFIGS.glob("*.cfg"))
     raise FileNotFoundError(
         f"--flagfile: no file {name!r} in {', '.join(map(str, folders))}; "
-        f"there are: {', '.join(have) or 'none'}"
+        f"available: {', '.join(have) or 'none'}"
     )
 
 
 def _flag_file_name(argument: str) -> str | None:
-    """The file that a --flagfile argument names; "" if the next argument does, None if no such."""
+    """The value of a --flagfile argument: "" if it is the next one, None for other arguments."""
     match = re.fullmatch(r"--?flagfile(?:=(.*))?", argument.strip())
     return None if match is None else (match[1] or "").strip()

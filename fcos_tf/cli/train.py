@@ -1,12 +1,12 @@
-"""Trains a detector, or goes on training it, and evaluates it.
+"""Trains a detector, or resumes its training, and evaluates it.
 
     python tools/train.py --flagfile=digits.cfg --model_dir=runs/digits
 
-Under --model_dir it writes checkpoints/, tensorboard/, config.cfg (all flags of the run, for
+Writes under --model_dir: checkpoints/, tensorboard/, config.cfg (all flags of the run, for
 --flagfile), metrics.jsonl (a line per log step and per evaluation), best.keras (the model with the
-highest --best_metric) and, in the end, model.keras, metrics.json (the last evaluation) and
-detections.png. The same command again resumes from the newest checkpoint. SIGINT (Ctrl-C) or
-SIGTERM stops the run after the step at hand, with a checkpoint; a second one ends it at once.
+highest --best_metric) and, at the end, model.keras, metrics.json (the last evaluation) and
+detections.png. The same command resumes from the newest checkpoint. SIGINT (Ctrl-C) or SIGTERM
+stops the run after the current step, with a checkpoint; a second signal ends it at once.
 """
 
 import dataclasses
@@ -42,14 +42,14 @@ def _train(config: Config, options: Any, given: frozenset[str]) -> None:
     from fcos_tf.training.stop_signals import Stopped
     from fcos_tf.training.strategy import make_strategy, share_of
 
-    # Before anything else of TensorFlow runs, as several hosts need it.
+    # First of all TensorFlow calls, as several hosts need it.
     strategy = make_strategy(**options_for(config, make_strategy, report=_tell))
     is_chief = share_of(strategy).is_chief
     try:
         metrics = train(config, strategy=strategy)
     except Stopped as stopped:
         if is_chief:
-            print(f"{stopped}; the same command goes on from there")
+            print(f"{stopped}; the same command resumes from there")
         return
     except Exception as error:
         if is_out_of_memory(error):
@@ -63,25 +63,24 @@ def _train(config: Config, options: Any, given: frozenset[str]) -> None:
 def train(
     config: Config, report: Callable[[str], None] = _tell, *, strategy: Any = None
 ) -> dict[str, float]:
-    """Trains, or goes on training, in `config.model_dir`, and evaluates at the end.
+    """Trains in `config.model_dir`, or resumes there, and evaluates at the end.
 
-    Of several hosts all have to call it; the chief alone writes files and tells things.
+    All hosts of a run call it; only the chief writes files and reports.
 
     Args:
         config: The options.
-        report: Takes each line of what is to be told.
+        report: Called with each line of progress.
         strategy: The devices; None: those of the config.
 
     Returns:
         The metrics of the last evaluation, and `step`.
 
     Raises:
-        ValueError: Options that do not fit together or the data, a checkpoint that does not fit
+        ValueError: Options that contradict each other or the data, a checkpoint that does not fit
             them, or damaged checkpoints only.
-        FileNotFoundError: If the data set is not there.
+        FileNotFoundError: No such data set.
         OSError: A file of the run cannot be written, such as on a full disk.
-        Stopped: SIGINT or SIGTERM came while it trained; that of the chief says in which checkpoint
-            it stands.
+        Stopped: SIGINT or SIGTERM during training; the chief's names the checkpoint.
 
     Example:
         >>> train(Config(dataset="digits", steps=600, model_dir="runs/digits"))["AP50"]
@@ -142,7 +141,7 @@ def train(
     if share.is_chief:
         model_dir.mkdir(parents=True, exist_ok=True)
         atomic.remove_leftovers(model_dir)
-        # A change is allowed once, not for ever.
+        # A change of the config is allowed once only.
         flags = to_flags(dataclasses.replace(config, allow_config_change=False))
         atomic.write_text(model_dir / run.CONFIG_FILE, flags)
 
@@ -163,22 +162,22 @@ def train(
     if share.is_chief:
         checkpoints.write_model(model, model_dir / run.MODEL_FILE)
         run.write_metrics(model_dir / run.METRICS_FILE, metrics)
-    strategies.agree(True, strategy)  # none leaves before the files are there
+    strategies.agree(True, strategy)  # no host leaves before the files exist
     return metrics
 
 
 def out_of_memory(config: Config) -> str:
-    """What to say when memory ran out: which options lower what is needed."""
+    """The message for exhausted memory: the options that reduce its use."""
     return (
-        f"out of memory; less is needed with a lower --batch_size (now {config.batch_size}) or "
-        f"--image_size ({config.image_size}), with --precision=mixed_bfloat16 "
-        f"({config.precision}), more --accumulation_steps ({config.accumulation_steps}), a smaller "
-        f"--backbone ({config.backbone}), or more --frozen_stages ({config.frozen_stages})"
+        f"out of memory; lower --batch_size (now {config.batch_size}) or --image_size "
+        f"({config.image_size}), use --precision=mixed_bfloat16 ({config.precision}), raise "
+        f"--accumulation_steps ({config.accumulation_steps}) or --frozen_stages "
+        f"({config.frozen_stages}), or choose a smaller --backbone ({config.backbone})"
     )
 
 
 def _fit(config, model, train_data, val_data, start_step: int, total_steps: int, share):
-    """Trains with all callbacks; returns the last evaluation, if there was one."""
+    """Trains with all callbacks; returns the last evaluation, if any."""
     from fcos_tf import build
     from fcos_tf.training import loop, run
     from fcos_tf.training.input_clock import InputClock
@@ -188,8 +187,8 @@ def _fit(config, model, train_data, val_data, start_step: int, total_steps: int,
     input_clock = InputClock()
 
     def stream_from(step: int):
+        # The first stretch uses the annotations read before; later ones start at another step.
         data = train_data
-        # The annotations are read already, unless a further stretch begins.
         if step != start_step:
             data = build.load_train_data(config, start_step=step, share=share)
         data = input_clock.watch(data)

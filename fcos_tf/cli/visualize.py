@@ -1,12 +1,12 @@
-"""Draws what a detector learns from, and how it learns.
+"""Draws training images, or the curves of runs.
 
     python tools/visualize.py --what=augmentations --flagfile=coco.cfg --data_dir=COCO
         --augment=color_jitter,mosaic --output_dir=pictures
     python tools/visualize.py --what=curves --runs=runs/a,runs/b --output_dir=pictures
 
---what=augmentations writes augmentations.png: training images exactly as training gets them, with
-their boxes. --what=curves writes curves.png: losses, learning rate, gradient norm, AP and the time
-spent waiting for input over the steps of one or several runs.
+--what=augmentations writes augmentations.png: training images after augmentation, with their boxes.
+--what=curves writes curves.png: losses, learning rate, gradient norm, AP and the time spent waiting
+for input over the steps of one or several runs.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from fcos_tf.tensorflow_words import load_tensorflow
 # fmt: off
 @dataclasses.dataclass(frozen=True)
 class VisualizeOptions(Options):
-    """What to draw."""
+    """The picture to draw."""
 
-    what: str = option("", "What to draw.", choices=("augmentations", "curves"), required=True)
-    output_dir: str = option("", "Where to write.", required=True, also=OUTPUT_WORDS)
-    num_images: int = option(8, "With --what=augmentations: how many images.", least=1)
+    what: str = option("", "Picture to draw.", choices=("augmentations", "curves"), required=True)
+    output_dir: str = option("", "Output folder.", required=True, also=OUTPUT_WORDS)
+    num_images: int = option(8, "With --what=augmentations: number of images.", least=1)
     runs: tuple[str, ...] = option(
-        (), "With --what=curves: folders of runs, with commas; empty = --model_dir.")
+        (), "With --what=curves: folders of runs; empty = --model_dir.")
 # fmt: on
 
 

@@ -1,6 +1,6 @@
 """ImageNet files of torchvision and timm as our backbones.
 
-What their modules are called, of each convolution and the batch norm behind it:
+Module names of each convolution and its batch norm:
 
                         torchvision                             timm
     ResNet, ResNeXt     conv1, bn1                              the same
@@ -16,8 +16,8 @@ What their modules are called, of each convolution and the batch norm behind it:
                             .1.0, .1  depthwise                     .conv_dw, .bn2
                             .2, .3    project                       .conv_pwl, .bn3
 
-The first block of a MobileNetV2 does not expand: its numbers are lower by one, and timm calls its
-convolutions conv_dw and conv_pw.
+The first block of a MobileNetV2 has no expansion: its numbers are lower by one, and timm's names
+are conv_dw and conv_pw.
 """
 
 import dataclasses
@@ -34,22 +34,20 @@ from fcos_tf.convert.torch_files import read_tensors
 from fcos_tf.layers import mobilenet
 from fcos_tf.layers.backbones import BACKBONES, build_backbone
 
-_SUFFIXES = {
-    "kernel": "weight",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
+# Name of a Keras variable -> of PyTorch's parameter or buffer.
+SUFFIXES = {
+    "kernel": "weight", "gamma": "weight", "beta": "bias",
+    "moving_mean": "running_mean", "moving_variance": "running_var",
+}  # fmt: skip
 
 
 class Scheme(NamedTuple):
-    """How an implementation names the tensors of a family.
+    """Tensor names of an implementation of a family.
 
     Attributes:
-        modules: "stem", or ours of a convolution such as "stage1_block2_3" -> theirs of the
+        modules: our name of a convolution, such as "stem" or "stage1_block2_3" -> modules of the
             convolution and of its batch norm.
-        ignore: patterns of what is not part of a backbone: classifiers.
+        ignore: patterns of tensors outside the backbone: classifiers.
     """
 
     modules: Callable[[str], tuple[str, str]]
@@ -58,16 +56,16 @@ class Scheme(NamedTuple):
 
 @dataclasses.dataclass
 class BackboneReport(ConversionReport):
-    """What became of the tensors of an ImageNet file.
+    """The report of an ImageNet file.
 
     Args:
-        fits: the backbone that the file is of, if it is another one than was asked for.
+        fits: another backbone that the tensors fit, or None.
     """
 
     fits: str | None = None
 
     def __str__(self) -> str:
-        hint = f"\nthese are the tensors of {self.fits}" if self.fits else ""
+        hint = f"\nthe tensors fit {self.fits}" if self.fits else ""
         return super().__str__() + hint
 
 
@@ -76,21 +74,21 @@ def load_imagenet_file(
 ) -> tuple[keras.Model, ConversionReport]:
     """Reads the ImageNet weights of a ResNet, ResNeXt, RegNetX or MobileNetV2.
 
-    The names of the tensors tell whether the file is of torchvision or of timm.
+    The tensor names tell torchvision's files from timm's.
 
     Args:
         path: a `.pth` or `.safetensors` file, see `torch_files.read_tensors`.
-        backbone: name of the backbone, one of `CONVERTIBLE`.
-        entry: which dictionary of tensors to take if the file has several.
+        backbone: one of `CONVERTIBLE`.
+        entry: the dictionary of tensors to use, where the file has several.
 
     Returns:
-        The backbone, which saved as a `.keras` file can be given as backbone weights, and the
-        report. Its weights are the file's if and only if the report is complete: call
-        `report.raise_if_incomplete(path)`.
+        The backbone and the report. The backbone has the file's weights if and only if the report
+        is complete: call `report.raise_if_incomplete(path)`. Saved as a `.keras` file it serves as
+        backbone weights.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a backbone without such files, or a file that cannot be read.
+        ValueError: an unsupported backbone, or an unreadable file.
 
     Example:
         >>> model, report = load_imagenet_file("resnet50-0676ba61.pth", "resnet50")
@@ -108,10 +106,10 @@ def load_imagenet_file(
 
 
 def assign_tensors(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> ConversionReport:
-    """Gives the tensors of an ImageNet file to a backbone, all or none.
+    """Assigns the tensors of an ImageNet file to a backbone, all or none.
 
     Args:
-        model: as `build_backbone` makes it; its name tells the family.
+        model: from `build_backbone`; its name tells the family.
         tensors: torchvision's or timm's name -> array in PyTorch's order of axes.
 
     Returns:
@@ -134,14 +132,14 @@ def assign_tensors(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> Con
 
 
 def tensor_names(model: keras.Model, source: str) -> dict[str, str]:
-    """What the weights of a backbone are called elsewhere.
+    """Names of a backbone's weights in another implementation.
 
     Args:
-        model: as `build_backbone` makes it; its name tells the family.
+        model: from `build_backbone`; its name tells the family.
         source: "torchvision" or "timm".
 
     Returns:
-        Path of our variable -> the other name of it.
+        Path of our variable -> its name there.
     """
     return _names(model, _schemes(model.name)[source])
 
@@ -152,7 +150,7 @@ def _names(model, scheme):
         for weight in layer.weights:
             part, kind = layer.name.rsplit("_", 1)
             conv, norm = scheme.modules(part)
-            names[weight.path] = f"{norm if kind == 'norm' else conv}.{_SUFFIXES[weight.name]}"
+            names[weight.path] = f"{norm if kind == 'norm' else conv}.{SUFFIXES[weight.name]}"
     return names
 
 
@@ -161,7 +159,7 @@ def _is_of(scheme, tensors):
 
 
 def _who_fits(tensors, backbone):
-    """The other backbone that these are all the tensors of."""
+    """Another backbone that all tensors fit, or None."""
     others = (
         name
         for name in CONVERTIBLE

@@ -14,22 +14,22 @@ from fcos_tf.convert.torch_files import read_tensors
 from fcos_tf.layers.resnet import DEPTHS
 from fcos_tf.models.fcos import FCOS
 
-# Blocks of each stage, whether they are bottlenecks, groups and their width in the first stage.
+# Blocks of each stage, whether bottlenecks, groups and their width in the first stage.
 BODIES = {
     **{f"resnet{depth}": (*body, 1, 64) for depth, body in DEPTHS.items()},
     "resnext50_32x4d": (*DEPTHS[50], 32, 4),
     "resnext101_32x8d": (*DEPTHS[101], 32, 8),
     "resnext101_64x4d": (*DEPTHS[101], 64, 4),
 }
-_PIXELS = {"mean": "pixel_mean", "std": "pixel_std"}  # argument of `FCOS`: buffer of detectron2
+_PIXELS = {"mean": "pixel_mean", "std": "pixel_std"}  # argument of `FCOS` -> detectron2's buffer
 
 
 @dataclasses.dataclass
 class CheckpointReport(ConversionReport):
-    """What became of a detector's checkpoint: its tensors, and before them the settings.
+    """The report of a detector's checkpoint: settings, then tensors.
 
     Args:
-        notes: what was found in the file and what was taken from the preset, a line each.
+        notes: settings found in the file and taken from the preset, one a line.
     """
 
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -43,15 +43,16 @@ def from_torch(path: str | os.PathLike, *, flavour: str, **options) -> FCOS:
 
     Args:
         path: a `.pth`, `.pkl` or `.safetensors` file, see `read_tensors`.
-        flavour: whose: "torchvision", "official" (tianzhi0549/FCOS), "adelaidet" or "detectron2".
+        flavour: its source: "torchvision", "official" (tianzhi0549/FCOS), "adelaidet" or
+            "detectron2".
         **options: see `convert_checkpoint`.
 
     Returns:
-        A detector that gives what the checkpoint gives there, with its class names and settings.
+        A detector with the predictions, class names and settings of the checkpoint.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: see `convert_checkpoint`; also if a tensor is missing, left over or of another
+        ValueError: see `convert_checkpoint`; or a tensor is missing, left over or of another
             shape, with the whole report.
 
     Example:
@@ -75,31 +76,31 @@ def convert_checkpoint(
     entry: str | None = None,
     **overrides,
 ) -> tuple[FCOS, CheckpointReport]:
-    """Converts a published FCOS checkpoint as far as it goes, and says how far that was.
+    """Converts a published FCOS checkpoint and reports which tensors fitted.
 
-    The backbone, the number of classes, the levels of the pyramid and the depth of the head are
-    read off the tensors; the rest is the flavour's preset.
+    The tensors tell the backbone, the number of classes, the levels of the pyramid and the depth
+    of the head; the rest is the flavour's preset.
 
     Args:
         path: of the file.
         flavour: see `from_torch`.
-        variant: of the official code, "improved" (also if None) or "base": the files of both look
-            the same and mean different things.
+        variant: of the official code, "improved" (the default) or "base", whose files have the
+            same tensors with different meanings.
         backbone: a ResNet or ResNeXt of `layers.backbones`; None: the one in the file.
-        num_classes: what the file must have; None: whatever it has.
-        class_names: likewise. None: the preset's if the file has as many classes, else no names.
+        num_classes: the expected number of classes; None: any.
+        class_names: the expected classes. None: the preset's if their number fits, else no names.
         entry: which of several state dicts in the file, see `read_tensors`.
-        **overrides: arguments of `FCOS` in place of what was found and of the preset's, such as
+        **overrides: arguments of `FCOS` that replace those found and the preset's, such as
             `quality="iou"` for AdelaiDet's checkpoints of that name.
 
     Returns:
-        The model and the report, which has the names of the newest version of a flavour. The model
+        The model and the report, with the tensor names of the flavour's newest version. The model
         has the checkpoint's weights if and only if the report is complete; else they are random.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file that `read_tensors` refuses or of another flavour, an unknown flavour,
-            variant or network, or another number of classes than asked for.
+            variant or network, or an unexpected number of classes.
     """
     preset = _preset(flavour, variant)
     names = FLAVOURS[flavour]
@@ -116,16 +117,16 @@ def convert_checkpoint(
     found |= names.settings(found)
     wanted = _check_classes(path, found.get("num_classes"), num_classes, class_names)
     notes = [
-        f"{flavour}: the settings of {preset}",
+        f"{flavour}: settings of {preset}",
         "found: " + ", ".join(f"{name}={value}" for name, value in found.items()),
     ]
     settings = {**found, **wanted, **overrides}
     pixels = _find_pixels(tensors, FCOS.preset_arguments(preset, settings))
     for name, values in pixels.items():
-        notes.append(f"{_PIXELS[name]} in the file, not as in the preset: {name}={values}")
+        notes.append(f"{_PIXELS[name]} in the file differs from the preset: {name}={values}")
     model = FCOS.from_preset(preset, **{**pixels, **settings})
     if model.class_names is None:
-        notes.append("class names: not known")
+        notes.append("class names: unknown")
     return model, _assign(model, tensors, names, notes)
 
 
@@ -137,12 +138,12 @@ def _preset(flavour: str, variant: str | None) -> str:
         return next(iter(presets.values()))
     if not variant or variant not in presets:
         known = ", ".join(filter(None, presets)) or "none"
-        raise ValueError(f"variant: expected of flavour {flavour} {known}, got {variant!r}")
+        raise ValueError(f"variant: expected for flavour {flavour} {known}, got {variant!r}")
     return presets[variant]
 
 
 def _check_flavour(path, tensors: Mapping[str, np.ndarray], flavour: str) -> None:
-    """Raises an error if the names are those of another implementation or of none."""
+    """Refuses the tensor names of another implementation or of none."""
 
     def has_head(names: Flavour) -> bool:
         parts = (names.class_tower, names.box_tower, names.class_logits, names.ltrb)
@@ -157,7 +158,7 @@ def _check_flavour(path, tensors: Mapping[str, np.ndarray], flavour: str) -> Non
 
 
 def _find_backbone(path, tensors: Mapping[str, np.ndarray], names: Flavour) -> str:
-    """The network by its numbers of blocks and the kernel of its first 3x3 convolution."""
+    """The backbone, from its numbers of blocks and the kernel of its first 3x3 convolution."""
     stages = [names.body(f"layer{stage}.0.conv1.weight") for stage in range(1, 5)]
     blocks = tuple(
         max(_indices(tensors, stage.removesuffix(".0.conv1.weight")), default=-1) + 1
@@ -177,7 +178,7 @@ def _find_backbone(path, tensors: Mapping[str, np.ndarray], names: Flavour) -> s
 
 
 def _find_architecture(tensors: Mapping[str, np.ndarray], names: Flavour) -> dict[str, Any]:
-    """Further arguments of `FCOS` that the tensors tell; none of those whose tensors are gone."""
+    """Further arguments of `FCOS` read off the tensors, as far as those exist."""
     found: dict[str, Any] = {}
     for argument, module in (
         ("num_classes", names.class_logits),
@@ -190,7 +191,7 @@ def _find_architecture(tensors: Mapping[str, np.ndarray], names: Flavour) -> dic
     found["fpn_levels"] = 3 + sum(any(name.startswith(x) for name in tensors) for x in extra)
     tower = _indices(tensors, names.class_tower)
     if tower:
-        # The third module is a ReLU, or a convolution where there is no normalisation.
+        # The third module is a ReLU; without normalisation it is a convolution.
         has_norm = 2 not in tower and tower != {0}
         found["head_norm"] = "group" if has_norm else "none"
         found["head_convs"] = len({index // tower_step(has_norm) for index in tower})
@@ -206,7 +207,7 @@ def _indices(tensors: Mapping[str, np.ndarray], sequence: str) -> set[int]:
 def _check_classes(
     path, found: int | None, num_classes: int | None, class_names: Sequence[str] | None
 ) -> dict[str, Any]:
-    """What is asked for, as arguments of `FCOS`."""
+    """The expected classes as arguments of `FCOS`; refuses another number in the file."""
     wanted: dict[str, Any] = {}
     if num_classes is not None:
         wanted["num_classes"] = num_classes
@@ -221,14 +222,14 @@ def _check_classes(
 def _find_pixels(
     tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]
 ) -> dict[str, tuple[float, ...]]:
-    """Mean and deviation of the pixels in the file, where they are not those of the settings."""
+    """Pixel mean and deviation of the file, where they differ from the settings."""
     pixels = {}
     for name, buffer in _PIXELS.items():
         tensor = tensors.get(buffer)
         if tensor is None or tensor.size != 3:
             continue
         if not np.allclose(tensor.ravel(), settings[name], rtol=1e-6):
-            # By way of text: 57.12, not the 57.1199989 that a float32 makes of it.
+            # By way of text, so that the float32 gives 57.12, not 57.1199989.
             pixels[name] = tuple(float(str(value)) for value in tensor.ravel())
     return pixels
 
@@ -236,7 +237,7 @@ def _find_pixels(
 def _assign(
     model: FCOS, tensors: Mapping[str, np.ndarray], names: Flavour, notes: list[str]
 ) -> CheckpointReport:
-    """Gives the model the tensors, all or none."""
+    """Assigns the tensors to the model, all or none."""
     variables, transforms = {}, {}
     for variable, name in parameters(names, model):
         variables[name] = variable

@@ -1,4 +1,4 @@
-"""How the published implementations of FCOS name their parameters.
+"""Parameter names of the published implementations of FCOS.
 
 A module is a parameter's name without its last part: `backbone.body.conv1` has the parameter
 `backbone.body.conv1.weight`. Sources: tianzhi0549/FCOS (fcos_core/modeling), AdelaiDet
@@ -13,21 +13,15 @@ from typing import Any
 
 import keras
 
-from fcos_tf.convert.backbones import tensor_names
+from fcos_tf.convert.backbones import SUFFIXES, tensor_names
 from fcos_tf.models.fcos import FCOS
 
-_PARAMETERS = {
-    "kernel": "weight",
-    "bias": "bias",
-    "gamma": "weight",
-    "beta": "bias",
-    "scale": "scale",
-}
+_PARAMETERS = {**SUFFIXES, "bias": "bias", "scale": "scale"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Flavour:
-    """One implementation's names and what its checkpoints mean.
+    """Names of one implementation, and the settings of its checkpoints.
 
     Attributes:
         presets: variant -> key of `models.fcos_presets.PRESETS`; the first is the default.
@@ -36,10 +30,10 @@ class Flavour:
         class_tower, box_tower: sequences of convolution, normalisation and ReLU.
         class_logits, ltrb, centerness: the outputs.
         scales: the list of the levels' scales, or None.
-        settings: what was found in a file, as arguments of `FCOS` -> further arguments that such
-            a checkpoint needs in place of the preset's.
-        ignore: patterns, as of a shell, of tensors that are no weights.
-        renamed: a pattern of names in files of older versions, and what stands for it today.
+        settings: arguments of `FCOS` found in a file -> further arguments that replace the
+            preset's for such a checkpoint.
+        ignore: shell patterns of tensors that are no weights.
+        renamed: a pattern of names in files of older versions, and its replacement.
     """
 
     presets: Mapping[str, str]
@@ -73,7 +67,7 @@ def tower_step(has_norm: bool) -> int:
 
 
 def parameters(flavour: Flavour, model: FCOS) -> Iterator[tuple[keras.Variable, str]]:
-    """Every variable of a detector with a ResNet, and its name in the files of a flavour."""
+    """Every variable of a detector with a ResNet and its name in files of a flavour."""
     body = tensor_names(model.backbone, "torchvision")
     for variable in model.backbone.weights:
         yield variable, flavour.body(body[variable.path])
@@ -98,7 +92,7 @@ def _official_body(name: str) -> str:
 
 
 def _detectron2_body(name: str) -> str:
-    """Stages count from res2 on, and a norm is part of its convolution."""
+    """Stages start at res2, and a norm is part of its convolution."""
     if name.startswith("layer"):
         stage, rest = name.removeprefix("layer").split(".", 1)
         name = f"res{int(stage) + 1}.{rest}"
@@ -109,23 +103,20 @@ def _detectron2_body(name: str) -> str:
     return f"backbone.bottom_up.{name}"
 
 
-def _pyramid(lateral: str, output: str, extra: str, first: int) -> dict[str, str]:
-    """Modules of the pyramid, whose numbers in a file start with `first` at P3."""
-    levels = range(3, 6)
-    return {
-        **{f"lateral_p{level}": lateral.format(level - 3 + first) for level in levels},
-        **{f"output_p{level}": output.format(level - 3 + first) for level in levels},
-        **{f"output_p{level}": f"{extra}.p{level}" for level in (6, 7)},
-    }
+def _pyramid(prefix: str, lateral: str, output: str, extra: str, first: int) -> dict[str, str]:
+    """Modules of the pyramid; `first` is the number of P3 in a file."""
+    modules = {f"output_p{level}": f"{prefix}.{extra}.p{level}" for level in (6, 7)}
+    for level in (3, 4, 5):
+        modules[f"lateral_p{level}"] = f"{prefix}.{lateral.format(level - 3 + first)}"
+        modules[f"output_p{level}"] = f"{prefix}.{output.format(level - 3 + first)}"
+    return modules
 
 
 def _head(prefix: str, tower: str, **outputs: str) -> dict[str, str]:
-    """Modules of a head whose parts lie side by side."""
-    return {
-        "class_tower": f"{prefix}.cls_{tower}",
-        "box_tower": f"{prefix}.bbox_{tower}",
-        **{part: f"{prefix}.{name}" for part, name in outputs.items()},
-    }
+    """Modules of a head whose parts share a prefix."""
+    towers = {"class_tower": f"cls_{tower}", "box_tower": f"bbox_{tower}"}
+    parts = {**towers, "class_logits": "cls_logits", "ltrb": "bbox_pred", **outputs}
+    return {part: f"{prefix}.{name}" for part, name in parts.items()}
 
 
 def _official_settings(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +125,7 @@ def _official_settings(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _detectron2_settings(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the ResNeXts, one has the deviation of the pixels outside its first convolution."""
+    """One ResNeXt keeps the pixel deviation outside its first convolution."""
     settings = _official_settings(found)
     if found["backbone"] == "resnext101_32x8d":
         settings["std"] = (57.375, 57.12, 58.395)
@@ -149,18 +140,13 @@ def _adelaidet_settings(found: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-_DETECTRON2_PYRAMID = _pyramid(
-    "backbone.fpn_lateral{}", "backbone.fpn_output{}", "backbone.top_block", 3
-)
+_DETECTRON2_PYRAMID = _pyramid("backbone", "fpn_lateral{}", "fpn_output{}", "top_block", 3)
 FLAVOURS = {
     "torchvision": Flavour(
         presets={"": "torchvision_coco"},
         body=_torchvision_body,
         pyramid=_pyramid(
-            "backbone.fpn.inner_blocks.{}.0",
-            "backbone.fpn.layer_blocks.{}.0",
-            "backbone.fpn.extra_blocks",
-            0,
+            "backbone.fpn", "inner_blocks.{}.0", "layer_blocks.{}.0", "extra_blocks", 0
         ),
         class_tower="head.classification_head.conv",
         box_tower="head.regression_head.conv",
@@ -174,38 +160,22 @@ FLAVOURS = {
     "official": Flavour(
         presets={"improved": "official_improved_coco", "base": "official_coco"},
         body=_official_body,
-        pyramid=_pyramid(
-            "backbone.fpn.fpn_inner{}", "backbone.fpn.fpn_layer{}", "backbone.fpn.top_blocks", 2
-        ),
-        **_head(
-            "rpn.head",
-            "tower",
-            class_logits="cls_logits",
-            ltrb="bbox_pred",
-            centerness="centerness",
-            scales="scales",
-        ),
+        pyramid=_pyramid("backbone.fpn", "fpn_inner{}", "fpn_layer{}", "top_blocks", 2),
+        **_head("rpn.head", "tower", centerness="centerness", scales="scales"),
         settings=_official_settings,
     ),
     "adelaidet": Flavour(
         presets={"": "adelaidet_coco"},
         body=_detectron2_body,
         pyramid=_DETECTRON2_PYRAMID,
-        **_head(
-            "proposal_generator.fcos_head",
-            "tower",
-            class_logits="cls_logits",
-            ltrb="bbox_pred",
-            centerness="ctrness",
-            scales="scales",
-        ),
+        **_head("proposal_generator.fcos_head", "tower", centerness="ctrness", scales="scales"),
         settings=_adelaidet_settings,
     ),
     "detectron2": Flavour(
         presets={"": "detectron2_coco"},
         body=_detectron2_body,
         pyramid=_DETECTRON2_PYRAMID,
-        **_head("head", "subnet", class_logits="cls_score", ltrb="bbox_pred", centerness="ctrness"),
+        **_head("head", "subnet", class_logits="cls_score", centerness="ctrness"),
         settings=_detectron2_settings,
         ignore=("anchor_generator.cell_anchors.*",),
     ),

@@ -1,7 +1,6 @@
-"""Looks through a pickle before it is loaded, for numbers that would fill the memory.
+"""Refuses pickles that would exhaust the memory, before they are loaded.
 
-One damaged byte can name an entry of the unpickler's memo in the thousands of millions, for which
-the standard library then makes room.
+One damaged byte can name memo entry 2 billion, for which the standard library allocates memory.
 """
 
 import pickletools
@@ -11,20 +10,20 @@ _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
 def check_pickle(stream: BinaryIO) -> None:
-    """Goes over the opcodes of one pickle and back to where the stream was; nothing is made.
+    """Scans the opcodes of one pickle without running them, then restores the position.
 
     Args:
         stream: at the start of a pickle.
 
     Raises:
-        ValueError: the pickle is cut off, has an unknown opcode, a frame longer than the stream,
-            or a memo entry out of all proportion.
+        ValueError: the pickle is truncated, has an unknown opcode, a frame longer than the stream,
+            or a memo entry beyond the number of opcodes.
     """
     start = stream.tell()
     size = stream.seek(0, 2)
     stream.seek(start)
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        # Writers number the entries one by one, so there are never more than opcodes.
+        # Writers number the entries consecutively, so no number exceeds that of the opcodes.
         if opcode.name in _PUTS and argument > count:
             raise ValueError(f"expected at most {count} memo entries, got one of number {argument}")
         if opcode.name == "FRAME" and argument > size:

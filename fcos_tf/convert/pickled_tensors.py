@@ -1,11 +1,11 @@
-"""Unpickling that can make tensors and containers, and nothing else.
+"""Unpickling of tensors and containers, and nothing else.
 
-A pickle is a program: it may call whatever it can name. Here it can name the functions below only,
-all of them stand-ins of this file. Nothing of PyTorch or NumPy is called while a pickle is read:
-a tensor becomes a note of where its numbers lie, which `torch_files` follows afterwards.
+A pickle is a program that calls what it names. Here it can name only the stand-ins of this file:
+no function of PyTorch or NumPy is called. A tensor becomes a reference to its storage, which
+`torch_files` resolves afterwards.
 
-What PyTorch writes: `torch/_utils.py` (the `_rebuild_*` functions) and `torch/serialization.py`
-(persistent ids). What NumPy writes: `ndarray.__reduce__`.
+Formats: `torch/_utils.py` (the `_rebuild_*` functions), `torch/serialization.py` (persistent ids)
+and NumPy's `ndarray.__reduce__`.
 """
 
 import math
@@ -17,26 +17,13 @@ import ml_dtypes
 import numpy as np
 
 _STORAGE_DTYPES = {
-    "Double": "float64",
-    "Float": "float32",
-    "Half": "float16",
-    "BFloat16": "bfloat16",
-    "Long": "int64",
-    "Int": "int32",
-    "Short": "int16",
-    "Char": "int8",
-    "Byte": "uint8",
-    "Bool": "bool",
-    "ComplexDouble": "complex128",
-    "ComplexFloat": "complex64",
-}
+    "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16",
+    "Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8",
+    "Bool": "bool", "ComplexDouble": "complex128", "ComplexFloat": "complex64",
+}  # fmt: skip
 _EXTENSION_DTYPES = (
-    "bfloat16",
-    "float8_e4m3fn",
-    "float8_e5m2",
-    "float8_e4m3fnuz",
-    "float8_e5m2fnuz",
-)
+    "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
+)  # fmt: skip
 _TORCH_DTYPES = {
     **{name: np.dtype(name) for name in _STORAGE_DTYPES.values() if name != "bfloat16"},
     **{name: np.dtype(name) for name in ("uint16", "uint32", "uint64")},
@@ -45,7 +32,7 @@ _TORCH_DTYPES = {
 
 
 class RefusedError(Exception):
-    """The pickle asks for something that a file of tensors does not need."""
+    """The pickle names something that a file of tensors does not need."""
 
 
 class Symbol(NamedTuple):
@@ -56,14 +43,14 @@ class Symbol(NamedTuple):
 
 
 class StorageRef(NamedTuple):
-    """A row of numbers in the file, which tensors look at.
+    """A storage in the file: the data of one or several tensors.
 
     Attributes:
         key: its name in the file.
-        dtype: of an element; None where the storage is bytes and each tensor says what they mean.
+        dtype: of an element; None for bytes whose dtype each tensor gives.
         numel: elements, or bytes where the dtype is None.
-        start: first element of the part that is meant; views of storages, before PyTorch 0.4.
-        length: of that part.
+        start: first element of a view of the storage (before PyTorch 0.4), else 0.
+        length: elements of the view.
     """
 
     key: str
@@ -74,7 +61,7 @@ class StorageRef(NamedTuple):
 
 
 class TensorRef(NamedTuple):
-    """A tensor: a storage and how to look at it. `offset` and `stride` count elements."""
+    """A tensor as a view of a storage. `offset` and `stride` count elements."""
 
     storage: StorageRef
     offset: int
@@ -93,7 +80,7 @@ class Dict(dict):
 
 
 class PickledDtype:
-    """Stands in for a NumPy dtype, which is made by a call and then given its byte order."""
+    """Stands in for a NumPy dtype: a call makes it, its state has the byte order."""
 
     __slots__ = ("dtype",)
 
@@ -109,7 +96,7 @@ class PickledDtype:
 
 
 class PickledArray:
-    """Stands in for a NumPy array, which is made empty and then given its contents."""
+    """Stands in for a NumPy array: a call makes it empty, its state has the contents."""
 
     __slots__ = ("array",)
 
@@ -117,7 +104,7 @@ class PickledArray:
         self.array = None
 
     def __setstate__(self, state):
-        """Takes (version, shape, dtype, is Fortran order, bytes); text is Python 2's bytes."""
+        """Takes (version, shape, dtype, is Fortran order, bytes); Python 2's bytes are text."""
         *_, shape, dtype, fortran, data = state
         self.fill(data, dtype, shape, "F" if fortran else "C")
 
@@ -133,7 +120,7 @@ class PickledArray:
 
 
 class _Function:
-    """A function that a pickle may call; it has no state that the pickle could change."""
+    """A function that a pickle may call, without state that the pickle could change."""
 
     __slots__ = ("_call", "_name")
 
@@ -178,12 +165,11 @@ def _array_from_buffer(data, dtype, shape, order):
 
 
 def _number(dtype, data):
-    array = _array_from_buffer(data, dtype, (), "C").array
-    return array.item()
+    return _array_from_buffer(data, dtype, (), "C").array.item()
 
 
 def _encode(text, encoding="latin1"):
-    if encoding not in ("latin1", "latin-1"):  # others need the registry of codecs
+    if encoding not in ("latin1", "latin-1"):  # others need the codec registry
         raise RefusedError(f"_codecs.encode to {encoding!r}")
     return text.encode("latin1")
 
@@ -204,7 +190,7 @@ _FUNCTIONS = {
     "torch.device": lambda *names: ":".join(map(str, names)),
     "numpy.dtype": PickledDtype,
     "_codecs.encode": _encode,
-    "__builtin__.bytes": lambda: b"",  # how Python 3 writes no bytes for Python 2
+    "__builtin__.bytes": lambda: b"",  # empty bytes, as Python 3 writes them for Python 2
 }
 for _module in ("numpy.core", "numpy._core"):
     _FUNCTIONS[f"{_module}.multiarray._reconstruct"] = lambda kind, shape, code: PickledArray()
@@ -229,10 +215,10 @@ class TensorUnpickler(pickle.Unpickler):
     """Reads one pickle of containers and tensors; use it once.
 
     Args:
-        stream: the file, at the start of the pickle; afterwards at its end.
+        stream: the file, at the start of the pickle; loading leaves it at its end.
 
     Attributes:
-        storages: key -> `StorageRef` of every storage that the pickle names.
+        storages: key -> `StorageRef` of every storage in the pickle.
     """
 
     def __init__(self, stream: BinaryIO):
@@ -240,11 +226,7 @@ class TensorUnpickler(pickle.Unpickler):
         self.storages: dict[str, StorageRef] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in of a global.
-
-        Raises:
-            RefusedError: for every other global.
-        """
+        """The stand-in of a global; raises `RefusedError` if it has none."""
         full = f"{module}.{name}"
         if full in _FUNCTIONS:
             return _Function(full, _FUNCTIONS[full])
@@ -253,7 +235,7 @@ class TensorUnpickler(pickle.Unpickler):
         raise RefusedError(full)
 
     def persistent_load(self, pid: Any) -> StorageRef:
-        """The storage that ("storage", type, key, device, numel[, view]) names."""
+        """The storage of the id ("storage", type, key, device, numel[, view])."""
         word, kind, key, _, numel, *rest = pid
         if word != "storage" or not isinstance(kind, Symbol) or "Storage" not in kind.name:
             raise RefusedError(f"a reference to {word!r} of {kind!r}")

@@ -1,4 +1,4 @@
-"""Gives a checkpoint's tensors to a model's variables, all or none, and says what fitted."""
+"""Assigns a checkpoint's tensors to a model's variables, all or none, and reports the result."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -10,12 +10,12 @@ import numpy as np
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
-_MAX_NAMES = 20  # that a report lists of each kind
+_MAX_NAMES = 20  # listed of each kind
 IGNORED = ("*num_batches_tracked",)
 
 
 class Misshaped(NamedTuple):
-    """A tensor that does not fit; both shapes in Keras' order of the axes, if it has that rank."""
+    """A tensor of a wrong shape; both shapes in Keras' axis order if the rank allows."""
 
     name: str
     expected: tuple[int, ...]
@@ -24,14 +24,14 @@ class Misshaped(NamedTuple):
 
 @dataclass
 class ConversionReport:
-    """What became of the tensors of a checkpoint. All names are the file's.
+    """Use of a checkpoint's tensors, by their names in the file.
 
     Args:
-        used: wanted by the model and in the file, of the right shape.
-        missing: wanted by the model, not in the file.
-        unused: in the file, not wanted by the model.
-        misshaped: wanted and there, of another shape.
-        ignored: in the file, not wanted, and known not to matter.
+        used: in the model and in the file, of the right shape.
+        missing: in the model, not in the file.
+        unused: in the file, not in the model.
+        misshaped: in both, of different shapes.
+        ignored: in the file, not in the model, and known to be irrelevant.
     """
 
     used: list[str] = field(default_factory=list)
@@ -48,32 +48,28 @@ class ConversionReport:
     def __str__(self) -> str:
         rows = (
             ("used", self.used, "in the file and in the model"),
-            ("missing", self.missing, "wanted by the model, not in the file"),
-            ("unused", self.unused, "in the file, not wanted by the model"),
+            ("missing", self.missing, "in the model, not in the file"),
+            ("unused", self.unused, "in the file, not in the model"),
             ("misshaped", self.misshaped, "in both, of different shapes"),
-            ("ignored", self.ignored, "in the file, of no meaning to the model"),
+            ("ignored", self.ignored, "in the file, irrelevant to the model"),
         )
         lines = [f"{name:<10}{len(names):>6}  {meaning}" for name, names, meaning in rows]
-        lines += _listed("missing", self.missing)
-        lines += _listed("unused", self.unused)
         width = max((len(each.name) for each in self.misshaped[:_MAX_NAMES]), default=0)
-        lines += _listed(
-            "misshaped",
-            [
-                f"{each.name:<{width}}  expected {tuple(each.expected)}, got {tuple(each.got)}"
-                for each in self.misshaped
-            ],
-        )
-        return "\n".join(lines)
+        misshaped = [
+            f"{each.name:<{width}}  expected {tuple(each.expected)}, got {tuple(each.got)}"
+            for each in self.misshaped
+        ]
+        lines += _listed("missing", self.missing) + _listed("unused", self.unused)
+        return "\n".join(lines + _listed("misshaped", misshaped))
 
     def raise_if_incomplete(self, path: str | os.PathLike) -> None:
-        """Does nothing if all fitted.
+        """Raises an error unless the report is complete.
 
         Args:
             path: of the checkpoint.
 
         Raises:
-            ValueError: with the report, and the file's name in its first line.
+            ValueError: with the file's name and the report.
         """
         if not self.is_complete:
             raise ValueError(
@@ -91,11 +87,11 @@ def _listed(title: str, names: list[str]) -> list[str]:
 
 
 def to_keras(tensor: np.ndarray) -> np.ndarray:
-    """Brings a parameter's axes from PyTorch's order to Keras'.
+    """Transposes a parameter from PyTorch's axis order to Keras'.
 
     Args:
         tensor: a convolution's kernel [out, in / groups, height, width], a dense layer's
-            [out, in], or of another rank, which stays as it is.
+            [out, in], or of another rank, which is left unchanged.
 
     Returns:
         [height, width, in / groups, out], or [in, out].
@@ -104,7 +100,7 @@ def to_keras(tensor: np.ndarray) -> np.ndarray:
 
 
 def depthwise_to_keras(tensor: np.ndarray) -> np.ndarray:
-    """Brings a kernel to the order of `keras.layers.DepthwiseConv2D` with multiplier 1.
+    """Transposes a kernel for `keras.layers.DepthwiseConv2D` with multiplier 1.
 
     Args:
         tensor: [channels, 1, height, width].
@@ -123,23 +119,23 @@ def assign(
     transforms: Mapping[str, Transform] | None = None,
     ignore: Iterable[str] = IGNORED,
 ) -> ConversionReport:
-    """Assigns every variable its tensor; nothing at all unless the report is complete.
+    """Assigns every variable its tensor; none unless the report is complete.
 
     Args:
-        variables: the model's name of each -> a variable with `shape` and `assign`. All of them
-            are wanted; leave out what is to stay, and `ignore` its tensors.
-        tensors: the file's name of each -> array, see `torch_files.read_tensors`.
+        variables: the model's name -> a variable with `shape` and `assign`. To keep a variable,
+            leave it out and `ignore` its tensor.
+        tensors: the file's name -> array, see `torch_files.read_tensors`.
         names: the model's name -> the file's, of all variables.
-        transforms: the model's name -> what to do with the tensor in place of `to_keras`; a
-            ValueError of it counts as a wrong shape.
-        ignore: patterns, as of a shell, of tensors that may be left over.
+        transforms: the model's name -> a function in place of `to_keras`; its ValueError means a
+            wrong shape.
+        ignore: shell patterns of tensors that may be left over.
 
     Returns:
         The report. The variables have changed if and only if `is_complete`.
 
     Raises:
-        ValueError: `names` or `transforms` do not go with `variables`, or a tensor is no number
-            that a variable could hold.
+        ValueError: `names` or `transforms` disagree with `variables`, or a tensor has no real
+            dtype.
 
     Example:
         >>> dense = keras.layers.Dense(3); dense.build((None, 2))
@@ -151,8 +147,8 @@ def assign(
     if set(names) != set(variables) or not set(transforms) <= set(variables):
         odd = set(names) ^ set(variables) | set(transforms) - set(variables)
         raise ValueError(
-            f"names and transforms: expected those of the variables, got a difference in "
-            f"{', '.join(sorted(odd)[:_MAX_NAMES])}"
+            "names and transforms: expected those of the variables, got a difference in "
+            + ", ".join(sorted(odd)[:_MAX_NAMES])
         )
     report = ConversionReport()
     values = {}
@@ -164,7 +160,7 @@ def assign(
         expected = tuple(variable.shape)
         try:
             value = transforms.get(variable_name, to_keras)(tensors[name])
-        except ValueError:  # of another rank than the transform takes
+        except ValueError:  # the transform expects another rank
             value = None
         if value is None or value.shape != expected:
             got = tensors[name].shape if value is None else value.shape
@@ -186,7 +182,7 @@ def assign(
 
 
 def _as_number(name: str, value: np.ndarray) -> np.ndarray:
-    """Short floats as float32, which every variable can be assigned."""
+    """Short floats as float32, which every variable accepts."""
     if value.dtype.kind in "fV" and value.dtype != np.float64:
         return value.astype(np.float32, copy=False)
     if value.dtype.kind not in "fiub":

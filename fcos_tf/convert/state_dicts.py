@@ -1,4 +1,4 @@
-"""Finds the dictionary of tensors inside what a checkpoint wraps around it."""
+"""Finds the state dict inside the dictionaries of a checkpoint."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,23 +11,22 @@ _PREFIX = "module."  # of DataParallel and DistributedDataParallel
 def find_state_dict(
     path: Path, contents: Any, is_tensor: Callable[[Any], bool], entry: str | None
 ) -> dict[str, Any]:
-    """Returns the one dictionary of tensors, or the one that is asked for.
+    """Returns the only dictionary of tensors, or that of `entry`.
 
-    A dictionary counts if it has text for keys and tensors among its values: an optimizer's state,
-    with numbers for keys, does not. "module." is taken off if every tensor has it.
+    Candidates have text keys with tensors among the values; an optimizer's state has numbers for
+    keys. The prefix "module." is removed if every tensor has it.
 
     Args:
         path: of the file, for errors.
         contents: of the file.
-        is_tensor: whether a value is one.
-        entry: names of nested keys with dots between; "." for `contents` itself; None if there is
-            only one dictionary to choose.
+        is_tensor: whether a value is a tensor.
+        entry: nested keys joined by dots; "." for `contents` itself; None for the only candidate.
 
     Returns:
-        Name -> tensor; values of other kinds are left out.
+        Name -> tensor, without values of other kinds.
 
     Raises:
-        ValueError: no dictionary of tensors, several and no `entry`, or not that `entry`.
+        ValueError: no dictionary of tensors, several and no `entry`, or an unknown `entry`.
     """
     found = dict(_candidates(contents, is_tensor, (), _MAX_DEPTH))
     listed = ", ".join(
@@ -41,7 +40,7 @@ def find_state_dict(
     if entry is None and len(found) > 1:
         raise ValueError(
             f"{path}: expected one dictionary of tensors, got {len(found)}: {listed}; "
-            "say which by its entry"
+            "select one by its entry"
         )
     tensors = found[entry] if entry is not None else next(iter(found.values()))
     if all(name.startswith(_PREFIX) for name in tensors):
@@ -52,7 +51,7 @@ def find_state_dict(
 def _candidates(
     contents: Any, is_tensor: Callable[[Any], bool], keys: tuple[str, ...], depth: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The place and the tensors of each dictionary that has some."""
+    """Entry and tensors of each dictionary of tensors."""
     if not isinstance(contents, dict):
         return
     named = {key: value for key, value in contents.items() if isinstance(key, str)}

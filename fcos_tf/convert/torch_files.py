@@ -1,11 +1,11 @@
-"""Reads checkpoints of PyTorch, without PyTorch and without running what they contain.
+"""Reads checkpoints of PyTorch, without PyTorch and without running their code.
 
-    .pth .pt .bin   what `torch.save` writes: a zip file since 1.6; before that, and in most of the
-                    published detectors, pickles followed by the numbers
+    .pth .pt .bin   from `torch.save`: a zip file since 1.6; before that, and for most published
+                    detectors, pickles followed by the data
     .pkl            detectron2's model zoo: one pickle of NumPy arrays, by Python 2 or 3
     .safetensors    see `safetensors_files`
 
-Tensors that are not asked for, such as an optimizer's, are not read, except from `.pkl`.
+Unneeded tensors, such as an optimizer's, are not read, except from `.pkl`.
 Source: `torch/serialization.py`.
 """
 
@@ -40,13 +40,13 @@ _MAX_EXPANDED_BYTES = 1 << 30  # of a tensor that repeats elements of a smaller 
 def read_tensors(path: str | os.PathLike, *, entry: str | None = None) -> dict[str, np.ndarray]:
     """Reads the tensors of a checkpoint.
 
-    The state dict is found inside what often surrounds it (`{"model": ...}`, `{"state_dict": ...}`)
-    and "module.", which `DataParallel` puts before every name, is taken off.
+    The state dict may be nested (`{"model": ...}`, `{"state_dict": ...}`). The prefix "module." of
+    `DataParallel` is removed.
 
     Args:
         path: a file with one of the `EXTENSIONS`.
-        entry: which dictionary of tensors to take if the file has several, such as "model_ema",
-            or "checkpoint.model" for nested ones; "." for the outermost.
+        entry: the dictionary of tensors to use, where the file has several: "model_ema",
+            "checkpoint.model" for a nested one, "." for the outermost.
 
     Returns:
         Name -> read-only array of the stored shape and dtype (bfloat16 as `ml_dtypes.bfloat16`),
@@ -54,9 +54,9 @@ def read_tensors(path: str | os.PathLike, *, entry: str | None = None) -> dict[s
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is of another kind, truncated or damaged, that has no tensors or
-            several dictionaries of them, or whose pickle asks for a function or class that a state
-            dict does not need. Nothing that the file contains is ever run.
+        ValueError: a file of another kind, truncated or damaged, without tensors or with several
+            dictionaries of them, or whose pickle names a function or class that a state dict does
+            not need. Code in the file is never run.
 
     Example:
         >>> tensors = read_tensors("fcos_resnet50_fpn_coco-99b0c9b7.pth")
@@ -77,7 +77,7 @@ def read_tensors(path: str | os.PathLike, *, entry: str | None = None) -> dict[s
 
 
 def _check_file(path: Path) -> bytes:
-    """The first bytes of a file that may be a checkpoint."""
+    """The first bytes of the file; refuses files that are no checkpoint."""
     if not path.exists():
         raise FileNotFoundError(f"no file {path}")
     if path.is_dir():
@@ -89,15 +89,15 @@ def _check_file(path: Path) -> bytes:
     if not head:
         got = "an empty file"
     elif head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        got = "a page of HTML or XML, perhaps of a failed download"
+        got = "HTML or XML, perhaps from a failed download"
     elif head.startswith(b"version https://git-lfs"):
-        got = "a pointer of Git LFS; the file itself must be fetched"
+        got = "a Git LFS pointer; fetch the file with `git lfs pull`"
     elif path.suffix.lower() in (".safetensors", ".pkl"):
-        return head  # no first bytes of their own: Python 2's oldest pickles are plain text
+        return head  # no magic number: Python 2's oldest pickles are plain text
     elif head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x80")):
         return head
     elif tarfile.is_tarfile(path):
-        got = "a tar file: an archive to unpack, or from PyTorch before 0.1.10"
+        got = "a tar file: unpack the archive; files of PyTorch before 0.1.10 are not supported"
     else:
         got = f"a file of {path.stat().st_size} bytes that starts with {head[:16]!r}"
     raise ValueError(f"{path}: expected a checkpoint of PyTorch, got {got}")
@@ -107,7 +107,7 @@ def _read_zip(path: Path, entry: str | None) -> dict[str, np.ndarray]:
     """The tensors of a zip file: NAME/data.pkl, NAME/data/KEY, NAME/byteorder."""
     try:
         archive = zipfile.ZipFile(path)
-    except Exception as error:  # besides BadZipFile, what damaged names and numbers lead to
+    except Exception as error:  # damaged names and numbers raise more than BadZipFile
         raise ValueError(
             f"{path}: expected a zip file of torch.save, got {path.stat().st_size} bytes that only "
             f"start like one: truncated or damaged ({error})"
@@ -132,7 +132,7 @@ def _read_zip(path: Path, entry: str | None) -> dict[str, np.ndarray]:
 
 
 def _read_record(path: Path, archive: zipfile.ZipFile, record: str) -> np.ndarray:
-    """The bytes of a file of the archive, checked against its CRC."""
+    """The bytes of a record of the archive, checked against its CRC."""
     try:
         info = archive.getinfo(record)
         data = np.empty(info.file_size, np.uint8)
@@ -154,9 +154,8 @@ def _read_record(path: Path, archive: zipfile.ZipFile, record: str) -> np.ndarra
 def _read_pickle(path: Path, entry: str | None) -> dict[str, np.ndarray]:
     """The tensors of a pickle, or of PyTorch's format before 1.6.
 
-    The latter is five pickles (a magic number, a version, facts about the machine, the contents,
-    the keys of the storages) and then for each key the number of elements, 8 bytes, and the data.
-    Numbers are little endian, whatever the machine.
+    The latter is five pickles (magic number, version, system info, contents, storage keys), then
+    for each key the number of elements (8 bytes) and the data. All is little endian.
     """
     with path.open("rb") as stream:
         contents, storages = _unpickle(path, stream)
@@ -206,7 +205,7 @@ def _legacy_places(
 
 
 def _unpickle(path: Path, stream: BinaryIO) -> tuple[Any, dict[str, StorageRef]]:
-    """One pickle and the storages that it names, or an error that names the file."""
+    """The contents and the storages of one pickle; errors name the file."""
     unpickler = TensorUnpickler(stream)
     try:
         check_pickle(stream)
@@ -214,7 +213,7 @@ def _unpickle(path: Path, stream: BinaryIO) -> tuple[Any, dict[str, StorageRef]]
     except RefusedError as error:
         raise ValueError(
             f"{path}: expected nothing but tensors, numbers, text and containers, got a pickle "
-            f"that asks for {error}: refused, nothing was run"
+            f"that asks for {error}: refused, and no code was run"
         ) from None
     except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(
@@ -234,7 +233,7 @@ def _resolve(
     read: Callable[[StorageRef], np.ndarray] | None,
     big_endian: bool,
 ) -> dict[str, np.ndarray]:
-    """Follows the references of the wanted tensors; each storage is read once."""
+    """Resolves the references of the wanted tensors; each storage is read once."""
     storages: dict[str, np.ndarray] = {}
     arrays = {}
     for name, value in find_state_dict(path, contents, _is_tensor, entry).items():
@@ -264,7 +263,7 @@ def _item_bytes(ref: StorageRef) -> int:
 
 
 def _view(ref: TensorRef, data: np.ndarray, big_endian: bool) -> np.ndarray:
-    """The tensor of a storage's bytes; a copy unless it is the whole storage in order."""
+    """A tensor as a view of its storage; a copy unless it is the whole storage in order."""
     shape, strides = ref.shape, ref.stride
     numbers = (ref.offset, ref.storage.start, ref.storage.length, *shape, *strides)
     if any(type(n) is not int or n < 0 for n in numbers) or len(shape) != len(strides):
@@ -282,7 +281,7 @@ def _view(ref: TensorRef, data: np.ndarray, big_endian: bool) -> np.ndarray:
     array = np.lib.stride_tricks.as_strided(
         elements[ref.offset :], shape, [step * ref.dtype.itemsize for step in strides]
     )
-    if array.nbytes > max(data.size, _MAX_EXPANDED_BYTES):  # stride 0 makes much out of nothing
+    if array.nbytes > max(data.size, _MAX_EXPANDED_BYTES):  # stride 0 repeats elements
         raise ValueError(f"expected at most {_MAX_EXPANDED_BYTES} bytes, got {array.nbytes}")
     if not array.flags.c_contiguous or array.size < data.size // ref.dtype.itemsize:
         array = array.copy(order="C")
@@ -290,7 +289,7 @@ def _view(ref: TensorRef, data: np.ndarray, big_endian: bool) -> np.ndarray:
 
 
 def _swap(array: np.ndarray) -> np.ndarray:
-    """The same with the bytes of every number reversed; dtypes of ml_dtypes cannot do it."""
+    """The array with the bytes of every number reversed, which ml_dtypes does not support."""
     width = array.dtype.itemsize // (2 if array.dtype.kind == "c" else 1)
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(-1, width)
     return flat[:, ::-1].copy().reshape(-1).view(array.dtype).reshape(array.shape)

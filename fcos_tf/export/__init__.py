@@ -1,4 +1,4 @@
-"""Detectors made ready for use without this package."""
+"""Detectors as files that run without this package."""
 
 from fcos_tf.export.converters import export_litert, export_onnx
 from fcos_tf.export.saved_model import export_saved_model

@@ -1,7 +1,7 @@
-"""Whether an exported detector gives what the detector gives.
+"""Compares an exported detector with its source model.
 
-The way from the file to the detections is compared step by step, each with equal inputs, so that
-rounding in one step is not magnified by the suppression in another.
+Each step from the image file to the detections is compared on equal inputs, so that suppression
+does not magnify the rounding of an earlier step.
 
 D detections, C classes.
 """
@@ -20,20 +20,19 @@ from fcos_tf.export import signatures
 from fcos_tf.image_size import ImageSize
 from fcos_tf.models.detector import Detector, category_ids_of
 
-GREY_LEVELS = 0.01
-BOXES, SCORES = 0.01, 1e-5  # pixels, and probabilities
-# Largest differences by rounding: of probabilities, and of distances relative to 1 + distance.
+# Tolerances. Predictions: of probabilities, and of distances relative to 1 + distance.
+GREY_LEVELS, BOXES, SCORES = 0.01, 0.01, 1e-5  # boxes in pixels
 PREDICTIONS = {"float32": 1e-4, "bfloat16": 0.3, "float16": 0.05}
 
 
 def read_sample(sample: str | Path | bytes | None) -> bytes:
-    """The image file that an export is checked on.
+    """The image file for the check of an export.
 
     Args:
-        sample: a path or the bytes of a file; None: a photo that comes with scikit-learn.
+        sample: a path or the bytes of a file; None: a photo of scikit-learn's.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: an unreadable image.
     """
     if sample is None:
         sample = resources.files("sklearn.datasets").joinpath("images/china.jpg")
@@ -47,7 +46,7 @@ def read_sample(sample: str | Path | bytes | None) -> bytes:
 
 @contextlib.contextmanager
 def whole_float32():
-    """Turns off the GPU's short form of float32, whose rounding differs from graph to graph."""
+    """Turns off TensorFloat-32, whose rounding differs from graph to graph."""
     config = tf.config.experimental
     before = config.tensor_float_32_execution_enabled()
     config.enable_tensor_float_32_execution(False)
@@ -59,26 +58,20 @@ def whole_float32():
 
 @whole_float32()
 def check_export(
-    folder: Path,
-    model: Detector,
-    copy: Detector,
-    rule: ImageSize,
-    *,
-    precision: str,
-    sample: bytes,
+    folder: Path, model: Detector, copy: Detector, rule: ImageSize, *, precision: str, sample: bytes
 ) -> None:
-    """Loads a SavedModel, runs it on a sample and compares it with the detector.
+    """Runs a SavedModel on a sample and compares it with its source model.
 
     Args:
-        folder: of the SavedModel.
-        model: the detector that was exported.
-        copy: what `inference_copy` made of it, with the thresholds of the export.
-        rule: to what size images are brought.
+        folder: the SavedModel.
+        model: the source model.
+        copy: its `inference_copy`, with the thresholds of the export.
+        rule: the size that images are resized to.
         precision: of the export.
-        sample: what `read_sample` gives.
+        sample: an image file, see `read_sample`.
 
     Raises:
-        ValueError: they differ; names in what and by how much.
+        ValueError: a difference; names the output and the amount.
     """
     expected = prepare_batch([sample], rule)
     serve = tf.saved_model.load(str(folder)).signatures
@@ -120,7 +113,7 @@ def _whole(height, width):
 
 
 def _comparable(name, values):
-    """Predictions on a scale where a difference means the same whether they are small or large."""
+    """Predictions on a scale where differences of small and of large values are comparable."""
     if name.endswith("_logits"):
         return np.asarray(tf.sigmoid(values))
     return np.sign(values) * np.log1p(np.abs(values))
@@ -135,7 +128,7 @@ def _compare(name, values, expected, tolerance):
 
 
 def _compare_detections(name, found, expected):
-    """Both ways round, each detection needs its like; of equal scores the order may differ."""
+    """Every detection of each side must match one of the other; equal scores in any order."""
     (count,), (expected_count,) = found["num_detections"], expected["num_detections"]
     if count != expected_count:
         raise ValueError(_message(name, f"{count} detections", expected_count))
@@ -150,11 +143,11 @@ def _compare_detections(name, found, expected):
     )  # [D, D]
     odd = max((~alike.any(axis=axis)).sum() for axis in (0, 1)) if count else 0
     if odd:
-        raise ValueError(_message(name, f"{odd} of {count} detections that differ", "none"))
+        raise ValueError(_message(name, f"{odd} of {count} detections without a match", "none"))
 
 
 def _message(name, got, expected):
     return (
-        f"the exported model differs from the model it was made of: {name}: expected {expected}, "
-        f"got {got}; nothing was written"
+        f"exported model disagrees with the source model: {name}: expected {expected}, got {got}; "
+        "nothing was written"
     )

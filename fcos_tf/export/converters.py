@@ -1,13 +1,13 @@
-"""Detectors for LiteRT (TFLite) and ONNX runtimes: one file, up to the suppression.
+"""Detectors for LiteRT (TFLite) and ONNX: one file, without the suppression.
 
-Both take one image, brought to one canvas of H x W pixels, and give all N candidates:
+Both take one image on a canvas of H x W pixels and give all N candidates:
 
     images       float32 [1, H, W, 3], RGB 0-255, resized to fit and padded with zeros
     image_sizes  float32 [1, 2], (height, width) of the resized image
     boxes        float32 [1, N, 4], xyxy in pixels of `images`
     scores       float32 [1, N, C], see `Detector.candidates`
 
-What is left to do is class-wise non-maximum suppression, which every runtime has in its own form.
+Class-wise non-maximum suppression is left to the caller: every runtime has its own operator.
 """
 
 import os
@@ -27,7 +27,7 @@ from fcos_tf.models.detector import Detector
 from fcos_tf.ops.boxes import clip_boxes
 
 _ONNX_OPSET = 17
-# Of scores, and of boxes in parts of the canvas.
+# Of scores, and of boxes relative to the long side of the canvas.
 _TOLERANCE = {"float32": 1e-4, "float16": 0.05}
 
 
@@ -38,20 +38,20 @@ def export_litert(
     image_size: str | tuple[int, int] | None = None,
     precision: str = "float32",
 ) -> Path:
-    """Writes a `.tflite` file and checks what it gives.
+    """Writes a `.tflite` file and checks its outputs.
 
     Args:
-        model: a detector; it stays as it is.
-        file: the file to write, a new one.
+        model: a detector, left unchanged.
+        file: path of a new file.
         image_size: the canvas, "HEIGHTxWIDTH"; None: `model.image_size`.
-        precision: "float32" or "float16", of the weights.
+        precision: of the weights, "float32" or "float16".
 
     Returns:
         The file.
 
     Raises:
-        ValueError: an argument is not as described, or the file gives other numbers than `model`.
-        FileExistsError: there is such a file.
+        ValueError: a wrong argument, or a file that disagrees with `model`.
+        FileExistsError: the file exists.
     """
     if precision not in _TOLERANCE:
         raise ValueError(f"precision: expected {' or '.join(_TOLERANCE)}; got {precision!r}")
@@ -79,22 +79,19 @@ def export_litert(
 def export_onnx(
     model: Detector, file: str | Path, *, image_size: str | tuple[int, int] | None = None
 ) -> Path:
-    """Writes an `.onnx` file, which needs the packages tf2onnx and onnx, and checks what it gives.
-
-    The check needs the package onnxruntime.
+    """Writes an `.onnx` file and checks its outputs; needs tf2onnx, onnx and onnxruntime.
 
     Args:
-        model: a detector; it stays as it is.
-        file: the file to write, a new one.
+        model: a detector, left unchanged.
+        file: path of a new file.
         image_size: the canvas, "HEIGHTxWIDTH"; None: `model.image_size`.
 
     Returns:
         The file.
 
     Raises:
-        ValueError: an argument is not as described, a package is missing, or the file gives other
-            numbers than `model`.
-        FileExistsError: there is such a file.
+        ValueError: a wrong argument, a missing package, or a file that disagrees with `model`.
+        FileExistsError: the file exists.
     """
     try:
         import onnxruntime
@@ -127,7 +124,7 @@ def _export(
     run: Callable[[bytes, dict], dict],
     tolerance: float,
 ) -> Path:
-    """Converts, runs the result on noise, compares and writes."""
+    """Converts, compares with the model on noise, and writes."""
     file = Path(file)
     if file.suffix != suffix:
         raise ValueError(f"expected a file that ends in {suffix}; got {file}")
@@ -147,8 +144,8 @@ def _export(
         difference = np.abs(got[name] - expected[name].numpy()).max() / scale
         if not difference <= tolerance:  # nor NaN
             raise ValueError(
-                f"the {suffix} file gives other {name} than the model it was made of: expected a "
-                f"difference of at most {tolerance}, got {difference:.3g}; nothing was written"
+                f"{suffix} file disagrees with the source model: {name}: expected a difference of "
+                f"at most {tolerance}, got {difference:.3g}; nothing was written"
             )
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".writing_{os.getpid()}_{file.name}")
@@ -161,7 +158,7 @@ def _export(
 
 
 def _candidate_function(model: Detector, canvas: tuple[int, int]):
-    """The function that the module describes, to be traced."""
+    """The function of the module docstring, to be traced."""
 
     def predict(images, image_sizes):
         raw = model({"images": images, "image_sizes": image_sizes})
@@ -176,7 +173,7 @@ def _candidate_function(model: Detector, canvas: tuple[int, int]):
 
 
 def _litert_interpreter():
-    """The class of LiteRT's own package where it is installed; TensorFlow will lose its copy."""
+    """LiteRT's own package where installed: TensorFlow's copy is deprecated."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:

@@ -1,8 +1,7 @@
 """Image files to pixels, inside a graph of stock TensorFlow ops.
 
-For these formats the pixels are those of `fcos_tf.data.images.decode_image`, to the last bit. EXIF
-orientation is not applied, alpha is left out, 16 bits become 8, and of an animation the first
-picture counts.
+The pixels equal those of `fcos_tf.data.images.decode_image` bit by bit. EXIF orientation is not
+applied, alpha is dropped, 16 bits become 8, and an animation is its first frame.
 
     JPEG    baseline and progressive; colour, grey, CMYK; accurate DCT
     PNG     1 to 16 bits; colour, grey, palette; with or without alpha
@@ -16,15 +15,13 @@ h, w: the size of an image.
 import tensorflow as tf
 
 FORMATS = "JPEG, PNG, GIF, BMP or WebP"
-# As many as Pillow decodes. A few damaged bytes can make a file claim any size, and decoders would
-# take the memory for it.
+# Pillow's limit. A few damaged bytes can claim any size, for which decoders would allocate memory.
 MOST_PIXELS = 178_956_970
 
-# What files begin with.
+# First bytes of the files.
 _JPEG, _PNG, _GIF, _BMP, _WEBP = b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF"
-_HEADER = 2048  # bytes, more than any of them has before the pixels that is read here
-# Of BMP: bytes before the second header, and the least and largest length of that one. OS/2's are
-# shorter.
+_HEADER = 2048  # bytes; all header fields read here lie within them
+# BMP: bytes before the second header, and the range of its length (OS/2's are shorter).
 _BMP_FIRST_HEADER, _BMP_HEADERS = 14, (40, 124)
 # Byte 20 of an extended WebP file.
 _WEBP_ANIMATION, _WEBP_ANIMATION_WITH_ALPHA = 0x02, b"\x12"
@@ -37,11 +34,11 @@ def decode_batch(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image_bytes: string [B].
 
     Returns:
-        pixels: string [B], each a serialised uint8 [h, w, 3]: they have no common shape.
+        pixels: string [B], each a serialised uint8 [h, w, 3], as the shapes differ.
         original_sizes: int32 [B, 2], (h, w).
 
     Raises:
-        tf.errors.InvalidArgumentError: there is none, or one of them cannot be decoded.
+        tf.errors.InvalidArgumentError: an empty batch, or an image that cannot be decoded.
     """
 
     def decode(element):
@@ -64,13 +61,13 @@ def decode_image(data: tf.Tensor, *, name: tf.Tensor | str = "image") -> tf.Tens
 
     Args:
         data: scalar string, the content of an image file.
-        name: what messages call it.
+        name: of the image in messages.
 
     Returns:
         uint8 [h, w, 3] RGB.
 
     Raises:
-        tf.errors.InvalidArgumentError: it is of another format, broken, or too large.
+        tf.errors.InvalidArgumentError: another format, a broken or a too large image.
     """
     header = tf.strings.substr(tf.strings.join([data, b"\0" * _HEADER]), 0, _HEADER)
 
@@ -107,13 +104,13 @@ def decode_image(data: tf.Tensor, *, name: tf.Tensor | str = "image") -> tf.Tens
 
 
 def _asserted(condition, *message):
-    """A context whose ops run only if the condition holds."""
+    """A context whose ops run only if the condition is true."""
     text = tf.strings.join(message)
     return tf.control_dependencies([tf.debugging.Assert(condition, [text])])
 
 
 def _numbers(header, at, dtype, *, count=1, big_endian=False):
-    """int64 [count], the whole numbers that a header has at a place."""
+    """int64 [count], the integers at a byte offset of a header."""
     field = tf.strings.substr(header, at, count * dtype.size)
     return tf.cast(tf.io.decode_raw(field, dtype, little_endian=not big_endian), tf.int64)
 
@@ -145,7 +142,7 @@ def _decode_jpeg(data):
 
 
 def _decode_any(data):
-    # With the channels it has: WebP with alpha cannot be asked for three.
+    # channels=0 keeps the file's: WebP with alpha does not decode to three.
     pixels = tf.io.decode_image(data, channels=0, expand_animations=False)
     return _to_rgb(tf.ensure_shape(pixels, [None, None, None]))
 
@@ -157,10 +154,9 @@ def _to_rgb(pixels):
 
 
 def _with_alpha_if_animated(data, header):
-    """Says in the header of an animated WebP that it has alpha.
+    """Sets the alpha bit in the header of an animated WebP.
 
-    TensorFlow's decoder (2.21) writes four channels of an animation into memory for three unless
-    the file says that it has alpha, which ends the process.
+    Without it TensorFlow's decoder (2.21) writes four channels into memory for three and crashes.
     """
     is_extended = tf.strings.substr(header, 8, 8) == b"WEBPVP8X"
     is_animated = is_extended & (_numbers(header, 20, tf.uint8)[0] & _WEBP_ANIMATION != 0)
@@ -173,7 +169,7 @@ def _with_alpha_if_animated(data, header):
 
 
 def _decode_bmp(data, header, name):
-    """Looks palettes up, which TensorFlow does not, and refuses what it would read wrongly."""
+    """Applies palettes, which TensorFlow ignores; refuses variants that it decodes wrongly."""
     least, largest = _BMP_HEADERS
     length = _numbers(header, 14, tf.int32)[0]
     bits = _numbers(header, 28, tf.uint16)[0]

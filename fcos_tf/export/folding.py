@@ -1,10 +1,10 @@
-"""A copy of a detector for inference: batch norm within the convolutions, weights of one precision.
+"""A copy of a detector for inference: batch norms folded into convolutions, weights of a precision.
 
-Batch norm after a convolution is a factor and a shift for each output channel:
+Batch norm after a convolution scales and shifts each output channel:
 
     (conv(x) - mean) * scale + beta = conv'(x) + (beta - mean * scale),   kernel' = kernel * scale
 
-so the factor moves into the kernel, and of the norm only the shift is left.
+so the kernel takes the scale, and the norm keeps the shift only.
 """
 
 import keras
@@ -21,9 +21,9 @@ _NORMS = (keras.layers.BatchNormalization, FrozenBatchNormalization)
 
 
 class FoldedNormalization(keras.layers.Layer):
-    """What is left of a batch norm whose factor is in the convolution before it: its shift.
+    """The shift of a folded batch norm.
 
-    A layer within a functional model can hardly be replaced, but it can change its class.
+    A layer of a functional model is hard to replace, but its class can be changed.
     """
 
     def call(self, inputs, **kwargs):
@@ -32,10 +32,10 @@ class FoldedNormalization(keras.layers.Layer):
 
 
 class NormalizationFoldedIntoGroups(FoldedNormalization):
-    """The same after a convolution with groups.
+    """The same after a grouped convolution.
 
-    TensorFlow makes one operation of a convolution and a bias, which then knows no groups on CPUs
-    without oneDNN. Of a subtraction it does not.
+    TensorFlow fuses a convolution with its bias, and the fused op lacks groups on CPUs without
+    oneDNN. It does not fuse a subtraction.
     """
 
     def call(self, inputs, **kwargs):
@@ -46,21 +46,21 @@ class NormalizationFoldedIntoGroups(FoldedNormalization):
 def inference_copy(
     model: keras.Model, *, precision: str = "float32", fold: bool = True, **settings
 ) -> keras.Model:
-    """Copies a detector, folds its batch norms and brings its weights to a precision.
+    """Copies a detector, folds its batch norms and casts its weights.
 
     Args:
-        model: a detector, which stays as it is.
-        precision: "float32", "bfloat16" or "float16", of weights and activations. The head's
-            outputs, and what follows them, are float32 in any case. Where batch norms are left
-            (in keras_cv's blocks they cannot be folded), weights stay float32.
-        fold: whether to fold. Without, float32 predictions are the model's to the last bit.
-        **settings: arguments of the detector's constructor in place of its own, such as thresholds.
+        model: a detector, left unchanged.
+        precision: of weights and activations, "float32", "bfloat16" or "float16". The head's
+            outputs and the decoding are always float32. With unfolded batch norms (those of
+            keras_cv's blocks) weights stay float32.
+        fold: whether to fold; without it, float32 predictions are bitwise those of the model.
+        **settings: replace arguments of the detector's constructor, such as thresholds.
 
     Returns:
-        A detector that gives the same predictions; it cannot be trained.
+        A detector with the same predictions; it cannot be trained.
 
     Raises:
-        ValueError: for another precision.
+        ValueError: another precision.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}; got {precision!r}")
@@ -77,9 +77,9 @@ def inference_copy(
 
 
 def foldable(backbone: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
-    """The pairs (convolution, batch norm) of a functional model that can be made one.
+    """The foldable pairs (convolution, batch norm) of a functional model.
 
-    The convolution has neither bias nor activation, and feeds nothing but the batch norm.
+    The convolution has neither bias nor activation, and the batch norm alone uses its output.
     """
     outputs = {id(tensor) for tensor in backbone.outputs}
     pairs = []
@@ -99,7 +99,7 @@ def foldable(backbone: keras.Model) -> list[tuple[keras.layers.Layer, keras.laye
 
 
 def batch_norms(model: keras.Model) -> list[keras.layers.Layer]:
-    """All batch norms of a model that are not folded, those within its layers' layers too."""
+    """All unfolded batch norms of a model, nested layers included."""
     return [layer for layer in model._flatten_layers() if isinstance(layer, _NORMS)]
 
 
@@ -110,14 +110,14 @@ def _copy(model, dtype, **settings):
 
 
 def _fold(convolution, norm):
-    """Moves the factor of a norm into the convolution before it, both in place."""
+    """Moves the scale of a norm into the convolution before it, both in place."""
     # In float64, so that every weight is rounded once.
     kernel, beta, mean, variance = (
         np.asarray(variable, np.float64)
         for variable in (convolution.kernel, norm.beta, norm.moving_mean, norm.moving_variance)
     )
     scale = np.asarray(norm.gamma, np.float64) / np.sqrt(variance + norm.epsilon)
-    # Of a depthwise convolution [h, w, channels, 1], of the others [h, w, in, out].
+    # Kernels: depthwise [h, w, channels, 1], others [h, w, in, out].
     is_depthwise = isinstance(convolution, keras.layers.DepthwiseConv2D)
     convolution.kernel.assign(kernel * (scale[:, None] if is_depthwise else scale))
     norm.beta.assign(beta - mean * scale)

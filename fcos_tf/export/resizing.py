@@ -1,6 +1,6 @@
-"""Images brought to a detector's size, inside a graph of stock TensorFlow ops.
+"""Resizing and padding of images, inside a graph of stock TensorFlow ops.
 
-The sizes are those of `ImageSize.resized`, the pixels those of `fcos_tf.data.images.resize_image`.
+Sizes equal those of `ImageSize.resized`, pixels those of `fcos_tf.data.images.resize_image`.
 
 h, w: the size of an image. H, W: the size of a canvas that B images are padded to.
 """
@@ -11,11 +11,11 @@ from fcos_tf.image_size import MULTIPLE, ImageSize
 
 
 def resized_sizes(original_sizes: tf.Tensor, rule: ImageSize) -> tf.Tensor:
-    """The sizes that images get, by the arithmetic of `ImageSize.resized`.
+    """Sizes after resizing, by the arithmetic of `ImageSize.resized`.
 
     Args:
         original_sizes: int32 [B, 2], (h, w).
-        rule: a fixed one, see `ImageSize.fixed`.
+        rule: without randomness, see `ImageSize.fixed`.
 
     Returns:
         int32 [B, 2], each at least 1.
@@ -31,11 +31,11 @@ def resized_sizes(original_sizes: tf.Tensor, rule: ImageSize) -> tf.Tensor:
 
 
 def canvas_of(image_sizes: tf.Tensor, rule: ImageSize) -> tuple:
-    """(H, W) that a batch is padded to: the rule's, or the least multiple of 32 that holds all.
+    """(H, W) of a padded batch: the rule's, or the least multiples of 32 that hold all images.
 
     Args:
         image_sizes: int32 [B, 2].
-        rule: the same as in `resized_sizes`.
+        rule: as in `resized_sizes`.
 
     Returns:
         Two Python ints, or two scalar int32 tensors.
@@ -47,11 +47,10 @@ def canvas_of(image_sizes: tf.Tensor, rule: ImageSize) -> tuple:
 
 
 def resize_and_pad(images: tf.Tensor, size: tf.Tensor, canvas: tuple) -> tf.Tensor:
-    """Resizes images of one size to one size, and pads them with zeros right and bottom.
+    """Resizes images of one size to another, and pads them with zeros right and bottom.
 
-    Bilinear, half-pixel centres, no antialiasing; the same float32 numbers as OpenCV 5 gives.
-    `tf.image.resize` computes in float32 where to interpolate, which is off by up to 0.013 grey
-    levels, and scores then by 4e-5.
+    Bilinear, half-pixel centres, no antialiasing; float32 values equal those of OpenCV 5.
+    `tf.image.resize` has float32 coordinates: errors up to 0.013 grey levels, 4e-5 in scores.
 
     Args:
         images: uint8 [..., h, w, 3].
@@ -71,7 +70,7 @@ def resize_and_pad(images: tf.Tensor, size: tf.Tensor, canvas: tuple) -> tf.Tens
 
 
 def _interpolate(images, count, *, axis):
-    """Linear interpolation along an axis to `count` places."""
+    """Linear interpolation along an axis to `count` samples."""
     length = tf.shape(images)[axis]
     step = tf.cast(length, tf.float64) / tf.cast(count, tf.float64)
     place = (tf.range(tf.cast(count, tf.float64), dtype=tf.float64) + 0.5) * step - 0.5
@@ -84,6 +83,6 @@ def _interpolate(images, count, *, axis):
         tf.cast(tf.gather(images, index, axis=axis), tf.float32)
         for index in (before, tf.minimum(before + 1, length - 1))
     )
-    # OpenCV rounds once, by a fused multiply-add; so does this.
+    # One rounding, as by OpenCV's fused multiply-add.
     change = tf.cast(second - first, tf.float64) * part
     return tf.cast(tf.cast(first, tf.float64) + change, tf.float32)

@@ -1,9 +1,9 @@
 """A detector as a SavedModel for TensorFlow Serving and for plain `tf.saved_model.load`.
 
-What is written, under EXPORT/1:
+Files under EXPORT/1:
 
     saved_model.pb, variables/     graphs and weights
-    assets/description.json        what was exported, and what it takes and gives
+    assets/description.json        the exported model, its inputs and outputs
     assets/classes.json            category id -> class name
     assets.extra/                  warm-up requests
 """
@@ -41,28 +41,27 @@ def export_saved_model(
 ) -> Path:
     """Exports a detector with decoding, resizing, normalisation and suppression in the graph.
 
-    Its signatures are described in `fcos_tf.export.signatures`, what files they decode in
-    `fcos_tf.export.decoding`. The folder is complete or not there: it is written under another
-    name, loaded, compared with the model on a sample, and renamed.
+    See `fcos_tf.export.signatures` for the signatures and `fcos_tf.export.decoding` for the image
+    formats. The folder is written under a temporary name, compared with the model on a sample,
+    and renamed into place.
 
     Args:
-        model: a detector; it stays as it is.
-        directory: the folder to write, a new one. Its name is the version, a whole number.
-        image_size: to what size images are brought; None: `model.image_size`. "HEIGHTxWIDTH" is
-            one static canvas; with "SHORT,LONG" a batch gets the smallest canvas that holds it.
+        model: a detector, left unchanged.
+        directory: a new folder; its name is the version, a whole number.
+        image_size: the size that images are resized to; None: `model.image_size`. "HEIGHTxWIDTH"
+            is a static canvas; with "SHORT,LONG" a batch gets the smallest canvas that holds it.
         precision: "float32", "bfloat16" or "float16", see `folding.inference_copy`.
-        fold: whether batch norms are folded into the convolutions before them. Where they are,
-            scores differ from those of `model` in the sixth digit; where not, in none.
-        sample: the image to compare on, a path or the bytes of a file; None: a photo that comes
-            with scikit-learn.
-        **thresholds: in place of the model's, see `Detector.thresholds`.
+        fold: whether batch norms are folded into convolutions. This changes scores in the sixth
+            digit; without it they are bitwise those of `model`.
+        sample: the image to compare on, see `checks.read_sample`.
+        **thresholds: replace those of the model, see `Detector.thresholds`.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: an argument is not as described, or the exported model differs from `model`.
-        FileExistsError: there is such a version.
+        ValueError: a wrong argument, or the exported model disagrees with `model`.
+        FileExistsError: the version exists.
 
     Example:
         >>> model = fcos_tf.load_model("fcos.keras")
@@ -72,7 +71,7 @@ def export_saved_model(
     directory = _new_version(directory)
     size = image_size or model.image_size
     if size is None:
-        raise ValueError("image_size: expected, as the model does not say its own; got None")
+        raise ValueError("image_size: expected a size, as the model has none; got None")
     rule = parse_image_size(size).fixed()
     unknown = set(thresholds) - set(model.thresholds)
     if unknown:
@@ -82,7 +81,7 @@ def export_saved_model(
     copy = inference_copy(model, precision=precision, fold=fold, **thresholds)
 
     directory.parent.mkdir(parents=True, exist_ok=True)
-    # Its name is no number, so a server that watches the folder passes over it.
+    # A server that watches the folder ignores names that are no numbers.
     temporary = Path(tempfile.mkdtemp(prefix=f".writing_{directory.name}_", dir=directory.parent))
     try:
         temporary.chmod(0o755)
@@ -99,12 +98,12 @@ def export_saved_model(
 
 
 def _new_version(directory: str | Path) -> Path:
-    """The folder to write, if it is one that can be written."""
+    """The folder of a new version; refuses other names and existing folders."""
     directory = Path(directory)
     if not (directory.name.isascii() and directory.name.isdecimal()):
         raise ValueError(
-            "directory: expected a path that ends in a version, a whole number as in "
-            f"EXPORT/1; got {directory}"
+            "directory: expected a path that ends in a version, a whole number as in EXPORT/1; "
+            f"got {directory}"
         )
     if directory.exists():
         raise FileExistsError(f"directory: expected a new version; got {directory}, which exists")
@@ -120,7 +119,7 @@ def _describe(model, copy, precision, *, image_size, traced) -> dict[str, Any]:
         "category_ids": category_ids_of(model),
         "image_size": size,
         **{name: getattr(copy, name) for name in copy.thresholds},
-        "strides": getattr(copy, "strides", None),  # of a pyramid that is predicted on directly
+        "strides": getattr(copy, "strides", None),  # one-stage detectors only
         "precision": precision,
         "folded_batch_norms": len(batch_norms(model)) - len(batch_norms(copy)),
         "other_batch_norms": len(batch_norms(copy)),

@@ -1,12 +1,12 @@
 """The signatures of an exported detector: graphs of stock TensorFlow ops around its network.
 
     serving_default        image_bytes -> detections in pixels of each original image
-    serving_with_options   the same with a score threshold and a most number for each image
+    serving_with_options   the same with a score threshold and a detection limit for each image
     detect_images          uint8 images of one size -> the same
     prepare_image          image_bytes -> images, image_sizes, original_sizes
-    raw_outputs            images, image_sizes -> what the model calls its `raw_outputs`
+    raw_outputs            images, image_sizes -> the model's `raw_outputs`
 
-Every input and output has the images as its first axis, as TensorFlow Serving's batching needs.
+The first axis of every input and output is the batch, for TensorFlow Serving's batching.
 
 B images, D detections. h, w: the size of an image on disk. H, W: of a canvas.
 """
@@ -28,11 +28,11 @@ RAW_OUTPUTS = "raw_outputs"
 
 _IMAGE_BYTES = tf.TensorSpec([None], tf.string, name="image_bytes")
 
-# What the description says of every input and output.
+# Meanings of inputs and outputs in the description.
 MEANINGS = {
     "image_bytes": f"[B], contents of image files: {decoding.FORMATS}",
-    "score_threshold": "[B], in place of the model's",
-    "max_detections": "[B], most detections of each image; no more than the model's",
+    "score_threshold": "[B], replaces the model's",
+    "max_detections": "[B], detection limit of each image, up to the model's",
     "boxes": "[B, D, 4], (x1, y1, x2, y2) in pixels of the original image; padding 0",
     "scores": "[B, D], descending; padding 0",
     "labels": "[B, D], category ids; padding -1",
@@ -51,45 +51,34 @@ def make_signatures(model: Detector, rule: ImageSize) -> dict[str, Any]:
     """Traces the signatures of a detector.
 
     Args:
-        model: with the thresholds it is to have.
-        rule: to what size images are brought, without randomness.
+        model: a detector with the thresholds of the export.
+        rule: the size that images are resized to, without randomness.
 
     Returns:
-        Name -> concrete function that gives a dict.
+        Name -> concrete function with a dict of outputs.
     """
     graph = _Graph(model, rule)
-    sides = rule.canvas or (None, None)
+    images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+    score_threshold = tf.TensorSpec([None], tf.float32, name="score_threshold")
+    max_detections = tf.TensorSpec([None], tf.int32, name="max_detections")
     inputs = {
         SERVING_DEFAULT: (graph.detect_files, [_IMAGE_BYTES]),
         SERVING_WITH_OPTIONS: (
             graph.detect_files,
-            [
-                _IMAGE_BYTES,
-                tf.TensorSpec([None], tf.float32, name="score_threshold"),
-                tf.TensorSpec([None], tf.int32, name="max_detections"),
-            ],
+            [_IMAGE_BYTES, score_threshold, max_detections],
         ),
-        DETECT_IMAGES: (
-            graph.detect_images,
-            [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")],
-        ),
+        DETECT_IMAGES: (graph.detect_images, [images]),
         PREPARE_IMAGE: (graph.prepare, [_IMAGE_BYTES]),
-        RAW_OUTPUTS: (
-            graph.predict,
-            [
-                tf.TensorSpec([None, *sides, 3], tf.float32, name="images"),
-                tf.TensorSpec([None, 2], tf.float32, name="image_sizes"),
-            ],
-        ),
+        RAW_OUTPUTS: (graph.predict, list(graph.predict.input_signature)),
     }
     return {name: _trace(function, specs) for name, (function, specs) in inputs.items()}
 
 
 def describe(signatures: dict[str, Any], raw_outputs: Mapping[str, str]) -> dict:
-    """Inputs and outputs of traced signatures, with dtypes and meanings, ready for JSON.
+    """Dtypes and meanings of the inputs and outputs of traced signatures, ready for JSON.
 
     Args:
-        signatures: what `make_signatures` gave.
+        signatures: see `make_signatures`.
         raw_outputs: `Detector.raw_outputs` of the model.
     """
 
@@ -113,33 +102,31 @@ def _trace(function: Callable, specs: list[tf.TensorSpec]):
     def with_keywords(**inputs):
         return function(*(inputs[spec.name] for spec in specs))
 
-    # There is no Python control flow on tensors to convert.
+    # No Python control flow on tensors, so nothing for autograph.
     traced = tf.function(with_keywords, autograph=False)
     return traced.get_concrete_function(**{spec.name: spec for spec in specs})
 
 
 class _Graph:
-    """What the signatures are made of; preparation and network are functions that they share."""
+    """The parts of the signatures, which share preparation and network."""
 
     def __init__(self, model: Detector, rule: ImageSize):
         self._model = model
         self._rule = rule
         self._ids = tf.constant([-1, *category_ids_of(model)], tf.int32)
-        sides = rule.canvas or (None, None)
-        self.prepare = tf.function(
-            self._prepare, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False
-        )
+        self._image = tf.TensorSpec([*(rule.canvas or (None, None)), 3], tf.float32)
+        self.prepare = tf.function(self._prepare, input_signature=[_IMAGE_BYTES], autograph=False)
         self.predict = tf.function(
             lambda images, image_sizes: model({"images": images, "image_sizes": image_sizes}),
             input_signature=[
-                tf.TensorSpec([None, *sides, 3], tf.float32),
-                tf.TensorSpec([None, 2], tf.float32),
+                tf.TensorSpec([None, *self._image.shape], tf.float32, name="images"),
+                tf.TensorSpec([None, 2], tf.float32, name="image_sizes"),
             ],
             autograph=False,
         )
 
     def detect_files(self, image_bytes, score_threshold=None, max_detections=None):
-        """Contents of files [B], and perhaps the options, float32 and int32 [B], to detections."""
+        """Contents of files [B] and the options, float32 and int32 [B] or None, to detections."""
         prepared = self.prepare(image_bytes)
         found = self._detect(**prepared, score_threshold=score_threshold)
         return found if max_detections is None else _first(found, max_detections)
@@ -170,12 +157,7 @@ class _Graph:
             image = tf.ensure_shape(tf.io.parse_tensor(one, tf.uint8), [None, None, 3])
             return resizing.resize_and_pad(image, size, canvas)
 
-        sides = self._rule.canvas or (None, None)
-        images = tf.map_fn(
-            finish,
-            (pixels, image_sizes),
-            fn_output_signature=tf.TensorSpec([*sides, 3], tf.float32),
-        )
+        images = tf.map_fn(finish, (pixels, image_sizes), fn_output_signature=self._image)
         return {
             "images": images,
             "image_sizes": tf.cast(image_sizes, tf.float32),
@@ -193,7 +175,7 @@ class _Graph:
         }
 
     def _to_original(self, found, image_sizes, original_sizes):
-        """Boxes [B, D, 4] in the original images, as `detecting.batches.boxes_to_original`."""
+        """Boxes [B, D, 4] in pixels of the originals, as `detecting.batches.boxes_to_original`."""
         original = tf.cast(original_sizes, tf.float64)
         scale = tf.tile((original / tf.cast(image_sizes, tf.float64))[:, ::-1], [1, 2])
         limit = tf.tile(original[:, ::-1], [1, 2])  # [B, 4]

@@ -1,8 +1,8 @@
-"""Warm-up requests, as TensorFlow Serving replays them when it loads a model.
+"""Warm-up requests, which TensorFlow Serving replays when it loads a model.
 
 It reads `assets.extra/tf_serving_warmup_requests`, a TFRecord file of `PredictionLog` messages.
-Their classes come with the package tensorflow-serving-api; the few fields needed are written here
-by hand, with the numbers of tensorflow_serving/apis/{prediction_log,predict,model}.proto.
+Instead of the package tensorflow-serving-api, the few fields are encoded here, with the numbers of
+tensorflow_serving/apis/{prediction_log,predict,model}.proto.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ _MODEL_SPEC, _INPUTS = 1, 2  # of PredictRequest
 _NAME, _SIGNATURE_NAME = 1, 3  # of ModelSpec
 _KEY, _VALUE = 1, 2  # of an entry of a map
 _LENGTH_DELIMITED = 2  # the wire type of messages, strings and bytes
-# One landscape and one portrait image; resizing makes them as large as any others.
+# One landscape and one portrait image; resizing brings them to full size.
 _SIZES = ((48, 64), (64, 48))
 
 
 def write_warmup_requests(export_dir: Path, *, model_name: str) -> None:
-    """Writes requests of files and of pixels, each landscape and portrait.
+    """Writes requests with files and with pixels, landscape and portrait.
 
     Args:
         export_dir: the folder of the SavedModel.
-        model_name: under which name it is served.
+        model_name: the name that it is served under.
     """
     path = export_dir / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,11 +44,11 @@ def write_warmup_requests(export_dir: Path, *, model_name: str) -> None:
 def predict_log(
     model_name: str, signature_name: str, **inputs: np.ndarray | Sequence[bytes]
 ) -> bytes:
-    """A serialised `PredictionLog` that holds one `PredictRequest`.
+    """A serialised `PredictionLog` with one `PredictRequest`.
 
     Args:
         model_name: of the `ModelSpec`.
-        signature_name: likewise.
+        signature_name: of the `ModelSpec`.
         **inputs: the tensors of the request.
     """
     spec = _field(_NAME, model_name.encode()) + _field(_SIGNATURE_NAME, signature_name.encode())
@@ -64,7 +64,7 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; all but the last byte have the eighth bit set."""
+    """Seven bits a byte, lowest first; the eighth bit is set in all but the last byte."""
     digits = bytearray()
     while value > 127:
         digits.append(value & 127 | 128)

@@ -1,4 +1,4 @@
-"""Pictures of what the data holds and what the model finds."""
+"""Pictures of ground truth and detections."""
 
 from fcos_tf.visualization.detections import class_colour, draw_boxes, draw_detections
 from fcos_tf.visualization.figure import GalleryFigure, plot_gallery

@@ -1,4 +1,4 @@
-"""How a run went: the lines of `metrics.jsonl` as curves over the steps."""
+"""Curves of a run: the records of `metrics.jsonl` over the steps."""
 
 import json
 import re
@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 METRICS_LINES_FILE = "metrics.jsonl"
-# Title of a panel -> which names it shows; where a pattern has a group, each of those has a panel
-# of its own, called what the group matches.
+# Title of a panel -> pattern of its names. A group in the pattern gives each match its own panel,
+# with the group as the title.
 _PANELS = {
     "loss": r"(?:train|val)/loss",
     "": r"train/(\w+_loss)",
@@ -21,7 +21,7 @@ _PANELS = {
     "AP": r"val/(?:AP|AP50|mAP\w*)",
     "time spent waiting for input": r"train/input_share",
 }
-_SHARES = ("AP", "time spent waiting for input")  # of 1
+_SHARES = ("AP", "time spent waiting for input")  # from 0 to 1
 _LINE_STYLES = ("-", "--", "-.", ":")
 _COLUMNS = 4
 _PANEL_INCHES = (4.2, 2.9)
@@ -33,7 +33,7 @@ Curves = dict[str, tuple[list[int], list[float]]]
 def read_curves(run: str | Path) -> Curves:
     """Reads the numbers of a run.
 
-    A last line that was cut short, as in a run that goes on or was killed, is left out.
+    A truncated last line, of a running or a killed run, is skipped.
 
     Args:
         run: The run's folder, or its `metrics.jsonl`.
@@ -42,8 +42,8 @@ def read_curves(run: str | Path) -> Curves:
         Steps and values by kind of record and name: "train/loss", "val/AP" ...
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it has no record, or a line that is none.
+        FileNotFoundError: No such file.
+        ValueError: No record, or a line that is no record.
     """
     path = Path(run)
     path = path / METRICS_LINES_FILE if path.is_dir() else path
@@ -78,15 +78,13 @@ def read_curves(run: str | Path) -> Curves:
 
 
 def plot_curves(runs: Mapping[str, Curves]) -> Figure:
-    """Draws loss and its parts, whichever the model has, learning rate, gradient norm, AP, waiting.
-
-    What no run has is left out.
+    """Draws the losses, learning rate, gradient norm, AP and waiting times that the runs have.
 
     Args:
-        runs: What `read_curves` returned, by the name of the run.
+        runs: Name of a run -> its curves, see `read_curves`.
 
     Raises:
-        ValueError: If there is nothing to draw.
+        ValueError: Nothing to draw.
     """
     panels = _find_panels(dict.fromkeys(name for curves in runs.values() for name in curves))
     if not panels:
@@ -111,7 +109,7 @@ def save_curves(path: str | Path, runs: Sequence[str | Path]) -> Path:
     """Writes the curves of one or several runs as a PNG.
 
     Args:
-        path: The file to write; its folder is made if need be.
+        path: The file to write; missing folders are made.
         runs: Folders of runs, or their `metrics.jsonl`.
 
     Returns:
@@ -131,7 +129,7 @@ def save_curves(path: str | Path, runs: Sequence[str | Path]) -> Path:
 
 
 def _find_panels(there: Iterable[str]) -> dict[str, list[str]]:
-    """Titles and names of the panels for the names that are there."""
+    """Titles and names of the panels for the available names."""
     panels = defaultdict(list)
     for title, pattern in _PANELS.items():
         for match in filter(None, (re.fullmatch(pattern, name) for name in there)):
@@ -151,7 +149,7 @@ def _draw_panel(axis: Axes, title: str, names: Sequence[str], runs: Mapping[str,
                 color=_colour(i),
                 linestyle=style,
                 linewidth=1.2,
-                # A few points, such as those of evaluations, are marked: one alone makes no line.
+                # Marks few points, such as evaluations: a single one gives no line.
                 marker="." if len(steps) < 30 else None,
                 label=name.split("/")[1] if i == 0 else None,
             )

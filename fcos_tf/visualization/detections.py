@@ -9,20 +9,12 @@ from PIL import Image
 
 from fcos_tf.visualization.text import text_mask
 
-# Hand-picked so that neighbours differ in hue as well as in lightness and all of them stand out
-# from photos; labels beyond the list go round the hue circle by the golden angle.
+# Hand-picked: neighbours differ in hue and lightness, and all stand out from photos. Further labels
+# step through the hues by the golden ratio.
 _PALETTE = (
-    (230, 57, 70),
-    (29, 145, 255),
-    (255, 209, 0),
-    (0, 168, 107),
-    (255, 122, 0),
-    (160, 84, 255),
-    (0, 210, 230),
-    (255, 92, 190),
-    (150, 220, 0),
-    (150, 90, 40),
-)
+    (230, 57, 70), (29, 145, 255), (255, 209, 0), (0, 168, 107), (255, 122, 0),
+    (160, 84, 255), (0, 210, 230), (255, 92, 190), (150, 220, 0), (150, 90, 40),
+)  # fmt: skip
 _GOLDEN_RATIO = 0.6180339887498949
 
 Tag = tuple[int, int, int, int]  # left, top, right, bottom of a label in pixels
@@ -47,35 +39,29 @@ def draw_detections(
     line_width: int | None = None,
     text_size: int | None = None,
 ) -> np.ndarray:
-    """Draws what a detector found in one image.
+    """Draws the detections of one image.
 
     Args:
         image: [H, W, 3] RGB, or [H, W] grey; uint8, or float 0-255.
-        detections: `boxes` [D, 4] xyxy in pixels of `image`, `scores` [D], `labels` [D], where
-            a negative label is padding; or the same with a leading axis of one image.
-        class_names: name of each label; without it the number is written.
-        score_threshold: detections below it are left out.
-        line_width: in pixels; by default it follows the size of the image.
-        text_size: in pixels; by default it follows the size of the image, 0 writes no text.
+        detections: `boxes` [D, 4] xyxy in pixels of `image`, `scores` [D], `labels` [D] (negative:
+            padding); or the same with a leading axis of one image.
+        class_names: name of each label; None writes the label.
+        score_threshold: detections below it are skipped.
+        line_width: in pixels; None: by the size of the image.
+        text_size: in pixels; None: by the size of the image; 0: no text.
 
     Returns:
         [H, W, 3] uint8, a new array.
 
     Raises:
-        ValueError: an image or detections of another shape; more than one image.
+        ValueError: a wrong shape, or more than one image.
 
     Example:
         picture = draw_detections(image, model.predict(image[None]), model.class_names)
     """
-    boxes, labels, scores = select_detections(detections, score_threshold)
+    found = select_detections(detections, score_threshold)
     return draw_boxes(
-        image,
-        boxes,
-        labels,
-        scores,
-        class_names=class_names,
-        line_width=line_width,
-        text_size=text_size,
+        image, *found, class_names=class_names, line_width=line_width, text_size=text_size
     )
 
 
@@ -85,7 +71,7 @@ def select_detections(
     """Returns boxes [K, 4], labels [K], scores [K] of one image without padding and low scores.
 
     Raises:
-        ValueError: detections of several images.
+        ValueError: several images.
     """
     arrays = [np.asarray(detections[key]) for key in ("boxes", "labels", "scores")]
     if arrays[0].ndim == 3:
@@ -111,18 +97,18 @@ def draw_boxes(
 
     Args:
         image: [H, W, 3] RGB, or [H, W] grey; uint8, or float 0-255.
-        boxes: [K, 4] xyxy in pixels of `image`; cut off at its border.
-        labels: [K] class numbers, or None for all of one colour without text.
-        scores: [K] in 0..1, or None to write only the name.
-        class_names: name of each label; without it the number is written.
-        line_width: in pixels; by default it follows the size of the image.
-        text_size: in pixels; by default it follows the size of the image, 0 writes no text.
+        boxes: [K, 4] xyxy in pixels of `image`; clipped to it.
+        labels: [K]; None: one colour, no text.
+        scores: [K] in 0..1; None: names only.
+        class_names: name of each label; None writes the label.
+        line_width: in pixels; None: by the size of the image.
+        text_size: in pixels; None: by the size of the image; 0: no text.
 
     Returns:
         [H, W, 3] uint8, a new array.
 
     Raises:
-        ValueError: an image, boxes, labels or scores of another shape; a box that is not finite.
+        ValueError: a wrong shape, or a box that is not finite.
     """
     pixels = as_rgb(image)
     boxes, labels, scores = _checked(boxes, labels, scores)
@@ -132,13 +118,12 @@ def draw_boxes(
     if text_size is None:
         text_size = max(10, round(0.026 * (height * width) ** 0.5))
 
-    # The surest detection is drawn last, on top, and chooses the place of its label first.
+    # The highest score is drawn last, on top, and its label is placed first.
     order = np.arange(len(boxes)) if scores is None else np.argsort(-scores, kind="stable")
     rectangles = [_covered(box, (width, height)) for box in boxes]
     for i in order[::-1]:
-        _outline(
-            pixels, rectangles[i], class_colour(0 if labels is None else labels[i]), line_width
-        )
+        colour = class_colour(0 if labels is None else labels[i])
+        _outline(pixels, rectangles[i], colour, line_width)
     if labels is None or text_size == 0 or len(boxes) == 0:
         return pixels
     pad = max(1, text_size // 6)
@@ -160,7 +145,7 @@ def as_rgb(image: Any) -> np.ndarray:
     """Returns the image as a new [H, W, 3] uint8 array.
 
     Args:
-        image: [H, W, 3], [H, W, 1] or [H, W]; uint8, or numbers of 0-255.
+        image: [H, W, 3], [H, W, 1] or [H, W]; uint8, or other numbers 0-255.
 
     Raises:
         ValueError: another shape, or no pixels.
@@ -194,18 +179,17 @@ def _checked(boxes: Any, labels: Any, scores: Any):
 
 
 def _covered(box: np.ndarray, size: tuple[int, int]) -> Tag:
-    """Returns first and last column and row that a box covers, at least one pixel, inside."""
+    """Returns the pixels (left, top, right, bottom) of a box inside the image, at least one."""
     width, height = size
     x1, y1, x2, y2 = np.round(box)
     left, top = np.clip((min(x1, x2), min(y1, y2)), 0, (width - 1, height - 1))
-    right, bottom = np.clip(
-        (max(x1, x2) - 1, max(y1, y2) - 1), (left, top), (width - 1, height - 1)
-    )
+    last = max(x1, x2) - 1, max(y1, y2) - 1
+    right, bottom = np.clip(last, (left, top), (width - 1, height - 1))
     return int(left), int(top), int(right), int(bottom)
 
 
 def _outline(pixels: np.ndarray, rectangle: Tag, colour: tuple, line_width: int) -> None:
-    """Draws a frame inside the rectangle, and a thin shade on both sides of it."""
+    """Draws a frame inside the rectangle, with a thin shade on both sides."""
     left, top, right, bottom = rectangle
     if line_width > 1:
         edge = max(1, line_width // 3)
@@ -218,15 +202,13 @@ def _outline(pixels: np.ndarray, rectangle: Tag, colour: tuple, line_width: int)
 def _frame(
     pixels: np.ndarray, rectangle: Tag, colour: tuple, line_width: int, opacity: float = 1.0
 ) -> None:
-    """Mixes `colour` into a frame that lies inside the rectangle; what is outside is cut off."""
+    """Blends `colour` into a frame inside the rectangle, clipped to the image."""
     left, top, right, bottom = rectangle
     if right < left or bottom < top:
         return
-    # Four strips that share no pixel, as (x1, y1, x2, y2) with open ends.
-    upper, lower = min(top + line_width, bottom + 1), max(bottom + 1 - line_width, top)
-    lower = max(lower, upper)
-    near, far = min(left + line_width, right + 1), max(right + 1 - line_width, left)
-    far = max(far, near)
+    # Four disjoint strips (x1, y1, x2, y2), ends excluded.
+    upper, near = min(top + line_width, bottom + 1), min(left + line_width, right + 1)
+    lower, far = max(bottom + 1 - line_width, upper), max(right + 1 - line_width, near)
     for x1, y1, x2, y2 in (
         (left, top, right + 1, upper),
         (left, lower, right + 1, bottom + 1),
@@ -239,12 +221,12 @@ def _frame(
 
 def _name(label: int, class_names: Sequence[str] | None) -> str:
     known = class_names is not None and 0 <= label < len(class_names)
-    # Line breaks would take the text out of its background.
+    # Without line breaks, which would not fit the background.
     return " ".join(str(class_names[label] if known else label).split())
 
 
 def _label_mask(name: str, score: float | None, text_size: int, most: int) -> Image.Image:
-    """Writes name and score; what is wider than `most` pixels loses the score, then letters."""
+    """Name and score as a mask; wider than `most` pixels, it loses the score, then letters."""
     mask = text_mask(name if score is None else f"{name} {score:.2f}", text_size)
     kept = len(name)
     while mask.width > most and kept > 0:
@@ -256,10 +238,9 @@ def _label_mask(name: str, score: float | None, text_size: int, most: int) -> Im
 def _place(
     rectangle: Tag, tag_size: tuple[int, int], size: tuple[int, int], taken: Sequence[Tag]
 ) -> Tag:
-    """Returns where the label goes: at a corner of its box, inside the image, and off the others.
+    """Returns the place of a label: at a corner of its box, in the image, with least overlap.
 
-    Above the box is best, then inside at the top, then below, then inside at the bottom; where
-    all of these are taken it goes where it covers least.
+    Of equal places above the box comes first, then inside at the top, below, inside at the bottom.
     """
     width, height = tag_size
     left, top, right, bottom = rectangle
@@ -273,13 +254,13 @@ def _place(
 
 
 def _overlap(a: Tag, b: Tag) -> int:
-    """Returns the number of pixels that both cover."""
+    """Returns the number of common pixels."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return max(width, 0) * max(height, 0)
 
 
 def _write(picture: Image.Image, tag: Tag, mask: Image.Image, colour: tuple) -> None:
-    """Writes the text on a filled background, in black or white, whichever reads better."""
+    """Writes the text in black or white on a filled background, by its luminance."""
     picture.paste(colour, tag)
     red, green, blue = colour
     ink = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)

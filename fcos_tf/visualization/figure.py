@@ -1,4 +1,4 @@
-"""A matplotlib figure for notebooks: images, what is there, what was found."""
+"""A matplotlib figure for notebooks: images, ground truth, detections."""
 
 import io
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _TITLE_INCHES = 0.35
 
 
 class GalleryFigure(Figure):
-    """A figure that notebooks show without pyplot, which nobody needs to have imported."""
+    """A figure that notebooks show without pyplot."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -33,21 +33,19 @@ def plot_gallery(
 ) -> Figure:
     """Draws a row for each image: the original, the ground truth, the detections.
 
-    Images are scaled so that their long side fills a panel, and drawn on after that.
-
     Args:
         images: [B, H, W, 3], or B arrays [H, W, 3]; uint8, or float 0-255.
-        ground_truth: as in `save_gallery`, or None for no panels of it.
+        ground_truth: see `draw_gallery`; None: no panels of it.
         detections: likewise.
-        class_names: name of each label; without it the number is written.
-        score_threshold: detections below it are left out.
-        panel_size: long side of a panel in pixels.
+        class_names: name of each label; None writes the label.
+        score_threshold: detections below it are skipped.
+        panel_size: long side of a panel in pixels, to which images are scaled.
 
     Returns:
-        A figure, which a notebook shows if it is the last line of a cell; `savefig` writes it.
+        A figure, which a notebook shows as the last line of a cell; `savefig` writes it.
 
     Raises:
-        ValueError: no images, or a number of images, truths and detections that differs.
+        ValueError: no images, or different numbers of images, truths and detections.
 
     Example:
         images, targets = next(iter(val))

@@ -1,4 +1,4 @@
-"""One picture of many images: what is there beside what was found."""
+"""One picture of many images: ground truth beside detections."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,21 +21,21 @@ def save_gallery(
     class_names: Sequence[str] | None = None,
     **options: Any,
 ) -> Path:
-    """Writes a PNG with a pair of panels for each image, ground truth and detections, or with one.
+    """Writes the picture of `draw_gallery` as a PNG.
 
     Args:
-        path: the file to write; its folder is made if need be.
-        images: see `draw_gallery`, also for all that follow.
+        path: the file to write; missing folders are made.
+        images: see `draw_gallery`, also for the other arguments.
         ground_truth: likewise.
         detections: likewise.
         class_names: likewise.
-        **options: `columns`, `score_threshold` and `panel_size`, likewise.
+        **options: `columns`, `score_threshold` and `panel_size`.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: no images, or a number of images, truths and detections that differs.
+        ValueError: no images, or different numbers of images, truths and detections.
     """
     picture = draw_gallery(images, ground_truth, detections, class_names, **options)
     path = Path(path)
@@ -54,28 +54,27 @@ def draw_gallery(
     score_threshold: float = 0.3,
     panel_size: int = 384,
 ) -> Image.Image:
-    """Draws what `save_gallery` writes.
+    """Draws a panel of ground truth, and one of detections if given, for each image.
 
-    Images are scaled so that their long side fills a panel, and drawn on after that, so boxes
-    and labels of a 128-pixel image can be read as well.
+    Images are scaled to the panels before drawing, so that labels on small images are legible.
 
     Args:
         images: [B, H, W, 3], or B arrays [H, W, 3]; uint8, or float 0-255.
-        ground_truth: the `targets` of a batch (`boxes` [B, M, 4] xyxy in pixels of `images`,
-            `labels` [B, M] with -1 as padding, and, if there, `image_sizes` [B, 2], to which the
-            images are cut), or B such dictionaries for one image each.
-        detections: `boxes` [B, D, 4], `scores` [B, D], `labels` [B, D], or B dictionaries. None:
-            only the ground truth is drawn.
-        class_names: name of each label; without it the number is written.
-        columns: pairs, or single panels, beside each other.
-        score_threshold: detections below it are left out.
-        panel_size: side of a panel in pixels.
+        ground_truth: the `targets` of a batch: `boxes` [B, M, 4] xyxy in pixels of `images`,
+            `labels` [B, M] with -1 as padding, optionally `image_sizes` [B, 2] to crop the images
+            to; or B such dictionaries of one image each.
+        detections: `boxes` [B, D, 4], `scores` [B, D], `labels` [B, D], or B dictionaries; None:
+            no panels of them.
+        class_names: name of each label; None writes the label.
+        columns: images side by side.
+        score_threshold: detections below it are skipped.
+        panel_size: long side of a panel in pixels.
 
     Returns:
         The picture, RGB.
 
     Raises:
-        ValueError: no images, or a number of images, truths and detections that differs.
+        ValueError: no images, or different numbers of images, truths and detections.
     """
     if len(images) == 0:
         raise ValueError("no images to draw")
@@ -108,13 +107,8 @@ def draw_gallery(
             for side, (panel, caption) in enumerate(pair):
                 left = column * cell_width + 2 * gap + side * (panel_size + gap)
                 canvas.paste(panel, (left, top))
-                _caption(
-                    canvas,
-                    (left, top + panel.height + foot // 2),
-                    caption,
-                    panel_size // 26,
-                    _FAINT,
-                )
+                place = (left, top + panel.height + foot // 2)
+                _caption(canvas, place, caption, panel_size // 26, _FAINT)
         top += height + foot + gap
     return canvas
 
@@ -127,7 +121,7 @@ def panels_of(
     score_threshold: float,
     panel_size: int,
 ) -> list[tuple[Image.Image, str]]:
-    """Returns the panels of ground truth and of detections, where given, each with its caption."""
+    """Returns the given panels, ground truth and detections, each with its caption."""
     sides = []
     if truth is not None:
         labels = np.asarray(truth["labels"])
@@ -149,7 +143,7 @@ def draw_panel(
     class_names: Sequence[str] | None,
     panel_size: int,
 ) -> Image.Image:
-    """Scales an image so that its long side is `panel_size`, and draws on it after that."""
+    """Scales an image to a long side of `panel_size`, then draws on it."""
     height, width = image.shape[:2]
     factor = panel_size / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -171,7 +165,7 @@ def per_image(values: Any, num_images: int, what: str) -> list[Mapping[str, Any]
     """Returns one dictionary per image, from a batched dictionary or a sequence of them.
 
     Raises:
-        ValueError: of another number of images.
+        ValueError: another number of images.
     """
     if values is None:
         return [None] * num_images
@@ -188,7 +182,7 @@ def per_image(values: Any, num_images: int, what: str) -> list[Mapping[str, Any]
 
 
 def valid_part(image: Any, truth: Mapping[str, Any] | None) -> np.ndarray:
-    """Returns the image as uint8 RGB, without the padding that `image_sizes` tells of."""
+    """Returns the image as uint8 RGB, cropped to its `image_sizes` if given."""
     image = as_rgb(image)
     if truth is None or truth.get("image_sizes") is None:
         return image
@@ -201,6 +195,6 @@ def _count(number: int, noun: str) -> str:
 
 
 def _caption(canvas: Image.Image, place: tuple[int, int], text: str, size: int, ink: tuple) -> None:
-    """Writes a line that begins, and has its middle, at `place`."""
+    """Writes a line of text, left-aligned and vertically centred at `place`."""
     mask = text_mask(text, max(9, size))
     canvas.paste(ink, (place[0], place[1] - mask.height // 2), mask)

@@ -1,9 +1,8 @@
-"""Lines of text as pixels, in fonts that can write class names of most scripts.
+"""Lines of text as pixels, for class names in most scripts.
 
-DejaVu Sans, which comes with matplotlib, has Latin, Greek, Cyrillic, Hebrew, Arabic and symbols.
-What it lacks is written in an installed font that has it, and Chinese, Japanese and Korean, where
-no such font is installed, in the one that comes with OpenCV 5. Right-to-left and joined scripts
-need Pillow's Raqm layout, which its wheels have where the system has the library FriBiDi.
+matplotlib's DejaVu Sans has Latin, Greek, Cyrillic, Hebrew, Arabic and symbols. Other characters
+need an installed font; Chinese, Japanese and Korean fall back to the font of OpenCV 5.
+Right-to-left and joined scripts need Pillow's Raqm layout, which needs the library FriBiDi.
 """
 
 import functools
@@ -24,14 +23,14 @@ _OPENCV_FONT = "uni"
 
 
 def text_mask(text: str, size: int) -> Image.Image:
-    """Writes a line of text.
+    """Draws a line of text.
 
     Args:
-        text: what is to be written, without line breaks.
+        text: without line breaks.
         size: height of the font in pixels.
 
     Returns:
-        An image of mode "L": 255 where the ink is. Its height depends on the font alone.
+        An image of mode "L", 255 for ink. Its height depends on the font only.
     """
     path = _path_for(frozenset(text))
     if path is None:
@@ -45,7 +44,7 @@ def text_mask(text: str, size: int) -> Image.Image:
 def _opencv_mask(text: str, size: int) -> Image.Image:
     font = cv2.FontFace(_OPENCV_FONT)
     _, _, width, _ = cv2.getTextSize((0, 0), text, (0, 0), font, size, 400)
-    canvas = np.zeros([math.ceil(1.3 * size), width, 3], np.uint8)  # letters reach 0.3 below
+    canvas = np.zeros([math.ceil(1.3 * size), width, 3], np.uint8)  # descenders take 0.3
     cv2.putText(canvas, text, (0, size), (255, 255, 255), font, size, 400)
     return Image.fromarray(canvas[..., 0])
 
@@ -57,13 +56,13 @@ def _load(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 @functools.lru_cache(maxsize=4096)
 def _path_for(characters: frozenset[str]) -> str | None:
-    """Returns the file of a font that has all the characters; None: OpenCV's font has them."""
+    """Returns the file of a font with all the characters; None: OpenCV's font has them."""
     default = font_manager.findfont("DejaVu Sans")
     missing = _missing(characters, default)
     if not missing:
         if not features.check("raqm"):
             _warn(
-                "without the library FriBiDi the letters of %r are neither joined nor in order",
+                "without the library FriBiDi letters of %r are neither joined nor in order",
                 frozenset(filter(_is_right_to_left, characters)),
             )
         return default
@@ -83,11 +82,7 @@ def _missing(characters: frozenset[str], path: str) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=1)
 def _installed_fonts() -> list[str]:
-    """Returns font files, plain styles first.
-
-    They are looked up on the disk: matplotlib's own list does not know of what was installed after
-    that was made.
-    """
+    """Returns font files on disk, plain styles first; matplotlib's cached list may be outdated."""
     files = font_manager.findSystemFonts()
     return sorted(files, key=lambda file: (bool(_OTHER_STYLES.search(Path(file).name)), file))
 
@@ -96,7 +91,7 @@ def _is_right_to_left(character: str) -> bool:
     return unicodedata.bidirectional(character) in ("R", "AL")
 
 
-@functools.lru_cache(maxsize=1024)  # once for each name, not for each label with its score
+@functools.lru_cache(maxsize=1024)  # once for each set of characters
 def _warn(message: str, characters: frozenset[str]) -> None:
     if characters:
         logging.getLogger(__name__).warning(message, "".join(sorted(characters)))
@@ -104,18 +99,18 @@ def _warn(message: str, characters: frozenset[str]) -> None:
 
 @functools.lru_cache(maxsize=1024)
 def _codes(path: str) -> frozenset[int]:
-    """Returns the code points a font file has glyphs for; none if it cannot be used."""
+    """Returns the code points with glyphs in a font file; none if it is unusable."""
     try:
         font = FT2Font(path)
     except (OSError, RuntimeError):
         return frozenset()
-    # Fonts of bitmaps, colour emoji above all, have sizes of their own.
+    # Bitmap fonts, such as colour emoji, have fixed sizes.
     return frozenset(font.get_charmap()) if font.scalable else frozenset()
 
 
 @functools.lru_cache(maxsize=4096)
 def _opencv_has(character: str) -> bool:
-    """Whether OpenCV has a font with the character; what it lacks it draws as a question mark."""
+    """Whether OpenCV's font has the character; missing ones are drawn as question marks."""
     if not hasattr(cv2, "FontFace"):  # before OpenCV 5
         return False
     missing, drawn = (np.asarray(_opencv_mask(text, 24)) for text in ("?", character))

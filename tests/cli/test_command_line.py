@@ -106,7 +106,7 @@ def test_shipped_configs_parse_and_open_with_their_header(name, expected):
     [
         ("--batchsize=3", r"x\.cfg line 1: unknown flag --batchsize; did you mean --batch_size"),
         ("# ok\n--steps=1\nbatch_size=3", r"x\.cfg line 3: expected --name=value, got 'batch_s"),
-        ("--flagfile=x.cfg", r"x\.cfg leads to itself"),
+        ("--flagfile=x.cfg", r"x\.cfg includes itself"),
         ("--data_dir\n--steps=5", r"x\.cfg line 1: expected --name=value, got '--data_dir'"),
         ("--flagfile=gone.cfg", r"no file 'gone\.cfg' in .*digits\.cfg"),
     ],
@@ -252,7 +252,7 @@ def test_help_explains_every_flag():
     assert "giou | iou | l1; default giou" in text
     assert "--output_dir: Where to write. (required)" in text
     assert "--scale: How large.\n" in text
-    assert "--layers: Which ones. (several with commas; default 1,2)" in text
+    assert "--layers: Which ones. (comma-separated list; default 1,2)" in text
     titles = re.findall(r"^(\w.*):$", text, re.MULTILINE)
     assert titles == ["This tool", "Data", "Images", "Training images", "Start", "Model",
                       "Detections", "Evaluation", "Training", "Devices", "Run"]  # fmt: skip

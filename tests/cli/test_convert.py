@@ -33,7 +33,7 @@ def test_a_detector_is_written(source, capsys, tmp_path):
     )  # fmt: skip
     assert (code, error) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "adelaidet: the settings of adelaidet_coco"
+    assert lines[0] == "adelaidet: settings of adelaidet_coco"
     assert "backbone=resnet18, num_classes=2" in lines[1]
     # 20 convolutions with norms of 4, 8 of the pyramid, 2 of the towers with norms, 3 outputs, all
     # of these with bias, and 5 scales.
@@ -60,7 +60,7 @@ def test_the_variant_decides(tmp_path, capsys):
         code, out, _ = run(
             capsys, f"--source={source}", "--flavour=official", f"--output={output}", *options
         )
-        assert code == 0 and out.startswith(f"official: the settings of {preset}\n")
+        assert code == 0 and out.startswith(f"official: settings of {preset}\n")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_another_backbone_than_the_files(classifier, capsys, tmp_path):
         f"--output={tmp_path / 'a.keras'}",
     )  # fmt: skip
     # 8 more blocks of two convolutions, each with a norm of four.
-    assert code == 1 and f"missing    {8 * 2 * 5:>5}  wanted by the model" in out
+    assert code == 1 and f"missing    {8 * 2 * 5:>5}  in the model" in out
     assert error.endswith(
         "resnet18.pkl: not all tensors fit, see the report; nothing was written\n"
     )

@@ -76,7 +76,7 @@ def test_a_folder_gives_what_predict_gives(weights, photos, tmp_path, capsys):
     assert code == 0
     assert text == f"3 images, 60 detections; files in {out}\n"
     # What cannot be read is named at the end, and no reason to fail.
-    assert error.startswith("not read, or not to the end (1):\ncannot decode image ")
+    assert error.startswith("unreadable, or not to the end (1):\ncannot decode image ")
     assert "broken.jpg" in error and len(error.splitlines()) == 2
     assert {path.name for path in out.iterdir()} == {"a.png", "b.jpg", "c.png", "detections.json"}
     files = {1: photos / "a.png", 2: photos / "b.jpg", 4: photos / "c.png"}  # the third is broken

@@ -57,7 +57,7 @@ def test_a_stopped_run_and_a_killed_evaluation_go_on_with_the_same_command(
     assert (status, err) == (0, "")
     assert out.splitlines()[-1] == (
         f"stopped by SIGTERM at step 2 of 4, kept in {tmp_path}/checkpoints/step_00000002.keras; "
-        "the same command goes on from there"
+        "the same command resumes from there"
     )
     # Killed in the last evaluation: all is there but what comes after it.
     status, out, err = run(capsys, *command)

@@ -52,7 +52,7 @@ def test_other_numbers_of_classes(tmp_path):
     path = small(tmp_path / "a.pkl", "detectron2", num_classes=3)
     model, report = convert_checkpoint(path, flavour="detectron2")
     assert (model.num_classes, model.class_names) == (3, None)
-    assert report.notes[-1] == "class names: not known"
+    assert report.notes[-1] == "class names: unknown"
     model = from_torch(path, flavour="detectron2", class_names=["cat", "dog", "bird"])
     assert model.class_names == ("cat", "dog", "bird")
     with pytest.raises(ValueError, match=r"a\.pkl: expected 2 classes, got 3"):
@@ -80,7 +80,7 @@ def test_the_file_knows_its_pixels_best(tmp_path, flavour):
     assert model.mean == (103.53, 116.28, 123.675)  # as in the preset, so not as in float32
     assert model.std == (57.375, 57.12, 58.395)
     assert report.notes[2:] == [
-        "pixel_std in the file, not as in the preset: std=(57.375, 57.12, 58.395)"
+        "pixel_std in the file differs from the preset: std=(57.375, 57.12, 58.395)"
     ]
     model, report = convert_checkpoint(path, flavour=flavour, std=(2.0, 2.0, 2.0))
     assert report.is_complete and model.std == (2.0, 2.0, 2.0)
@@ -177,7 +177,7 @@ def test_a_partial_file(tmp_path):
     assert lines[0] == (
         f"{path}: expected the tensors of this model, got 2 missing, 1 unused, 0 misshaped"
     )
-    assert lines[1] == "official: the settings of official_improved_coco"
+    assert lines[1] == "official: settings of official_improved_coco"
     assert {f"  {name}" for name in [*gone, "rpn.head.extra"]} <= set(lines)
     model, report = convert_checkpoint(path, flavour="official")
     assert sorted(report.missing) == sorted(gone)
@@ -276,7 +276,7 @@ def test_one_of_several_state_dicts(tmp_path):
     other = {**arrays, "head.ctrness.bias": np.array([5], np.float32)}
     path = tmp_path / "a.pkl"
     path.write_bytes(published.pickle.dumps({"model": arrays, "model_ema": other}))
-    with pytest.raises(ValueError, match=r"'model_ema' .* say which by its entry"):
+    with pytest.raises(ValueError, match=r"'model_ema' .* select one by its entry"):
         from_torch(path, flavour="detectron2")
     model = from_torch(path, flavour="detectron2", entry="model_ema")
     assert published.value_of(model, "head", "centerness", "bias") == 5

@@ -207,6 +207,6 @@ def test_every_setting_comes_along(converted):
     epsilon = model.backbone.get_layer("stage4_block3_3_norm").epsilon
     assert epsilon == expected["norm_epsilon"]
     variant = "_improved" if flavour == "official" else ""
-    assert report.notes[0] == f"{flavour}: the settings of {flavour}{variant}_coco"
+    assert report.notes[0] == f"{flavour}: settings of {flavour}{variant}_coco"
     assert "backbone=resnet50" in report.notes[1] and "fpn_levels=5" in report.notes[1]
     assert len(report.notes) == 2

@@ -195,10 +195,10 @@ def test_text_of_a_report():
     )
     assert str(report).splitlines() == [
         "used           2  in the file and in the model",
-        "missing       23  wanted by the model, not in the file",
-        "unused         1  in the file, not wanted by the model",
+        "missing       23  in the model, not in the file",
+        "unused         1  in the file, not in the model",
         "misshaped      2  in both, of different shapes",
-        "ignored        0  in the file, of no meaning to the model",
+        "ignored        0  in the file, irrelevant to the model",
         "missing:",
         *(f"  m{i}" for i in range(20)),
         "  ... and 3 more",

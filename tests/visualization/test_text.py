@@ -98,4 +98,4 @@ def test_without_raqm_right_to_left_names_are_warned_of(monkeypatch, caplog):
         text._path_for(frozenset("שלום 0.6"))
     (record,) = caplog.records
     letters = "".join(sorted("שלום"))
-    assert f"FriBiDi the letters of '{letters}' are neither joined" in record.getMessage()
+    assert f"FriBiDi letters of '{letters}' are neither joined" in record.getMessage()
