@@ -10,7 +10,7 @@ from fcos_tf.config import Config
 from fcos_tf.data.input.augment import AUGMENTATIONS
 from fcos_tf.evaluation import METRICS
 from fcos_tf.layers.fpn import UPSAMPLINGS
-from fcos_tf.layers.heads import NORMS
+from fcos_tf.layers.heads import HEAD_NORMS
 from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.models.fcos_targets import ASSIGNERS
 from fcos_tf.options import fields_of
@@ -191,7 +191,7 @@ def test_flags_offer_what_the_parts_know():
     assert set(choices["rules"]) == set(RULES)
     assert set(choices["assigner"]) == set(ASSIGNERS)
     assert set(choices["fpn_upsampling"]) == set(UPSAMPLINGS)
-    assert set(choices["head_norm"]) == set(NORMS)
+    assert set(choices["head_norm"]) == set(HEAD_NORMS)
 
 
 class Devices:

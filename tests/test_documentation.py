@@ -18,6 +18,7 @@ import fcos_tf
 from fcos_tf.cli import command_line
 from fcos_tf.training.cluster import Cluster, read_cluster
 from tests.digit_files import write_digits
+from tests.limits import HANG
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
@@ -177,7 +178,7 @@ def test_schedulers_give_each_host_its_tf_config(script, addresses, tmp_path):
         "srun": 'SLURM_PROCID=1 "$@"',
         "python": f'echo "$TF_CONFIG"; touch {tmp_path}/model.keras',
     }
-    output, errors = start_with(commands, script(), tmp_path).communicate(timeout=30)
+    output, errors = start_with(commands, script(), tmp_path).communicate(timeout=HANG)
     assert read_cluster({"TF_CONFIG": output}) == Cluster(addresses, 1), errors
 
 
@@ -209,6 +210,6 @@ def test_a_job_of_kubernetes_is_done_when_the_model_is_there(trains, stopped, st
     if stopped:
         assert job.stdout.readline() == "ready\n"
         job.terminate()
-    output, _ = job.communicate(timeout=30)
+    output, _ = job.communicate(timeout=HANG)
     assert job.returncode == status
     assert ("kept" in output) is stopped

@@ -103,7 +103,7 @@ def evaluate(
         `fcos_tf.evaluation.Scores`; the metrics of a checkpoint include its `step`.
 
     Raises:
-        ValueError: A damaged file, a model that does not fit the data, or a wrong `tta`.
+        ValueError: A corrupt file, a model that does not fit the data, or a wrong `tta`.
         FileNotFoundError: No such file, or no data.
     """
     from fcos_tf import build, detecting, evaluation

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
 def _train(config: Config, options: Any, given: frozenset[str]) -> None:
     load_tensorflow()
     from fcos_tf.evaluation import format_table
-    from fcos_tf.training.stop_signals import Stopped
+    from fcos_tf.training.stop_signals import TrainingStopped
     from fcos_tf.training.strategy import make_strategy, share_of
 
     # First of all TensorFlow calls, as several hosts need it.
@@ -47,7 +47,7 @@ def _train(config: Config, options: Any, given: frozenset[str]) -> None:
     is_chief = share_of(strategy).is_chief
     try:
         metrics = train(config, strategy=strategy)
-    except Stopped as stopped:
+    except TrainingStopped as stopped:
         if is_chief:
             print(f"{stopped}; the same command resumes from there")
         return
@@ -77,10 +77,10 @@ def train(
 
     Raises:
         ValueError: Options that contradict each other or the data, a checkpoint that does not fit
-            them, or damaged checkpoints only.
+            them, or corrupt checkpoints only.
         FileNotFoundError: No such data set.
         OSError: A file of the run cannot be written, such as on a full disk.
-        Stopped: SIGINT or SIGTERM during training; the chief's names the checkpoint.
+        TrainingStopped: SIGINT or SIGTERM during training; the chief's names the checkpoint.
 
     Example:
         >>> train(Config(dataset="digits", steps=600, model_dir="runs/digits"))["AP50"]
@@ -106,7 +106,7 @@ def train(
     keras.utils.set_random_seed(config.seed)
     checkpoint = checkpoints.latest(model_dir)
     if checkpoint is None:
-        checkpoints.need_none(model_dir)
+        checkpoints.refuse_corrupt(model_dir)
     start_step = checkpoints.step_of(checkpoint) if checkpoint else 0
     same = {"--model_dir: step of the newest checkpoint": start_step}
     same |= {f"--{name}": value for name, value in common_options(config).items()}
@@ -162,7 +162,7 @@ def train(
     if share.is_chief:
         checkpoints.write_model(model, model_dir / run.MODEL_FILE)
         run.write_metrics(model_dir / run.METRICS_FILE, metrics)
-    strategies.agree(True, strategy)  # no host leaves before the files exist
+    strategies.any_host(True, strategy)  # no host leaves before the files exist
     return metrics
 
 

@@ -1,6 +1,6 @@
 """Refuses pickles that would exhaust the memory, before they are loaded.
 
-One damaged byte can name memo entry 2 billion, for which the standard library allocates memory.
+One corrupt byte can name memo entry 2 billion, for which the standard library allocates memory.
 """
 
 import pickletools

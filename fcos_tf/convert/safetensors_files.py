@@ -37,7 +37,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         Name -> array of the stored shape and dtype, in the order of the names.
 
     Raises:
-        ValueError: the file is cut off, damaged, or of another kind; says what was expected.
+        ValueError: the file is cut off, corrupt, or of another kind; says what was expected.
     """
     data = path.read_bytes()
     try:
@@ -45,7 +45,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     except safetensors.SafetensorError as error:
         raise ValueError(
             f"{path}: expected a safetensors file, got {len(data)} bytes that are truncated, "
-            f"damaged or of another kind ({error})"
+            f"corrupt or of another kind ({error})"
         ) from error
     tensors = {}
     for name, tensor in sorted(stored.items()):

@@ -54,7 +54,7 @@ def read_tensors(path: str | os.PathLike, *, entry: str | None = None) -> dict[s
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file of another kind, truncated or damaged, without tensors or with several
+        ValueError: a file of another kind, truncated or corrupt, without tensors or with several
             dictionaries of them, or whose pickle names a function or class that a state dict does
             not need. Code in the file is never run.
 
@@ -107,10 +107,10 @@ def _read_zip(path: Path, entry: str | None) -> dict[str, np.ndarray]:
     """The tensors of a zip file: NAME/data.pkl, NAME/data/KEY, NAME/byteorder."""
     try:
         archive = zipfile.ZipFile(path)
-    except Exception as error:  # damaged names and numbers raise more than BadZipFile
+    except Exception as error:  # corrupt names and numbers raise more than BadZipFile
         raise ValueError(
             f"{path}: expected a zip file of torch.save, got {path.stat().st_size} bytes that only "
-            f"start like one: truncated or damaged ({error})"
+            f"start like one: truncated or corrupt ({error})"
         ) from error
     with archive:
         records = archive.namelist()
@@ -141,7 +141,7 @@ def _read_record(path: Path, archive: zipfile.ZipFile, record: str) -> np.ndarra
             while count := stream.readinto(view[at : at + _CHUNK_BYTES]):
                 at += count
     except KeyError:
-        raise ValueError(f"{path}: expected a record {record}, got none; damaged") from None
+        raise ValueError(f"{path}: expected a record {record}, got none; corrupt") from None
     except Exception as error:  # bad CRC, bad header, encrypted, unknown compression
         raise ValueError(
             f"{path}: record {record}: expected intact data, got {' '.join(str(error).split())}"
@@ -173,7 +173,7 @@ def _read_pickle(path: Path, entry: str | None) -> dict[str, np.ndarray]:
 
         def read(ref: StorageRef) -> np.ndarray:
             if ref.key not in places:
-                raise ValueError(f"{path}: expected a storage {ref.key}, got none; damaged")
+                raise ValueError(f"{path}: expected a storage {ref.key}, got none; corrupt")
             stream.seek(places[ref.key][0])
             return np.fromfile(stream, np.uint8, places[ref.key][1])
 
@@ -215,9 +215,9 @@ def _unpickle(path: Path, stream: BinaryIO) -> tuple[Any, dict[str, StorageRef]]
             f"{path}: expected nothing but tensors, numbers, text and containers, got a pickle "
             f"that asks for {error}: refused, and no code was run"
         ) from None
-    except Exception as error:  # a damaged pickle can raise anything
+    except Exception as error:  # a corrupt pickle can raise anything
         raise ValueError(
-            f"{path}: expected a pickle of tensors, got one that is truncated or damaged "
+            f"{path}: expected a pickle of tensors, got one that is truncated or corrupt "
             f"({type(error).__name__}: {' '.join(str(error).split())})"
         ) from error
 

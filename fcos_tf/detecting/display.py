@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 
-class Stopped(Exception):  # noqa: N818 - not an error
+class WindowClosed(Exception):  # noqa: N818 - not an error
     """The user has closed the window."""
 
 
@@ -29,8 +29,8 @@ class Window:
         """Shows a picture, until a key is pressed if `wait`.
 
         Raises:
-            Stopped: q or escape was pressed.
+            WindowClosed: q or escape was pressed.
         """
         cv2.imshow("fcos_tf", pixels[..., ::-1])
         if cv2.waitKey(0 if wait else 1) & 0xFF in (ord("q"), 27):
-            raise Stopped
+            raise WindowClosed

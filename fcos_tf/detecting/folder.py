@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from fcos_tf.data.images import ImageError
 from fcos_tf.detecting.detections import Detections
-from fcos_tf.detecting.display import Stopped, Window
+from fcos_tf.detecting.display import Window, WindowClosed
 from fcos_tf.detecting.images import Picture, read_picture
 from fcos_tf.detecting.inputs import CAMERA, IMAGE, Input
 from fcos_tf.detecting.opened import OpenedModel
@@ -87,7 +87,7 @@ class FolderRun:
                 )
         self._folder.mkdir(parents=True, exist_ok=True)
         with Results(self._folder) as results:
-            with contextlib.suppress(Stopped):
+            with contextlib.suppress(WindowClosed):
                 self._run_images(images, names, results)
                 for item in videos:
                     self._run_video(item, self._folder / names[item.path], results)

@@ -68,7 +68,7 @@ def evaluate(
         print(fcos_tf.evaluation.evaluate(model, val)["AP50"])
     """
     if not getattr(model, "protocols", METRICS):
-        check_finite(dataset)
+        refuse_endless(dataset)
         if getattr(dataset, "num_hosts", 1) > 1:
             raise ValueError(
                 f"expected one host to evaluate the losses of {type(model).__name__}, got "
@@ -108,7 +108,7 @@ def run_detector(
     """
     datasets = (dataset, *views)
     for each in datasets:
-        check_finite(each)
+        refuse_endless(each)
     class_names = class_names_of(model, dataset)
     detect = detect or compile_detect(model, class_names)
     if flip or views:
@@ -179,7 +179,7 @@ def metric_names(metrics: Sequence[str] = ("coco",)) -> tuple[str, ...]:
     return tuple(number for name in _check_metrics(metrics) for number in _NUMBERS[name])
 
 
-def check_finite(dataset: Iterable) -> None:
+def refuse_endless(dataset: Iterable) -> None:
     """Refuses an endless `tf.data.Dataset`.
 
     Raises:

@@ -15,7 +15,7 @@ h, w: the size of an image.
 import tensorflow as tf
 
 FORMATS = "JPEG, PNG, GIF, BMP or WebP"
-# Pillow's limit. A few damaged bytes can claim any size, for which decoders would allocate memory.
+# Pillow's limit. A few corrupt bytes can claim any size, for which decoders would allocate memory.
 MOST_PIXELS = 178_956_970
 
 # First bytes of the files.

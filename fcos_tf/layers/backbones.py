@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from fcos_tf.layers.blocks import EPSILON
+from fcos_tf.layers.blocks import NORM_EPSILON
 from fcos_tf.layers.keras_cv import PREFIX as KERAS_CV
 from fcos_tf.layers.keras_cv import KerasCVBackbone, keras_home
 from fcos_tf.layers.mobilenet import mobilenet_v2
@@ -90,7 +90,7 @@ def build_backbone(
     weights: str | None = None,
     stride_in_3x3: bool = True,
     norm: str = "batch",
-    norm_epsilon: float = EPSILON,
+    norm_epsilon: float = NORM_EPSILON,
     frozen_stages: int = 0,
     dtype=None,
 ) -> keras.Model:

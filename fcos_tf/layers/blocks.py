@@ -11,8 +11,8 @@ from typing import Any
 import keras
 from keras import ops
 
-EPSILON = 1e-5
-NORMS = ("batch", "sync", "frozen")
+NORM_EPSILON = 1e-5
+BACKBONE_NORMS = ("batch", "sync", "frozen")
 PARTS = 5  # that can be frozen: the stem, and four stages that each halve the map
 
 if keras.backend.backend() == "tensorflow":
@@ -30,7 +30,7 @@ class FrozenBatchNormalization(keras.layers.Layer):
         epsilon: added to the variance.
     """
 
-    def __init__(self, epsilon: float = EPSILON, **kwargs):
+    def __init__(self, epsilon: float = NORM_EPSILON, **kwargs):
         super().__init__(**kwargs)
         self.epsilon = epsilon
 
@@ -189,13 +189,13 @@ def check_freezing(norm: str, frozen_stages: int) -> None:
     """Checks the arguments of all backbones.
 
     Args:
-        norm: one of `NORMS`.
+        norm: one of `BACKBONE_NORMS`.
         frozen_stages: number of frozen parts from the input on, 0 to `PARTS`.
 
     Raises:
         ValueError: if either is out of its range.
     """
-    check_choices(norm=(norm, NORMS))
+    check_choices(norm=(norm, BACKBONE_NORMS))
     if frozen_stages not in range(PARTS + 1):
         raise ValueError(f"frozen_stages must be 0 to {PARTS}; got {frozen_stages!r}")
 
@@ -207,7 +207,7 @@ def he_normal() -> keras.initializers.Initializer:
     )
 
 
-def normalization(norm: str, *, name: str, epsilon: float = EPSILON) -> keras.layers.Layer:
+def normalization(norm: str, *, name: str, epsilon: float = NORM_EPSILON) -> keras.layers.Layer:
     """Batch normalisation of one of three kinds.
 
     Args:
@@ -218,7 +218,7 @@ def normalization(norm: str, *, name: str, epsilon: float = EPSILON) -> keras.la
     Raises:
         ValueError: for another kind.
     """
-    check_choices(norm=(norm, NORMS))
+    check_choices(norm=(norm, BACKBONE_NORMS))
     if norm == "frozen":
         return FrozenBatchNormalization(epsilon, name=name)
     return keras.layers.BatchNormalization(
@@ -279,7 +279,7 @@ def conv_norm(
     stride: int = 1,
     groups: int = 1,
     norm: str = "batch",
-    norm_epsilon: float = EPSILON,
+    norm_epsilon: float = NORM_EPSILON,
     trainable: bool = True,
     activation: str | None = "relu",
 ):

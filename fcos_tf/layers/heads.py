@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from fcos_tf.layers.blocks import EPSILON, GroupNormalization, Scale, check_choices
+from fcos_tf.layers.blocks import NORM_EPSILON, GroupNormalization, Scale, check_choices
 
 CENTERNESS_BRANCHES = ("box", "class")
-NORMS = ("group", "none")
+HEAD_NORMS = ("group", "none")
 ACTIVATIONS = ("relu", "exp")
 LARGEST_LOG_DISTANCE = 18.0  # exp of it is 7e7 pixels
 PRIOR_PROBABILITY = 0.01
@@ -52,7 +52,7 @@ class FCOSHead(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         check_choices(
-            norm=(norm, NORMS),
+            norm=(norm, HEAD_NORMS),
             centerness_on=(centerness_on, CENTERNESS_BRANCHES),
             box_activation=(box_activation, ACTIVATIONS),
         )
@@ -83,7 +83,7 @@ class FCOSHead(keras.layers.Layer):
         for k in range(self.num_convs):
             layers.append(self._conv(self.channels, f"{name}_conv_{k}", dtype))
             if self.norm == "group":
-                options = {"epsilon": EPSILON, "name": f"{name}_norm_{k}", "dtype": dtype}
+                options = {"epsilon": NORM_EPSILON, "name": f"{name}_norm_{k}", "dtype": dtype}
                 layers.append(GroupNormalization(self.groups, **options))
             layers.append(keras.layers.ReLU(name=f"{name}_relu_{k}", dtype=dtype))
         return layers

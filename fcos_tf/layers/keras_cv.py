@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from fcos_tf.keras_cv_import import import_keras_cv
-from fcos_tf.layers.blocks import EPSILON, PARTS, check_freezing
+from fcos_tf.layers.blocks import NORM_EPSILON, PARTS, check_freezing
 from fcos_tf.layers.keras_cv_architectures import ARCHITECTURES
 
 PREFIX = "keras_cv/"
@@ -135,7 +135,7 @@ class KerasCVBackbone(keras.Model):
         pretrained: bool = False,
         stride_in_3x3: bool = True,
         norm: str = "batch",
-        norm_epsilon: float = EPSILON,
+        norm_epsilon: float = NORM_EPSILON,
         frozen_stages: int = 0,
         name: str | None = None,
         **kwargs,
@@ -149,7 +149,7 @@ class KerasCVBackbone(keras.Model):
         check_freezing(norm, frozen_stages)
         for option, value, default in (
             ("stride_in_3x3", stride_in_3x3, True),
-            ("norm_epsilon", norm_epsilon, EPSILON),
+            ("norm_epsilon", norm_epsilon, NORM_EPSILON),
         ):
             if value != default:
                 raise ValueError(

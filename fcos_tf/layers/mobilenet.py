@@ -9,7 +9,7 @@ first block), `_2` the depthwise 3x3 and `_3` the projecting 1x1.
 
 import keras
 
-from fcos_tf.layers.blocks import EPSILON, check_freezing, conv_norm
+from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv_norm
 
 STEM_CHANNELS = 32
 # Rows of table 2 by stage: expansion, channels, blocks, stride of the first block.
@@ -25,7 +25,7 @@ def mobilenet_v2(
     *,
     stride_in_3x3: bool = True,
     norm: str = "batch",
-    norm_epsilon: float = EPSILON,
+    norm_epsilon: float = NORM_EPSILON,
     frozen_stages: int = 0,
     name: str = "mobilenet_v2",
 ) -> keras.Model:

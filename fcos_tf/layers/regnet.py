@@ -13,7 +13,7 @@ import math
 
 import keras
 
-from fcos_tf.layers.blocks import EPSILON, check_freezing, conv_norm
+from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv_norm
 from fcos_tf.layers.resnet import bottleneck
 
 STEM_CHANNELS = 32
@@ -83,7 +83,7 @@ def regnet(
     *,
     stride_in_3x3: bool = True,
     norm: str = "batch",
-    norm_epsilon: float = EPSILON,
+    norm_epsilon: float = NORM_EPSILON,
     frozen_stages: int = 0,
     name: str | None = None,
 ) -> keras.Model:

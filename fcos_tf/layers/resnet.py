@@ -12,7 +12,7 @@ Layers against torchvision's modules, where a `_conv` holds `weight` (kernel, tr
 
 import keras
 
-from fcos_tf.layers.blocks import EPSILON, check_freezing, conv_norm
+from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv_norm
 
 # Blocks in each of the four stages; whether they are bottlenecks of three convolutions.
 DEPTHS = {
@@ -30,7 +30,7 @@ def resnet(
     group_width: int = 64,
     stride_in_3x3: bool = True,
     norm: str = "batch",
-    norm_epsilon: float = EPSILON,
+    norm_epsilon: float = NORM_EPSILON,
     frozen_stages: int = 0,
     name: str | None = None,
 ) -> keras.Model:

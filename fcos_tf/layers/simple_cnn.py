@@ -2,14 +2,14 @@
 
 import keras
 
-from fcos_tf.layers.blocks import EPSILON, check_freezing, conv, conv_norm
+from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv, conv_norm
 
 
 def simple_cnn(
     *,
     stride_in_3x3: bool = True,
     norm: str = "batch",
-    norm_epsilon: float = EPSILON,
+    norm_epsilon: float = NORM_EPSILON,
     frozen_stages: int = 0,
     name: str = "simple_cnn",
 ) -> keras.Model:

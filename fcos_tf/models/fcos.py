@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import keras
 
 from fcos_tf.layers.backbones import build_backbone, resolve_preset
-from fcos_tf.layers.blocks import EPSILON, check_choices
+from fcos_tf.layers.blocks import NORM_EPSILON, check_choices
 from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.layers.heads import FCOSHead
 from fcos_tf.models.detector import Detector
@@ -114,7 +114,7 @@ class FCOS(Detector):
         backbone: str = "resnet50",
         backbone_weights: str | None = None,
         backbone_norm: str | None = None,
-        norm_epsilon: float = EPSILON,
+        norm_epsilon: float = NORM_EPSILON,
         frozen_stages: int | None = None,
         stride_in_3x3: bool | None = None,
         fpn_levels: int = 5,

@@ -14,7 +14,7 @@ class TrainSteps:
     Attributes:
         step_names: numbers tracked in training steps beside the losses.
         accumulation_steps: number of parts of a batch, for less memory; the step is the same.
-        step_faults: counts the steps whose loss or gradient was not finite.
+        bad_steps: counts the steps whose loss or gradient was not finite.
     """
 
     step_names = ("gradient_norm",)
@@ -22,7 +22,7 @@ class TrainSteps:
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.step_faults = StepFaults()
+        self.bad_steps = BadSteps()
 
     def train_step(self, data):
         """One optimizer step on a batch `(images, targets)`; returns the running means.
@@ -44,7 +44,7 @@ class TrainSteps:
             weight.assign(tf.where(finite, weight, before))
         # A float16 overflow lowers the loss scale; it is a fault only at the lowest scale.
         can_scale = tf.logical_and(self.dtype_policy.name == "mixed_float16", scale > 1)
-        self.step_faults.count(finite | (losses_are_finite & can_scale))
+        self.bad_steps.count(finite | (losses_are_finite & can_scale))
         return self._track({**values, "gradient_norm": norm}, counts=finite)
 
     def _statistics_to_restore(self):
@@ -168,13 +168,13 @@ class TrainSteps:
                 self.optimizer.build(self.trainable_variables)
 
 
-class StepFaults:
+class BadSteps:
     """Counts steps and steps that are not finite, and keeps the first of the latter.
 
     Counted on the device: reading a number after every step would stall the host.
 
     Example:
-        >>> faults = StepFaults()
+        >>> faults = BadSteps()
         >>> for finite in (True, False, True, False):
         ...     faults.count(finite)
         >>> faults.read()

@@ -23,7 +23,7 @@ def load_model(path: str | Path) -> keras.Model:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged or holds no detector.
+        ValueError: If it is corrupt or holds no detector.
 
     Example:
         >>> model = fcos_tf.load_model("runs/demo/model.keras")
@@ -43,17 +43,17 @@ def load_model(path: str | Path) -> keras.Model:
 
 
 def check_whole(path: str | Path) -> None:
-    """Refuses a `.keras` file that is missing or damaged.
+    """Refuses a `.keras` file that is missing or corrupt.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, with the kind of damage.
+        ValueError: If it is corrupt, with the kind of damage.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no weights file {path}; expected a .keras file")
     damage = find_damage(path)
     if damage is not None:
-        raise ValueError(f"{path} is damaged ({damage}); expected a .keras file")
+        raise ValueError(f"{path} is corrupt ({damage}); expected a .keras file")
 
 
 def find_damage(path: str | Path) -> str | None:

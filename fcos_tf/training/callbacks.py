@@ -8,7 +8,7 @@ import keras
 
 from fcos_tf import evaluation
 from fcos_tf.detecting.batches import compile_detect
-from fcos_tf.evaluation.evaluate import check_finite, class_names_of
+from fcos_tf.evaluation.evaluate import class_names_of, refuse_endless
 from fcos_tf.models.image_model import read_means, write_means
 from fcos_tf.training.best_model import BestModel
 from fcos_tf.training.checkpointing import Checkpoint
@@ -154,7 +154,7 @@ class DetectionMetrics(keras.callbacks.Callback):
         super().__init__()
         if every < 1:
             raise ValueError(f"every: expected a number of epochs >= 1, got {every}")
-        check_finite(dataset)
+        refuse_endless(dataset)
         self.dataset = dataset
         self.metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
         evaluation.metric_names(self.metrics)  # refuses unknown ones before training

@@ -15,8 +15,8 @@ from fcos_tf.models.image_model import read_means, write_means
 from fcos_tf.models.train_steps import has_hosts
 from fcos_tf.training import checkpoints
 from fcos_tf.training.step_callback import StepCallback
-from fcos_tf.training.stop_signals import Stopped, StopSignals
-from fcos_tf.training.strategy import agree
+from fcos_tf.training.stop_signals import StopSignals, TrainingStopped
+from fcos_tf.training.strategy import any_host
 
 _STEPS_BETWEEN_QUESTIONS = 10
 
@@ -32,12 +32,12 @@ class Checkpoint(StepCallback):
         checkpoint_every: Steps between two checkpoints, >= 1.
         keep_checkpoints: Number of newest checkpoints to keep.
         first_step: Updates done before the first `fit`.
-        stop: After a signal, the current step is saved and `Stopped` is raised, on all hosts.
+        stop: After a signal, the current step is saved, and all hosts raise `TrainingStopped`.
         writes: Whether this process writes; of several hosts one does.
         before_saving: Called with the step on every host, before it is saved.
 
     Raises:
-        Stopped: A signal was received.
+        TrainingStopped: A signal was received.
         OSError: A checkpoint could not be written; raised one or more steps later.
 
     Example:
@@ -68,7 +68,7 @@ class Checkpoint(StepCallback):
         self._saved_step = first_step
 
     def on_step_end(self, step, logs):
-        """Saves if it is due; raises `Stopped` after a signal."""
+        """Saves if it is due; raises `TrainingStopped` after a signal."""
         self._saver.check()
         stopping = self._is_to_stop(step, logs)
         if step % self.checkpoint_every == 0 or logs is not None or stopping:
@@ -76,7 +76,7 @@ class Checkpoint(StepCallback):
         if stopping or logs is not None:
             self._saver.wait()
         if stopping:
-            raise Stopped(f"stopped by {self.stop.received or 'a signal to another host'}")
+            raise TrainingStopped(f"stopped by {self.stop.received or 'a signal to another host'}")
 
     def on_train_end(self, logs=None):
         """Waits until the last checkpoint is on disk."""
@@ -93,7 +93,7 @@ class Checkpoint(StepCallback):
         # All hosts must ask at the same steps, and each question is a network message.
         if has_hosts(strategy) and step % _STEPS_BETWEEN_QUESTIONS and logs is None:
             return False
-        return agree(self.stop.received is not None, strategy)
+        return any_host(self.stop.received is not None, strategy)
 
     def _save(self, step: int) -> None:
         if step == self._saved_step:

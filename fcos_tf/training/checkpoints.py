@@ -4,7 +4,7 @@
 
 holds the model's config and weights, the optimizer's state after 1000 updates, and a detector's
 metric means since the last log record. With averaged weights (`--ema_momentum`) the averages are
-saved as the weights. The checksums of the zip format reveal a damaged file.
+saved as the weights. The checksums of the zip format reveal a corrupt file.
 """
 
 import contextlib
@@ -81,7 +81,7 @@ def write_model(model: keras.Model, path: str | Path) -> None:
 
 
 def latest(model_dir: str | Path) -> Path | None:
-    """The newest whole checkpoint of a run; damaged ones are skipped with a warning.
+    """The newest whole checkpoint of a run; corrupt ones are skipped with a warning.
 
     Args:
         model_dir: The run's folder, which need not exist.
@@ -95,12 +95,12 @@ def latest(model_dir: str | Path) -> Path | None:
         if damage is None:
             return path
         then = "there is none before it" if path == paths[-1] else "using the one before it"
-        warnings.warn(f"checkpoint {path} is damaged ({damage}); {then}", stacklevel=2)
+        warnings.warn(f"checkpoint {path} is corrupt ({damage}); {then}", stacklevel=2)
     return None
 
 
-def need_none(model_dir: str | Path) -> None:
-    """Refuses a run from step 0 in a folder with damaged checkpoints only.
+def refuse_corrupt(model_dir: str | Path) -> None:
+    """Refuses a run from step 0 in a folder with corrupt checkpoints only.
 
     Args:
         model_dir: The run's folder, which need not exist and holds no whole checkpoint.
@@ -111,7 +111,7 @@ def need_none(model_dir: str | Path) -> None:
     paths = _all_newest_first(model_dir)
     if paths:
         raise ValueError(
-            f"--model_dir: expected a whole checkpoint in {paths[0].parent}, got damaged ones only "
+            f"--model_dir: expected a whole checkpoint in {paths[0].parent}, got corrupt ones only "
             f"({', '.join(path.name for path in paths)}); to start from step 0, remove them or "
             "give another --model_dir"
         )
@@ -130,7 +130,7 @@ def restore(model: keras.Model, path: str | Path) -> int:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, or does not fit the model or the optimizer.
+        ValueError: The file is corrupt, or does not fit the model or the optimizer.
     """
     path = Path(path)
     step = step_of(path)

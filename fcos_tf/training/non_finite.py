@@ -16,7 +16,7 @@ from fcos_tf.training.step_callback import StepCallback
 class NonFiniteGuard(StepCallback):
     """Finds non-finite steps, reports the first one, and stops the training or continues.
 
-    The device counts the steps (`models.step_faults`); they are read here at an interval, so
+    The device counts the steps (`models.bad_steps`); they are read here at an interval, so
     training may be some steps further: call `look` before a model is saved. Training continues
     after up to `max_bad_steps` of them, if the optimizer skips them, as
     `keras.optimizers.LossScaleOptimizer` does.
@@ -51,7 +51,7 @@ class NonFiniteGuard(StepCallback):
 
     def on_train_begin(self, logs=None):
         """Starts counting."""
-        self.model.step_faults.reset()
+        self.model.bad_steps.reset()
         self._looked_at = self.step
 
     def on_step_end(self, step, logs):
@@ -69,7 +69,7 @@ class NonFiniteGuard(StepCallback):
             ValueError: More non-finite steps than allowed; names the first one, its images and
                 the file of its batch.
         """
-        faults, first = self.model.step_faults.read()
+        faults, first = self.model.bad_steps.read()
         if faults:
             self.faults += faults
             where = self._describe(self._looked_at + first)
@@ -81,7 +81,7 @@ class NonFiniteGuard(StepCallback):
                 stacklevel=2,
             )
             _restore_scale(self.model.optimizer)
-        self.model.step_faults.reset()
+        self.model.bad_steps.reset()
         self._looked_at = step
 
     def _describe(self, step: int) -> str:

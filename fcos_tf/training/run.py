@@ -18,8 +18,8 @@ from fcos_tf.detecting.results import DETECTIONS_FILE  # noqa: F401 - among the 
 from fcos_tf.training import atomic, callbacks, checkpoints, loop
 from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter, TextWriter
 from fcos_tf.training.progress_bar import ProgressBar
-from fcos_tf.training.stop_signals import Stopped
-from fcos_tf.training.strategy import agree
+from fcos_tf.training.stop_signals import TrainingStopped
+from fcos_tf.training.strategy import any_host
 from fcos_tf.visualization.curves import METRICS_LINES_FILE
 
 CONFIG_FILE = "config.cfg"
@@ -110,23 +110,25 @@ def go_on(
         The metrics of the last evaluation, if there was one.
 
     Raises:
-        Stopped: After a signal; on the chief it names the checkpoint.
+        TrainingStopped: After a signal; on the chief it names the checkpoint.
     """
     lines, strategy = Path(model_dir) / METRICS_LINES_FILE, model.distribute_strategy
     lengths = {"total_steps": total_steps, "period": period}
     missing = is_chief and loop.lacks_evaluation(lines, start_step, **lengths)
     metrics: dict[str, float] = {}
     try:
-        if agree(missing, strategy):
+        if any_host(missing, strategy):
             metrics = callbacks.make_up_evaluation(model, made, start_step)
         logs = loop.fit(model, make_dataset, **lengths, start_step=start_step, callbacks=made)
-    except Stopped as stopped:
-        agree(True, strategy)  # no host leaves before the checkpoint is on disk
+    except TrainingStopped as stopped:
+        any_host(True, strategy)  # no host leaves before the checkpoint is on disk
         if not is_chief:
             raise
         path = checkpoints.latest(model_dir)
         step = checkpoints.step_of(path)
-        raise Stopped(f"{stopped} at step {step} of {total_steps}, kept in {path}") from None
+        raise TrainingStopped(
+            f"{stopped} at step {step} of {total_steps}, kept in {path}"
+        ) from None
     prefix = callbacks.VALIDATION_PREFIX
     return metrics | {k.removeprefix(prefix): v for k, v in logs.items() if k.startswith(prefix)}
 

@@ -6,7 +6,7 @@ import threading
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(Exception):  # noqa: N818 - nothing has gone wrong
+class TrainingStopped(Exception):  # noqa: N818 - nothing has gone wrong
     """A run stopped on a signal; its last step is in a checkpoint."""
 
 
@@ -29,10 +29,10 @@ class StopSignals:
         """Aborts work that a resumed run repeats.
 
         Raises:
-            Stopped: A signal was received.
+            TrainingStopped: A signal was received.
         """
         if self.received:
-            raise Stopped(f"stopped by {self.received}")
+            raise TrainingStopped(f"stopped by {self.received}")
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # others cannot set handlers

@@ -116,7 +116,7 @@ def share_of(strategy: tf.distribute.Strategy) -> Share:
     return Share(len(cluster.addresses), cluster.host)
 
 
-def agree(flag: bool, strategy: tf.distribute.Strategy) -> bool:
+def any_host(flag: bool, strategy: tf.distribute.Strategy) -> bool:
     """Whether `flag` is true on any host.
 
     All hosts must call it at the same point of the program: it waits for them. With one host it
@@ -132,7 +132,7 @@ def agree(flag: bool, strategy: tf.distribute.Strategy) -> bool:
 
 
 def numbers_of_hosts(numbers: Sequence[int], strategy: tf.distribute.Strategy) -> np.ndarray:
-    """The numbers of all hosts, on every host; all hosts must call it, as `agree`.
+    """The numbers of all hosts, on every host; all hosts must call it, as `any_host`.
 
     Args:
         numbers: N whole numbers of this host.
@@ -148,7 +148,7 @@ def numbers_of_hosts(numbers: Sequence[int], strategy: tf.distribute.Strategy) -
 
 
 def check_same(values: Mapping[str, Any], strategy: tf.distribute.Strategy) -> None:
-    """Checks that all hosts have the same values; all hosts must call it, as `agree`.
+    """Checks that all hosts have the same values; all hosts must call it, as `any_host`.
 
     Args:
         values: Name -> value of this host; values are compared by their `str`.

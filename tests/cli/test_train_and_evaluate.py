@@ -232,7 +232,7 @@ def test_wrong_runs_and_weights_are_one_line(tmp_path, run_here):
     (tmp_path / "cut.keras").write_bytes(b"PK")
     for argument, message in (
         (f"--model_dir={tmp_path / 'gone'}", "--model_dir: no folder"),
-        (f"--weights={tmp_path / 'cut.keras'}", "cut.keras is damaged"),
+        (f"--weights={tmp_path / 'cut.keras'}", "cut.keras is corrupt"),
     ):
         result = run_here("evaluate.py", argument)
         assert result.returncode == 1

@@ -98,7 +98,7 @@ def test_a_record_of_steps_before_and_after_a_kill_is_that_of_the_uninterrupted_
     assert train(folder) == expected
 
 
-def test_damaged_checkpoints_only_are_no_reason_to_start_anew(tmp_path, capsys):
+def test_corrupt_checkpoints_only_are_no_reason_to_start_anew(tmp_path, capsys):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     for name in ("step_00000001.keras", "step_00000002.keras"):

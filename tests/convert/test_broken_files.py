@@ -38,7 +38,7 @@ def complaint(path):
         ("a.safetensors", b"<html><head>", "HTML"),
         ("a.pth", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
         ("a.pth", b"GIF89a.........", "15 bytes that starts with b'GIF89a"),
-        ("a.pkl", b"no pickle at all", "truncated or damaged"),
+        ("a.pkl", b"no pickle at all", "truncated or corrupt"),
         ("a.h5", b"PK\x03\x04", "got '.h5'"),
         ("a", b"PK\x03\x04", "got ''"),
     ],

@@ -216,7 +216,7 @@ def test_another_flavour(tmp_path, monkeypatch, flavour, asked):
         from_torch("a.pth", flavour=asked)
 
 
-def test_damaged_tensors_end_in_the_report(tmp_path):
+def test_corrupt_tensors_end_in_the_report(tmp_path):
     head = "proposal_generator.fcos_head"
     change = {
         f"{head}.cls_logits.bias": np.zeros((), np.float32),

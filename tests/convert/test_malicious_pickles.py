@@ -107,7 +107,7 @@ def test_classes_can_be_named_but_neither_called_nor_altered(tmp_path, name):
     state = pb.tup(pb.NONE, pb.table(name=pb.text("x"), dtype=pb.NONE))
     for value in (pb.call(symbol), symbol + pb.tup() + b"\x81", pb.build(symbol, state)):
         path = write(tmp_path / "a.pth", "zip", pb.table(a=value))
-        with pytest.raises(ValueError, match="truncated or damaged"):
+        with pytest.raises(ValueError, match="truncated or corrupt"):
             read_tensors(path)
     assert pickled_tensors._SYMBOLS["torch.float32"] == np.float32
 
@@ -116,7 +116,7 @@ def test_a_tensor_cannot_be_altered_after_its_checks(tmp_path):
     tensor = pb.tensor(pb.storage("FloatStorage", "0", 1), 0, (1,), (1,))
     state = pb.tup(pb.NONE, pb.table(offset=pb.number(9)))
     path = pb.zip_file(tmp_path / "a.pth", pb.table(a=pb.build(tensor, state)), {"0": bytes(4)})
-    with pytest.raises(ValueError, match="truncated or damaged"):
+    with pytest.raises(ValueError, match="truncated or corrupt"):
         read_tensors(path)
 
 

@@ -149,5 +149,5 @@ def test_preset_with_the_weights_of_a_file(trained, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weights file no; expected a \.keras file"):
         FCOS.from_preset("torchvision_coco", weights="no", **SMALL)
     (tmp_path / "bad.keras").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"bad\.keras is damaged .* expected a \.keras file"):
+    with pytest.raises(ValueError, match=r"bad\.keras is corrupt .* expected a \.keras file"):
         FCOS.from_preset("torchvision_coco", weights=str(tmp_path / "bad.keras"), **SMALL)

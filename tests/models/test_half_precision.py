@@ -59,7 +59,7 @@ def test_a_scale_too_large_is_halved_until_it_fits_and_is_no_fault():
     fit(model, batch, steps=38)
     skipped = 40 - np.log2(float(model.optimizer.dynamic_scale))
     assert 10 < skipped < 35
-    assert model.step_faults.read() == (0, 0)
+    assert model.bad_steps.read() == (0, 0)
     exact = compiled("float32")
     fit(exact, batch, steps=int(40 - skipped))
     now = [np.array(w) for w in exact.trainable_weights]
@@ -77,5 +77,5 @@ def test_a_gradient_that_no_scale_makes_finite_is_a_fault(monkeypatch):
     monkeypatch.setattr(model, "total_loss", with_a_root_at_zero)
     logs = fit(model, scene(batch=2, size=(64, 64)), steps=5)
     # The first two halve the scale, which is then 1.
-    assert model.step_faults.read() == (3, 3)
+    assert model.bad_steps.read() == (3, 3)
     assert np.isnan(logs["loss"])

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import fcos_tf
-from fcos_tf.models.train_steps import StepFaults
+from fcos_tf.models.train_steps import BadSteps
 from fcos_tf.training.optimizers import SGD
 from tests.models.test_fcos import scene
 
@@ -106,7 +106,7 @@ def test_steps_that_are_not_finite_are_counted_and_in_no_mean():
         ),
     )
     logs = model.fit(data, verbose=0).history
-    assert model.step_faults.read() == (1, 2)
+    assert model.bad_steps.read() == (1, 2)
     np.testing.assert_allclose(logs["loss"], fit(small(), good, steps=1)["loss"], rtol=1e-6)
     assert np.isnan(model.head.ltrb.kernel).any()
 
@@ -118,12 +118,12 @@ def test_a_loss_scale_leaves_such_steps_out(norm):
     model.compile(optimizer=scaled, jit_compile=False)
     before = [np.array(w) for w in model.weights]
     fit(model, with_a_hole(np.nan), steps=1)
-    assert model.step_faults.read() == (1, 1)
+    assert model.bad_steps.read() == (1, 1)
     for a, b in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(a, b)
     images, targets = scene(batch=2, size=(64, 64))
     fit(model, (images.astype("float32"), targets), steps=1)  # of this dtype, the trace is there
-    assert model.step_faults.read() == (1, 1)
+    assert model.bad_steps.read() == (1, 1)
     assert not np.array_equal(model.head.ltrb.kernel, before[-1])
     assert all(np.isfinite(w).all() for w in model.weights)
 
@@ -150,7 +150,7 @@ def test_parts_add_the_loss_of_weights_once():
 
 
 def test_first_and_number_of_faults():
-    faults = StepFaults()
+    faults = BadSteps()
     for finite in (True, True, False, True, False):
         faults.count(finite)
     assert faults.read() == (2, 3)

@@ -1,4 +1,4 @@
-"""Files of saved detectors: loaded, refused, damaged."""
+"""Files of saved detectors: loaded, refused, corrupt."""
 
 import subprocess
 import sys
@@ -99,5 +99,5 @@ def test_load_model_refuses_what_is_no_detector(tmp_path):
     with pytest.raises(ValueError, match=r"foreign\.keras: expected a detector"):
         load_model(tmp_path / "foreign.keras")
     (tmp_path / "dense.keras").write_bytes(b"PK and so on")
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(ValueError, match="corrupt"):
         load_model(tmp_path / "dense.keras")

@@ -77,7 +77,7 @@ def test_no_run_no_checkpoint(tmp_path):
         ("without weights", "no model.weights.h5 in it"),
     ],
 )
-def test_a_damaged_file_is_named_and_the_one_before_it_used(tmp_path, damage, words):
+def test_a_corrupt_file_is_named_and_the_one_before_it_used(tmp_path, damage, words):
     model = make_model()
     good = checkpoints.save(model, tmp_path, 1)
     bad = checkpoints.save(model, tmp_path, 2)
@@ -93,14 +93,14 @@ def test_a_damaged_file_is_named_and_the_one_before_it_used(tmp_path, damage, wo
         with zipfile.ZipFile(good) as whole, zipfile.ZipFile(bad, "w") as part:
             for name in ("metadata.json", "config.json"):
                 part.writestr(name, whole.read(name))
-    with pytest.warns(UserWarning, match=rf"step_00000002\.keras is damaged \({words}"):
+    with pytest.warns(UserWarning, match=rf"step_00000002\.keras is corrupt \({words}"):
         assert checkpoints.latest(tmp_path) == good
-    with pytest.raises(ValueError, match=r"step_00000002\.keras is damaged"):
+    with pytest.raises(ValueError, match=r"step_00000002\.keras is corrupt"):
         checkpoints.restore(model, bad)
 
 
-def test_the_last_of_all_damaged_files_promises_none_before_it(tmp_path):
-    checkpoints.need_none(tmp_path / "missing")
+def test_the_last_of_all_corrupt_files_promises_none_before_it(tmp_path):
+    checkpoints.refuse_corrupt(tmp_path / "missing")
     for step in (1, 2):
         checkpoints.save(make_model(), tmp_path, step).write_bytes(b"")
     with pytest.warns(UserWarning) as caught:
@@ -108,8 +108,8 @@ def test_the_last_of_all_damaged_files_promises_none_before_it(tmp_path):
     assert [str(warning.message).split("; ")[-1] for warning in caught] == [
         "using the one before it", "there is none before it",
     ]  # fmt: skip
-    with pytest.raises(ValueError, match=r"damaged ones only \(step_00000002\.keras, "):
-        checkpoints.need_none(tmp_path)
+    with pytest.raises(ValueError, match=r"corrupt ones only \(step_00000002\.keras, "):
+        checkpoints.refuse_corrupt(tmp_path)
 
 
 def test_a_half_written_file_is_no_checkpoint_and_goes_away(tmp_path):

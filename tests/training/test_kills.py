@@ -129,7 +129,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
             return since and time.monotonic() > since[0] + delay
 
         under_way = kill(command, folder, tmp_path / f"{number}.log", moment)
-        path = checkpoints.latest(folder)  # a damaged one would be warned of
+        path = checkpoints.latest(folder)  # a corrupt one would be warned of
         step = checkpoints.step_of(path) if path else 0
         print(f"kill {number + 1} ({how}, {delay:.2f} s): {under_way}; newest checkpoint {step}")
         assert step >= newest, "a checkpoint is lost"

@@ -74,7 +74,7 @@ class Steps:
 
     def __init__(self, optimizer):
         self.optimizer = optimizer
-        self.step_faults = self
+        self.bad_steps = self
         optimizer.build([])
         optimizer.dynamic_scale.assign(0.5)
 

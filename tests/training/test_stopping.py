@@ -17,7 +17,7 @@ import pytest
 
 from fcos_tf.training import atomic, callbacks, checkpoints, stop_signals
 from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter
-from fcos_tf.training.stop_signals import SIGNALS, Stopped, StopSignals
+from fcos_tf.training.stop_signals import SIGNALS, StopSignals, TrainingStopped
 from tests.limits import HANG
 from tests.training import tiny_run
 from tests.training.hosts import finish, start_hosts
@@ -61,7 +61,7 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on_from_there(
     tmp_path, straight, number, step
 ):
     before = [signal.getsignal(each) for each in SIGNALS]
-    with pytest.raises(Stopped, match=f"stopped by {number.name}"), StopSignals() as stop:
+    with pytest.raises(TrainingStopped, match=f"stopped by {number.name}"), StopSignals() as stop:
         tiny_run.run(tmp_path, stop=stop, more=[SignalAt(step, number)])
     assert [signal.getsignal(each) for each in SIGNALS] == before
     assert checkpoints.step_of(checkpoints.latest(tmp_path)) == step
@@ -76,7 +76,7 @@ def test_a_signal_in_an_evaluation_breaks_it_off(tmp_path, straight):
             os.kill(os.getpid(), signal.SIGTERM)
             self.progress(1)
 
-    with pytest.raises(Stopped, match="stopped by SIGTERM"), StopSignals() as stop:
+    with pytest.raises(TrainingStopped, match="stopped by SIGTERM"), StopSignals() as stop:
         evaluation = Interrupted([], progress=stop.raise_if_received)
         tiny_run.run(tmp_path, stop=stop, evaluation=evaluation)
     assert checkpoints.step_of(checkpoints.latest(tmp_path)) == 5

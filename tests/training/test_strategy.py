@@ -5,7 +5,7 @@ from fcos_tf.training import strategy as strategies
 from fcos_tf.training.strategy import (
     ALONE,
     Share,
-    agree,
+    any_host,
     check_same,
     describe_devices,
     distribute,
@@ -114,7 +114,7 @@ def test_alone_there_is_nothing_to_share_or_to_agree_about():
     strategy = make_strategy("one_device")
     assert share_of(strategy) == ALONE == Share(1, 0) and ALONE.is_chief
     assert not Share(2, 1).is_chief
-    assert agree(True, strategy) and not agree(False, strategy)
+    assert any_host(True, strategy) and not any_host(False, strategy)
     check_same({"step": 3}, strategy)
     data = tf.data.Dataset.range(3)
     assert distribute(data, strategy, batch_size=1) is data

@@ -76,7 +76,7 @@ def write_dataset(
 def drop_unreadable(
     annotations: Annotations, faults: ImageFaults, read_bytes: Callable[..., bytes] = read_bytes
 ) -> Annotations:
-    """The split without images that are not there or not an image; others may still be damaged.
+    """The split without images that are not there or not an image; others may still be corrupt.
 
     Args:
         annotations: The split.
