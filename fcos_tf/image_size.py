@@ -114,3 +114,36 @@ def parse_image_size(image_size: str | tuple[int, int] | ImageSize) -> ImageSize
     if not valid or (parsed.sides and list(parsed.sides) != sorted(parsed.sides)):
         raise ValueError(f"image_size: expected {_EXPECTED}, got {image_size!r}")
     return parsed
+
+
+def check_image_size(
+    size: ImageSize,
+    image_size: str | tuple[int, int],
+    *,
+    cache: bool,
+    orientation_buckets: bool,
+    num_hosts: int,
+) -> None:
+    """Checks the rule for image sizes against all that depends on it.
+
+    Args:
+        size: The rule, augmentations included.
+        image_size: What it was made of, for messages.
+        cache: As of `fcos_tf.data.load`.
+        orientation_buckets: Likewise.
+        num_hosts: Likewise.
+
+    Raises:
+        ValueError: What cannot go together; says which.
+    """
+    if cache and size.is_random:
+        raise ValueError("cache: expected images of one size, not with scale_jitter or a range")
+    if orientation_buckets and size.canvas is not None:
+        raise ValueError(
+            f"orientation_buckets: expected an image_size like 800,1333, got {image_size!r}"
+        )
+    if num_hosts > 1 and size.canvas is None and not orientation_buckets:
+        raise ValueError(
+            "num_hosts: expected a fixed canvas or orientation_buckets, so that all hosts have "
+            f"the same sizes, got image_size={image_size!r}"
+        )

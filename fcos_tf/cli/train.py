@@ -91,7 +91,6 @@ def train(
     from fcos_tf.training import atomic, checkpoints, loop, run
     from fcos_tf.training import strategy as strategies
     from fcos_tf.training.optimizers import averaged_weights
-    from fcos_tf.training.shared_folder import check_shared
 
     kind = build.model_class(config)
     if not config.model_dir:
@@ -111,7 +110,7 @@ def train(
     same = {"--model_dir: step of the newest checkpoint": start_step}
     same |= {f"--{name}": value for name, value in common_options(config).items()}
     strategies.check_same(same, strategy)
-    check_shared(model_dir, strategy)
+    strategies.check_shared(model_dir, strategy)
     if checkpoint:
         compared = {"options": fixed_options(config), "defaults": spelled(type(config)())}
         run.check_unchanged(**options_for(config, run.check_unchanged, **compared))

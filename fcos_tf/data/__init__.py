@@ -6,12 +6,11 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from fcos_tf.data.input.augment import check_augmentations
-from fcos_tf.data.input.checks import check_counts, check_hosts, check_image_size
 from fcos_tf.data.input.examples import ExampleMapper
-from fcos_tf.data.input.order import Order
+from fcos_tf.data.input.order import Order, check_counts, check_hosts
 from fcos_tf.data.input.pipeline import batches
 from fcos_tf.data.splits import DATASETS, open_split, read_annotations
-from fcos_tf.image_size import parse_image_size
+from fcos_tf.image_size import check_image_size, parse_image_size
 
 __all__ = ["DATASETS", "load", "read_annotations"]
 

@@ -10,10 +10,9 @@ from fcos_tf import evaluation
 from fcos_tf.detecting.batches import compile_detect
 from fcos_tf.evaluation.evaluate import class_names_of, refuse_endless
 from fcos_tf.models.image_model import read_means, write_means
-from fcos_tf.training.best_model import BestModel
-from fcos_tf.training.checkpointing import Checkpoint
+from fcos_tf.training.checkpointing import BestModel, Checkpoint
+from fcos_tf.training.loop import VALIDATION_PREFIX, EvaluationCallback, StepCallback
 from fcos_tf.training.optimizers import averaged_weights
-from fcos_tf.training.step_callback import VALIDATION_PREFIX, EvaluationCallback, StepCallback
 
 __all__ = [
     "VALIDATION_PREFIX",

@@ -9,14 +9,15 @@ to (e + 1) * period. The first epoch of a resumed run and the last epoch may be 
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 
 from fcos_tf.training.metric_writers import has_record
-from fcos_tf.training.step_callback import StepCallback
+
+VALIDATION_PREFIX = "val_"
 
 
 def count_steps(num_images: int, *, steps: int, epochs: float, batch_size: int) -> int:
@@ -98,6 +99,83 @@ def lacks_evaluation(metrics_file: str | Path, step: int, *, total_steps: int, p
     """
     due = step > 0 and (step % period == 0 or step == total_steps)
     return due and not has_record(metrics_file, step, "val")
+
+
+class StepCallback(keras.callbacks.Callback):
+    """A callback between updates, which counts them over all epochs and `fit` calls.
+
+    Keras passes each batch's logs to `on_train_batch_end` as Python floats, so the host waits for
+    the device at every step. This one acts at the beginning of the next step, and reads values
+    from the device only at steps with something to write.
+
+    Args:
+        first_step: Updates done before the (first) `fit`; above 0 in a resumed run.
+    """
+
+    def __init__(self, first_step: int = 0):
+        super().__init__()
+        self.step = first_step
+        self._epoch_start = first_step
+        self._batch = None
+
+    def on_step_end(self, step: int, logs: Mapping[str, float] | None) -> None:
+        """Called after each update, in the training thread; for subclasses.
+
+        Args:
+            step: Updates done.
+            logs: The epoch's logs if this was its last step, else None.
+        """
+
+    def close(self) -> None:
+        """Called by `loop.fit` when training ends, also after an error; for subclasses."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the epoch's step count."""
+        self._epoch_start = self.step
+        self._batch = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Reports the previous step."""
+        if self._batch is not None:
+            self._finish(self._epoch_start + batch, None)
+        self._batch = batch
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Reports the epoch's last step."""
+        if self._batch is not None:
+            done = self._batch + getattr(self.model, "steps_per_execution", 1)
+            self._finish(self._epoch_start + done, logs or {})
+        self._batch = None
+
+    def _finish(self, step: int, logs: Mapping[str, float] | None) -> None:
+        self.step = step
+        self.on_step_end(step, logs)
+
+
+class EvaluationCallback(StepCallback):
+    """A callback that acts after evaluations. Place it after the callback that evaluates.
+
+    Args:
+        first_step: Updates done before the (first) `fit`; above 0 in a resumed run.
+    """
+
+    def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Called after each evaluation; for subclasses.
+
+        Args:
+            step: Updates done.
+            metrics: The `val_...` entries of the epoch's logs, without that prefix.
+        """
+
+    def on_step_end(self, step, logs):
+        """Looks for an evaluation at the end of an epoch."""
+        metrics = {
+            name.removeprefix(VALIDATION_PREFIX): float(value)
+            for name, value in (logs or {}).items()
+            if name.startswith(VALIDATION_PREFIX)
+        }
+        if metrics:
+            self.on_evaluation(step, metrics)
 
 
 def fit(

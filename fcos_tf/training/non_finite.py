@@ -10,7 +10,7 @@ import numpy as np
 
 from fcos_tf.training import checkpoints
 from fcos_tf.training.atomic import replacing
-from fcos_tf.training.step_callback import StepCallback
+from fcos_tf.training.loop import StepCallback
 
 
 class NonFiniteGuard(StepCallback):

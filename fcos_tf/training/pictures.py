@@ -6,8 +6,8 @@ import numpy as np
 
 from fcos_tf import visualization
 from fcos_tf.detecting.batches import compile_detect, detect_samples
+from fcos_tf.training.loop import EvaluationCallback
 from fcos_tf.training.optimizers import averaged_weights
-from fcos_tf.training.step_callback import EvaluationCallback
 
 
 class DetectionPictures(EvaluationCallback):

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
+from fcos_tf.training.loop import StepCallback
 from fcos_tf.training.metric_writers import TextWriter
-from fcos_tf.training.step_callback import StepCallback
 
 
 class ProgressBar(StepCallback):

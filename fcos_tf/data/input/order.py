@@ -151,3 +151,23 @@ class Order:
                 max_index=tf.constant(len(group) - 1, tf.int64),
             )
         return tf.stack([tf.gather(tf.constant(group, tf.int64), index), passes, position], axis=1)
+
+
+def check_counts(**numbers: tuple[int | None, int]) -> None:
+    """Raises ValueError for what is no whole number, or under the least: name=(value, least)."""
+    for name, (value, least) in numbers.items():
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise ValueError(f"{name}: expected a whole number, got {value!r}")
+        if value < least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
+def check_hosts(batch_size: int, num_hosts: int, host: int) -> None:
+    """Raises ValueError for a host that is none of them, or a batch that they cannot share."""
+    if num_hosts < 1 or not 0 <= host < num_hosts or batch_size % num_hosts:
+        raise ValueError(
+            f"expected 0 <= host < num_hosts and a batch_size that num_hosts divides, got "
+            f"host={host}, num_hosts={num_hosts}, batch_size={batch_size}"
+        )
