@@ -140,7 +140,7 @@ def test_which_errors_mean_that_memory_ran_out():
     text = "OOM when allocating tensor with shape[16,256,100,168] and type float on GPU:0"
     for error in (MemoryError(), tf.errors.ResourceExhaustedError(None, None, text)):
         assert is_out_of_memory(error)
-    assert "a lower --batch_size (now 3)" in train_tool.out_of_memory(Config(batch_size=3))
+    assert "--batch_size (now 3)" in train_tool.out_of_memory(Config(batch_size=3))
 
 
 @pytest.mark.parametrize("tolerated", [pytest.param(8, marks=pytest.mark.slow), 2])
