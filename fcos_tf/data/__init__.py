@@ -145,7 +145,8 @@ def load(
     if not training:
         augmentations = ()
     size = parse_image_size(image_size) if training else parse_image_size(image_size).fixed()
-    size = check_augmentations(augmentations, size, scale_jitter)
+    if augmentations:
+        size = check_augmentations(augmentations, size, scale_jitter)
     check_image_size(
         size, image_size,
         cache=cache, orientation_buckets=orientation_buckets, num_hosts=num_hosts,
