@@ -159,11 +159,8 @@ def _check_flavour(path, tensors: Mapping[str, np.ndarray], flavour: str) -> Non
 
 def _find_backbone(path, tensors: Mapping[str, np.ndarray], names: Flavour) -> str:
     """The backbone, from its numbers of blocks and the kernel of its first 3x3 convolution."""
-    stages = [names.body(f"layer{stage}.0.conv1.weight") for stage in range(1, 5)]
-    blocks = tuple(
-        max(_indices(tensors, stage.removesuffix(".0.conv1.weight")), default=-1) + 1
-        for stage in stages
-    )
+    stages = [names.body(f"layer{stage}.").removesuffix(".") for stage in range(1, 5)]
+    blocks = tuple(max(_indices(tensors, stage), default=-1) + 1 for stage in stages)
     has_bottlenecks = names.body("layer1.0.conv3.weight") in tensors
     kernel = tensors.get(names.body("layer1.0.conv2.weight"))
     is_kernel = kernel is not None and kernel.ndim == 4 and kernel.size
@@ -225,12 +222,10 @@ def _find_pixels(
     """Pixel mean and deviation of the file, where they differ from the settings."""
     pixels = {}
     for name, buffer in _PIXELS.items():
-        tensor = tensors.get(buffer)
-        if tensor is None or tensor.size != 3:
-            continue
-        if not np.allclose(tensor.ravel(), settings[name], rtol=1e-6):
+        values = tensors.get(buffer, np.empty(0)).ravel()
+        if len(values) == 3 and not np.allclose(values, settings[name], rtol=1e-6):
             # By way of text, so that the float32 gives 57.12, not 57.1199989.
-            pixels[name] = tuple(float(str(value)) for value in tensor.ravel())
+            pixels[name] = tuple(float(str(value)) for value in values)
     return pixels
 
 
@@ -238,19 +233,16 @@ def _assign(
     model: FCOS, tensors: Mapping[str, np.ndarray], names: Flavour, notes: list[str]
 ) -> CheckpointReport:
     """Assigns the tensors to the model, all or none."""
-    variables, transforms = {}, {}
-    for variable, name in parameters(names, model):
-        variables[name] = variable
-        if variable.ndim == 0:  # a scale: a vector of one in PyTorch
-            transforms[name] = lambda tensor: tensor.reshape(())
+    variables = {name: variable for variable, name in parameters(names, model)}
+    # A scale: a vector of one in PyTorch.
+    scales = [name for name, variable in variables.items() if variable.ndim == 0]
     buffers = [name for name in _PIXELS.values() if name in tensors and tensors[name].size == 3]
     report = assign(
         variables,
-        tensors,
-        {name: name for name in variables},
-        transforms=transforms,
-        ignore=(*IGNORED, *names.ignore, *buffers),
+        {name: tensor for name, tensor in tensors.items() if name not in buffers},
+        dict(zip(variables, variables, strict=True)),
+        transforms=dict.fromkeys(scales, lambda tensor: tensor.reshape(())),
+        ignore=(*IGNORED, *names.ignore),
     )
     report.used += buffers
-    report.ignored = [name for name in report.ignored if name not in buffers]
     return CheckpointReport(**vars(report), notes=notes)

@@ -8,23 +8,12 @@ import safetensors
 
 # The library's own functions for NumPy do not know the types of ml_dtypes.
 _DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "F8_E5M2": ml_dtypes.float8_e5m2,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U64": np.uint64,
-    "U32": np.uint32,
-    "U16": np.uint16,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-    "C64": np.complex64,
-}
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
+    "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8,
+    "BOOL": np.bool_, "C64": np.complex64,
+}  # fmt: skip
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -37,23 +26,21 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         Name -> array of the stored shape and dtype, in the order of the names.
 
     Raises:
-        ValueError: the file is cut off, corrupt, or of another kind; says what was expected.
+        ValueError: the file is truncated, corrupt, or of another kind; does not name it.
     """
     data = path.read_bytes()
     try:
         stored = dict(safetensors.deserialize(data))
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{path}: expected a safetensors file, got {len(data)} bytes that are truncated, "
-            f"corrupt or of another kind ({error})"
+            f"expected a safetensors file, got {len(data)} bytes that are truncated, corrupt or of "
+            f"another kind ({error})"
         ) from error
     tensors = {}
     for name, tensor in sorted(stored.items()):
         dtype = _DTYPES.get(tensor["dtype"])
         if dtype is None:
-            raise ValueError(
-                f"{path}: tensor {name}: expected one of {', '.join(_DTYPES)}, got "
-                f"{tensor['dtype']!r}"
-            )
+            expected = ", ".join(_DTYPES)
+            raise ValueError(f"tensor {name}: expected one of {expected}, got {tensor['dtype']!r}")
         tensors[name] = np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
     return tensors
