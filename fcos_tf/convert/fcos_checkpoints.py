@@ -205,11 +205,9 @@ def _check_classes(
     path, found: int | None, num_classes: int | None, class_names: Sequence[str] | None
 ) -> dict[str, Any]:
     """The expected classes as arguments of `FCOS`; refuses another number in the file."""
-    wanted: dict[str, Any] = {}
-    if num_classes is not None:
-        wanted["num_classes"] = num_classes
+    wanted: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if class_names is not None:
-        wanted |= {"num_classes": len(class_names), "class_names": tuple(class_names)}
+        wanted = {"num_classes": len(class_names), "class_names": tuple(class_names)}
     for number in (num_classes, wanted.get("num_classes")):
         if None not in (number, found) and number != found:
             raise ValueError(f"{path}: expected {number} classes, got {found}")

@@ -15,7 +15,7 @@ import pickletools
 import re
 from typing import Any, BinaryIO, NamedTuple
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401  adds bfloat16 and float8 to NumPy's dtypes
 import numpy as np
 
 _STORAGE_DTYPES = {
@@ -23,14 +23,13 @@ _STORAGE_DTYPES = {
     "Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8",
     "Bool": "bool", "ComplexDouble": "complex128", "ComplexFloat": "complex64",
 }  # fmt: skip
-_EXTENSION_DTYPES = (
-    "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
-)  # fmt: skip
 _TORCH_DTYPES = {
-    **{name: np.dtype(name) for name in _STORAGE_DTYPES.values() if name != "bfloat16"},
-    **{name: np.dtype(name) for name in ("uint16", "uint32", "uint64")},
-    **{name: np.dtype(getattr(ml_dtypes, name)) for name in _EXTENSION_DTYPES},
-}
+    name: np.dtype(name)
+    for name in (
+        *_STORAGE_DTYPES.values(), "uint16", "uint32", "uint64",
+        "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
+    )
+}  # fmt: skip
 
 
 class RefusedError(Exception):

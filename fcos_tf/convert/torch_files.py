@@ -3,7 +3,7 @@
     .pth .pt .bin   from `torch.save`: a zip file since 1.6; before that, and for most published
                     detectors, pickles followed by the data
     .pkl            detectron2's model zoo: one pickle of NumPy arrays, by Python 2 or 3
-    .safetensors    see `safetensors_files`
+    .safetensors    by the library of that name
 
 Unneeded tensors, such as an optimizer's, are not read, except from `.pkl`.
 Source: `torch/serialization.py`.
@@ -17,16 +17,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import ml_dtypes
 import numpy as np
+import safetensors
 
 from fcos_tf.convert.pickled_tensors import PickledArray, StorageRef, TensorRef, load_pickle
-from fcos_tf.convert.safetensors_files import read_safetensors
 from fcos_tf.convert.state_dicts import find_state_dict
 
 EXTENSIONS = (".pth", ".pt", ".bin", ".pth.tar", ".pkl", ".safetensors")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _MAX_EXPANDED_BYTES = 1 << 30  # of a tensor that repeats elements of a smaller storage
+# The safetensors library's own functions for NumPy do not know the types of ml_dtypes.
+_SAFETENSORS_DTYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
+    "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8,
+    "BOOL": np.bool_, "C64": np.complex64,
+}  # fmt: skip
 
 
 def read_tensors(path: str | os.PathLike, *, entry: str | None = None) -> dict[str, np.ndarray]:
@@ -61,7 +70,7 @@ def read_tensors(path: str | os.PathLike, *, entry: str | None = None) -> dict[s
     try:
         head = _check_file(path)
         if path.suffix.lower() == ".safetensors":
-            arrays = find_state_dict(read_safetensors(path), entry)
+            arrays = find_state_dict(_read_safetensors(path), entry)
         elif head.startswith(b"PK"):
             arrays = _read_zip(path, entry)
         else:
@@ -98,6 +107,26 @@ def _check_file(path: Path) -> bytes:
     raise ValueError(f"expected a checkpoint of PyTorch, got {got}")
 
 
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """All tensors of a file, in the order of their names."""
+    data = path.read_bytes()
+    try:
+        stored = dict(safetensors.deserialize(data))
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"expected a safetensors file, got {len(data)} bytes that are truncated, corrupt or of "
+            f"another kind ({error})"
+        ) from error
+    for name, tensor in stored.items():
+        if tensor["dtype"] not in _SAFETENSORS_DTYPES:
+            expected = ", ".join(_SAFETENSORS_DTYPES)
+            raise ValueError(f"tensor {name}: expected one of {expected}, got {tensor['dtype']!r}")
+    return {
+        name: np.frombuffer(each["data"], _SAFETENSORS_DTYPES[each["dtype"]]).reshape(each["shape"])
+        for name, each in sorted(stored.items())
+    }
+
+
 def _read_zip(path: Path, entry: str | None) -> dict[str, np.ndarray]:
     """The tensors of a zip file: NAME/data.pkl, NAME/data/KEY, NAME/byteorder."""
     try:
@@ -122,7 +151,10 @@ def _read_zip(path: Path, entry: str | None) -> dict[str, np.ndarray]:
             try:
                 info = archive.getinfo(record)
                 with archive.open(info) as stream:
-                    return stream.read(info.file_size)  # a limit for compressed records
+                    data = stream.read(info.file_size)  # a limit for compressed records
+                if len(data) != info.file_size:
+                    raise ValueError(f"{len(data)} of {info.file_size} bytes")
+                return data
             except KeyError:
                 raise ValueError(f"expected a record {record}, got none; corrupt") from None
             except Exception as error:  # bad CRC, bad header, encrypted, unknown compression

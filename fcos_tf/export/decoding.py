@@ -82,7 +82,7 @@ def decode_image(data: tf.Tensor, *, name: tf.Tensor | str = "image") -> tf.Tens
         header = tf.identity(header)
     sides = tf.case(
         [
-            (begins_with(_JPEG), lambda: _jpeg_sides(data)),
+            (begins_with(_JPEG), lambda: tf.cast(tf.image.extract_jpeg_shape(data)[:2], tf.int64)),
             (begins_with(_PNG), lambda: _numbers(header, 16, tf.int32, count=2, big_endian=True)),
             (begins_with(_GIF), lambda: _numbers(header, 6, tf.uint16, count=2)),
             (begins_with(_BMP), lambda: _numbers(header, 18, tf.int32, count=2)),
@@ -113,10 +113,6 @@ def _numbers(header, at, dtype, *, count=1, big_endian=False):
     """int64 [count], the integers at a byte offset of a header."""
     field = tf.strings.substr(header, at, count * dtype.size)
     return tf.cast(tf.io.decode_raw(field, dtype, little_endian=not big_endian), tf.int64)
-
-
-def _jpeg_sides(data):
-    return tf.cast(tf.image.extract_jpeg_shape(data)[:2], tf.int64)
 
 
 def _webp_sides(header):
