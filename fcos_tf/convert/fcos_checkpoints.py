@@ -102,25 +102,20 @@ def convert_checkpoint(
         ValueError: a file that `read_tensors` refuses or of another flavour, an unknown flavour,
             variant or network, or an unexpected number of classes.
     """
-    preset = _preset(flavour, variant)
-    names = FLAVOURS[flavour]
+    preset, names = _preset(flavour, variant), FLAVOURS[flavour]
     if backbone is not None and backbone not in BODIES:
         raise ValueError(f"backbone: expected one of {', '.join(BODIES)}, got {backbone!r}")
     tensors = read_tensors(path, entry=entry)
     if names.renamed:
         tensors = {re.sub(*names.renamed, name): tensor for name, tensor in tensors.items()}
     _check_flavour(path, tensors, flavour)
-    found = {
-        "backbone": backbone or _find_backbone(path, tensors, names),
-        **_find_architecture(tensors, names),
-    }
+    found = {"backbone": backbone or _find_backbone(path, tensors, names)}
+    found |= _find_architecture(tensors, names)
     found |= names.settings(found)
     wanted = _check_classes(path, found.get("num_classes"), num_classes, class_names)
-    notes = [
-        f"{flavour}: settings of {preset}",
-        "found: " + ", ".join(f"{name}={value}" for name, value in found.items()),
-    ]
     settings = {**found, **wanted, **overrides}
+    listed = ", ".join(f"{name}={value}" for name, value in found.items())
+    notes = [f"{flavour}: settings of {preset}", f"found: {listed}"]
     pixels = _find_pixels(tensors, FCOS.preset_arguments(preset, settings))
     for name, values in pixels.items():
         notes.append(f"{_PIXELS[name]} in the file differs from the preset: {name}={values}")
@@ -134,12 +129,11 @@ def _preset(flavour: str, variant: str | None) -> str:
     if flavour not in FLAVOURS:
         raise ValueError(f"flavour: expected one of {', '.join(FLAVOURS)}, got {flavour!r}")
     presets = FLAVOURS[flavour].presets
-    if variant is None:
-        return next(iter(presets.values()))
-    if not variant or variant not in presets:
-        known = ", ".join(filter(None, presets)) or "none"
+    variants = [name for name in presets if name]
+    if variant is not None and variant not in variants:
+        known = ", ".join(variants) or "none"
         raise ValueError(f"variant: expected for flavour {flavour} {known}, got {variant!r}")
-    return presets[variant]
+    return presets[variant] if variant else next(iter(presets.values()))
 
 
 def _check_flavour(path, tensors: Mapping[str, np.ndarray], flavour: str) -> None:
@@ -158,19 +152,20 @@ def _check_flavour(path, tensors: Mapping[str, np.ndarray], flavour: str) -> Non
 
 
 def _find_backbone(path, tensors: Mapping[str, np.ndarray], names: Flavour) -> str:
-    """The backbone, from its numbers of blocks and the kernel of its first 3x3 convolution."""
+    """The backbone, by its numbers of blocks and the kernel of its first 3x3 convolution."""
     stages = [names.body(f"layer{stage}.").removesuffix(".") for stage in range(1, 5)]
     blocks = tuple(max(_indices(tensors, stage), default=-1) + 1 for stage in stages)
     has_bottlenecks = names.body("layer1.0.conv3.weight") in tensors
     kernel = tensors.get(names.body("layer1.0.conv2.weight"))
     is_kernel = kernel is not None and kernel.ndim == 4 and kernel.size
     filters, width = kernel.shape[:2] if is_kernel else (64, 64)
+    groups = filters // width
     for name, body in BODIES.items():
-        if body == (blocks, has_bottlenecks, filters // width, width):
+        if body == (blocks, has_bottlenecks, groups, width):
             return name
     raise ValueError(
         f"{path}: expected the body of {', '.join(BODIES)}, got stages of {blocks} blocks with "
-        f"{filters // width} groups of width {width}; name the backbone to see what is missing"
+        f"{groups} groups of width {width}; name the backbone to see what is missing"
     )
 
 
@@ -184,7 +179,7 @@ def _find_architecture(tensors: Mapping[str, np.ndarray], names: Flavour) -> dic
         for name in (f"{module}.weight", f"{module}.bias"):
             if name in tensors and tensors[name].size and tensors[name].ndim:
                 found[argument] = len(tensors[name])
-    extra = [f"{names.pyramid[layer]}." for layer in ("output_p6", "output_p7")]
+    extra = (f"{names.pyramid[layer]}." for layer in ("output_p6", "output_p7"))
     found["fpn_levels"] = 3 + sum(any(name.startswith(x) for name in tensors) for x in extra)
     tower = _indices(tensors, names.class_tower)
     if tower:

@@ -72,7 +72,7 @@ class StorageRef(NamedTuple):
 
 
 class TensorRef(NamedTuple):
-    """A tensor as a view of a storage. `offset` and `stride` count elements."""
+    """A tensor as a view of a storage; `offset` and `stride` count elements."""
 
     storage: StorageRef
     offset: int
@@ -115,12 +115,12 @@ class PickledArray:
         self.array = None
 
     def __setstate__(self, state):
-        """Takes (version, shape, dtype, is Fortran order, bytes); Python 2's bytes are text."""
+        """Takes (version, shape, dtype, is Fortran order, bytes)."""
         *_, shape, dtype, fortran, data = state
         self.fill(data, dtype, shape, "F" if fortran else "C")
 
-    def fill(self, data, dtype, shape, order: str) -> "PickledArray":
-        """Sets the array, without a copy if `data` is bytes, and returns `self`."""
+    def fill(self, data, dtype, shape, order):
+        """Sets the array and returns `self`; `data` is bytes, not copied, or Python 2's text."""
         data = data.encode("latin1") if isinstance(data, str) else bytes(data)
         shape = tuple(int(side) for side in shape)
         expected = math.prod(shape) * dtype.dtype.itemsize
@@ -151,9 +151,7 @@ def _tensor(storage, offset, shape, stride, requires_grad=False, hooks=None, met
     return _tensor_of_bytes(storage, offset, shape, stride, requires_grad, hooks, dtype, metadata)
 
 
-def _tensor_of_bytes(
-    storage, offset, shape, stride, requires_grad, hooks, dtype, metadata=None
-):  # PyTorch's _rebuild_tensor_v3
+def _tensor_of_bytes(storage, offset, shape, stride, requires_grad, hooks, dtype, metadata=None):
     if not isinstance(storage, StorageRef) or not isinstance(dtype, Symbol) or not dtype.dtype:
         raise ValueError(f"expected a storage and a dtype, got {storage} and {dtype}")
     if metadata:

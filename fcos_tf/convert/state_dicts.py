@@ -8,14 +8,13 @@ import numpy as np
 from fcos_tf.convert.pickled_tensors import PickledArray, TensorRef
 
 _MAX_DEPTH = 4  # of dictionaries around the state dict
-_PREFIX = "module."  # of DataParallel and DistributedDataParallel
 
 
 def find_state_dict(contents: Any, entry: str | None) -> dict[str, Any]:
     """Returns the only dictionary of tensors, or that of `entry`.
 
     Candidates have text keys with tensors among the values; an optimizer's state has numbers for
-    keys. The prefix "module." is removed if every tensor has it.
+    keys. The prefix "module." of `DistributedDataParallel` is removed if every tensor has it.
 
     Args:
         contents: of the file; tensors are arrays or the stand-ins of `pickled_tensors`.
@@ -28,22 +27,21 @@ def find_state_dict(contents: Any, entry: str | None) -> dict[str, Any]:
         ValueError: no dictionary of tensors, several and no `entry`, or an unknown `entry`.
     """
     found = dict(_candidates(contents, (), _MAX_DEPTH))
-    listed = ", ".join(
-        f"{name!r} ({len(tensors)} tensor{'s' * (len(tensors) > 1)})"
-        for name, tensors in found.items()
-    )
     if not found:
         raise ValueError(f"expected a dictionary of tensors, got {_describe(contents)}")
-    if entry is not None and entry not in found:
-        raise ValueError(f"expected one of the entries {listed}, got {entry!r}")
-    if entry is None and len(found) > 1:
-        raise ValueError(
-            f"expected one dictionary of tensors, got {len(found)}: {listed}; select one by its "
-            "entry"
+    entry = next(iter(found)) if entry is None and len(found) == 1 else entry
+    if entry not in found:
+        listed = ", ".join(
+            f"{name!r} ({len(tensors)} tensor{'s' * (len(tensors) > 1)})"
+            for name, tensors in found.items()
         )
-    tensors = found[entry] if entry is not None else next(iter(found.values()))
-    if all(name.startswith(_PREFIX) for name in tensors):
-        return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+        if entry is not None:
+            raise ValueError(f"expected one of the entries {listed}, got {entry!r}")
+        got = f"{len(found)}: {listed}"
+        raise ValueError(f"expected one dictionary of tensors, got {got}; select one by its entry")
+    tensors = found[entry]
+    if all(name.startswith("module.") for name in tensors):
+        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors
 
 
