@@ -102,14 +102,11 @@ def load_imagenet_file(
 
 
 def assign_tensors(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> ConversionReport:
-    """Assigns the tensors of an ImageNet file to a backbone, all or none.
+    """Assigns the tensors of an ImageNet file to a backbone, all or none, and reports the result.
 
     Args:
         model: from `build_backbone`; its name tells the family.
         tensors: torchvision's or timm's name -> array in PyTorch's order of axes.
-
-    Returns:
-        The report.
     """
     schemes = _schemes(model.name).values()
     scheme = next((each for each in schemes if each.has_stem(tensors)), next(iter(schemes)))
@@ -128,14 +125,11 @@ def assign_tensors(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> Con
 
 
 def tensor_names(model: keras.Model, source: str) -> dict[str, str]:
-    """Names of a backbone's weights in another implementation.
+    """Path of each of a backbone's variables -> its name in another implementation.
 
     Args:
         model: from `build_backbone`; its name tells the family.
         source: "torchvision" or "timm".
-
-    Returns:
-        Path of our variable -> its name there.
     """
     return _names(model, _schemes(model.name)[source])
 

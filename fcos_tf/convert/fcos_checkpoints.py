@@ -143,9 +143,9 @@ def _check_flavour(path, tensors: Mapping[str, np.ndarray], flavour: str) -> Non
         parts = (names.class_tower, names.box_tower, names.class_logits, names.ltrb)
         return any(name.startswith(tuple(f"{part}." for part in parts)) for name in tensors)
 
-    if has_head(FLAVOURS[flavour]):
-        return
     others = [name for name, names in FLAVOURS.items() if has_head(names)]
+    if flavour in others:
+        return
     got = f"those of {others[0]}" if others else f"names such as {', '.join(list(tensors)[:3])}"
     expected = f"{FLAVOURS[flavour].class_logits}.weight"
     raise ValueError(f"{path}: expected names of {flavour} such as {expected}, got {got}")
@@ -196,9 +196,7 @@ def _indices(tensors: Mapping[str, np.ndarray], sequence: str) -> set[int]:
     return {int(match[1]) for match in map(pattern.match, tensors) if match}
 
 
-def _check_classes(
-    path, found: int | None, num_classes: int | None, class_names: Sequence[str] | None
-) -> dict[str, Any]:
+def _check_classes(path, found, num_classes, class_names) -> dict[str, Any]:
     """The expected classes as arguments of `FCOS`; refuses another number in the file."""
     wanted: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if class_names is not None:
@@ -209,9 +207,7 @@ def _check_classes(
     return wanted
 
 
-def _find_pixels(
-    tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]
-) -> dict[str, tuple[float, ...]]:
+def _find_pixels(tensors, settings) -> dict[str, tuple[float, ...]]:
     """Pixel mean and deviation of the file, where they differ from the settings."""
     pixels = {}
     for name, buffer in _PIXELS.items():
@@ -222,9 +218,7 @@ def _find_pixels(
     return pixels
 
 
-def _assign(
-    model: FCOS, tensors: Mapping[str, np.ndarray], names: Flavour, notes: list[str]
-) -> CheckpointReport:
+def _assign(model: FCOS, tensors, names: Flavour, notes: list[str]) -> CheckpointReport:
     """Assigns the tensors to the model, all or none."""
     variables = {name: variable for variable, name in parameters(names, model)}
     # A scale: a vector of one in PyTorch.

@@ -83,9 +83,9 @@ class ConversionReport:
 def _listed(title: str, names: list[str]) -> list[str]:
     if not names:
         return []
-    rest = len(names) - _MAX_NAMES
-    more = [f"  ... and {rest} more"] if rest > 0 else []
-    return [f"{title}:", *(f"  {name}" for name in names[:_MAX_NAMES]), *more]
+    shown, rest = names[:_MAX_NAMES], names[_MAX_NAMES:]
+    more = [f"... and {len(rest)} more"] if rest else []
+    return [f"{title}:", *(f"  {line}" for line in shown + more)]
 
 
 def to_keras(tensor: np.ndarray) -> np.ndarray:
@@ -146,11 +146,10 @@ def assign(
         >>> assign(variables, read_tensors("fc.pth"), names).raise_if_incomplete("fc.pth")
     """
     transforms = transforms or {}
-    if set(names) != set(variables) or not set(transforms) <= set(variables):
-        odd = set(names) ^ set(variables) | set(transforms) - set(variables)
+    if odd := sorted(set(names) ^ set(variables) | set(transforms) - set(variables)):
         raise ValueError(
             "names and transforms: expected those of the variables, got a difference in "
-            + ", ".join(sorted(odd)[:_MAX_NAMES])
+            + ", ".join(odd[:_MAX_NAMES])
         )
     report = ConversionReport()
     values = {}

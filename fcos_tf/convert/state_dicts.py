@@ -45,9 +45,7 @@ def find_state_dict(contents: Any, entry: str | None) -> dict[str, Any]:
     return tensors
 
 
-def _candidates(
-    contents: Any, keys: tuple[str, ...], depth: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _candidates(contents, keys, depth) -> Iterator[tuple[str, dict[str, Any]]]:
     """Entry and tensors of each dictionary of tensors."""
     if not isinstance(contents, dict):
         return

@@ -13,7 +13,6 @@ import io
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -217,13 +216,8 @@ def _legacy_starts(stream: BinaryIO, keys: Any, storages: dict[str, StorageRef])
     return starts
 
 
-def _resolve(
-    contents: Any,
-    entry: str | None,
-    read: Callable[[StorageRef], bytes] | None = None,
-    big_endian: bool = False,
-) -> dict[str, np.ndarray]:
-    """The wanted tensors as arrays; each storage is read once."""
+def _resolve(contents, entry, read=None, big_endian=False) -> dict[str, np.ndarray]:
+    """The wanted tensors as arrays; `read` gives the bytes of a `StorageRef`, each read once."""
     storages: dict[str, np.ndarray] = {}
     arrays = {}
     for name, value in find_state_dict(contents, entry).items():

@@ -13,6 +13,7 @@ Class-wise non-maximum suppression is left to the caller: every runtime has its 
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +68,7 @@ def export_litert(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"(?s).*tf\.lite\.Interpreter is deprecated")
         interpreter = _litert_interpreter()(model_content=content)
-    inputs = _noise(canvas)
-    found = interpreter.get_signature_runner()(**inputs)
-    _check(found, model, inputs, file, _TOLERANCE[precision])
+    _check(interpreter.get_signature_runner(), model, canvas, file, _TOLERANCE[precision])
     return _write(file, content)
 
 
@@ -104,9 +103,11 @@ def export_onnx(
     content = proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    inputs = _noise(canvas)
-    found = dict(zip(names, session.run(names, inputs), strict=True))
-    _check(found, model, inputs, file, _TOLERANCE["float32"])
+
+    def run(**inputs):
+        return dict(zip(names, session.run(names, inputs), strict=True))
+
+    _check(run, model, canvas, file, _TOLERANCE["float32"])
     return _write(file, content)
 
 
@@ -123,17 +124,12 @@ def _check_arguments(file: str | Path, suffix: str, size) -> tuple[Path, tuple[i
     return file, canvas
 
 
-def _noise(canvas: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Inputs to compare on."""
-    images = np.random.default_rng(0).uniform(0, 255, (1, *canvas, 3)).astype(np.float32)
-    return {"images": images, "image_sizes": np.array([canvas], np.float32)}
-
-
 @whole_float32()
-def _check(found: dict, model: Detector, inputs: dict, file: Path, tolerance: float) -> None:
-    """Refuses outputs that differ from the source model's."""
-    canvas = inputs["images"].shape[1:3]
-    expected = _candidate_function(model, canvas)(**inputs)
+def _check(run: Callable, model: Detector, canvas: tuple[int, int], file: Path, tolerance: float):
+    """Compares the outputs with those of the source model, on noise."""
+    images = np.random.default_rng(0).uniform(0, 255, (1, *canvas, 3)).astype(np.float32)
+    inputs = {"images": images, "image_sizes": np.array([canvas], np.float32)}
+    found, expected = run(**inputs), _candidate_function(model, canvas)(**inputs)
     for name, scale in (("scores", 1), ("boxes", max(canvas))):
         values, wanted = found[name] / scale, expected[name].numpy() / scale
         compare(f"{file.suffix} {name}", values, wanted, tolerance)

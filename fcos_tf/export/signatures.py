@@ -45,14 +45,11 @@ _IMAGES = {DETECT_IMAGES: "[B, h, w, 3], RGB", PREPARE_IMAGE: _PREPARED, RAW_OUT
 
 
 def make_signatures(model: Detector, rule: ImageSize) -> dict[str, Any]:
-    """Traces the signatures of a detector.
+    """Traces the signatures of a detector: name -> concrete function with a dict of outputs.
 
     Args:
         model: a detector with the thresholds of the export.
         rule: the size that images are resized to, without randomness.
-
-    Returns:
-        Name -> concrete function with a dict of outputs.
     """
     graph = _Graph(model, rule)
     images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
@@ -131,8 +128,7 @@ class _Graph:
         """uint8 [B, h, w, 3] to detections."""
         shape = tf.shape(images)
         message = "images: expected at least one, with no side of 0"
-        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(shape > 0), [message])]):
-            shape = tf.identity(shape)
+        shape = decoding.checked(shape, tf.reduce_all(shape > 0), message)
         original_size = shape[None, 1:3]  # [1, 2]
         size = resizing.resized_sizes(original_size, self._rule)
         canvas = resizing.canvas_of(size, self._rule)
