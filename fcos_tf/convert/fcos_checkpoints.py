@@ -1,6 +1,5 @@
 """Published checkpoints of FCOS, from PyTorch to Keras."""
 
-import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from fcos_tf.convert.torch_files import read_tensors
 from fcos_tf.layers.resnet import DEPTHS
 from fcos_tf.models.fcos import FCOS
 
+CheckpointReport = ConversionReport  # its name in older versions
 # Blocks of each stage, whether bottlenecks, groups and their width in the first stage.
 BODIES = {
     **{f"resnet{depth}": (*body, 1, 64) for depth, body in DEPTHS.items()},
@@ -22,20 +22,6 @@ BODIES = {
     "resnext101_64x4d": (*DEPTHS[101], 64, 4),
 }
 _PIXELS = {"mean": "pixel_mean", "std": "pixel_std"}  # argument of `FCOS` -> detectron2's buffer
-
-
-@dataclasses.dataclass
-class CheckpointReport(ConversionReport):
-    """The report of a detector's checkpoint: settings, then tensors.
-
-    Args:
-        notes: settings found in the file and taken from the preset, one a line.
-    """
-
-    notes: list[str] = dataclasses.field(default_factory=list)
-
-    def __str__(self) -> str:
-        return "\n".join([*self.notes, super().__str__()])
 
 
 def from_torch(path: str | os.PathLike, *, flavour: str, **options) -> FCOS:
@@ -75,7 +61,7 @@ def convert_checkpoint(
     class_names: Sequence[str] | None = None,
     entry: str | None = None,
     **overrides,
-) -> tuple[FCOS, CheckpointReport]:
+) -> tuple[FCOS, ConversionReport]:
     """Converts a published FCOS checkpoint and reports which tensors fitted.
 
     The tensors tell the backbone, the number of classes, the levels of the pyramid and the depth
@@ -122,7 +108,9 @@ def convert_checkpoint(
     model = FCOS.from_preset(preset, **{**pixels, **settings})
     if model.class_names is None:
         notes.append("class names: unknown")
-    return model, _assign(model, tensors, names, notes)
+    report = _assign(model, tensors, names)
+    report.notes = notes
+    return model, report
 
 
 def _preset(flavour: str, variant: str | None) -> str:
@@ -218,7 +206,7 @@ def _find_pixels(tensors, settings) -> dict[str, tuple[float, ...]]:
     return pixels
 
 
-def _assign(model: FCOS, tensors, names: Flavour, notes: list[str]) -> CheckpointReport:
+def _assign(model: FCOS, tensors, names: Flavour) -> ConversionReport:
     """Assigns the tensors to the model, all or none."""
     variables = {name: variable for variable, name in parameters(names, model)}
     # A scale: a vector of one in PyTorch.
@@ -232,4 +220,4 @@ def _assign(model: FCOS, tensors, names: Flavour, notes: list[str]) -> Checkpoin
         ignore=(*IGNORED, *names.ignore),
     )
     report.used += buffers
-    return CheckpointReport(**vars(report), notes=notes)
+    return report

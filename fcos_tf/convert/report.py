@@ -32,6 +32,7 @@ class ConversionReport:
         misshaped: in both, of different shapes.
         ignored: in the file, not in the model, and known to be irrelevant.
         fits: another backbone that the tensors of an ImageNet file fit, or None.
+        notes: of a detector: settings found in the file and taken from the preset, one a line.
     """
 
     used: list[str] = field(default_factory=list)
@@ -40,6 +41,7 @@ class ConversionReport:
     misshaped: list[Misshaped] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     fits: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def is_complete(self) -> bool:
@@ -62,7 +64,8 @@ class ConversionReport:
         ]
         lines += _listed("missing", self.missing) + _listed("unused", self.unused)
         lines += _listed("misshaped", misshaped)
-        return "\n".join([*lines, f"the tensors fit {self.fits}"] if self.fits else lines)
+        hint = [f"the tensors fit {self.fits}"] if self.fits else []
+        return "\n".join(self.notes + lines + hint)
 
     def raise_if_incomplete(self, path: str | os.PathLike) -> None:
         """Raises an error unless the report is complete.
