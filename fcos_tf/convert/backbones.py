@@ -108,8 +108,8 @@ def assign_tensors(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> Con
         model: from `build_backbone`; its name tells the family.
         tensors: torchvision's or timm's name -> array in PyTorch's order of axes.
     """
-    schemes = _schemes(model.name).values()
-    scheme = next((each for each in schemes if each.has_stem(tensors)), next(iter(schemes)))
+    # The first with the stem, else the first.
+    scheme = max(_schemes(model.name).values(), key=lambda each: each.has_stem(tensors))
     transforms = {
         layer.kernel.path: depthwise_to_keras
         for layer in model.layers
