@@ -101,7 +101,7 @@ def check_export(
     found["labels"] = np.array([-1, *category_ids_of(model)])[found["labels"] + 1]
     for name, inputs in (
         (signatures.SERVING_DEFAULT, {"image_bytes": [sample]}),
-        (signatures.DETECT_IMAGES, {"images": [_decode(sample, "sample")]}),
+        (signatures.DETECT_IMAGES, {"images": _decode(sample, "sample")[None]}),
     ):
         _compare_detections(name, call(name, **inputs), found)
 
