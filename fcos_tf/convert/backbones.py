@@ -20,7 +20,6 @@ The first block of a MobileNetV2 has no expansion: its numbers are lower by one,
 are conv_dw and conv_pw.
 """
 
-import dataclasses
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -42,31 +41,28 @@ SUFFIXES = {
 
 
 class Scheme(NamedTuple):
-    """Tensor names of an implementation of a family.
+    """Tensor names of an implementation of a family, as modules (convolution, batch norm).
 
     Attributes:
-        modules: our name of a convolution, such as "stem" or "stage1_block2_3" -> modules of the
-            convolution and of its batch norm.
+        stem: modules of the stem.
+        block: stage, block and "1", "2", "3" or "shortcut" -> modules.
         ignore: patterns of tensors outside the backbone: classifiers.
     """
 
-    modules: Callable[[str], tuple[str, str]]
+    stem: tuple[str, str]
+    block: Callable[[int, int, str], tuple[str, str]]
     ignore: tuple[str, ...]
 
+    def modules(self, part: str) -> tuple[str, str]:
+        """The modules of "stem", "stage1_block2_3" or "stage2_block1_shortcut"."""
+        if part == "stem":
+            return self.stem
+        stage, block, path = re.fullmatch(r"stage(\d)_block(\d+)_(\w+)", part).groups()
+        return self.block(int(stage), int(block), path)
 
-@dataclasses.dataclass
-class BackboneReport(ConversionReport):
-    """The report of an ImageNet file.
-
-    Args:
-        fits: another backbone that the tensors fit, or None.
-    """
-
-    fits: str | None = None
-
-    def __str__(self) -> str:
-        hint = f"\nthe tensors fit {self.fits}" if self.fits else ""
-        return super().__str__() + hint
+    def has_stem(self, tensors: Mapping[str, np.ndarray]) -> bool:
+        """Whether the tensors are of this implementation, by the name of the first one."""
+        return f"{self.stem[0]}.weight" in tensors
 
 
 def load_imagenet_file(
@@ -100,25 +96,22 @@ def load_imagenet_file(
     tensors = read_tensors(path, entry=entry)
     model = build_backbone(backbone)
     report = assign_tensors(model, tensors)
-    return model, BackboneReport(
-        **vars(report), fits=None if report.is_complete else _who_fits(tensors, backbone)
-    )
+    if not report.is_complete:
+        report.fits = _who_fits(tensors, backbone)
+    return model, report
 
 
 def assign_tensors(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> ConversionReport:
-    """Assigns the tensors of an ImageNet file to a backbone, all or none.
+    """Assigns the tensors of an ImageNet file to a backbone, all or none, and reports the result.
 
     Args:
         model: from `build_backbone`; its name tells the family.
         tensors: torchvision's or timm's name -> array in PyTorch's order of axes.
-
-    Returns:
-        The report.
     """
-    schemes = _schemes(model.name).values()
-    scheme = next((each for each in schemes if _is_of(each, tensors)), next(iter(schemes)))
-    depthwise = {
-        layer.kernel.path
+    # The first with the stem, else the first.
+    scheme = max(_schemes(model.name).values(), key=lambda each: each.has_stem(tensors))
+    transforms = {
+        layer.kernel.path: depthwise_to_keras
         for layer in model.layers
         if isinstance(layer, keras.layers.DepthwiseConv2D)
     }
@@ -126,20 +119,17 @@ def assign_tensors(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> Con
         {weight.path: weight for weight in model.weights},
         tensors,
         _names(model, scheme),
-        transforms=dict.fromkeys(depthwise, depthwise_to_keras),
+        transforms=transforms,
         ignore=(*IGNORED, *scheme.ignore),
     )
 
 
 def tensor_names(model: keras.Model, source: str) -> dict[str, str]:
-    """Names of a backbone's weights in another implementation.
+    """Path of each of a backbone's variables -> its name in another implementation.
 
     Args:
         model: from `build_backbone`; its name tells the family.
         source: "torchvision" or "timm".
-
-    Returns:
-        Path of our variable -> its name there.
     """
     return _names(model, _schemes(model.name)[source])
 
@@ -154,76 +144,48 @@ def _names(model, scheme):
     return names
 
 
-def _is_of(scheme, tensors):
-    return f"{scheme.modules('stem')[0]}.weight" in tensors
-
-
 def _who_fits(tensors, backbone):
     """Another backbone that all tensors fit, or None."""
     others = (
         name
         for name in CONVERTIBLE
-        if name != backbone and any(_is_of(each, tensors) for each in _schemes(name).values())
+        if name != backbone and any(each.has_stem(tensors) for each in _schemes(name).values())
     )
     fits = (each for each in others if assign_tensors(build_backbone(each), tensors).is_complete)
     return next(fits, None)
 
 
-def _split(part: str) -> tuple[int, int, str]:
-    """`stage2_block1_shortcut` to (2, 1, "shortcut")."""
-    stage, block, path = re.fullmatch(r"stage(\d)_block(\d+)_(\w+)", part).groups()
-    return int(stage), int(block), path
-
-
-def _resnet(part):
-    if part == "stem":
-        return "conv1", "bn1"
-    stage, block, path = _split(part)
+def _resnet(stage, block, path):
     prefix = f"layer{stage}.{block - 1}"
     if path == "shortcut":
         return f"{prefix}.downsample.0", f"{prefix}.downsample.1"
     return f"{prefix}.conv{path}", f"{prefix}.bn{path}"
 
 
-def _regnet_of_torchvision(part):
-    prefix = "stem"
-    if part != "stem":
-        stage, block, path = _split(part)
-        path = "proj" if path == "shortcut" else "f." + "abc"[int(path) - 1]
-        prefix = f"trunk_output.block{stage}.block{stage}-{block - 1}.{path}"
+def _regnet_of_torchvision(stage, block, path):
+    path = "proj" if path == "shortcut" else "f." + "abc"[int(path) - 1]
+    prefix = f"trunk_output.block{stage}.block{stage}-{block - 1}.{path}"
     return f"{prefix}.0", f"{prefix}.1"
 
 
-def _regnet_of_timm(part):
-    prefix = "stem"
-    if part != "stem":
-        stage, block, path = _split(part)
-        prefix = f"s{stage}.b{block}.{'downsample' if path == 'shortcut' else f'conv{path}'}"
+def _regnet_of_timm(stage, block, path):
+    prefix = f"s{stage}.b{block}.{'downsample' if path == 'shortcut' else f'conv{path}'}"
     return f"{prefix}.conv", f"{prefix}.bn"
 
 
-def _mobilenet_of_torchvision(part):
-    if part == "stem":
-        return "features.0.0", "features.0.1"
-    stage, block, path = _split(part)
-    before = sum(row[2] for rows in mobilenet.STAGES[: stage - 1] for row in rows)
-    number = before + block
+def _mobilenet_of_torchvision(stage, block, path):
+    number = block + sum(row[2] for rows in mobilenet.STAGES[: stage - 1] for row in rows)
     index = int(path) - (1 if number > 1 else 2)
-    prefix = f"features.{number}.conv.{index}"
+    prefix = f"features.{number}.conv"
     if path == "3":
-        return prefix, f"features.{number}.conv.{index + 1}"
-    return f"{prefix}.0", f"{prefix}.1"
+        return f"{prefix}.{index}", f"{prefix}.{index + 1}"
+    return f"{prefix}.{index}.0", f"{prefix}.{index}.1"
 
 
-def _mobilenet_of_timm(part):
-    if part == "stem":
-        return "conv_stem", "bn1"
-    stage, block, path = _split(part)
-    row, index = sum(len(rows) for rows in mobilenet.STAGES[: stage - 1]), block - 1
-    for _, _, repeats, _ in mobilenet.STAGES[stage - 1]:
-        if index < repeats:
-            break
-        row, index = row + 1, index - repeats
+def _mobilenet_of_timm(stage, block, path):
+    first_row = sum(len(rows) for rows in mobilenet.STAGES[: stage - 1])
+    rows = enumerate(mobilenet.STAGES[stage - 1], first_row)
+    row, index = [(row, i) for row, (_, _, blocks, _) in rows for i in range(blocks)][block - 1]
     convs, norm = ("pw", "dw", "pwl"), int(path)
     if (row, index) == (0, 0):
         convs, norm = ("", "dw", "pw"), int(path) - 1
@@ -231,17 +193,23 @@ def _mobilenet_of_timm(part):
     return f"{prefix}.conv_{convs[int(path) - 1]}", f"{prefix}.bn{norm}"
 
 
-_RESNET = dict.fromkeys(("torchvision", "timm"), Scheme(_resnet, ("fc.*",)))
+_RESNET = dict.fromkeys(("torchvision", "timm"), Scheme(("conv1", "bn1"), _resnet, ("fc.*",)))
 _FAMILIES = {
     "resnet": _RESNET,
     "resnext": _RESNET,
     "regnetx": {
-        "torchvision": Scheme(_regnet_of_torchvision, ("fc.*",)),
-        "timm": Scheme(_regnet_of_timm, ("head.fc.*",)),
+        "torchvision": Scheme(("stem.0", "stem.1"), _regnet_of_torchvision, ("fc.*",)),
+        "timm": Scheme(("stem.conv", "stem.bn"), _regnet_of_timm, ("head.fc.*",)),
     },
     "mobilenet": {
-        "torchvision": Scheme(_mobilenet_of_torchvision, ("features.18.*", "classifier.*")),
-        "timm": Scheme(_mobilenet_of_timm, ("conv_head.*", "bn2.*", "classifier.*")),
+        "torchvision": Scheme(
+            ("features.0.0", "features.0.1"),
+            _mobilenet_of_torchvision,
+            ("features.18.*", "classifier.*"),
+        ),
+        "timm": Scheme(
+            ("conv_stem", "bn1"), _mobilenet_of_timm, ("conv_head.*", "bn2.*", "classifier.*")
+        ),
     },
 }
 

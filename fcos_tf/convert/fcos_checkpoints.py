@@ -1,6 +1,5 @@
 """Published checkpoints of FCOS, from PyTorch to Keras."""
 
-import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from fcos_tf.convert.torch_files import read_tensors
 from fcos_tf.layers.resnet import DEPTHS
 from fcos_tf.models.fcos import FCOS
 
+CheckpointReport = ConversionReport  # its name in older versions
 # Blocks of each stage, whether bottlenecks, groups and their width in the first stage.
 BODIES = {
     **{f"resnet{depth}": (*body, 1, 64) for depth, body in DEPTHS.items()},
@@ -22,20 +22,6 @@ BODIES = {
     "resnext101_64x4d": (*DEPTHS[101], 64, 4),
 }
 _PIXELS = {"mean": "pixel_mean", "std": "pixel_std"}  # argument of `FCOS` -> detectron2's buffer
-
-
-@dataclasses.dataclass
-class CheckpointReport(ConversionReport):
-    """The report of a detector's checkpoint: settings, then tensors.
-
-    Args:
-        notes: settings found in the file and taken from the preset, one a line.
-    """
-
-    notes: list[str] = dataclasses.field(default_factory=list)
-
-    def __str__(self) -> str:
-        return "\n".join([*self.notes, super().__str__()])
 
 
 def from_torch(path: str | os.PathLike, *, flavour: str, **options) -> FCOS:
@@ -75,7 +61,7 @@ def convert_checkpoint(
     class_names: Sequence[str] | None = None,
     entry: str | None = None,
     **overrides,
-) -> tuple[FCOS, CheckpointReport]:
+) -> tuple[FCOS, ConversionReport]:
     """Converts a published FCOS checkpoint and reports which tensors fitted.
 
     The tensors tell the backbone, the number of classes, the levels of the pyramid and the depth
@@ -102,44 +88,40 @@ def convert_checkpoint(
         ValueError: a file that `read_tensors` refuses or of another flavour, an unknown flavour,
             variant or network, or an unexpected number of classes.
     """
-    preset = _preset(flavour, variant)
-    names = FLAVOURS[flavour]
+    preset, names = _preset(flavour, variant), FLAVOURS[flavour]
     if backbone is not None and backbone not in BODIES:
         raise ValueError(f"backbone: expected one of {', '.join(BODIES)}, got {backbone!r}")
     tensors = read_tensors(path, entry=entry)
     if names.renamed:
         tensors = {re.sub(*names.renamed, name): tensor for name, tensor in tensors.items()}
     _check_flavour(path, tensors, flavour)
-    found = {
-        "backbone": backbone or _find_backbone(path, tensors, names),
-        **_find_architecture(tensors, names),
-    }
+    found = {"backbone": backbone or _find_backbone(path, tensors, names)}
+    found |= _find_architecture(tensors, names)
     found |= names.settings(found)
     wanted = _check_classes(path, found.get("num_classes"), num_classes, class_names)
-    notes = [
-        f"{flavour}: settings of {preset}",
-        "found: " + ", ".join(f"{name}={value}" for name, value in found.items()),
-    ]
     settings = {**found, **wanted, **overrides}
+    listed = ", ".join(f"{name}={value}" for name, value in found.items())
+    notes = [f"{flavour}: settings of {preset}", f"found: {listed}"]
     pixels = _find_pixels(tensors, FCOS.preset_arguments(preset, settings))
     for name, values in pixels.items():
         notes.append(f"{_PIXELS[name]} in the file differs from the preset: {name}={values}")
     model = FCOS.from_preset(preset, **{**pixels, **settings})
     if model.class_names is None:
         notes.append("class names: unknown")
-    return model, _assign(model, tensors, names, notes)
+    report = _assign(model, tensors, names)
+    report.notes = notes
+    return model, report
 
 
 def _preset(flavour: str, variant: str | None) -> str:
     if flavour not in FLAVOURS:
         raise ValueError(f"flavour: expected one of {', '.join(FLAVOURS)}, got {flavour!r}")
     presets = FLAVOURS[flavour].presets
-    if variant is None:
-        return next(iter(presets.values()))
-    if not variant or variant not in presets:
-        known = ", ".join(filter(None, presets)) or "none"
+    variants = [name for name in presets if name]
+    if variant is not None and variant not in variants:
+        known = ", ".join(variants) or "none"
         raise ValueError(f"variant: expected for flavour {flavour} {known}, got {variant!r}")
-    return presets[variant]
+    return presets[variant] if variant else next(iter(presets.values()))
 
 
 def _check_flavour(path, tensors: Mapping[str, np.ndarray], flavour: str) -> None:
@@ -149,31 +131,29 @@ def _check_flavour(path, tensors: Mapping[str, np.ndarray], flavour: str) -> Non
         parts = (names.class_tower, names.box_tower, names.class_logits, names.ltrb)
         return any(name.startswith(tuple(f"{part}." for part in parts)) for name in tensors)
 
-    if has_head(FLAVOURS[flavour]):
-        return
     others = [name for name, names in FLAVOURS.items() if has_head(names)]
+    if flavour in others:
+        return
     got = f"those of {others[0]}" if others else f"names such as {', '.join(list(tensors)[:3])}"
     expected = f"{FLAVOURS[flavour].class_logits}.weight"
     raise ValueError(f"{path}: expected names of {flavour} such as {expected}, got {got}")
 
 
 def _find_backbone(path, tensors: Mapping[str, np.ndarray], names: Flavour) -> str:
-    """The backbone, from its numbers of blocks and the kernel of its first 3x3 convolution."""
-    stages = [names.body(f"layer{stage}.0.conv1.weight") for stage in range(1, 5)]
-    blocks = tuple(
-        max(_indices(tensors, stage.removesuffix(".0.conv1.weight")), default=-1) + 1
-        for stage in stages
-    )
+    """The backbone, by its numbers of blocks and the kernel of its first 3x3 convolution."""
+    stages = [names.body(f"layer{stage}.").removesuffix(".") for stage in range(1, 5)]
+    blocks = tuple(max(_indices(tensors, stage), default=-1) + 1 for stage in stages)
     has_bottlenecks = names.body("layer1.0.conv3.weight") in tensors
     kernel = tensors.get(names.body("layer1.0.conv2.weight"))
     is_kernel = kernel is not None and kernel.ndim == 4 and kernel.size
     filters, width = kernel.shape[:2] if is_kernel else (64, 64)
+    groups = filters // width
     for name, body in BODIES.items():
-        if body == (blocks, has_bottlenecks, filters // width, width):
+        if body == (blocks, has_bottlenecks, groups, width):
             return name
     raise ValueError(
         f"{path}: expected the body of {', '.join(BODIES)}, got stages of {blocks} blocks with "
-        f"{filters // width} groups of width {width}; name the backbone to see what is missing"
+        f"{groups} groups of width {width}; name the backbone to see what is missing"
     )
 
 
@@ -187,7 +167,7 @@ def _find_architecture(tensors: Mapping[str, np.ndarray], names: Flavour) -> dic
         for name in (f"{module}.weight", f"{module}.bias"):
             if name in tensors and tensors[name].size and tensors[name].ndim:
                 found[argument] = len(tensors[name])
-    extra = [f"{names.pyramid[layer]}." for layer in ("output_p6", "output_p7")]
+    extra = (f"{names.pyramid[layer]}." for layer in ("output_p6", "output_p7"))
     found["fpn_levels"] = 3 + sum(any(name.startswith(x) for name in tensors) for x in extra)
     tower = _indices(tensors, names.class_tower)
     if tower:
@@ -204,53 +184,40 @@ def _indices(tensors: Mapping[str, np.ndarray], sequence: str) -> set[int]:
     return {int(match[1]) for match in map(pattern.match, tensors) if match}
 
 
-def _check_classes(
-    path, found: int | None, num_classes: int | None, class_names: Sequence[str] | None
-) -> dict[str, Any]:
+def _check_classes(path, found, num_classes, class_names) -> dict[str, Any]:
     """The expected classes as arguments of `FCOS`; refuses another number in the file."""
-    wanted: dict[str, Any] = {}
-    if num_classes is not None:
-        wanted["num_classes"] = num_classes
+    wanted: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if class_names is not None:
-        wanted |= {"num_classes": len(class_names), "class_names": tuple(class_names)}
+        wanted = {"num_classes": len(class_names), "class_names": tuple(class_names)}
     for number in (num_classes, wanted.get("num_classes")):
         if None not in (number, found) and number != found:
             raise ValueError(f"{path}: expected {number} classes, got {found}")
     return wanted
 
 
-def _find_pixels(
-    tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]
-) -> dict[str, tuple[float, ...]]:
+def _find_pixels(tensors, settings) -> dict[str, tuple[float, ...]]:
     """Pixel mean and deviation of the file, where they differ from the settings."""
     pixels = {}
     for name, buffer in _PIXELS.items():
-        tensor = tensors.get(buffer)
-        if tensor is None or tensor.size != 3:
-            continue
-        if not np.allclose(tensor.ravel(), settings[name], rtol=1e-6):
+        values = tensors.get(buffer, np.empty(0)).ravel()
+        if len(values) == 3 and not np.allclose(values, settings[name], rtol=1e-6):
             # By way of text, so that the float32 gives 57.12, not 57.1199989.
-            pixels[name] = tuple(float(str(value)) for value in tensor.ravel())
+            pixels[name] = tuple(float(str(value)) for value in values)
     return pixels
 
 
-def _assign(
-    model: FCOS, tensors: Mapping[str, np.ndarray], names: Flavour, notes: list[str]
-) -> CheckpointReport:
+def _assign(model: FCOS, tensors, names: Flavour) -> ConversionReport:
     """Assigns the tensors to the model, all or none."""
-    variables, transforms = {}, {}
-    for variable, name in parameters(names, model):
-        variables[name] = variable
-        if variable.ndim == 0:  # a scale: a vector of one in PyTorch
-            transforms[name] = lambda tensor: tensor.reshape(())
+    variables = {name: variable for variable, name in parameters(names, model)}
+    # A scale: a vector of one in PyTorch.
+    scales = [name for name, variable in variables.items() if variable.ndim == 0]
     buffers = [name for name in _PIXELS.values() if name in tensors and tensors[name].size == 3]
     report = assign(
         variables,
-        tensors,
-        {name: name for name in variables},
-        transforms=transforms,
-        ignore=(*IGNORED, *names.ignore, *buffers),
+        {name: tensor for name, tensor in tensors.items() if name not in buffers},
+        dict(zip(variables, variables, strict=True)),
+        transforms=dict.fromkeys(scales, lambda tensor: tensor.reshape(())),
+        ignore=(*IGNORED, *names.ignore),
     )
     report.used += buffers
-    report.ignored = [name for name in report.ignored if name not in buffers]
-    return CheckpointReport(**vars(report), notes=notes)
+    return report

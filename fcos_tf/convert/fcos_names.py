@@ -82,10 +82,6 @@ def parameters(flavour: Flavour, model: FCOS) -> Iterator[tuple[keras.Variable, 
             yield variable, f"{module}.{_PARAMETERS[variable.name]}"
 
 
-def _torchvision_body(name: str) -> str:
-    return f"backbone.body.{name}"
-
-
 def _official_body(name: str) -> str:
     """As torchvision's, with a module more around the stem (maskrcnn-benchmark)."""
     return f"backbone.body.{'' if name.startswith('layer') else 'stem.'}{name}"
@@ -144,7 +140,7 @@ _DETECTRON2_PYRAMID = _pyramid("backbone", "fpn_lateral{}", "fpn_output{}", "top
 FLAVOURS = {
     "torchvision": Flavour(
         presets={"": "torchvision_coco"},
-        body=_torchvision_body,
+        body="backbone.body.{}".format,
         pyramid=_pyramid(
             "backbone.fpn", "inner_blocks.{}.0", "layer_blocks.{}.0", "extra_blocks", 0
         ),

@@ -2,7 +2,8 @@
 
 A pickle is a program that calls what it names. Here it can name only the stand-ins of this file:
 no function of PyTorch or NumPy is called. A tensor becomes a reference to its storage, which
-`torch_files` resolves afterwards.
+`torch_files` resolves afterwards. Pickles that would exhaust the memory are refused unread: one
+corrupt byte can name memo entry 2 billion, for which the standard library allocates memory.
 
 Formats: `torch/_utils.py` (the `_rebuild_*` functions), `torch/serialization.py` (persistent ids)
 and NumPy's `ndarray.__reduce__`.
@@ -10,10 +11,11 @@ and NumPy's `ndarray.__reduce__`.
 
 import math
 import pickle
+import pickletools
 import re
 from typing import Any, BinaryIO, NamedTuple
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401  adds bfloat16 and float8 to NumPy's dtypes
 import numpy as np
 
 _STORAGE_DTYPES = {
@@ -21,14 +23,13 @@ _STORAGE_DTYPES = {
     "Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8",
     "Bool": "bool", "ComplexDouble": "complex128", "ComplexFloat": "complex64",
 }  # fmt: skip
-_EXTENSION_DTYPES = (
-    "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
-)  # fmt: skip
 _TORCH_DTYPES = {
-    **{name: np.dtype(name) for name in _STORAGE_DTYPES.values() if name != "bfloat16"},
-    **{name: np.dtype(name) for name in ("uint16", "uint32", "uint64")},
-    **{name: np.dtype(getattr(ml_dtypes, name)) for name in _EXTENSION_DTYPES},
-}
+    name: np.dtype(name)
+    for name in (
+        *_STORAGE_DTYPES.values(), "uint16", "uint32", "uint64",
+        "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
+    )
+}  # fmt: skip
 
 
 class RefusedError(Exception):
@@ -59,9 +60,19 @@ class StorageRef(NamedTuple):
     start: int
     length: int
 
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of an element."""
+        return 1 if self.dtype is None else self.dtype.itemsize
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the storage."""
+        return self.numel * self.item_bytes
+
 
 class TensorRef(NamedTuple):
-    """A tensor as a view of a storage. `offset` and `stride` count elements."""
+    """A tensor as a view of a storage; `offset` and `stride` count elements."""
 
     storage: StorageRef
     offset: int
@@ -104,12 +115,12 @@ class PickledArray:
         self.array = None
 
     def __setstate__(self, state):
-        """Takes (version, shape, dtype, is Fortran order, bytes); Python 2's bytes are text."""
+        """Takes (version, shape, dtype, is Fortran order, bytes)."""
         *_, shape, dtype, fortran, data = state
         self.fill(data, dtype, shape, "F" if fortran else "C")
 
-    def fill(self, data, dtype, shape, order: str):
-        """Sets the array, without a copy if `data` is bytes."""
+    def fill(self, data, dtype, shape, order):
+        """Sets the array and returns `self`; `data` is bytes, not copied, or Python 2's text."""
         data = data.encode("latin1") if isinstance(data, str) else bytes(data)
         shape = tuple(int(side) for side in shape)
         expected = math.prod(shape) * dtype.dtype.itemsize
@@ -117,6 +128,7 @@ class PickledArray:
             raise ValueError(f"array {shape}: expected {expected} bytes, got {len(data)}")
         array = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
         self.array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return self
 
 
 class _Function:
@@ -127,24 +139,19 @@ class _Function:
     def __init__(self, name, call):
         self._name, self._call = name, call
 
-    def __call__(self, *args, **kwargs):
-        return self._call(*args, **kwargs)
+    def __call__(self, *args):
+        return self._call(*args)
 
     def __setstate__(self, state):
         raise RefusedError(f"new attributes for {self._name}")
 
 
 def _tensor(storage, offset, shape, stride, requires_grad=False, hooks=None, metadata=None):
-    if not isinstance(storage, StorageRef) or storage.dtype is None:
-        raise ValueError(f"expected a typed storage, got {storage}")
-    if metadata:
-        raise RefusedError(f"a tensor with the marks {metadata}")
-    return TensorRef(storage, offset, tuple(shape), tuple(stride), storage.dtype)
+    dtype = Symbol("of the storage", getattr(storage, "dtype", None))
+    return _tensor_of_bytes(storage, offset, shape, stride, requires_grad, hooks, dtype, metadata)
 
 
-def _tensor_of_bytes(
-    storage, offset, shape, stride, requires_grad, hooks, dtype, metadata=None
-):  # PyTorch's _rebuild_tensor_v3
+def _tensor_of_bytes(storage, offset, shape, stride, requires_grad, hooks, dtype, metadata=None):
     if not isinstance(storage, StorageRef) or not isinstance(dtype, Symbol) or not dtype.dtype:
         raise ValueError(f"expected a storage and a dtype, got {storage} and {dtype}")
     if metadata:
@@ -158,28 +165,14 @@ def _tensor_with_attributes(function, kind, args, state):
     return function(*args)
 
 
-def _array_from_buffer(data, dtype, shape, order):
-    array = PickledArray()
-    array.fill(data, dtype, shape, order)
-    return array
-
-
-def _number(dtype, data):
-    return _array_from_buffer(data, dtype, (), "C").array.item()
-
-
 def _encode(text, encoding="latin1"):
     if encoding not in ("latin1", "latin-1"):  # others need the codec registry
         raise RefusedError(f"_codecs.encode to {encoding!r}")
     return text.encode("latin1")
 
 
-def _dictionary(*items):
-    return Dict(*items)
-
-
 _FUNCTIONS = {
-    "collections.OrderedDict": _dictionary,
+    "collections.OrderedDict": Dict,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_of_bytes,
@@ -194,8 +187,10 @@ _FUNCTIONS = {
 }
 for _module in ("numpy.core", "numpy._core"):
     _FUNCTIONS[f"{_module}.multiarray._reconstruct"] = lambda kind, shape, code: PickledArray()
-    _FUNCTIONS[f"{_module}.multiarray.scalar"] = _number
-    _FUNCTIONS[f"{_module}.numeric._frombuffer"] = _array_from_buffer
+    _FUNCTIONS[f"{_module}.multiarray.scalar"] = lambda dtype, data: (
+        PickledArray().fill(data, dtype, (), "C").array.item()
+    )
+    _FUNCTIONS[f"{_module}.numeric._frombuffer"] = lambda *args: PickledArray().fill(*args)
 
 _SYMBOLS = {
     "numpy.ndarray": None,
@@ -211,18 +206,58 @@ _SYMBOLS = {
 }
 
 
-class TensorUnpickler(pickle.Unpickler):
-    """Reads one pickle of containers and tensors; use it once.
+def load_pickle(stream: BinaryIO) -> tuple[Any, dict[str, StorageRef]]:
+    """Reads one pickle of containers and tensors.
 
     Args:
-        stream: the file, at the start of the pickle; loading leaves it at its end.
+        stream: the file, at the start of the pickle; left at its end.
 
-    Attributes:
-        storages: key -> `StorageRef` of every storage in the pickle.
+    Returns:
+        The contents, with `TensorRef` and `PickledArray` for tensors, and key -> `StorageRef` of
+        every storage.
+
+    Raises:
+        ValueError: a truncated or corrupt pickle, or one that names something else.
     """
+    unpickler = _Unpickler(stream, encoding="latin1")  # of Python 2's strings
+    try:
+        _check_memory(stream)
+        return unpickler.load(), unpickler.storages
+    except RefusedError as error:
+        raise ValueError(
+            "expected nothing but tensors, numbers, text and containers, got a pickle that asks "
+            f"for {error}: refused, and no code was run"
+        ) from None
+    except Exception as error:  # a corrupt pickle can raise anything
+        raise ValueError(
+            "expected a pickle of tensors, got one that is truncated or corrupt "
+            f"({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from error
 
-    def __init__(self, stream: BinaryIO):
-        super().__init__(stream, encoding="latin1")  # of Python 2's strings
+
+def _check_memory(stream: BinaryIO) -> None:
+    """Scans the opcodes of one pickle without running them, then restores the position.
+
+    Refuses a truncated pickle, an unknown opcode, a frame longer than the stream, and a memo entry
+    beyond the number of opcodes.
+    """
+    start = stream.tell()
+    size = stream.seek(0, 2)
+    stream.seek(start)
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        # Writers number the entries consecutively, so no number exceeds that of the opcodes.
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
+            raise ValueError(f"expected at most {count} memo entries, got one of number {argument}")
+        if opcode.name == "FRAME" and argument > size:
+            raise ValueError(f"expected a frame within {size} bytes, got {argument}")
+    stream.seek(start)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads one pickle; `storages` has every storage in it by its key."""
+
+    def __init__(self, stream: BinaryIO, **options):
+        super().__init__(stream, **options)
         self.storages: dict[str, StorageRef] = {}
 
     def find_class(self, module: str, name: str) -> Any:

@@ -1,5 +1,6 @@
 """Assigns a checkpoint's tensors to a model's variables, all or none, and reports the result."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,8 +8,6 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import numpy as np
-
-Transform = Callable[[np.ndarray], np.ndarray]
 
 _MAX_NAMES = 20  # listed of each kind
 IGNORED = ("*num_batches_tracked",)
@@ -32,6 +31,8 @@ class ConversionReport:
         unused: in the file, not in the model.
         misshaped: in both, of different shapes.
         ignored: in the file, not in the model, and known to be irrelevant.
+        fits: another backbone that the tensors of an ImageNet file fit, or None.
+        notes: of a detector: settings found in the file and taken from the preset, one a line.
     """
 
     used: list[str] = field(default_factory=list)
@@ -39,6 +40,8 @@ class ConversionReport:
     unused: list[str] = field(default_factory=list)
     misshaped: list[Misshaped] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    fits: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def is_complete(self) -> bool:
@@ -56,11 +59,13 @@ class ConversionReport:
         lines = [f"{name:<10}{len(names):>6}  {meaning}" for name, names, meaning in rows]
         width = max((len(each.name) for each in self.misshaped[:_MAX_NAMES]), default=0)
         misshaped = [
-            f"{each.name:<{width}}  expected {tuple(each.expected)}, got {tuple(each.got)}"
-            for each in self.misshaped
+            f"{name:<{width}}  expected {expected}, got {got}"
+            for name, expected, got in self.misshaped
         ]
         lines += _listed("missing", self.missing) + _listed("unused", self.unused)
-        return "\n".join(lines + _listed("misshaped", misshaped))
+        lines += _listed("misshaped", misshaped)
+        hint = [f"the tensors fit {self.fits}"] if self.fits else []
+        return "\n".join(self.notes + lines + hint)
 
     def raise_if_incomplete(self, path: str | os.PathLike) -> None:
         """Raises an error unless the report is complete.
@@ -81,9 +86,9 @@ class ConversionReport:
 def _listed(title: str, names: list[str]) -> list[str]:
     if not names:
         return []
-    rest = len(names) - _MAX_NAMES
-    more = [f"  ... and {rest} more"] if rest > 0 else []
-    return [f"{title}:", *(f"  {name}" for name in names[:_MAX_NAMES]), *more]
+    shown, rest = names[:_MAX_NAMES], names[_MAX_NAMES:]
+    more = [f"... and {len(rest)} more"] if rest else []
+    return [f"{title}:", *(f"  {line}" for line in shown + more)]
 
 
 def to_keras(tensor: np.ndarray) -> np.ndarray:
@@ -116,7 +121,7 @@ def assign(
     tensors: Mapping[str, np.ndarray],
     names: Mapping[str, str],
     *,
-    transforms: Mapping[str, Transform] | None = None,
+    transforms: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
     ignore: Iterable[str] = IGNORED,
 ) -> ConversionReport:
     """Assigns every variable its tensor; none unless the report is complete.
@@ -144,30 +149,27 @@ def assign(
         >>> assign(variables, read_tensors("fc.pth"), names).raise_if_incomplete("fc.pth")
     """
     transforms = transforms or {}
-    if set(names) != set(variables) or not set(transforms) <= set(variables):
-        odd = set(names) ^ set(variables) | set(transforms) - set(variables)
+    if odd := sorted(set(names) ^ set(variables) | set(transforms) - set(variables)):
         raise ValueError(
             "names and transforms: expected those of the variables, got a difference in "
-            + ", ".join(sorted(odd)[:_MAX_NAMES])
+            + ", ".join(odd[:_MAX_NAMES])
         )
     report = ConversionReport()
     values = {}
     for variable_name, variable in variables.items():
-        name = names[variable_name]
+        name, expected = names[variable_name], tuple(variable.shape)
         if name not in tensors:
             report.missing.append(name)
             continue
-        expected = tuple(variable.shape)
-        try:
-            value = transforms.get(variable_name, to_keras)(tensors[name])
-        except ValueError:  # the transform expects another rank
-            value = None
-        if value is None or value.shape != expected:
-            got = tensors[name].shape if value is None else value.shape
-            report.misshaped.append(Misshaped(name, expected, got))
-            continue
-        report.used.append(name)
-        values[variable_name] = _as_number(name, value)
+        value, fits = tensors[name], False
+        with contextlib.suppress(ValueError):  # the transform expects another rank
+            value = transforms.get(variable_name, to_keras)(value)
+            fits = value.shape == expected
+        if fits:
+            report.used.append(name)
+            values[variable_name] = _as_number(name, value)
+        else:
+            report.misshaped.append(Misshaped(name, expected, value.shape))
     wanted, ignore = set(names.values()), tuple(ignore)
     for name in tensors:
         if name not in wanted:

@@ -1,25 +1,23 @@
 """Finds the state dict inside the dictionaries of a checkpoint."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
+from fcos_tf.convert.pickled_tensors import PickledArray, TensorRef
+
 _MAX_DEPTH = 4  # of dictionaries around the state dict
-_PREFIX = "module."  # of DataParallel and DistributedDataParallel
 
 
-def find_state_dict(
-    path: Path, contents: Any, is_tensor: Callable[[Any], bool], entry: str | None
-) -> dict[str, Any]:
+def find_state_dict(contents: Any, entry: str | None) -> dict[str, Any]:
     """Returns the only dictionary of tensors, or that of `entry`.
 
     Candidates have text keys with tensors among the values; an optimizer's state has numbers for
-    keys. The prefix "module." is removed if every tensor has it.
+    keys. The prefix "module." of `DistributedDataParallel` is removed if every tensor has it.
 
     Args:
-        path: of the file, for errors.
-        contents: of the file.
-        is_tensor: whether a value is a tensor.
+        contents: of the file; tensors are arrays or the stand-ins of `pickled_tensors`.
         entry: nested keys joined by dots; "." for `contents` itself; None for the only candidate.
 
     Returns:
@@ -28,39 +26,37 @@ def find_state_dict(
     Raises:
         ValueError: no dictionary of tensors, several and no `entry`, or an unknown `entry`.
     """
-    found = dict(_candidates(contents, is_tensor, (), _MAX_DEPTH))
-    listed = ", ".join(
-        f"{name!r} ({len(tensors)} tensor{'s' * (len(tensors) > 1)})"
-        for name, tensors in found.items()
-    )
+    found = dict(_candidates(contents, (), _MAX_DEPTH))
     if not found:
-        raise ValueError(f"{path}: expected a dictionary of tensors, got {_describe(contents)}")
-    if entry is not None and entry not in found:
-        raise ValueError(f"{path}: expected one of the entries {listed}, got {entry!r}")
-    if entry is None and len(found) > 1:
-        raise ValueError(
-            f"{path}: expected one dictionary of tensors, got {len(found)}: {listed}; "
-            "select one by its entry"
+        raise ValueError(f"expected a dictionary of tensors, got {_describe(contents)}")
+    entry = next(iter(found)) if entry is None and len(found) == 1 else entry
+    if entry not in found:
+        listed = ", ".join(
+            f"{name!r} ({len(tensors)} tensor{'s' * (len(tensors) > 1)})"
+            for name, tensors in found.items()
         )
-    tensors = found[entry] if entry is not None else next(iter(found.values()))
-    if all(name.startswith(_PREFIX) for name in tensors):
-        return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+        if entry is not None:
+            raise ValueError(f"expected one of the entries {listed}, got {entry!r}")
+        got = f"{len(found)}: {listed}"
+        raise ValueError(f"expected one dictionary of tensors, got {got}; select one by its entry")
+    tensors = found[entry]
+    if all(name.startswith("module.") for name in tensors):
+        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors
 
 
-def _candidates(
-    contents: Any, is_tensor: Callable[[Any], bool], keys: tuple[str, ...], depth: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _candidates(contents, keys, depth) -> Iterator[tuple[str, dict[str, Any]]]:
     """Entry and tensors of each dictionary of tensors."""
     if not isinstance(contents, dict):
         return
     named = {key: value for key, value in contents.items() if isinstance(key, str)}
-    tensors = {key: value for key, value in named.items() if is_tensor(value)}
+    kinds = TensorRef | PickledArray | np.ndarray
+    tensors = {key: value for key, value in named.items() if isinstance(value, kinds)}
     if tensors:
         yield ".".join(keys) or ".", tensors
     if depth:
         for key, value in named.items():
-            yield from _candidates(value, is_tensor, (*keys, key), depth - 1)
+            yield from _candidates(value, (*keys, key), depth - 1)
 
 
 def _describe(contents: Any) -> str:

@@ -3,7 +3,7 @@
     .pth .pt .bin   from `torch.save`: a zip file since 1.6; before that, and for most published
                     detectors, pickles followed by the data
     .pkl            detectron2's model zoo: one pickle of NumPy arrays, by Python 2 or 3
-    .safetensors    see `safetensors_files`
+    .safetensors    by the library of that name
 
 Unneeded tensors, such as an optimizer's, are not read, except from `.pkl`.
 Source: `torch/serialization.py`.
@@ -13,28 +13,28 @@ import io
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import ml_dtypes
 import numpy as np
+import safetensors
 
-from fcos_tf.convert.pickle_check import check_pickle
-from fcos_tf.convert.pickled_tensors import (
-    PickledArray,
-    RefusedError,
-    StorageRef,
-    TensorRef,
-    TensorUnpickler,
-)
-from fcos_tf.convert.safetensors_files import read_safetensors
+from fcos_tf.convert.pickled_tensors import PickledArray, StorageRef, TensorRef, load_pickle
 from fcos_tf.convert.state_dicts import find_state_dict
 
 EXTENSIONS = (".pth", ".pt", ".bin", ".pth.tar", ".pkl", ".safetensors")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_CHUNK_BYTES = 1 << 22
 _MAX_EXPANDED_BYTES = 1 << 30  # of a tensor that repeats elements of a smaller storage
+# The safetensors library's own functions for NumPy do not know the types of ml_dtypes.
+_SAFETENSORS_DTYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
+    "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8,
+    "BOOL": np.bool_, "C64": np.complex64,
+}  # fmt: skip
 
 
 def read_tensors(path: str | os.PathLike, *, entry: str | None = None) -> dict[str, np.ndarray]:
@@ -64,13 +64,18 @@ def read_tensors(path: str | os.PathLike, *, entry: str | None = None) -> dict[s
         (91,)
     """
     path = Path(path)
-    head = _check_file(path)
-    if path.suffix.lower() == ".safetensors":
-        arrays = find_state_dict(path, read_safetensors(path), _is_tensor, entry)
-    elif head.startswith(b"PK"):
-        arrays = _read_zip(path, entry)
-    else:
-        arrays = _read_pickle(path, entry)
+    if not path.exists():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        head = _check_file(path)
+        if path.suffix.lower() == ".safetensors":
+            arrays = find_state_dict(_read_safetensors(path), entry)
+        elif head.startswith(b"PK"):
+            arrays = _read_zip(path, entry)
+        else:
+            arrays = _read_pickle(path, entry)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     for array in arrays.values():
         array.flags.writeable = False  # two names may share the memory
     return arrays
@@ -78,12 +83,10 @@ def read_tensors(path: str | os.PathLike, *, entry: str | None = None) -> dict[s
 
 def _check_file(path: Path) -> bytes:
     """The first bytes of the file; refuses files that are no checkpoint."""
-    if not path.exists():
-        raise FileNotFoundError(f"no file {path}")
     if path.is_dir():
-        raise ValueError(f"{path}: expected a file, got a folder")
+        raise ValueError("expected a file, got a folder")
     if not path.name.lower().endswith(EXTENSIONS):
-        raise ValueError(f"{path}: expected one of {', '.join(EXTENSIONS)}, got {path.suffix!r}")
+        raise ValueError(f"expected one of {', '.join(EXTENSIONS)}, got {path.suffix!r}")
     with path.open("rb") as stream:
         head = stream.read(512)
     if not head:
@@ -100,7 +103,27 @@ def _check_file(path: Path) -> bytes:
         got = "a tar file: unpack the archive; files of PyTorch before 0.1.10 are not supported"
     else:
         got = f"a file of {path.stat().st_size} bytes that starts with {head[:16]!r}"
-    raise ValueError(f"{path}: expected a checkpoint of PyTorch, got {got}")
+    raise ValueError(f"expected a checkpoint of PyTorch, got {got}")
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """All tensors of a file, in the order of their names."""
+    data = path.read_bytes()
+    try:
+        stored = dict(safetensors.deserialize(data))
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"expected a safetensors file, got {len(data)} bytes that are truncated, corrupt or of "
+            f"another kind ({error})"
+        ) from error
+    for name, tensor in stored.items():
+        if tensor["dtype"] not in _SAFETENSORS_DTYPES:
+            expected = ", ".join(_SAFETENSORS_DTYPES)
+            raise ValueError(f"tensor {name}: expected one of {expected}, got {tensor['dtype']!r}")
+    return {
+        name: np.frombuffer(each["data"], _SAFETENSORS_DTYPES[each["dtype"]]).reshape(each["shape"])
+        for name, each in sorted(stored.items())
+    }
 
 
 def _read_zip(path: Path, entry: str | None) -> dict[str, np.ndarray]:
@@ -109,46 +132,39 @@ def _read_zip(path: Path, entry: str | None) -> dict[str, np.ndarray]:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # corrupt names and numbers raise more than BadZipFile
         raise ValueError(
-            f"{path}: expected a zip file of torch.save, got {path.stat().st_size} bytes that only "
+            f"expected a zip file of torch.save, got {path.stat().st_size} bytes that only "
             f"start like one: truncated or corrupt ({error})"
         ) from error
     with archive:
         records = archive.namelist()
         roots = [name.removesuffix("data.pkl") for name in records if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise ValueError(f"{path}: expected one data.pkl in the zip file, got {len(roots)}")
-        if f"{roots[0]}constants.pkl" in records:
-            raise ValueError(f"{path}: expected a checkpoint of torch.save, got a TorchScript file")
+            raise ValueError(f"expected one data.pkl in the zip file, got {len(roots)}")
         root = roots[0]
+        if f"{root}constants.pkl" in records:
+            raise ValueError("expected a checkpoint of torch.save, got a TorchScript file")
 
-        def read(record: str) -> np.ndarray:
-            return _read_record(path, archive, root + record)
+        def read(name: str) -> bytes:
+            """A record, checked against its CRC."""
+            record = root + name
+            try:
+                info = archive.getinfo(record)
+                with archive.open(info) as stream:
+                    data = stream.read(info.file_size)  # a limit for compressed records
+                if len(data) != info.file_size:
+                    raise ValueError(f"{len(data)} of {info.file_size} bytes")
+                return data
+            except KeyError:
+                raise ValueError(f"expected a record {record}, got none; corrupt") from None
+            except Exception as error:  # bad CRC, bad header, encrypted, unknown compression
+                got = " ".join(str(error).split())
+                raise ValueError(f"record {record}: expected intact data, got {got}") from error
 
-        contents, _ = _unpickle(path, io.BytesIO(read("data.pkl")))
-        order = read("byteorder").tobytes() if f"{root}byteorder" in records else b"little"
+        contents, _ = load_pickle(io.BytesIO(read("data.pkl")))
+        order = read("byteorder") if f"{root}byteorder" in records else b"little"
         if order not in (b"little", b"big"):
-            raise ValueError(f"{path}: expected byteorder little or big, got {order!r}")
-        return _resolve(path, contents, entry, lambda ref: read(f"data/{ref.key}"), order == b"big")
-
-
-def _read_record(path: Path, archive: zipfile.ZipFile, record: str) -> np.ndarray:
-    """The bytes of a record of the archive, checked against its CRC."""
-    try:
-        info = archive.getinfo(record)
-        data = np.empty(info.file_size, np.uint8)
-        view, at = memoryview(data), 0
-        with archive.open(info) as stream:
-            while count := stream.readinto(view[at : at + _CHUNK_BYTES]):
-                at += count
-    except KeyError:
-        raise ValueError(f"{path}: expected a record {record}, got none; corrupt") from None
-    except Exception as error:  # bad CRC, bad header, encrypted, unknown compression
-        raise ValueError(
-            f"{path}: record {record}: expected intact data, got {' '.join(str(error).split())}"
-        ) from error
-    if at != data.size:
-        raise ValueError(f"{path}: record {record}: expected {data.size} bytes, got {at}")
-    return data
+            raise ValueError(f"expected byteorder little or big, got {order!r}")
+        return _resolve(contents, entry, lambda ref: read(f"data/{ref.key}"), order == b"big")
 
 
 def _read_pickle(path: Path, entry: str | None) -> dict[str, np.ndarray]:
@@ -158,118 +174,81 @@ def _read_pickle(path: Path, entry: str | None) -> dict[str, np.ndarray]:
     for each key the number of elements (8 bytes) and the data. All is little endian.
     """
     with path.open("rb") as stream:
-        contents, storages = _unpickle(path, stream)
+        contents, storages = load_pickle(stream)
         if type(contents) is not int or contents != _LEGACY_MAGIC:
             if storages:
-                raise ValueError(f"{path}: expected arrays in a plain pickle, got references")
-            return _resolve(path, contents, entry, None, False)
-        version, _ = _unpickle(path, stream)
+                raise ValueError("expected arrays in a plain pickle, got references")
+            return _resolve(contents, entry)
+        version, _ = load_pickle(stream)
         if version != _LEGACY_PROTOCOL:
-            raise ValueError(f"{path}: expected version {_LEGACY_PROTOCOL}, got {version!r}")
-        _unpickle(path, stream)
-        contents, storages = _unpickle(path, stream)
-        keys, _ = _unpickle(path, stream)
-        places = _legacy_places(path, stream, keys, storages)
+            raise ValueError(f"expected version {_LEGACY_PROTOCOL}, got {version!r}")
+        load_pickle(stream)
+        contents, storages = load_pickle(stream)
+        keys, _ = load_pickle(stream)
+        starts = _legacy_starts(stream, keys, storages)
 
-        def read(ref: StorageRef) -> np.ndarray:
-            if ref.key not in places:
-                raise ValueError(f"{path}: expected a storage {ref.key}, got none; corrupt")
-            stream.seek(places[ref.key][0])
-            return np.fromfile(stream, np.uint8, places[ref.key][1])
+        def read(ref: StorageRef) -> bytes:
+            if ref.key not in starts:
+                raise ValueError(f"expected a storage {ref.key}, got none; corrupt")
+            stream.seek(starts[ref.key])
+            return stream.read(ref.num_bytes)
 
-        return _resolve(path, contents, entry, read, False)
+        return _resolve(contents, entry, read)
 
 
-def _legacy_places(
-    path: Path, stream: BinaryIO, keys: Any, storages: dict[str, StorageRef]
-) -> dict[str, tuple[int, int]]:
-    """Key -> (first byte, bytes) of each storage, checked against the length of the file."""
+def _legacy_starts(stream: BinaryIO, keys: Any, storages: dict[str, StorageRef]) -> dict[str, int]:
+    """Key -> first byte of each storage, checked against the length of the file."""
     if not isinstance(keys, list) or not all(isinstance(k, str) and k in storages for k in keys):
-        raise ValueError(f"{path}: expected the keys of {len(storages)} storages, got others")
-    places, at, size = {}, stream.tell(), path.stat().st_size
+        raise ValueError(f"expected the keys of {len(storages)} storages, got others")
+    starts, at = {}, stream.tell()
+    size = stream.seek(0, os.SEEK_END)
     for key in keys:
-        ref = storages[key]
         stream.seek(at)
-        header = stream.read(8)
-        start, num_bytes = at + 8, ref.numel * _item_bytes(ref)
-        at = start + num_bytes
+        numel = int.from_bytes(stream.read(8), "little")
+        starts[key] = at + 8
+        at = starts[key] + storages[key].num_bytes
         if at > size:
             raise ValueError(
-                f"{path}: expected at least {at} bytes, got {size}: truncated in storage {key}"
+                f"expected at least {at} bytes, got {size}: truncated in storage {key}"
             )
-        numel = int.from_bytes(header, "little")
-        if numel != ref.numel:
-            raise ValueError(f"{path}: storage {key}: expected {ref.numel} elements, got {numel}")
-        places[key] = (start, num_bytes)
-    return places
+        if numel != storages[key].numel:
+            raise ValueError(f"storage {key}: expected {storages[key].numel} elements, got {numel}")
+    return starts
 
 
-def _unpickle(path: Path, stream: BinaryIO) -> tuple[Any, dict[str, StorageRef]]:
-    """The contents and the storages of one pickle; errors name the file."""
-    unpickler = TensorUnpickler(stream)
-    try:
-        check_pickle(stream)
-        return unpickler.load(), unpickler.storages
-    except RefusedError as error:
-        raise ValueError(
-            f"{path}: expected nothing but tensors, numbers, text and containers, got a pickle "
-            f"that asks for {error}: refused, and no code was run"
-        ) from None
-    except Exception as error:  # a corrupt pickle can raise anything
-        raise ValueError(
-            f"{path}: expected a pickle of tensors, got one that is truncated or corrupt "
-            f"({type(error).__name__}: {' '.join(str(error).split())})"
-        ) from error
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, TensorRef | PickledArray | np.ndarray)
-
-
-def _resolve(
-    path: Path,
-    contents: Any,
-    entry: str | None,
-    read: Callable[[StorageRef], np.ndarray] | None,
-    big_endian: bool,
-) -> dict[str, np.ndarray]:
-    """Resolves the references of the wanted tensors; each storage is read once."""
+def _resolve(contents, entry, read=None, big_endian=False) -> dict[str, np.ndarray]:
+    """The wanted tensors as arrays; `read` gives the bytes of a `StorageRef`, each read once."""
     storages: dict[str, np.ndarray] = {}
     arrays = {}
-    for name, value in find_state_dict(path, contents, _is_tensor, entry).items():
-        if isinstance(value, PickledArray):
-            if value.array is None:
-                raise ValueError(f"{path}: tensor {name}: expected contents, got none")
-            arrays[name] = np.ascontiguousarray(value.array).reshape(value.array.shape)
-            continue
-        ref = value.storage
-        if ref.key not in storages:
-            storages[ref.key] = read(ref)
-            expected, got = ref.numel * _item_bytes(ref), storages[ref.key].size
-            if expected != got:
-                raise ValueError(
-                    f"{path}: storage {ref.key} of tensor {name}: expected {expected} bytes, "
-                    f"got {got}"
-                )
+    for name, value in find_state_dict(contents, entry).items():
         try:
-            arrays[name] = _view(value, storages[ref.key], big_endian)
+            if isinstance(value, PickledArray):
+                if value.array is None:
+                    raise ValueError("expected contents, got none")
+                arrays[name] = np.asarray(value.array, order="C")
+                continue
+            key = value.storage.key
+            if key not in storages:
+                storages[key] = np.frombuffer(read(value.storage), np.uint8)
+            array = _view(value, storages[key])
+            arrays[name] = array.byteswap() if big_endian else array
         except (TypeError, ValueError, MemoryError) as error:
-            raise ValueError(f"{path}: tensor {name}: {error}") from error
+            raise ValueError(f"tensor {name}: {error}") from error
     return arrays
 
 
-def _item_bytes(ref: StorageRef) -> int:
-    return 1 if ref.dtype is None else ref.dtype.itemsize
-
-
-def _view(ref: TensorRef, data: np.ndarray, big_endian: bool) -> np.ndarray:
+def _view(ref: TensorRef, data: np.ndarray) -> np.ndarray:
     """A tensor as a view of its storage; a copy unless it is the whole storage in order."""
-    shape, strides = ref.shape, ref.stride
-    numbers = (ref.offset, ref.storage.start, ref.storage.length, *shape, *strides)
+    storage, shape, strides = ref.storage, ref.shape, ref.stride
+    if data.size != storage.num_bytes:
+        raise ValueError(
+            f"storage {storage.key}: expected {storage.num_bytes} bytes, got {data.size}"
+        )
+    numbers = (ref.offset, storage.start, storage.length, *shape, *strides)
     if any(type(n) is not int or n < 0 for n in numbers) or len(shape) != len(strides):
         raise ValueError(f"expected sizes and strides, got {shape} and {strides}")
-    begin = ref.storage.start * _item_bytes(ref.storage)
-    end = begin + ref.storage.length * _item_bytes(ref.storage)
+    begin = storage.start * storage.item_bytes
+    end = begin + storage.length * storage.item_bytes
     if end > data.size:
         raise ValueError(f"expected a part of {data.size} bytes, got {begin} to {end}")
     elements = data[begin:end].view(ref.dtype)
@@ -285,11 +264,4 @@ def _view(ref: TensorRef, data: np.ndarray, big_endian: bool) -> np.ndarray:
         raise ValueError(f"expected at most {_MAX_EXPANDED_BYTES} bytes, got {array.nbytes}")
     if not array.flags.c_contiguous or array.size < data.size // ref.dtype.itemsize:
         array = array.copy(order="C")
-    return _swap(array) if big_endian else array
-
-
-def _swap(array: np.ndarray) -> np.ndarray:
-    """The array with the bytes of every number reversed, which ml_dtypes does not support."""
-    width = array.dtype.itemsize // (2 if array.dtype.kind == "c" else 1)
-    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(-1, width)
-    return flat[:, ::-1].copy().reshape(-1).view(array.dtype).reshape(array.shape)
+    return array

@@ -38,7 +38,7 @@ def read_sample(sample: str | Path | bytes | None) -> bytes:
         sample = resources.files("sklearn.datasets").joinpath("images/china.jpg")
     try:
         data = sample if isinstance(sample, bytes) else read_bytes(str(sample))
-        decode_image(data, "from bytes" if data is sample else str(sample), _whole)
+        _decode(data, "from bytes" if data is sample else str(sample))
     except ImageError as error:
         raise ValueError(f"sample: {error}") from error
     return data
@@ -82,34 +82,32 @@ def check_export(
 
     prepared = call(signatures.PREPARE_IMAGE, image_bytes=[sample])
     for name, values in prepared.items():
-        _compare(f"prepared {name}", values, expected[name], GREY_LEVELS)
-    original_sizes = prepared.pop("original_sizes")
+        compare(f"prepared {name}", values, expected[name], GREY_LEVELS)
 
-    raw = call(signatures.RAW_OUTPUTS, **prepared)
-    own = {name: np.asarray(value) for name, value in model(prepared).items()}
+    inputs = {name: prepared[name] for name in ("images", "image_sizes")}
+    raw, own = call(signatures.RAW_OUTPUTS, **inputs), model(inputs)
     tolerance = max(PREDICTIONS[precision], PREDICTIONS[model.compute_dtype])
     for name in raw:
-        values, expected = (_comparable(name, predictions[name]) for predictions in (raw, own))
-        _compare(name, values, expected, tolerance)
+        values, expected = (_comparable(name, np.asarray(each[name])) for each in (raw, own))
+        compare(name, values, expected, tolerance)
 
     found = detect_batch(
         lambda images, image_sizes: copy.decode(raw, images.shape[1:3], image_sizes),
         prepared["images"],
-        {**prepared, "original_sizes": original_sizes},
+        prepared,
         inclusive_pixels=model.inclusive_pixels,
     )
     found["num_detections"] = (found["labels"] >= 0).sum(axis=1)
     found["labels"] = np.array([-1, *category_ids_of(model)])[found["labels"] + 1]
-    pixels, _ = decode_image(sample, "sample", _whole)
     for name, inputs in (
         (signatures.SERVING_DEFAULT, {"image_bytes": [sample]}),
-        (signatures.DETECT_IMAGES, {"images": pixels[None]}),
+        (signatures.DETECT_IMAGES, {"images": _decode(sample, "sample")[None]}),
     ):
         _compare_detections(name, call(name, **inputs), found)
 
 
-def _whole(height, width):
-    return height, width
+def _decode(data, name):
+    return decode_image(data, name, lambda height, width: (height, width))[0]
 
 
 def _comparable(name, values):
@@ -119,7 +117,8 @@ def _comparable(name, values):
     return np.sign(values) * np.log1p(np.abs(values))
 
 
-def _compare(name, values, expected, tolerance):
+def compare(name: str, values: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    """Raises a ValueError if values of an exported model differ from those of its source model."""
     if values.shape != expected.shape:
         raise ValueError(_message(name, list(values.shape), f"{list(expected.shape)}, its shape"))
     difference = np.abs(values - expected)

@@ -15,14 +15,13 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from fcos_tf.export.checks import whole_float32
+from fcos_tf.export.checks import compare, whole_float32
 from fcos_tf.export.folding import inference_copy
-from fcos_tf.image_size import ImageSize, parse_image_size
+from fcos_tf.image_size import parse_image_size
 from fcos_tf.models.detector import Detector
 from fcos_tf.ops.boxes import clip_boxes
 
@@ -55,25 +54,22 @@ def export_litert(
     """
     if precision not in _TOLERANCE:
         raise ValueError(f"precision: expected {' or '.join(_TOLERANCE)}; got {precision!r}")
-
-    def convert(function):
-        module = tf.Module()
-        module.weights = list(function.get_concrete_function().variables)
-        with tempfile.TemporaryDirectory() as folder:
-            tf.saved_model.save(module, folder, signatures=function)
-            converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-            if precision == "float16":
-                converter.optimizations = [tf.lite.Optimize.DEFAULT]
-                converter.target_spec.supported_types = [tf.float16]
-            return converter.convert()
-
-    def run(content, inputs):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"(?s).*tf\.lite\.Interpreter is deprecated")
-            interpreter = _litert_interpreter()(model_content=content)
-        return interpreter.get_signature_runner()(**inputs)
-
-    return _export(model, file, ".tflite", image_size, convert, run, _TOLERANCE[precision])
+    file, canvas = _check_arguments(file, ".tflite", image_size or model.image_size)
+    function = _candidate_function(inference_copy(model), canvas)
+    module = tf.Module()
+    module.weights = list(function.get_concrete_function().variables)
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures=function)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        if precision == "float16":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.target_spec.supported_types = [tf.float16]
+        content = converter.convert()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"(?s).*tf\.lite\.Interpreter is deprecated")
+        interpreter = _litert_interpreter()(model_content=content)
+    _check(interpreter.get_signature_runner(), model, canvas, file, _TOLERANCE[precision])
+    return _write(file, content)
 
 
 def export_onnx(
@@ -101,52 +97,46 @@ def export_onnx(
             "ONNX export needs the packages tf2onnx, onnx and onnxruntime: "
             f"pip install tf2onnx onnx onnxruntime ({error})"
         ) from error
+    file, canvas = _check_arguments(file, ".onnx", image_size or model.image_size)
+    function = _candidate_function(inference_copy(model), canvas)
+    proto, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=_ONNX_OPSET)
+    content = proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
 
-    def convert(function):
-        signature = function.input_signature
-        proto, _ = tf2onnx.convert.from_function(function, signature, opset=_ONNX_OPSET)
-        return proto.SerializeToString()
-
-    def run(content, inputs):
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
+    def run(**inputs):
         return dict(zip(names, session.run(names, inputs), strict=True))
 
-    return _export(model, file, ".onnx", image_size, convert, run, _TOLERANCE["float32"])
+    _check(run, model, canvas, file, _TOLERANCE["float32"])
+    return _write(file, content)
 
 
-def _export(
-    model: Detector,
-    file: str | Path,
-    suffix: str,
-    image_size: str | tuple[int, int] | None,
-    convert: Callable[[Any], bytes],
-    run: Callable[[bytes, dict], dict],
-    tolerance: float,
-) -> Path:
-    """Converts, compares with the model on noise, and writes."""
+def _check_arguments(file: str | Path, suffix: str, size) -> tuple[Path, tuple[int, int]]:
+    """The path and the canvas."""
     file = Path(file)
     if file.suffix != suffix:
         raise ValueError(f"expected a file that ends in {suffix}; got {file}")
     if file.exists():
         raise FileExistsError(f"expected a new file; got {file}, which exists")
-    size = image_size or model.image_size
-    rule = ImageSize() if size is None else parse_image_size(size)
-    if rule.canvas is None:
+    canvas = None if size is None else parse_image_size(size).canvas
+    if canvas is None:
         raise ValueError(f"image_size: expected HEIGHTxWIDTH for a {suffix} file; got {size!r}")
-    content = convert(_candidate_function(inference_copy(model), rule.canvas))
-    images = np.random.default_rng(0).uniform(0, 255, (1, *rule.canvas, 3)).astype(np.float32)
-    inputs = {"images": images, "image_sizes": np.array([rule.canvas], np.float32)}
-    with whole_float32():
-        expected = _candidate_function(model, rule.canvas)(**inputs)
-    got = run(content, inputs)
-    for name, scale in (("scores", 1), ("boxes", max(rule.canvas))):
-        difference = np.abs(got[name] - expected[name].numpy()).max() / scale
-        if not difference <= tolerance:  # nor NaN
-            raise ValueError(
-                f"{suffix} file disagrees with the source model: {name}: expected a difference of "
-                f"at most {tolerance}, got {difference:.3g}; nothing was written"
-            )
+    return file, canvas
+
+
+@whole_float32()
+def _check(run: Callable, model: Detector, canvas: tuple[int, int], file: Path, tolerance: float):
+    """Compares the outputs with those of the source model, on noise."""
+    images = np.random.default_rng(0).uniform(0, 255, (1, *canvas, 3)).astype(np.float32)
+    inputs = {"images": images, "image_sizes": np.array([canvas], np.float32)}
+    found, expected = run(**inputs), _candidate_function(model, canvas)(**inputs)
+    for name, scale in (("scores", 1), ("boxes", max(canvas))):
+        values, wanted = found[name] / scale, expected[name].numpy() / scale
+        compare(f"{file.suffix} {name}", values, wanted, tolerance)
+
+
+def _write(file: Path, content: bytes) -> Path:
+    """Writes under a temporary name, and renames into place."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".writing_{os.getpid()}_{file.name}")
     try:

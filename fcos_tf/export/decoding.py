@@ -47,11 +47,10 @@ def decode_batch(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.io.serialize_tensor(pixels), tf.shape(pixels)[:2]
 
     count = tf.shape(image_bytes)[0]
-    with _asserted(count > 0, "image_bytes: expected at least one image"):
-        indices = tf.strings.as_string(tf.range(count))
+    count = checked(count, count > 0, "image_bytes: expected at least one image")
     return tf.map_fn(
         decode,
-        (indices, image_bytes),
+        (tf.strings.as_string(tf.range(count)), image_bytes),
         fn_output_signature=(tf.TensorSpec([], tf.string), tf.TensorSpec([2], tf.int32)),
     )
 
@@ -75,14 +74,12 @@ def decode_image(data: tf.Tensor, *, name: tf.Tensor | str = "image") -> tf.Tens
         return tf.reduce_any([tf.strings.substr(header, 0, len(m)) == m for m in magics])
 
     is_known = begins_with(_JPEG, _PNG, _GIF, _BMP, _WEBP)
-    length = tf.strings.as_string(tf.strings.length(data))
-    with _asserted(
-        is_known, name, f": expected {FORMATS}, got ", length, " bytes of something else"
-    ):
-        header = tf.identity(header)
+    got = tf.strings.as_string(tf.strings.length(data))
+    message = (name, f": expected {FORMATS}, got ", got, " bytes of something else")
+    header = checked(header, is_known, *message)
     sides = tf.case(
         [
-            (begins_with(_JPEG), lambda: _jpeg_sides(data)),
+            (begins_with(_JPEG), lambda: tf.cast(tf.image.extract_jpeg_shape(data)[:2], tf.int64)),
             (begins_with(_PNG), lambda: _numbers(header, 16, tf.int32, count=2, big_endian=True)),
             (begins_with(_GIF), lambda: _numbers(header, 6, tf.uint16, count=2)),
             (begins_with(_BMP), lambda: _numbers(header, 18, tf.int32, count=2)),
@@ -91,8 +88,7 @@ def decode_image(data: tf.Tensor, *, name: tf.Tensor | str = "image") -> tf.Tens
     )
     is_small = tf.reduce_prod(tf.abs(sides)) <= MOST_PIXELS
     got = tf.strings.reduce_join(tf.strings.as_string(sides), separator=" x ")
-    with _asserted(is_small, name, f": expected at most {MOST_PIXELS} pixels, got ", got):
-        data = tf.identity(data)
+    data = checked(data, is_small, name, f": expected at most {MOST_PIXELS} pixels, got ", got)
     return tf.case(
         [
             (begins_with(_JPEG), lambda: _decode_jpeg(data)),
@@ -103,20 +99,16 @@ def decode_image(data: tf.Tensor, *, name: tf.Tensor | str = "image") -> tf.Tens
     )
 
 
-def _asserted(condition, *message):
-    """A context whose ops run only if the condition is true."""
-    text = tf.strings.join(message)
-    return tf.control_dependencies([tf.debugging.Assert(condition, [text])])
+def checked(value: tf.Tensor, condition: tf.Tensor, *message: tf.Tensor | str) -> tf.Tensor:
+    """The value; an error of the graph with the joined message unless the condition is true."""
+    with tf.control_dependencies([tf.debugging.Assert(condition, [tf.strings.join(message)])]):
+        return tf.identity(value)
 
 
 def _numbers(header, at, dtype, *, count=1, big_endian=False):
     """int64 [count], the integers at a byte offset of a header."""
     field = tf.strings.substr(header, at, count * dtype.size)
     return tf.cast(tf.io.decode_raw(field, dtype, little_endian=not big_endian), tf.int64)
-
-
-def _jpeg_sides(data):
-    return tf.cast(tf.image.extract_jpeg_shape(data)[:2], tf.int64)
 
 
 def _webp_sides(header):
@@ -142,9 +134,13 @@ def _decode_jpeg(data):
 
 
 def _decode_any(data):
+    return _to_rgb(_decode_channels(data))
+
+
+def _decode_channels(data):
     # channels=0 keeps the file's: WebP with alpha does not decode to three.
     pixels = tf.io.decode_image(data, channels=0, expand_animations=False)
-    return _to_rgb(tf.ensure_shape(pixels, [None, None, None]))
+    return tf.ensure_shape(pixels, [None, None, None])
 
 
 def _to_rgb(pixels):
@@ -176,9 +172,8 @@ def _decode_bmp(data, header, name):
     compression = _numbers(header, 30, tf.int32)[0]
     is_plain = (compression == 0) | ((compression == 3) & (bits == 32))
     can_read = (length >= least) & (length <= largest) & (bits >= 8) & is_plain
-    with _asserted(can_read, name, ": expected a BMP of 8, 24 or 32 bits without compression"):
-        pixels = tf.io.decode_image(data, channels=0, expand_animations=False)
-    pixels = tf.ensure_shape(pixels, [None, None, None])
+    message = ": expected a BMP of 8, 24 or 32 bits without compression"
+    pixels = _decode_channels(checked(data, can_read, name, message))
 
     def look_up():
         entries = tf.strings.substr(header, _BMP_FIRST_HEADER + length, 4 * 256)

@@ -73,10 +73,8 @@ def export_saved_model(
     if size is None:
         raise ValueError("image_size: expected a size, as the model has none; got None")
     rule = parse_image_size(size).fixed()
-    unknown = set(thresholds) - set(model.thresholds)
-    if unknown:
-        expected = ", ".join(model.thresholds)
-        raise ValueError(f"expected {expected}; got {', '.join(sorted(unknown))}")
+    if unknown := sorted(set(thresholds) - set(model.thresholds)):
+        raise ValueError(f"expected {', '.join(model.thresholds)}; got {', '.join(unknown)}")
     data = read_sample(sample)
     copy = inference_copy(model, precision=precision, fold=fold, **thresholds)
 
@@ -132,16 +130,16 @@ def _write(folder: Path, traced: dict[str, Any], description: dict[str, Any]) ->
     module = tf.Module()
     captured = {id(v): v for function in traced.values() for v in function.variables}
     module.weights = list(captured.values())
-    ids = description["category_ids"]
-    names = description["class_names"] or map(str, ids)
-    classes = {str(key): name for key, name in zip(ids, names, strict=True)}
+    ids = [str(category_id) for category_id in description["category_ids"]]
+    classes = dict(zip(ids, description["class_names"] or ids, strict=True))
     with tempfile.TemporaryDirectory() as sources:
-        for attribute, file, content in (
-            ("description", DESCRIPTION_FILE, description),
-            ("classes", CLASSES_FILE, classes),
-        ):
+
+        def asset(file, content):
             source = Path(sources) / file
             text = json.dumps(content, indent=2, ensure_ascii=False)
             source.write_text(text + "\n", encoding="utf-8")
-            setattr(module, attribute, tf.saved_model.Asset(str(source)))
+            return tf.saved_model.Asset(str(source))
+
+        module.description = asset(DESCRIPTION_FILE, description)
+        module.classes = asset(CLASSES_FILE, classes)
         tf.saved_model.save(module, str(folder), signatures=traced)

@@ -40,33 +40,26 @@ MEANINGS = {
     "original_sizes": "[B, 2], (height, width) of the original images",
     "image_sizes": "[B, 2], (height, width) of the resized images",
 }
-_IMAGES_MEANINGS = {
-    DETECT_IMAGES: "[B, h, w, 3], RGB",
-    PREPARE_IMAGE: "[B, H, W, 3], RGB 0-255, resized, padded with zeros",
-    RAW_OUTPUTS: "[B, H, W, 3], RGB 0-255, resized, padded with zeros",
-}
+_PREPARED = "[B, H, W, 3], RGB 0-255, resized, padded with zeros"
+_IMAGES = {DETECT_IMAGES: "[B, h, w, 3], RGB", PREPARE_IMAGE: _PREPARED, RAW_OUTPUTS: _PREPARED}
 
 
 def make_signatures(model: Detector, rule: ImageSize) -> dict[str, Any]:
-    """Traces the signatures of a detector.
+    """Traces the signatures of a detector: name -> concrete function with a dict of outputs.
 
     Args:
         model: a detector with the thresholds of the export.
         rule: the size that images are resized to, without randomness.
-
-    Returns:
-        Name -> concrete function with a dict of outputs.
     """
     graph = _Graph(model, rule)
     images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
-    score_threshold = tf.TensorSpec([None], tf.float32, name="score_threshold")
-    max_detections = tf.TensorSpec([None], tf.int32, name="max_detections")
+    options = [
+        tf.TensorSpec([None], tf.float32, name="score_threshold"),
+        tf.TensorSpec([None], tf.int32, name="max_detections"),
+    ]
     inputs = {
         SERVING_DEFAULT: (graph.detect_files, [_IMAGE_BYTES]),
-        SERVING_WITH_OPTIONS: (
-            graph.detect_files,
-            [_IMAGE_BYTES, score_threshold, max_detections],
-        ),
+        SERVING_WITH_OPTIONS: (graph.detect_files, [_IMAGE_BYTES, *options]),
         DETECT_IMAGES: (graph.detect_images, [images]),
         PREPARE_IMAGE: (graph.prepare, [_IMAGE_BYTES]),
         RAW_OUTPUTS: (graph.predict, list(graph.predict.input_signature)),
@@ -83,7 +76,7 @@ def describe(signatures: dict[str, Any], raw_outputs: Mapping[str, str]) -> dict
     """
 
     def tell(name, tensors):
-        meanings = {**MEANINGS, **raw_outputs, "images": _IMAGES_MEANINGS.get(name)}
+        meanings = {**MEANINGS, **raw_outputs, "images": _IMAGES.get(name)}
         return {
             key: {"dtype": tensor.dtype.name, "meaning": meanings[key]}
             for key, tensor in tensors.items()
@@ -135,8 +128,7 @@ class _Graph:
         """uint8 [B, h, w, 3] to detections."""
         shape = tf.shape(images)
         message = "images: expected at least one, with no side of 0"
-        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(shape > 0), [message])]):
-            shape = tf.identity(shape)
+        shape = decoding.checked(shape, tf.reduce_all(shape > 0), message)
         original_size = shape[None, 1:3]  # [1, 2]
         size = resizing.resized_sizes(original_size, self._rule)
         canvas = resizing.canvas_of(size, self._rule)

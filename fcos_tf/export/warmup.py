@@ -5,7 +5,6 @@ Instead of the package tensorflow-serving-api, the few fields are encoded here, 
 tensorflow_serving/apis/{prediction_log,predict,model}.proto.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,6 @@ _MODEL_SPEC, _INPUTS = 1, 2  # of PredictRequest
 _NAME, _SIGNATURE_NAME = 1, 3  # of ModelSpec
 _KEY, _VALUE = 1, 2  # of an entry of a map
 _LENGTH_DELIMITED = 2  # the wire type of messages, strings and bytes
-# One landscape and one portrait image; resizing brings them to full size.
-_SIZES = ((48, 64), (64, 48))
 
 
 def write_warmup_requests(export_dir: Path, *, model_name: str) -> None:
@@ -34,23 +31,16 @@ def write_warmup_requests(export_dir: Path, *, model_name: str) -> None:
     path = export_dir / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for size in _SIZES:
-            pixels = _picture(*size)
+        for height, width in ((48, 64), (64, 48)):  # resizing brings them to full size
+            row = np.linspace(0, 255, width, dtype=np.uint8)
+            pixels = np.tile(row[:, None], (height, 1, 3))  # grey, [height, width, 3]
             data = tf.io.encode_jpeg(pixels).numpy()
-            writer.write(predict_log(model_name, SERVING_DEFAULT, image_bytes=[data]))
-            writer.write(predict_log(model_name, DETECT_IMAGES, images=pixels[None]))
+            writer.write(_predict_log(model_name, SERVING_DEFAULT, image_bytes=[data]))
+            writer.write(_predict_log(model_name, DETECT_IMAGES, images=pixels[None]))
 
 
-def predict_log(
-    model_name: str, signature_name: str, **inputs: np.ndarray | Sequence[bytes]
-) -> bytes:
-    """A serialised `PredictionLog` with one `PredictRequest`.
-
-    Args:
-        model_name: of the `ModelSpec`.
-        signature_name: of the `ModelSpec`.
-        **inputs: the tensors of the request.
-    """
+def _predict_log(model_name: str, signature_name: str, **inputs) -> bytes:
+    """A serialised `PredictionLog` with one `PredictRequest` of some tensors."""
     spec = _field(_NAME, model_name.encode()) + _field(_SIGNATURE_NAME, signature_name.encode())
     request = _field(_MODEL_SPEC, spec)
     for name, value in inputs.items():
@@ -70,9 +60,3 @@ def _varint(value: int) -> bytes:
         digits.append(value & 127 | 128)
         value >>= 7
     return bytes([*digits, value])
-
-
-def _picture(height: int, width: int) -> np.ndarray:
-    """uint8 [height, width, 3], grey from black to white."""
-    row = np.linspace(0, 255, width, dtype=np.uint8)
-    return np.broadcast_to(row[None, :, None], [height, width, 3]).copy()

@@ -116,7 +116,7 @@ def one_tensor(shape=(2,), stride=(1,), offset=0, numel=2):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (one_tensor(numel=3), "storage 0 of tensor a: expected 12 bytes, got 8"),
+        (one_tensor(numel=3), "tensor a: storage 0: expected 12 bytes, got 8"),
         (one_tensor(shape=(3,)), "tensor a: expected an element 2, got a storage of 2"),
         (one_tensor(offset=1), "expected an element 2, got a storage of 2"),
         (one_tensor(stride=(2,)), "expected an element 2, got a storage of 2"),
