@@ -36,20 +36,17 @@ class FrozenBatchNormalization(keras.layers.Layer):
 
     def build(self, input_shape):
         """Creates gamma, beta, moving_mean and moving_variance, each [channels] float32."""
-        options = {"shape": (input_shape[-1],), "trainable": False}
-        self.gamma = self.add_weight(initializer="ones", name="gamma", **options)
-        self.beta = self.add_weight(initializer="zeros", name="beta", **options)
-        self.moving_mean = self.add_weight(initializer="zeros", name="moving_mean", **options)
-        self.moving_variance = self.add_weight(
-            initializer="ones", name="moving_variance", **options
-        )
+
+        def add(name, start):
+            return self.add_weight((input_shape[-1],), start, trainable=False, name=name)
+
+        self.gamma, self.beta = add("gamma", "ones"), add("beta", "zeros")
+        self.moving_mean = add("moving_mean", "zeros")
+        self.moving_variance = add("moving_variance", "ones")
 
     def call(self, inputs):
         """Normalises [..., channels]; the factors are folded in float32."""
-        gamma, beta, mean, variance = (
-            ops.cast(v, "float32")
-            for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
-        )
+        gamma, beta, mean, variance = (ops.cast(weight, "float32") for weight in self.weights)
         scale = gamma * ops.rsqrt(variance + self.epsilon)
         shift = beta - mean * scale
         return inputs * ops.cast(scale, inputs.dtype) + ops.cast(shift, inputs.dtype)
@@ -104,16 +101,12 @@ class Scale(keras.layers.Layer):
         """[...] to [...]."""
         return inputs * self.scale
 
-    def compute_output_shape(self, input_shape):
-        """The shape of the input."""
-        return input_shape
-
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class GroupedConv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D` with `groups` that also trains fast on a CPU.
 
-    Under TensorFlow, Keras puts every grouped convolution into an XLA function of its own. Its
+    Under TensorFlow, Keras puts every grouped convolution into an XLA function of its own, whose
     gradient on a CPU is hundreds of times slower than necessary. This layer calls TensorFlow's
     operation where that has a gradient: on GPU and TPU, and on CPUs with oneDNN. On other CPUs it
     convolves the groups one by one. The choice is made at tracing; with `jit_compile=True` on a
@@ -129,11 +122,8 @@ class GroupedConv2D(keras.layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         """[B, H, W, channels] with [h, w, channels / groups, filters] to [B, H', W', filters]."""
-        if (
-            self.groups == 1
-            or self.data_format != "channels_last"
-            or keras.backend.backend() != "tensorflow"
-        ):
+        native = keras.backend.backend() == "tensorflow" and self.data_format == "channels_last"
+        if self.groups == 1 or not native:
             return super().convolution_op(inputs, kernel)
 
         def convolve(x, k):
@@ -142,12 +132,8 @@ class GroupedConv2D(keras.layers.Conv2D):
 
         if _has_grouped_gradient(keras.backend.standardize_dtype(kernel.dtype)):
             return convolve(inputs, kernel)
-        parts = zip(
-            tf.split(inputs, self.groups, axis=-1),
-            tf.split(kernel, self.groups, axis=-1),
-            strict=True,
-        )
-        return tf.concat([convolve(x, k) for x, k in parts], axis=-1)
+        parts = (tf.split(x, self.groups, axis=-1) for x in (inputs, kernel))
+        return tf.concat([convolve(x, k) for x, k in zip(*parts, strict=True)], axis=-1)
 
 
 @functools.cache
@@ -172,52 +158,21 @@ def _has_grouped_gradient(dtype: str) -> bool:
 
 
 def check_choices(**arguments: tuple[Any, Collection[str]]) -> None:
-    """Checks arguments that have a list of choices.
-
-    Args:
-        **arguments: name=(value, choices).
-
-    Raises:
-        ValueError: names the argument, its choices and its value.
-    """
+    """Checks arguments `name=(value, choices)`; a ValueError names all three."""
     for name, (value, choices) in arguments.items():
         if value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
 
 def check_freezing(norm: str, frozen_stages: int) -> None:
-    """Checks the arguments of all backbones.
-
-    Args:
-        norm: one of `BACKBONE_NORMS`.
-        frozen_stages: number of frozen parts from the input on, 0 to `PARTS`.
-
-    Raises:
-        ValueError: if either is out of its range.
-    """
+    """Raises a ValueError if one of these arguments of all backbones is out of its range."""
     check_choices(norm=(norm, BACKBONE_NORMS))
     if frozen_stages not in range(PARTS + 1):
         raise ValueError(f"frozen_stages must be 0 to {PARTS}; got {frozen_stages!r}")
 
 
-def he_normal() -> keras.initializers.Initializer:
-    """Normal with variance 2 / fan_out (He et al., Delving Deep into Rectifiers)."""
-    return keras.initializers.VarianceScaling(
-        2.0, mode="fan_out", distribution="untruncated_normal"
-    )
-
-
 def normalization(norm: str, *, name: str, epsilon: float = NORM_EPSILON) -> keras.layers.Layer:
-    """Batch normalisation of one of three kinds.
-
-    Args:
-        norm: "batch" (momentum 0.9, per replica), "sync" (over all replicas) or "frozen".
-        name: of the layer.
-        epsilon: added to the variance.
-
-    Raises:
-        ValueError: for another kind.
-    """
+    """Batch norm: "batch" (momentum 0.9, per replica), "sync" (over all replicas) or "frozen"."""
     check_choices(norm=(norm, BACKBONE_NORMS))
     if norm == "frozen":
         return FrozenBatchNormalization(epsilon, name=name)
@@ -256,18 +211,16 @@ def conv(
     if stride > 1 and kernel_size > 1:
         x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
         padding = "valid"
+    # Normal with variance 2 / fan_out (He et al., Delving Deep into Rectifiers).
+    init = keras.initializers.VarianceScaling(
+        2.0, mode="fan_out", distribution="untruncated_normal"
+    )
     options = {"strides": stride, "padding": padding, "use_bias": use_bias}
     options |= {"trainable": trainable, "name": name}
     if groups == filters == x.shape[-1]:  # has its own gradient on every CPU
-        layer = keras.layers.DepthwiseConv2D(
-            kernel_size, depthwise_initializer=he_normal(), **options
-        )
-    else:
-        layer_class = keras.layers.Conv2D if groups == 1 else GroupedConv2D
-        layer = layer_class(
-            filters, kernel_size, groups=groups, kernel_initializer=he_normal(), **options
-        )
-    return layer(x)
+        return keras.layers.DepthwiseConv2D(kernel_size, depthwise_initializer=init, **options)(x)
+    layer = keras.layers.Conv2D if groups == 1 else GroupedConv2D
+    return layer(filters, kernel_size, groups=groups, kernel_initializer=init, **options)(x)
 
 
 def conv_norm(
@@ -283,22 +236,10 @@ def conv_norm(
     trainable: bool = True,
     activation: str | None = "relu",
 ):
-    """Convolution without bias, batch normalisation, activation.
+    """A `conv` without bias, batch normalisation, activation.
 
-    Args:
-        x: [B, H, W, channels] Keras tensor.
-        filters: output channels.
-        kernel_size: odd.
-        name: prefix of the layers' names.
-        stride: 1 or 2.
-        groups: see `conv`.
-        norm: see `normalization`; without `trainable` it is "frozen".
-        norm_epsilon: likewise.
-        trainable: whether weights and statistics learn.
-        activation: "relu", "relu6" or None.
-
-    Returns:
-        [B, ceil(H / stride), ceil(W / stride), filters].
+    The arguments are those of `conv` and `normalization`; without `trainable` the norm is "frozen".
+    `name` is the prefix of the layers' names, `activation` "relu", "relu6" or None.
     """
     options = {"stride": stride, "groups": groups, "trainable": trainable}
     x = conv(x, filters, kernel_size, name=f"{name}_conv", **options)

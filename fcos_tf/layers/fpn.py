@@ -1,7 +1,4 @@
-"""Feature pyramid (Lin et al., Feature Pyramid Networks; FCOS, section 3.2): P3-P7, P2-P6 ..."""
-
-import re
-from collections.abc import Sequence
+"""Feature pyramid (Lin et al., Feature Pyramid Networks; FCOS, section 3.2): P3 to P7."""
 
 import keras
 from keras import ops
@@ -9,24 +6,20 @@ from keras import ops
 from fcos_tf.layers.blocks import check_choices
 
 UPSAMPLINGS = ("nearest", "bilinear")
-EXTRAS = ("conv", "pool")
+INPUTS = ("c3", "c4", "c5")
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class FeaturePyramid(keras.layers.Layer):
     """Lateral 1x1 convolutions, a top-down path, 3x3 outputs, and coarser levels on top.
 
-    The top-down path enlarges a map to the size of its lateral, odd sizes included. Levels have
-    the numbers of their inputs: c2 becomes p2.
+    The top-down path enlarges a map to the size of its lateral, odd sizes included. P6 and P7 are
+    stride-2 3x3 convolutions: P6 of P5, P7 of the ReLU of P6.
 
     Args:
         channels: of every level.
-        levels: number of levels, up to two more than inputs: 5 for p3 to p7 from c3 to c5.
+        levels: number of levels, from 3 (P3-P5) to 5 (P3-P7).
         upsampling: "nearest" or "bilinear".
-        inputs: names of consecutive maps of the backbone, finest first.
-        extra: the coarser levels. "conv": a stride-2 3x3 convolution of the level below, of its
-            ReLU from the second on (P6 and P7 of FCOS); "pool": every other cell of the level
-            below (P6 of Faster R-CNN).
 
     Attributes:
         levels: names of the levels, "p3" ...
@@ -45,27 +38,17 @@ class FeaturePyramid(keras.layers.Layer):
         *,
         levels: int = 5,
         upsampling: str = "nearest",
-        inputs: Sequence[str] = ("c3", "c4", "c5"),
-        extra: str = "conv",
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_choices(upsampling=(upsampling, UPSAMPLINGS), extra=(extra, EXTRAS))
-        inputs = tuple(inputs)
-        numbers = [int(name[1:]) for name in inputs if re.fullmatch(r"c\d", name)]
-        first = numbers[0] if numbers else 0
-        if not numbers or inputs != tuple(f"c{first + k}" for k in range(len(inputs))):
-            raise ValueError(f"inputs must be consecutive maps like c3, c4; got {inputs}")
-        least, most = len(inputs), len(inputs) + 2
-        if not least <= levels <= most:
-            raise ValueError(f"levels must be {least} to {most}, from P{first} on; got {levels!r}")
-        numbers = range(first, first + levels)
+        check_choices(upsampling=(upsampling, UPSAMPLINGS))
+        if levels not in (3, 4, 5):
+            raise ValueError(f"levels must be 3 to 5, from P3 on; got {levels!r}")
+        numbers = range(3, 3 + levels)
         self.channels = channels
         self.levels = tuple(f"p{number}" for number in numbers)
         self.strides = tuple(2**number for number in numbers)
         self.upsampling = upsampling
-        self.input_names = inputs
-        self.extra = extra
 
         def conv(kernel_size, name, strides=1, padding="same"):
             # Uniform with bound sqrt(3 / fan_in): Caffe2's XavierFill, as in the references.
@@ -81,18 +64,17 @@ class FeaturePyramid(keras.layers.Layer):
                 dtype=self.dtype_policy,
             )
 
-        own, coarser = self.levels[: len(inputs)], self.levels[len(inputs) :]
+        own, coarser = self.levels[:3], self.levels[3:]
         self.laterals = [conv(1, f"lateral_{level}") for level in own]
         self.output_convs = [conv(3, f"output_{level}") for level in own]
         self.pad = keras.layers.ZeroPadding2D(1, dtype=self.dtype_policy)
         self.extra_convs = [
-            conv(3, f"output_{level}", strides=2, padding="valid")
-            for level in (coarser if extra == "conv" else ())
+            conv(3, f"output_{level}", strides=2, padding="valid") for level in coarser
         ]
 
     def build(self, input_shape):
         """Builds the convolutions for the channels of the backbone's maps."""
-        for lateral, key in zip(self.laterals, self.input_names, strict=True):
+        for lateral, key in zip(self.laterals, INPUTS, strict=True):
             lateral.build(input_shape[key])
         for output in self.output_convs + self.extra_convs:
             output.build((None, None, None, self.channels))
@@ -101,25 +83,18 @@ class FeaturePyramid(keras.layers.Layer):
         """Maps from the backbone to pyramid levels.
 
         Args:
-            features: dict of [B, Hl, Wl, Cl], with the keys `inputs`.
+            features: dict `c3`, `c4`, `c5` of [B, Hl, Wl, Cl].
 
         Returns:
             dict `p3`.. of [B, Hl, Wl, channels].
         """
-        maps = [features[name] for name in self.input_names]
-        merged = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
-        for k in reversed(range(len(merged) - 1)):
+        merged = [lat(features[name]) for lat, name in zip(self.laterals, INPUTS, strict=True)]
+        for k in (1, 0):
             merged[k] = merged[k] + self._enlarge(merged[k + 1], merged[k])
         levels = [output(x) for output, x in zip(self.output_convs, merged, strict=True)]
-        for k in range(len(self.levels) - len(levels)):
-            levels.append(self._coarser(levels[-1], k))
+        for k, conv in enumerate(self.extra_convs):
+            levels.append(conv(self.pad(levels[-1] if k == 0 else ops.relu(levels[-1]))))
         return dict(zip(self.levels, levels, strict=True))
-
-    def _coarser(self, x, k: int):
-        """The k-th extra level, from the level below it."""
-        if self.extra == "pool":
-            return x[:, ::2, ::2]
-        return self.extra_convs[k](self.pad(x if k == 0 else ops.relu(x)))
 
     def _enlarge(self, x, like):
         """Enlarges a map to the size of another: [B, h, w, C] to [B, H, W, C]."""

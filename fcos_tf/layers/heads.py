@@ -60,13 +60,11 @@ class FCOSHead(keras.layers.Layer):
             raise ValueError(f"channels must be a multiple of {groups} groups; got {channels}")
         self.channels = channels
         self.strides = tuple(strides)
-        self.num_convs = num_convs
         self.norm = norm
         self.centerness_on = centerness_on
         self.box_activation = box_activation
-        self.groups = groups
-        self.class_tower = self._tower("class")
-        self.box_tower = self._tower("box")
+        self.class_tower = self._tower("class", num_convs, groups)
+        self.box_tower = self._tower("box", num_convs, groups)
         prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
         self.class_logits = self._output(num_classes, "class_logits", prior)
         self.ltrb = self._output(4, "ltrb")
@@ -78,13 +76,13 @@ class FCOSHead(keras.layers.Layer):
         kwargs["kernel_initializer"] = keras.initializers.RandomNormal(stddev=0.01)
         return keras.layers.Conv2D(filters, 3, padding="same", name=name, dtype=dtype, **kwargs)
 
-    def _tower(self, name):
+    def _tower(self, name, num_convs, groups):
         dtype, layers = self.dtype_policy, []
-        for k in range(self.num_convs):
+        for k in range(num_convs):
             layers.append(self._conv(self.channels, f"{name}_conv_{k}", dtype))
             if self.norm == "group":
                 options = {"epsilon": NORM_EPSILON, "name": f"{name}_norm_{k}", "dtype": dtype}
-                layers.append(GroupNormalization(self.groups, **options))
+                layers.append(GroupNormalization(groups, **options))
             layers.append(keras.layers.ReLU(name=f"{name}_relu_{k}", dtype=dtype))
         return layers
 

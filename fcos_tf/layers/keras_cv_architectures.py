@@ -12,19 +12,13 @@ from typing import Any
 
 
 def _resnets():
-    blocks = {
-        18: ([2, 2, 2, 2], "basic_block"),
-        34: ([3, 4, 6, 3], "basic_block"),
-        50: ([3, 4, 6, 3], "block"),
-        101: ([3, 4, 23, 3], "block"),
-        152: ([3, 8, 36, 3], "block"),
-    }
-    for depth, (repeats, block_type) in blocks.items():
+    blocks = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}
+    for depth, repeats in {**blocks, 152: [3, 8, 36, 3]}.items():
         arguments = {
             "stackwise_filters": [64, 128, 256, 512],
             "stackwise_blocks": repeats,
             "stackwise_strides": [1, 2, 2, 2],
-            "block_type": block_type,
+            "block_type": "basic_block" if depth < 50 else "block",
         }
         yield f"resnet{depth}", ("ResNetBackbone", arguments)
         yield f"resnet{depth}_v2", ("ResNetV2Backbone", arguments)
