@@ -33,12 +33,7 @@ class FeaturePyramid(keras.layers.Layer):
     """
 
     def __init__(
-        self,
-        channels: int = 256,
-        *,
-        levels: int = 5,
-        upsampling: str = "nearest",
-        **kwargs,
+        self, channels: int = 256, *, levels: int = 5, upsampling: str = "nearest", **kwargs
     ):
         super().__init__(**kwargs)
         check_choices(upsampling=(upsampling, UPSAMPLINGS))

@@ -17,13 +17,7 @@ from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.layers.heads import FCOSHead
 from fcos_tf.models.detector import Detector
 from fcos_tf.models.fcos_detections import decode_points, fcos_detections, place_points
-from fcos_tf.models.fcos_losses import (
-    BOX_LOSSES,
-    QUALITIES,
-    count_names,
-    fcos_losses,
-    loss_totals,
-)
+from fcos_tf.models.fcos_losses import BOX_LOSSES, QUALITIES, count_names, fcos_losses, loss_totals
 from fcos_tf.models.fcos_presets import PRESETS
 from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.models.fcos_targets import (
@@ -189,11 +183,7 @@ class FCOS(Detector):
         self.topk_per_level = topk_per_level
 
         self.backbone = build_backbone(
-            backbone,
-            weights=backbone_weights,
-            norm=preset.norm,
-            dtype=self.dtype_policy,
-            **shared,
+            backbone, weights=backbone_weights, norm=preset.norm, dtype=self.dtype_policy, **shared
         )
         self.fpn = FeaturePyramid(
             fpn_channels,
