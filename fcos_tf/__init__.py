@@ -19,7 +19,7 @@ _MODULES = (
     "build", "convert", "data", "detecting", "evaluation", "export", "layers", "models", "ops",
     "training", "visualization",
 )  # fmt: skip
-# The modules with the registered classes of saved models.
+# They register the classes of saved models.
 _SERIALIZABLE = ("fcos_tf.models.fcos", "fcos_tf.training.optimizers", "fcos_tf.training.schedules")
 
 __all__ = ["FCOS", "__version__", "detect", "load_model", *_MODULES]

@@ -84,10 +84,9 @@ def build_backbone(
     *,
     weights: str | None = None,
     stride_in_3x3: bool = True,
-    norm: str = "batch",
     norm_epsilon: float = NORM_EPSILON,
-    frozen_stages: int = 0,
     dtype=None,
+    **options,
 ) -> keras.Model:
     """Builds a backbone and loads its weights.
 
@@ -96,10 +95,9 @@ def build_backbone(
         weights: None (random), "imagenet", or a `.keras` file of this backbone, as written by
             `detector.backbone.save(file)` and `tools/convert.py`.
         stride_in_3x3: see `layers.resnet.resnet`; False for ResNets only.
-        norm: see `layers.resnet.resnet`.
         norm_epsilon: added to the variance; no choice for keras_cv.
-        frozen_stages: see `layers.resnet.resnet`.
         dtype: dtype policy of the layers; None: the global one.
+        **options: `norm` and `frozen_stages`, see `layers.resnet.resnet`.
 
     Returns:
         A model from [B, H, W, 3] normalised images to a dict of maps `c3`, `c4` and `c5` with
@@ -110,7 +108,6 @@ def build_backbone(
         FileNotFoundError: if the weights file is missing.
         OSError: if the weights cannot be downloaded.
     """
-    options = {"norm": norm, "frozen_stages": frozen_stages, "name": name.replace("/", "_")}
     is_keras_cv = name.startswith(KERAS_CV)
     if is_keras_cv:
         preset = name.removeprefix(KERAS_CV)
@@ -134,7 +131,7 @@ def build_backbone(
     try:
         if dtype is not None:
             keras.config.set_dtype_policy(dtype)
-        backbone = build(**options)
+        backbone = build(name=name.replace("/", "_"), **options)
     finally:
         keras.config.set_dtype_policy(global_policy)
 

@@ -55,10 +55,6 @@ class FrozenBatchNormalization(keras.layers.Layer):
         """The shape of the input."""
         return input_shape
 
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "epsilon": self.epsilon}
-
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class GroupNormalization(keras.layers.GroupNormalization):

@@ -13,6 +13,7 @@ HEAD_NORMS = ("group", "none")
 ACTIVATIONS = ("relu", "exp")
 LARGEST_LOG_DISTANCE = 18.0  # exp of it is 7e7 pixels
 PRIOR_PROBABILITY = 0.01
+GROUPS = 32  # of the group normalisation
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
@@ -26,14 +27,13 @@ class FCOSHead(keras.layers.Layer):
     Args:
         num_classes: C.
         strides: L strides of the levels, in pixels.
-        channels: of the pyramid and of the towers; a multiple of `groups`.
+        channels: of the pyramid and of the towers; a multiple of 32 groups.
         num_convs: depth of a tower.
         norm: "group" or "none".
         centerness_on: the tower of the centerness output, "box" (improved form) or "class".
         box_activation: "relu", or "exp": distances are exp(scale * x) in pixels (first form of the
             paper); the output is in strides all the same.
         level_scales: whether there are scales.
-        groups: of the group normalisation.
     """
 
     def __init__(
@@ -47,7 +47,6 @@ class FCOSHead(keras.layers.Layer):
         centerness_on: str = "box",
         box_activation: str = "relu",
         level_scales: bool = True,
-        groups: int = 32,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -56,15 +55,15 @@ class FCOSHead(keras.layers.Layer):
             centerness_on=(centerness_on, CENTERNESS_BRANCHES),
             box_activation=(box_activation, ACTIVATIONS),
         )
-        if norm == "group" and channels % groups:
-            raise ValueError(f"channels must be a multiple of {groups} groups; got {channels}")
+        if norm == "group" and channels % GROUPS:
+            raise ValueError(f"channels must be a multiple of {GROUPS} groups; got {channels}")
         self.channels = channels
         self.strides = tuple(strides)
         self.norm = norm
         self.centerness_on = centerness_on
         self.box_activation = box_activation
-        self.class_tower = self._tower("class", num_convs, groups)
-        self.box_tower = self._tower("box", num_convs, groups)
+        self.class_tower = self._tower("class", num_convs)
+        self.box_tower = self._tower("box", num_convs)
         prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
         self.class_logits = self._output(num_classes, "class_logits", prior)
         self.ltrb = self._output(4, "ltrb")
@@ -76,13 +75,13 @@ class FCOSHead(keras.layers.Layer):
         kwargs["kernel_initializer"] = keras.initializers.RandomNormal(stddev=0.01)
         return keras.layers.Conv2D(filters, 3, padding="same", name=name, dtype=dtype, **kwargs)
 
-    def _tower(self, name, num_convs, groups):
+    def _tower(self, name, num_convs):
         dtype, layers = self.dtype_policy, []
         for k in range(num_convs):
             layers.append(self._conv(self.channels, f"{name}_conv_{k}", dtype))
             if self.norm == "group":
                 options = {"epsilon": NORM_EPSILON, "name": f"{name}_norm_{k}", "dtype": dtype}
-                layers.append(GroupNormalization(groups, **options))
+                layers.append(GroupNormalization(GROUPS, **options))
             layers.append(keras.layers.ReLU(name=f"{name}_relu_{k}", dtype=dtype))
         return layers
 

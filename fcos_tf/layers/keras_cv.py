@@ -51,10 +51,6 @@ class CutToImage(keras.layers.Layer):
         height, width = (-(-side // self.stride) for side in ops.shape(images)[1:3])
         return feature[:, :height, :width]
 
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "stride": self.stride}
-
 
 class PinnedBatchNormalization(keras.layers.BatchNormalization):
     """Batch normalisation that stays frozen, even after `model.trainable = True`.

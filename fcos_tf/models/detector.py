@@ -54,19 +54,11 @@ class Detector(ImageModel):
         self.nms_threshold = nms_threshold
         self.max_detections = max_detections
 
-    def decode(
-        self,
-        raw: dict,
-        image_size,
-        image_sizes=None,
-        *,
-        score_threshold=None,
-        max_detections: int | None = None,
-        jit_compile: bool = False,
-    ) -> dict:
+    def decode(self, raw: dict, image_size, image_sizes=None, **options) -> dict:
         """Detections from the outputs of `call` for padded images of (height, width).
 
-        Boxes are clipped to `image_sizes`, or to the padded size; see `detect` for all else.
+        Boxes are clipped to `image_sizes`, or to the padded size. The options are the keyword
+        arguments of `detect`.
         """
         raise NotImplementedError
 
@@ -150,6 +142,9 @@ class Detector(ImageModel):
             name: a key of `presets`.
             overrides: arguments that differ. One of `num_classes` and `class_names` is enough;
                 other classes drop the published ids.
+
+        Raises:
+            ValueError: for an unknown name.
         """
         if name not in cls.presets:
             raise ValueError(f"preset must be one of {', '.join(cls.presets)}; got {name!r}")

@@ -61,7 +61,7 @@ def match_points(
     boxes,
     labels,
     *,
-    center_sampling_radius: float | None,
+    center_sampling_radius: float | None = 1.5,
     rules: FCOSRules = RULES["fcos_tf"],
     predictions: dict | None = None,
 ):
@@ -132,15 +132,13 @@ def fcos_targets(
     labels,
     *,
     num_classes: int,
-    center_sampling_radius: float | None = 1.5,
-    rules: FCOSRules = RULES["fcos_tf"],
     assigner: str = "fcos",
-    predictions: dict | None = None,
+    **options,
 ) -> dict:
     """The training targets of all points for a batch.
 
-    The arguments are those of `match_points` and `num_classes`, C; `assigner`, a key of
-    `ASSIGNERS`; `predictions`, the outputs of the head, for assigners that use them.
+    The arguments are those of `match_points`; `num_classes`, C; and `assigner`, a key of
+    `ASSIGNERS`. The options are the assigner's, `predictions` the outputs of the head.
 
     Returns:
         dict: `matched_gt_index` [B, N] int32, -1 = background; `positive_mask` [B, N] bool;
@@ -151,16 +149,8 @@ def fcos_targets(
     # A padding entry at the end stands for background: minimum and index exist for M = 0 too.
     boxes = ops.pad(ops.cast(boxes, "float32"), [[0, 0], [0, 1], [0, 0]])
     labels = ops.pad(ops.cast(labels, "int32"), [[0, 0], [0, 1]], constant_values=-1)
-    matched = ASSIGNERS[assigner].match(
-        points,
-        point_strides,
-        size_ranges,
-        boxes,
-        labels,
-        center_sampling_radius=center_sampling_radius,
-        rules=rules,
-        predictions=predictions,
-    )
+    match = ASSIGNERS[assigner].match
+    matched = match(points, point_strides, size_ranges, boxes, labels, **options)
     positive = matched >= 0
     index = ops.where(positive, matched, ops.shape(labels)[1] - 1)
     matched_boxes = ops.take_along_axis(boxes, index[..., None], axis=1)  # [B, N, 4]
