@@ -129,8 +129,7 @@ def build_backbone(
 
     global_policy = keras.config.dtype_policy()
     try:
-        if dtype is not None:
-            keras.config.set_dtype_policy(dtype)
+        keras.config.set_dtype_policy(dtype or global_policy)
         backbone = build(name=name.replace("/", "_"), **options)
     finally:
         keras.config.set_dtype_policy(global_policy)

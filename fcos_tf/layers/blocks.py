@@ -188,17 +188,10 @@ def conv(
     use_bias: bool = False,
     trainable: bool = True,
 ):
-    """A convolution, padded by kernel_size // 2 on all four sides.
+    """A convolution of [B, H, W, channels], padded by kernel_size // 2 on all four sides.
 
-    Args:
-        x: [B, H, W, channels] Keras tensor.
-        filters: output channels.
-        kernel_size: odd.
-        name: of the convolution layer.
-        stride: 1 or 2.
-        groups: independent groups of channels; equal to channels and filters: depthwise.
-        use_bias: whether a bias is added.
-        trainable: whether the weights learn.
+    The kernel size is odd, the stride 1 or 2. As many groups as channels and as filters make it
+    depthwise. Without `trainable` the weights do not learn.
 
     Returns:
         [B, ceil(H / stride), ceil(W / stride), filters].

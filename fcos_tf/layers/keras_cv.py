@@ -37,6 +37,11 @@ class PadToLargestStride(keras.layers.Layer):
         bottom, right = -height % LARGEST_STRIDE, -width % LARGEST_STRIDE
         return ops.pad(images, ((0, 0), (0, bottom), (0, right), (0, 0)))
 
+    def compute_output_shape(self, input_shape):
+        """The padded shape; unknown sides stay unknown."""
+        batch, *sides, channels = input_shape
+        return (batch, *(side and side + -side % LARGEST_STRIDE for side in sides), channels)
+
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class CutToImage(keras.layers.Layer):
@@ -50,6 +55,11 @@ class CutToImage(keras.layers.Layer):
         """[B, h, w, C] and [B, H, W, 3] to [B, ceil(H / stride), ceil(W / stride), C]."""
         height, width = (-(-side // self.stride) for side in ops.shape(images)[1:3])
         return feature[:, :height, :width]
+
+    def compute_output_shape(self, feature_shape, images_shape):
+        """The map's shape with the sides of the images divided by the stride."""
+        sides = (side and -(-side // self.stride) for side in images_shape[1:3])
+        return (feature_shape[0], *sides, feature_shape[-1])
 
 
 class PinnedBatchNormalization(keras.layers.BatchNormalization):

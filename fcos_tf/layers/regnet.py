@@ -99,7 +99,6 @@ def regnet(
         raise ValueError(f"RegNet variant must be one of {', '.join(VARIANTS)}; got {variant!r}")
     check_freezing(norm, frozen_stages)
     parameters = VARIANTS[variant]
-
     images = keras.Input((None, None, 3), name="images")
     options = {"norm": norm, "norm_epsilon": norm_epsilon, "trainable": frozen_stages < 1}
     x = conv_norm(images, 32, 3, stride=2, name="stem", **options)

@@ -50,8 +50,7 @@ class Detector(ImageModel):
         **kwargs,
     ):
         super().__init__(num_classes, **kwargs)
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
+        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.max_detections = max_detections
 
     def decode(self, raw: dict, image_size, image_sizes=None, **options) -> dict:

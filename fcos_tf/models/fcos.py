@@ -173,12 +173,10 @@ class FCOS(Detector):
             "centerness_on": centerness_on,
             "rules": rules,
         }
-        self.quality = quality
+        self.quality, self.assigner = quality, assigner
         self.rules = RULES[rules]
         self.inclusive_pixels = self.rules.inclusive_pixels
-        self.assigner = assigner
-        self.box_loss = box_loss
-        self.box_loss_weight = box_loss_weight
+        self.box_loss, self.box_loss_weight = box_loss, box_loss_weight
         self.center_sampling_radius = center_sampling_radius
         self.topk_per_level = topk_per_level
 

@@ -109,11 +109,7 @@ def _clip_detections(detections, limits):
 
 
 def top_candidates(scores, limit: int):
-    """The best (point, class) pairs of a level.
-
-    Args:
-        scores: [B, n, C] float.
-        limit: most candidates.
+    """The best (point, class) pairs of a level, at most `limit`, by scores [B, n, C].
 
     Returns:
         (scores, int32 labels, int32 points), each [B, K], K = min(limit, n * C), best first.

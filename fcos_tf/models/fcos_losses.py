@@ -85,10 +85,7 @@ def count_names(levels: int) -> dict[str, str]:
 def loss_totals(learnt: dict, point_strides, strides: Sequence[int]):
     """The loss normalisers, to be summed over the parts of a batch and over replicas.
 
-    Args:
-        learnt: outputs of `fcos_targets`.
-        point_strides: [N] float32, pixels.
-        strides: L strides in pixels, the values in `point_strides`.
+    The arguments are those of `fcos_losses`.
 
     Returns:
         [L + 1] float32: the number of positive points on each level; the sum of their centerness.

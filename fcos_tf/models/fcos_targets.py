@@ -21,11 +21,7 @@ SIZE_RANGES = ((0, 64), (64, 128), (128, 256), (256, 512), (512, INFINITY))
 
 
 def level_size_ranges(levels: int, size_ranges=None) -> tuple[tuple[float, float], ...]:
-    """The size range of each level of a pyramid.
-
-    Args:
-        levels: L.
-        size_ranges: L pairs (smallest, largest) in pixels; None: the paper's, the last one open.
+    """L pairs (smallest, largest) in pixels; by default the paper's, the last one open.
 
     Raises:
         ValueError: for another number of pairs than levels.

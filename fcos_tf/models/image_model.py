@@ -171,11 +171,7 @@ class ImageModel(TrainSteps, keras.Model):
         return self._add_up(parts, totals), parts
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The total loss, for Keras' own steps on other backends; see `keras.Model.compute_loss`.
-
-        Raises:
-            ValueError: for sample weights, which are not supported.
-        """
+        """The total loss, for Keras' own steps on other backends; sample weights are refused."""
         del training
         if sample_weight is not None:
             raise ValueError(f"{type(self).__name__} does not take sample weights")

@@ -30,7 +30,10 @@ class TrainSteps:
         A loss scale skips steps with a non-finite gradient and restores batch norm statistics.
         """
         inputs, targets = unpack(data)
-        statistics = self._statistics_to_restore()
+        statistics = []  # of batch norms, with their values, if the optimizer may skip the step
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            weights = (w for norm in learning_norms(self) for w in norm.non_trainable_weights)
+            statistics = [(weight, tf.convert_to_tensor(weight)) for weight in weights]
         compute = self._gradients if self.accumulation_steps == 1 else self._accumulated_gradients
         loss, parts, gradients = compute(inputs, targets)
         gradients = sum_over_replicas(gradients)
@@ -46,13 +49,6 @@ class TrainSteps:
         can_scale = tf.logical_and(self.dtype_policy.name == "mixed_float16", scale > 1)
         self.bad_steps.count(finite | (losses_are_finite & can_scale))
         return self._track({**values, "gradient_norm": norm}, counts=finite)
-
-    def _statistics_to_restore(self):
-        """Batch norm statistics and their values, if the optimizer may skip the step."""
-        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            return []
-        weights = (weight for norm in learning_norms(self) for weight in norm.non_trainable_weights)
-        return [(weight, tf.convert_to_tensor(weight)) for weight in weights]
 
     def _gradients(self, inputs, targets, totals=None):
         """Loss, its named parts, and the gradients of the scaled loss."""

@@ -85,9 +85,7 @@ def giou_loss(ltrb, ltrb_targets, *, plus_one: bool = False):
 def l1_loss(ltrb, ltrb_targets):
     """Sum over the four sides of the absolute difference.
 
-    Args:
-        ltrb: [..., 4] float.
-        ltrb_targets: [..., 4] float.
+    The arguments are those of `ltrb_iou`.
 
     Returns:
         [...] float32, unreduced.
