@@ -16,23 +16,13 @@ _NAMES = {
     "load_model": "fcos_tf.models.weights",
 }
 _MODULES = (
-    "build",
-    "convert",
-    "data",
-    "detecting",
-    "evaluation",
-    "export",
-    "layers",
-    "models",
-    "ops",
-    "training",
-    "visualization",
-)
-# The modules with the registered classes of saved models.
+    "build", "convert", "data", "detecting", "evaluation", "export", "layers", "models", "ops",
+    "training", "visualization",
+)  # fmt: skip
+# They register the classes of saved models.
 _SERIALIZABLE = ("fcos_tf.models.fcos", "fcos_tf.training.optimizers", "fcos_tf.training.schedules")
 
-__all__ = ["FCOS", "__version__", "detect", "load_model"]
-__all__ += _MODULES
+__all__ = ["FCOS", "__version__", "detect", "load_model", *_MODULES]
 
 
 def __getattr__(name: str):

@@ -9,11 +9,6 @@ from dataclasses import dataclass, replace
 
 MULTIPLE = 32  # canvases of "SHORT,LONG" are padded to a multiple of it
 
-_EXPECTED = (
-    "a canvas like 512x512 (height x width, also as a tuple), or sides like 800,1333 or "
-    "640-800,1333 (short, at most the long one)"
-)
-
 
 @dataclass(frozen=True)
 class ImageSize:
@@ -89,9 +84,6 @@ def parse_image_size(image_size: str | tuple[int, int] | ImageSize) -> ImageSize
         image_size: "512x640" (height x width), (512, 640), "800,1333" (short, long side) or
             "640-800,1333".
 
-    Returns:
-        An `ImageSize`.
-
     Raises:
         ValueError: Anything else, a size under 1, or a short side over the long one.
 
@@ -112,7 +104,10 @@ def parse_image_size(image_size: str | tuple[int, int] | ImageSize) -> ImageSize
         parsed = ImageSize(canvas=tuple(image_size))
     valid = parsed is not None and min(parsed.canvas or parsed.sides) >= 1
     if not valid or (parsed.sides and list(parsed.sides) != sorted(parsed.sides)):
-        raise ValueError(f"image_size: expected {_EXPECTED}, got {image_size!r}")
+        raise ValueError(
+            "image_size: expected a canvas like 512x512 (height x width, also as a tuple), or "
+            f"sides like 800,1333 or 640-800,1333 (short, at most the long one), got {image_size!r}"
+        )
     return parsed
 
 
@@ -124,17 +119,10 @@ def check_image_size(
     orientation_buckets: bool,
     num_hosts: int,
 ) -> None:
-    """Checks the rule for image sizes against all that depends on it.
-
-    Args:
-        size: The rule, augmentations included.
-        image_size: What it was made of, for messages.
-        cache: As of `fcos_tf.data.load`.
-        orientation_buckets: Likewise.
-        num_hosts: Likewise.
+    """Checks the rule, augmentations included, against other arguments of `fcos_tf.data.load`.
 
     Raises:
-        ValueError: What cannot go together; says which.
+        ValueError: What cannot go together; says which, and the `image_size` that was given.
     """
     if cache and size.is_random:
         raise ValueError("cache: expected images of one size, not with scale_jitter or a range")

@@ -15,7 +15,8 @@ from fcos_tf.layers.regnet import VARIANTS, regnet
 from fcos_tf.layers.resnet import resnet
 from fcos_tf.layers.simple_cnn import simple_cnn
 
-# Arguments: stride_in_3x3, norm, norm_epsilon, frozen_stages, name. Maps: c3 to c5, for some c2.
+# Arguments: norm, norm_epsilon, frozen_stages, name, and stride_in_3x3 of ResNets. Maps: c3 to c5,
+# for some c2.
 BACKBONES: dict[str, Callable[..., keras.Model]] = {
     **{f"resnet{depth}": partial(resnet, depth) for depth in (18, 34, 50, 101)},
     "resnext50_32x4d": partial(resnet, 50, groups=32, group_width=4),
@@ -32,27 +33,22 @@ TORCH_EXTENSIONS = (".pth", ".pt", ".bin", ".tar", ".pkl", ".safetensors")
 
 @dataclasses.dataclass(frozen=True)
 class BackbonePreset:
-    """Settings that depend on the weights; `mean` and `std` in 0-255 and in `channel_order`."""
+    """Settings that depend on the weights; `mean` and `std` in 0-255 and in `channel_order`.
 
-    channel_order: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    stride_in_3x3: bool
-    norm: str
-    frozen_stages: int
+    Without weights, the defaults: torchvision's conventions, and everything learns.
+    """
+
+    channel_order: str = "rgb"
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    stride_in_3x3: bool = True
+    norm: str = "batch"
+    frozen_stages: int = 0
 
 
-# Nothing pretrained: torchvision's conventions, everything learns.
-RANDOM = BackbonePreset(
-    channel_order="rgb",
-    mean=(123.675, 116.28, 103.53),
-    std=(58.395, 57.12, 57.375),
-    stride_in_3x3=True,
-    norm="batch",
-    frozen_stages=0,
-)
+RANDOM = BackbonePreset()
 # keras_cv's rescaling, 0-255 to 0-1, with which its presets with weights were trained.
-KERAS_CV_RANDOM = dataclasses.replace(RANDOM, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+KERAS_CV_RANDOM = BackbonePreset(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
 # keras.applications: "caffe" preprocessing; frozen as in the FCOS recipes.
 IMAGENET = BackbonePreset(
     channel_order="bgr",
@@ -74,10 +70,9 @@ def resolve_preset(backbone: str, weights: str | None, **overrides) -> BackboneP
             files; 0-1 for backbones of keras_cv.
         **overrides: fields of `BackbonePreset`; None leaves the preset's value.
     """
+    preset = IMAGENET if weights == "imagenet" else RANDOM
     if backbone.startswith(KERAS_CV):
         preset = KERAS_CV_RANDOM
-    else:
-        preset = IMAGENET if weights == "imagenet" else RANDOM
     given = {name: value for name, value in overrides.items() if value is not None}
     if weights is not None:
         given = {"norm": IMAGENET.norm, "frozen_stages": IMAGENET.frozen_stages, **given}
@@ -89,10 +84,9 @@ def build_backbone(
     *,
     weights: str | None = None,
     stride_in_3x3: bool = True,
-    norm: str = "batch",
     norm_epsilon: float = NORM_EPSILON,
-    frozen_stages: int = 0,
     dtype=None,
+    **options,
 ) -> keras.Model:
     """Builds a backbone and loads its weights.
 
@@ -101,10 +95,9 @@ def build_backbone(
         weights: None (random), "imagenet", or a `.keras` file of this backbone, as written by
             `detector.backbone.save(file)` and `tools/convert.py`.
         stride_in_3x3: see `layers.resnet.resnet`; False for ResNets only.
-        norm: see `layers.resnet.resnet`.
-        norm_epsilon: see `layers.resnet.resnet`.
-        frozen_stages: see `layers.resnet.resnet`.
+        norm_epsilon: added to the variance; no choice for keras_cv.
         dtype: dtype policy of the layers; None: the global one.
+        **options: `norm` and `frozen_stages`, see `layers.resnet.resnet`.
 
     Returns:
         A model from [B, H, W, 3] normalised images to a dict of maps `c3`, `c4` and `c5` with
@@ -119,26 +112,25 @@ def build_backbone(
     if is_keras_cv:
         preset = name.removeprefix(KERAS_CV)
         build = partial(KerasCVBackbone, preset, pretrained=weights == "imagenet")
+        if norm_epsilon != NORM_EPSILON:
+            raise ValueError(f"norm_epsilon must be {NORM_EPSILON} for {name}; got {norm_epsilon}")
     elif name in BACKBONES:
-        build = BACKBONES[name]
+        build = partial(BACKBONES[name], norm_epsilon=norm_epsilon)
     else:
         raise ValueError(
             f"backbone must be one of {', '.join(BACKBONES)} or {KERAS_CV}PRESET; got {name!r}"
         )
+    if name.startswith(("resnet", "resnext")):
+        options["stride_in_3x3"] = stride_in_3x3
+    elif not stride_in_3x3:
+        raise ValueError(f"stride_in_3x3 must be True for {name}; got {stride_in_3x3!r}")
     if weights is not None:
         _check_weights(name, weights, stride_in_3x3)
 
     global_policy = keras.config.dtype_policy()
     try:
-        if dtype is not None:
-            keras.config.set_dtype_policy(dtype)
-        backbone = build(
-            name=name.replace("/", "_"),
-            stride_in_3x3=stride_in_3x3,
-            norm=norm,
-            norm_epsilon=norm_epsilon,
-            frozen_stages=frozen_stages,
-        )
+        keras.config.set_dtype_policy(dtype or global_policy)
+        backbone = build(name=name.replace("/", "_"), **options)
     finally:
         keras.config.set_dtype_policy(global_policy)
 
@@ -149,7 +141,7 @@ def build_backbone(
             source = keras.models.load_model(weights, compile=False)
         except (TypeError, KeyError, OSError, ValueError) as error:
             raise ValueError(f"backbone_weights: cannot load {weights}: {error}") from error
-        copy_layers(source, backbone, file=weights)
+        _copy_layers(source, backbone, weights)
     return backbone
 
 
@@ -169,7 +161,7 @@ def _check_weights(name, weights, stride_in_3x3):
                 "backbone_weights='imagenet' were trained with stride_in_3x3=False; got True"
             )
     elif weights.endswith(TORCH_EXTENSIONS):
-        output = f"{weights.removesuffix(Path(weights).suffix)}.keras"
+        output = Path(weights).with_suffix(".keras")
         raise ValueError(
             f"backbone_weights: expected 'imagenet' or a .keras file; got {weights!r}; convert it "
             f"by python tools/convert.py --flavour=imagenet --backbone={name} --source={weights} "
@@ -181,18 +173,10 @@ def _check_weights(name, weights, stride_in_3x3):
         )
 
 
-def copy_layers(source: keras.Model, target: keras.Model, *, file: str) -> None:
+def _copy_layers(source, target, file):
     """Copies weights between backbones with batch norms of different kind or epsilon.
 
     A larger epsilon is the same as a larger variance.
-
-    Args:
-        source: a model of `build_backbone`.
-        target: a model of `build_backbone`.
-        file: file of the source, for the message.
-
-    Raises:
-        ValueError: if a layer is missing in the source or has other shapes there.
     """
     have = {layer.name: layer for layer in source.layers}
     for layer in target.layers:
@@ -217,14 +201,13 @@ def copy_layers(source: keras.Model, target: keras.Model, *, file: str) -> None:
 
 
 def _download(name: str) -> keras.Model:
+    build = getattr(keras.applications, IMAGENET_BACKBONES[name])
     try:
-        build = getattr(keras.applications, IMAGENET_BACKBONES[name])
         return build(weights="imagenet", include_top=False)
     except Exception as error:  # keras raises a bare Exception when a download fails
-        folder = keras_home() / "models"
         raise OSError(
             f"cannot download the ImageNet weights of {name} ({error}); put "
-            f"{name}_weights_tf_dim_ordering_tf_kernels_notop.h5 into {folder}, "
+            f"{name}_weights_tf_dim_ordering_tf_kernels_notop.h5 into {keras_home() / 'models'}, "
             "or leave --backbone_weights empty"
         ) from error
 
@@ -234,19 +217,15 @@ def copy_keras_applications(source: keras.Model, target: keras.Model) -> None:
 
     Its convolutions have biases and its batch norms epsilon 1.001e-5. A bias before batch norm is
     the same as a smaller mean, a larger epsilon the same as a larger variance.
-
-    Args:
-        source: a `keras.applications` model.
-        target: a model of `layers.resnet.resnet` with the same depth.
     """
     for layer in target.layers:
         if not layer.name.endswith("_conv"):
             continue
-        prefix = _keras_applications_name(layer.name.removesuffix("_conv"))
+        name = layer.name.removesuffix("_conv")
+        prefix = _keras_applications_name(name)
         kernel, bias = source.get_layer(f"{prefix}_conv").get_weights()
-        theirs = source.get_layer(f"{prefix}_bn")
+        theirs, ours = source.get_layer(f"{prefix}_bn"), target.get_layer(f"{name}_norm")
         gamma, beta, mean, variance = theirs.get_weights()
-        ours = target.get_layer(layer.name.removesuffix("_conv") + "_norm")
         layer.set_weights([kernel])
         ours.set_weights([gamma, beta, mean - bias, variance + theirs.epsilon - ours.epsilon])
 

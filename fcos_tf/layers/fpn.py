@@ -128,3 +128,9 @@ class FeaturePyramid(keras.layers.Layer):
             return ops.image.resize(x, size, interpolation="bilinear")
         # Doubled and cropped: nearest neighbours, faster than resizing.
         return ops.repeat(ops.repeat(x, 2, axis=1), 2, axis=2)[:, : size[0], : size[1]]
+
+    def get_config(self):
+        """The constructor's arguments."""
+        names = ("channels", "upsampling", "extra")
+        config = super().get_config() | {name: getattr(self, name) for name in names}
+        return {**config, "levels": len(self.levels), "inputs": self.input_names}

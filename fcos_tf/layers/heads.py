@@ -13,6 +13,7 @@ HEAD_NORMS = ("group", "none")
 ACTIVATIONS = ("relu", "exp")
 LARGEST_LOG_DISTANCE = 18.0  # exp of it is 7e7 pixels
 PRIOR_PROBABILITY = 0.01
+GROUPS = 32  # of the group normalisation
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
@@ -26,14 +27,13 @@ class FCOSHead(keras.layers.Layer):
     Args:
         num_classes: C.
         strides: L strides of the levels, in pixels.
-        channels: of the pyramid and of the towers; a multiple of `groups`.
+        channels: of the pyramid and of the towers; a multiple of 32 groups.
         num_convs: depth of a tower.
         norm: "group" or "none".
         centerness_on: the tower of the centerness output, "box" (improved form) or "class".
         box_activation: "relu", or "exp": distances are exp(scale * x) in pixels (first form of the
             paper); the output is in strides all the same.
         level_scales: whether there are scales.
-        groups: of the group normalisation.
     """
 
     def __init__(
@@ -47,7 +47,6 @@ class FCOSHead(keras.layers.Layer):
         centerness_on: str = "box",
         box_activation: str = "relu",
         level_scales: bool = True,
-        groups: int = 32,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -56,15 +55,14 @@ class FCOSHead(keras.layers.Layer):
             centerness_on=(centerness_on, CENTERNESS_BRANCHES),
             box_activation=(box_activation, ACTIVATIONS),
         )
-        if norm == "group" and channels % groups:
-            raise ValueError(f"channels must be a multiple of {groups} groups; got {channels}")
+        if norm == "group" and channels % GROUPS:
+            raise ValueError(f"channels must be a multiple of {GROUPS} groups; got {channels}")
         self.channels = channels
         self.strides = tuple(strides)
         self.num_convs = num_convs
         self.norm = norm
         self.centerness_on = centerness_on
         self.box_activation = box_activation
-        self.groups = groups
         self.class_tower = self._tower("class")
         self.box_tower = self._tower("box")
         prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
@@ -84,7 +82,7 @@ class FCOSHead(keras.layers.Layer):
             layers.append(self._conv(self.channels, f"{name}_conv_{k}", dtype))
             if self.norm == "group":
                 options = {"epsilon": NORM_EPSILON, "name": f"{name}_norm_{k}", "dtype": dtype}
-                layers.append(GroupNormalization(self.groups, **options))
+                layers.append(GroupNormalization(GROUPS, **options))
             layers.append(keras.layers.ReLU(name=f"{name}_relu_{k}", dtype=dtype))
         return layers
 
@@ -141,3 +139,13 @@ class FCOSHead(keras.layers.Layer):
             ops.reshape(y, (ops.shape(y)[0], -1, y.shape[-1]))  # [B, Hl * Wl, ...]
             for y in (self.class_logits(class_features), ltrb, centerness)
         )
+
+    def get_config(self):
+        """The constructor's arguments."""
+        names = ("channels", "strides", "num_convs", "norm", "centerness_on", "box_activation")
+        config = super().get_config() | {name: getattr(self, name) for name in names}
+        return {
+            **config,
+            "num_classes": self.class_logits.filters,
+            "level_scales": bool(self.scales),
+        }

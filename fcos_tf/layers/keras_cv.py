@@ -1,9 +1,8 @@
 """Backbones of keras_cv by preset name, as pyramid backbones.
 
-A keras_cv backbone is built from `keras_cv_architectures`, without network, unless its ImageNet
-weights are asked for. Around it, images are padded so that every level of it is exact, and its maps
-are cut to the size they have in all other backbones. keras_cv is imported when one is built: that
-takes seconds.
+A backbone is built from `keras_cv_architectures`, and from the network only for ImageNet weights.
+Images are padded so that every level is exact; the maps are cut to the size that they have in all
+other backbones. keras_cv is imported when one is built: that takes seconds.
 """
 
 import os
@@ -13,7 +12,7 @@ import keras
 from keras import ops
 
 from fcos_tf.keras_cv_import import import_keras_cv
-from fcos_tf.layers.blocks import NORM_EPSILON, PARTS, check_freezing
+from fcos_tf.layers.blocks import PARTS, check_freezing
 from fcos_tf.layers.keras_cv_architectures import ARCHITECTURES
 
 PREFIX = "keras_cv/"
@@ -41,20 +40,12 @@ class PadToLargestStride(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         """The padded shape; unknown sides stay unknown."""
         batch, *sides, channels = input_shape
-        return (batch, *(_round_up(side) for side in sides), channels)
-
-
-def _round_up(side):
-    return None if side is None else side + -side % LARGEST_STRIDE
+        return (batch, *(side and side + -side % LARGEST_STRIDE for side in sides), channels)
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class CutToImage(keras.layers.Layer):
-    """Cuts a map of padded images to what the images cover.
-
-    Args:
-        stride: of the map, in pixels.
-    """
+    """Cuts a map of padded images, of a stride in pixels, to the part that the images cover."""
 
     def __init__(self, stride: int, **kwargs):
         super().__init__(**kwargs)
@@ -67,12 +58,8 @@ class CutToImage(keras.layers.Layer):
 
     def compute_output_shape(self, feature_shape, images_shape):
         """The map's shape with the sides of the images divided by the stride."""
-        sides = (None if n is None else -(-n // self.stride) for n in images_shape[1:3])
+        sides = (side and -(-side // self.stride) for side in images_shape[1:3])
         return (feature_shape[0], *sides, feature_shape[-1])
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "stride": self.stride}
 
 
 class PinnedBatchNormalization(keras.layers.BatchNormalization):
@@ -80,12 +67,6 @@ class PinnedBatchNormalization(keras.layers.BatchNormalization):
 
     A layer within keras_cv's own layers can hardly be replaced, but it can change its class.
     """
-
-    @classmethod
-    def pin(cls, layer: keras.layers.BatchNormalization) -> None:
-        """Freezes a built layer for good."""
-        layer.trainable = False
-        layer.__class__ = cls
 
     @property
     def trainable(self):
@@ -102,23 +83,20 @@ class KerasCVBackbone(keras.Model):
     """A backbone of keras_cv: levels P2 to P5 of images in 0-1.
 
     From [B, H, W, 3] images it makes a dict of feature maps `c2` to `c5` with strides 4, 8, 16 and
-    32. A saved one is loaded without network, and without running code from the file, which
-    keras_cv's own CSPDarkNets would need.
+    32. Loading a saved one needs no network and runs no code from the file, as keras_cv's own
+    CSPDarkNets would.
 
     Args:
         preset: such as "efficientnetv2_b0_imagenet".
         pretrained: whether to load the preset's weights.
-        stride_in_3x3: True; here because other backbones have the choice.
         norm: "batch" (trained), "sync" (statistics over all replicas) or "frozen". Momentum and
             epsilon are the architecture's own.
-        norm_epsilon: its default; other backbones have the choice.
-        frozen_stages: how many parts from the input on do not learn, weights and statistics: 1 is
-            what comes up to the first batch norm, 2 up to level P2, ... 5 everything.
+        frozen_stages: number of parts from the input on with frozen weights and statistics: 1 ends
+            at the first batch norm, 2 at level P2, ... 5 is everything.
         name: of the model.
 
     Raises:
-        ValueError: for an unknown preset, one without weights that is to have some, or options that
-            are out of their range.
+        ValueError: for an unknown preset, missing weights, or an option out of its range.
         ImportError: if keras_cv is missing or broken.
         OSError: if the weights are not there and cannot be downloaded.
 
@@ -133,9 +111,7 @@ class KerasCVBackbone(keras.Model):
         preset: str,
         *,
         pretrained: bool = False,
-        stride_in_3x3: bool = True,
         norm: str = "batch",
-        norm_epsilon: float = NORM_EPSILON,
         frozen_stages: int = 0,
         name: str | None = None,
         **kwargs,
@@ -147,15 +123,6 @@ class KerasCVBackbone(keras.Model):
                 f"of them with _imagenet; got {preset!r}"
             )
         check_freezing(norm, frozen_stages)
-        for option, value, default in (
-            ("stride_in_3x3", stride_in_3x3, True),
-            ("norm_epsilon", norm_epsilon, NORM_EPSILON),
-        ):
-            if value != default:
-                raise ValueError(
-                    f"{PREFIX}{preset} has no choice of {option}: leave it {default}; got {value!r}"
-                )
-
         network = _network(preset, *ARCHITECTURES[architecture], pretrained=pretrained)
         maps = {
             f"c{level}": network.get_layer(network.pyramid_level_inputs[f"P{level}"]).output
@@ -176,14 +143,9 @@ class KerasCVBackbone(keras.Model):
         """The constructor's arguments; weights are loaded from the file that holds this."""
         return {**self._arguments, "name": self.name}
 
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Builds the model anew."""
-        return cls(**config)
-
 
 def _network(preset, class_name, arguments, *, pretrained):
-    """The backbone as keras_cv builds it, without rescaling: the detector normalises."""
+    """The backbone of keras_cv, without rescaling: the detector normalises."""
     backbone_class = getattr(import_keras_cv().models, class_name)
     if not pretrained:
         return backbone_class(include_rescaling=False, **arguments)
@@ -221,11 +183,11 @@ def _freeze(levels, norm, frozen_stages):
         frozen = levels.layers[: first + 1]
     for layer in frozen:
         layer.trainable = False
-    pinned = _batch_norms(levels.layers if norm == "frozen" else frozen)
     for layer in _batch_norms(levels.layers):
         layer.synchronized = norm == "sync"
-        if layer in pinned:
-            PinnedBatchNormalization.pin(layer)
+    for layer in _batch_norms(levels.layers if norm == "frozen" else frozen):
+        layer.trainable = False
+        layer.__class__ = PinnedBatchNormalization
 
 
 def _batch_norms(layers):

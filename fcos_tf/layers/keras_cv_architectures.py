@@ -12,19 +12,13 @@ from typing import Any
 
 
 def _resnets():
-    blocks = {
-        18: ([2, 2, 2, 2], "basic_block"),
-        34: ([3, 4, 6, 3], "basic_block"),
-        50: ([3, 4, 6, 3], "block"),
-        101: ([3, 4, 23, 3], "block"),
-        152: ([3, 8, 36, 3], "block"),
-    }
-    for depth, (repeats, block_type) in blocks.items():
+    blocks = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}
+    for depth, repeats in {**blocks, 152: [3, 8, 36, 3]}.items():
         arguments = {
             "stackwise_filters": [64, 128, 256, 512],
             "stackwise_blocks": repeats,
             "stackwise_strides": [1, 2, 2, 2],
-            "block_type": block_type,
+            "block_type": "basic_block" if depth < 50 else "block",
         }
         yield f"resnet{depth}", ("ResNetBackbone", arguments)
         yield f"resnet{depth}_v2", ("ResNetV2Backbone", arguments)
@@ -93,39 +87,31 @@ def _efficientnets_v1():
 
 
 def _efficientnets_v2():
-    # Repeats; filters from the stem on.
     b0 = ([1, 2, 2, 3, 5, 8], [32, 16, 32, 48, 96, 112, 192])
-    for index, (width, depth) in enumerate(_COMPOUND_SCALING[:4]):
-        yield f"efficientnetv2_b{index}", _efficientnet_v2(*b0, width, depth)
-    sizes = {
-        "s": ([2, 4, 4, 6, 9, 15], [24, 24, 48, 64, 128, 160, 256]),
-        "m": ([3, 5, 5, 7, 14, 18, 5], [24, 24, 48, 80, 160, 176, 304, 512]),
-        "l": ([4, 7, 7, 10, 19, 25, 7], [32, 32, 64, 96, 192, 224, 384, 640]),
-    }
-    for size, (repeats, filters) in sizes.items():
-        yield f"efficientnetv2_{size}", _efficientnet_v2(repeats, filters)
-
-
-def _efficientnet_v2(repeats, filters, width=1.0, depth=1.0):
-    stages = len(repeats)
-    return "EfficientNetV2Backbone", {
-        "width_coefficient": width,
-        "depth_coefficient": depth,
-        "stackwise_kernel_sizes": [3] * stages,
-        "stackwise_num_repeats": repeats,
-        "stackwise_input_filters": filters[:-1],
-        "stackwise_output_filters": filters[1:],
-        "stackwise_expansion_ratios": [1, 4, 4, 4, 6, 6, 6][:stages],
-        "stackwise_squeeze_and_excite_ratios": [0, 0, 0, 0.25, 0.25, 0.25, 0.25][:stages],
-        "stackwise_strides": [1, 2, 2, 2, 1, 2, 1][:stages],
-        "stackwise_conv_types": ["fused"] * 3 + ["unfused"] * (stages - 3),
-    }
+    # Repeats; filters from the stem on; width and depth.
+    sizes = {f"b{index}": (*b0, *scaling) for index, scaling in enumerate(_COMPOUND_SCALING[:4])}
+    sizes["s"] = ([2, 4, 4, 6, 9, 15], [24, 24, 48, 64, 128, 160, 256], 1.0, 1.0)
+    sizes["m"] = ([3, 5, 5, 7, 14, 18, 5], [24, 24, 48, 80, 160, 176, 304, 512], 1.0, 1.0)
+    sizes["l"] = ([4, 7, 7, 10, 19, 25, 7], [32, 32, 64, 96, 192, 224, 384, 640], 1.0, 1.0)
+    for size, (repeats, filters, width, depth) in sizes.items():
+        stages = len(repeats)
+        arguments = {
+            "width_coefficient": width,
+            "depth_coefficient": depth,
+            "stackwise_kernel_sizes": [3] * stages,
+            "stackwise_num_repeats": repeats,
+            "stackwise_input_filters": filters[:-1],
+            "stackwise_output_filters": filters[1:],
+            "stackwise_expansion_ratios": [1, 4, 4, 4, 6, 6, 6][:stages],
+            "stackwise_squeeze_and_excite_ratios": [0, 0, 0, 0.25, 0.25, 0.25, 0.25][:stages],
+            "stackwise_strides": [1, 2, 2, 2, 1, 2, 1][:stages],
+            "stackwise_conv_types": ["fused"] * 3 + ["unfused"] * (stages - 3),
+        }
+        yield f"efficientnetv2_{size}", ("EfficientNetV2Backbone", arguments)
 
 
 # Name of a preset without weights -> its class in keras_cv.models, the arguments of the class.
-ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    name: architecture
-    for family in (_resnets(), _densenets(), _darknets(), _mobilenets(), _efficientnets_v1(),
-                   _efficientnets_v2())
-    for name, architecture in family
-}  # fmt: skip
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = dict(
+    (*_resnets(), *_densenets(), *_darknets(), *_mobilenets(), *_efficientnets_v1(),
+     *_efficientnets_v2())
+)  # fmt: skip

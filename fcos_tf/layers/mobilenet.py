@@ -11,7 +11,6 @@ import keras
 
 from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv_norm
 
-STEM_CHANNELS = 32
 # Rows of table 2 by stage: expansion, channels, blocks, stride of the first block.
 STAGES = (
     ((1, 16, 1, 1), (6, 24, 2, 2)),
@@ -23,7 +22,6 @@ STAGES = (
 
 def mobilenet_v2(
     *,
-    stride_in_3x3: bool = True,
     norm: str = "batch",
     norm_epsilon: float = NORM_EPSILON,
     frozen_stages: int = 0,
@@ -31,12 +29,7 @@ def mobilenet_v2(
 ) -> keras.Model:
     """Builds a MobileNetV2 of width 1 without its last 1x1 convolution and its classifier.
 
-    Args:
-        stride_in_3x3: True, for the common signature of backbones.
-        norm: see `layers.resnet.resnet`.
-        norm_epsilon: added to the variance.
-        frozen_stages: see `layers.resnet.resnet`.
-        name: of the model.
+    The arguments are those of `layers.resnet.resnet`.
 
     Returns:
         A model from [B, H, W, 3] normalised images to a dict of feature maps `c2` to `c5` with
@@ -44,15 +37,12 @@ def mobilenet_v2(
         outputs of the last block of each stride.
 
     Raises:
-        ValueError: for an unknown norm, `frozen_stages` outside 0..5, or `stride_in_3x3=False`.
+        ValueError: for an unknown norm, or `frozen_stages` outside 0..5.
     """
-    if not stride_in_3x3:
-        raise ValueError(f"stride_in_3x3 must be True for {name}; got {stride_in_3x3!r}")
     check_freezing(norm, frozen_stages)
-
     images = keras.Input((None, None, 3), name="images")
     options = {"norm": norm, "norm_epsilon": norm_epsilon, "trainable": frozen_stages < 1}
-    x = conv_norm(images, STEM_CHANNELS, 3, stride=2, activation="relu6", name="stem", **options)
+    x = conv_norm(images, 32, 3, stride=2, activation="relu6", name="stem", **options)
 
     features = {}
     for stage, rows in enumerate(STAGES):

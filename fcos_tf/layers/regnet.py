@@ -16,8 +16,6 @@ import keras
 from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv_norm
 from fcos_tf.layers.resnet import bottleneck
 
-STEM_CHANNELS = 32
-
 
 @dataclasses.dataclass(frozen=True)
 class RegNetParameters:
@@ -81,7 +79,6 @@ def stages(parameters: RegNetParameters) -> list[tuple[int, int]]:
 def regnet(
     variant: str = "regnetx_400mf",
     *,
-    stride_in_3x3: bool = True,
     norm: str = "batch",
     norm_epsilon: float = NORM_EPSILON,
     frozen_stages: int = 0,
@@ -89,32 +86,22 @@ def regnet(
 ) -> keras.Model:
     """Builds a RegNetX without its classifier.
 
-    Args:
-        variant: a key of `VARIANTS`.
-        stride_in_3x3: True, for the common signature of backbones.
-        norm: see `layers.resnet.resnet`.
-        norm_epsilon: added to the variance.
-        frozen_stages: see `layers.resnet.resnet`.
-        name: of the model.
+    `variant` is a key of `VARIANTS`; all else is as of `layers.resnet.resnet`.
 
     Returns:
         A model from [B, H, W, 3] normalised images to a dict of feature maps `c2` to `c5` with
         strides 4, 8, 16 and 32; regnetx_400mf has 32, 64, 160 and 400 channels there.
 
     Raises:
-        ValueError: for an unknown variant or norm, `frozen_stages` outside 0..5, or
-            `stride_in_3x3=False`.
+        ValueError: for an unknown variant or norm, or `frozen_stages` outside 0..5.
     """
     if variant not in VARIANTS:
         raise ValueError(f"RegNet variant must be one of {', '.join(VARIANTS)}; got {variant!r}")
-    if not stride_in_3x3:
-        raise ValueError(f"stride_in_3x3 must be True for {variant}; got {stride_in_3x3!r}")
     check_freezing(norm, frozen_stages)
     parameters = VARIANTS[variant]
-
     images = keras.Input((None, None, 3), name="images")
     options = {"norm": norm, "norm_epsilon": norm_epsilon, "trainable": frozen_stages < 1}
-    x = conv_norm(images, STEM_CHANNELS, 3, stride=2, name="stem", **options)
+    x = conv_norm(images, 32, 3, stride=2, name="stem", **options)
 
     features = {}
     for stage, (width, depth) in enumerate(stages(parameters)):

@@ -109,17 +109,8 @@ def bottleneck(
 ):
     """1x1, 3x3 and 1x1 convolutions and a shortcut, with a 1x1 where the shapes differ.
 
-    Args:
-        x: [B, H, W, channels] Keras tensor.
-        width: channels of the 3x3 convolution.
-        filters: output channels.
-        strides: of the first 1x1 and of the 3x3 convolution.
-        groups: of the 3x3 convolution.
-        name: prefix of the layers' names.
-        **options: `norm`, `norm_epsilon` and `trainable` of `conv_norm`.
-
-    Returns:
-        [B, ceil(H / s), ceil(W / s), filters], s the product of the strides.
+    `width` are the channels of the 3x3 convolution, `filters` of the output; the strides are those
+    of the first 1x1 and of the 3x3 convolution. All else is as of `conv_norm`.
     """
     y = conv_norm(x, width, 1, stride=strides[0], name=f"{name}_1", **options)
     y = conv_norm(y, width, 3, stride=strides[1], groups=groups, name=f"{name}_2", **options)

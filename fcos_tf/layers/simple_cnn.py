@@ -7,7 +7,6 @@ from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv, conv_norm
 
 def simple_cnn(
     *,
-    stride_in_3x3: bool = True,
     norm: str = "batch",
     norm_epsilon: float = NORM_EPSILON,
     frozen_stages: int = 0,
@@ -28,21 +27,15 @@ def simple_cnn(
     282,080 parameters learn; 128 more are the statistics of batch norm. The first convolution of
     each part has stride 2.
 
-    Args:
-        stride_in_3x3: True, for the common signature of backbones.
-        norm: see `layers.resnet.resnet`.
-        norm_epsilon: added to the variance.
-        frozen_stages: number of frozen parts, from the top of the table on.
-        name: of the model.
+    The arguments are those of `layers.resnet.resnet`; `frozen_stages` counts from the top of the
+    table on.
 
     Returns:
         A model from [B, H, W, 3] normalised images to a dict of feature maps `c3`, `c4` and `c5`.
 
     Raises:
-        ValueError: for an unknown norm, `frozen_stages` outside 0..5, or `stride_in_3x3=False`.
+        ValueError: for an unknown norm, or `frozen_stages` outside 0..5.
     """
-    if not stride_in_3x3:
-        raise ValueError(f"stride_in_3x3 must be True for {name}; got {stride_in_3x3!r}")
     check_freezing(norm, frozen_stages)
 
     def conv_relu(x, filters, part_name, part):

@@ -50,41 +50,21 @@ class Detector(ImageModel):
         **kwargs,
     ):
         super().__init__(num_classes, **kwargs)
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
+        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.max_detections = max_detections
 
-    def decode(
-        self,
-        raw: dict,
-        image_size,
-        image_sizes=None,
-        *,
-        score_threshold=None,
-        max_detections: int | None = None,
-        jit_compile: bool = False,
-    ) -> dict:
-        """Detections from raw predictions.
+    def decode(self, raw: dict, image_size, image_sizes=None, **options) -> dict:
+        """Detections from the outputs of `call` for padded images of (height, width).
 
-        Args:
-            raw: outputs of `call`.
-            image_size: (height, width) of the padded images.
-            image_sizes: [B, 2] (height, width) to clip the boxes to; None: the padded size.
-            score_threshold: see `detect`.
-            max_detections: see `detect`.
-            jit_compile: see `detect`.
-
-        Returns:
-            dict, see `detect`.
+        Boxes are clipped to `image_sizes`, or to the padded size. The options are the keyword
+        arguments of `detect`.
         """
         raise NotImplementedError
 
     def candidates(self, raw: dict, image_size) -> dict:
         """All boxes and scores before any suppression, for runtimes with their own NMS.
 
-        Args:
-            raw: outputs of `call`.
-            image_size: (height, width) of the padded images.
+        The arguments are those of `decode`.
 
         Returns:
             dict of float32: `boxes` [B, K, 4] xyxy pixels, not clipped; `scores` [B, K, C].
@@ -113,7 +93,7 @@ class Detector(ImageModel):
             dict: `boxes` [B, D, 4] float32 xyxy pixels, `scores` [B, D] float32 in descending
             order, `labels` [B, D] int32, `num_detections` [B] int32. Padding: 0, 0 and -1.
         """
-        inputs = {"images": images} if not isinstance(images, dict) else images
+        inputs = images if isinstance(images, dict) else {"images": images}
         if image_sizes is not None:
             inputs = {**inputs, "image_sizes": image_sizes}
         return self.decode(
@@ -191,11 +171,10 @@ class Detector(ImageModel):
             A new model; a copy of this one for the same names in the same order.
         """
         names = tuple(class_names)
-        config = {**self.get_config(), "num_classes": len(names), "class_names": names}
-        config["category_ids"] = category_ids
+        config = {"num_classes": len(names), "class_names": names, "category_ids": category_ids}
         if dtype is not None:
             config["dtype"] = dtype
-        model = type(self).from_config(config)
+        model = type(self).from_config({**self.get_config(), **config})
         model._take_weights(self, file=self.name)
         return model
 

@@ -17,13 +17,7 @@ from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.layers.heads import FCOSHead
 from fcos_tf.models.detector import Detector
 from fcos_tf.models.fcos_detections import decode_points, fcos_detections, place_points
-from fcos_tf.models.fcos_losses import (
-    BOX_LOSSES,
-    QUALITIES,
-    count_names,
-    fcos_losses,
-    loss_totals,
-)
+from fcos_tf.models.fcos_losses import BOX_LOSSES, QUALITIES, count_names, fcos_losses, loss_totals
 from fcos_tf.models.fcos_presets import PRESETS
 from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.models.fcos_targets import (
@@ -75,14 +69,13 @@ class FCOS(Detector):
         size_ranges: smallest and largest ltrb distance of each level, in pixels. None: limits at
             64, 128, 256 and 512 pixels, the last level without an upper limit.
         center_sampling_radius: in strides; None or 0: no centre sampling.
-        score_threshold: least class probability, or least score, as the rules say.
-        nms_threshold: IoU above which the weaker of two boxes of a class is dropped.
         topk_per_level: candidates of each level that reach NMS.
-        max_detections: D.
         channel_order: input of the backbone, "rgb" or "bgr". Images are always given as RGB.
         mean: three numbers in 0-255, in `channel_order`.
-        std: three numbers in 0-255, in `channel_order`.
-        **kwargs: `class_names`, `category_ids`, `image_size`, `name`, `dtype`, see `ImageModel`.
+        std: likewise.
+        **kwargs: `score_threshold` (of the class probability or the score, as the rules say),
+            `nms_threshold` and `max_detections`, see `Detector`; `class_names`, `category_ids`,
+            `image_size`, `name` and `dtype`, see `ImageModel`.
 
     Raises:
         ValueError: names the argument that is out of its range.
@@ -130,10 +123,7 @@ class FCOS(Detector):
         box_loss_weight: float = 1.0,
         size_ranges: Sequence[tuple[float, float]] | None = None,
         center_sampling_radius: float | None = 1.5,
-        score_threshold: float = 0.05,
-        nms_threshold: float = 0.6,
         topk_per_level: int = 1000,
-        max_detections: int = 100,
         channel_order: str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -161,20 +151,20 @@ class FCOS(Detector):
             channel_order=preset.channel_order,
             mean=preset.mean,
             std=preset.std,
-            score_threshold=score_threshold,
-            nms_threshold=nms_threshold,
-            max_detections=max_detections,
             count_names=counts,
             **kwargs,
         )
         self.detail_names = tuple(counts)[1:]
-        # Without backbone weights, which a saved model does not need.
-        self._architecture = {
-            "backbone": backbone,
-            "backbone_norm": preset.norm,
+        shared = {
             "norm_epsilon": norm_epsilon,
             "frozen_stages": preset.frozen_stages,
             "stride_in_3x3": preset.stride_in_3x3,
+        }
+        # Without backbone weights, which a saved model does not need.
+        self._architecture = {
+            **shared,
+            "backbone": backbone,
+            "backbone_norm": preset.norm,
             "fpn_levels": fpn_levels,
             "fpn_channels": fpn_channels,
             "fpn_upsampling": fpn_upsampling,
@@ -183,23 +173,15 @@ class FCOS(Detector):
             "centerness_on": centerness_on,
             "rules": rules,
         }
-        self.quality = quality
+        self.quality, self.assigner = quality, assigner
         self.rules = RULES[rules]
         self.inclusive_pixels = self.rules.inclusive_pixels
-        self.assigner = assigner
-        self.box_loss = box_loss
-        self.box_loss_weight = box_loss_weight
+        self.box_loss, self.box_loss_weight = box_loss, box_loss_weight
         self.center_sampling_radius = center_sampling_radius
         self.topk_per_level = topk_per_level
 
         self.backbone = build_backbone(
-            backbone,
-            weights=backbone_weights,
-            stride_in_3x3=preset.stride_in_3x3,
-            norm=preset.norm,
-            norm_epsilon=norm_epsilon,
-            frozen_stages=preset.frozen_stages,
-            dtype=self.dtype_policy,
+            backbone, weights=backbone_weights, norm=preset.norm, dtype=self.dtype_policy, **shared
         )
         self.fpn = FeaturePyramid(
             fpn_channels,
@@ -249,17 +231,9 @@ class FCOS(Detector):
         return self.head(list(features.values()))
 
     def compute_losses(self, predictions, targets, image_size, totals=None):
-        """Focal, box and centerness loss of a batch (FCOS, equation 2 and section 3.4).
+        """The three losses of a batch and its counts, see `forward_losses` and `fcos_losses`.
 
-        Args:
-            predictions: outputs of `call`.
-            targets: dict with `boxes` [B, M, 4] xyxy pixels and `labels` [B, M], padding -1.
-            image_size: (height, width) of the padded images.
-            totals: `compute_totals` of the whole batch on all replicas, if these images are a part
-                of it; None: they are this replica's whole batch.
-
-        Returns:
-            dict of float32 scalars, see `fcos_losses`.
+        The targets hold `boxes` [B, M, 4] xyxy pixels and `labels` [B, M], padding -1.
         """
         learnt, point_strides = self._assign_targets(targets, image_size, predictions)
         return fcos_losses(
@@ -324,7 +298,7 @@ class FCOS(Detector):
 
     def candidates(self, raw, image_size):
         """The boxes and scores of all N points, see `Detector.candidates`."""
-        boxes, scores, _ = decode_points(raw, image_size, strides=self.strides, rules=self.rules)
+        boxes, scores, _ = decode_points(raw, image_size, self.strides, self.rules)
         return {"boxes": boxes, "scores": scores}
 
     def get_config(self):

@@ -9,7 +9,7 @@ from keras import ops
 
 from fcos_tf.models.fcos_rules import RULES, FCOSRules
 from fcos_tf.ops.boxes import box_area, clip_boxes
-from fcos_tf.ops.nms import class_wise_nms
+from fcos_tf.ops.nms import class_wise_nms, select_detections
 from fcos_tf.ops.points import decode_ltrb, grid_sizes, pyramid_points
 
 
@@ -47,9 +47,7 @@ def fcos_detections(
         dict: `boxes` [B, D, 4] float32 xyxy in pixels of the images, `scores` [B, D] float32 in
         descending order, `labels` [B, D] int32, `num_detections` [B] int32; see `class_wise_nms`.
     """
-    all_boxes, scores, probability = decode_points(
-        predictions, image_size, strides=strides, rules=rules
-    )
+    all_boxes, scores, probability = decode_points(predictions, image_size, strides, rules)
     compared = scores if rules.threshold_on == "score" else probability
     threshold = ops.reshape(ops.convert_to_tensor(score_threshold, "float32"), (-1, 1, 1))
     scores = ops.where(compared > threshold, scores, 0.0)
@@ -65,9 +63,8 @@ def fcos_detections(
         ops.concatenate(parts, axis=1) for parts in zip(*candidates, strict=True)
     )
 
-    if image_sizes is None:
-        image_sizes = ops.cast(ops.stack(image_size), "float32")[None]  # [1, 2]
-    limits = ops.cast(image_sizes, "float32") - (1 if rules.inclusive_pixels else 0)
+    sizes = ops.stack(image_size)[None] if image_sizes is None else image_sizes  # [1 or B, 2]
+    limits = ops.cast(sizes, "float32") - (1 if rules.inclusive_pixels else 0)
     if rules.clip_before_nms:
         boxes = clip_boxes(boxes, limits)
     detections = class_wise_nms(
@@ -82,16 +79,8 @@ def fcos_detections(
     return detections if rules.clip_before_nms else _clip_detections(detections, limits)
 
 
-def decode_points(
-    predictions: dict, image_size, *, strides: Sequence[int], rules: FCOSRules = RULES["fcos_tf"]
-):
-    """Boxes and scores of all points, before any selection.
-
-    Args:
-        predictions: as in `fcos_detections`.
-        image_size: (height, width) of the padded images.
-        strides: L strides in pixels.
-        rules: position of points.
+def decode_points(predictions: dict, image_size, strides: Sequence[int], rules: FCOSRules):
+    """Boxes and scores of all points, before any selection; arguments as of `fcos_detections`.
 
     Returns:
         boxes [B, N, 4] float32 xyxy pixels, not clipped; scores and class probabilities, [B, N, C].
@@ -105,17 +94,7 @@ def decode_points(
 
 
 def place_points(grids, strides: Sequence[int], image_size, rules: FCOSRules):
-    """`ops.points.pyramid_points` under the rules of an implementation.
-
-    Args:
-        grids: L pairs (rows, columns).
-        strides: L strides in pixels.
-        image_size: (height, width) of the padded images.
-        rules: position of points.
-
-    Returns:
-        points [N, 2] float32, (x, y) pixels, and point_strides [N] float32.
-    """
+    """`ops.points.pyramid_points` of padded images, under the rules of an implementation."""
     canvas = image_size if rules.point_spacing == "canvas" else None
     return pyramid_points(grids, strides, offset=rules.point_offset, image_size=canvas)
 
@@ -126,24 +105,11 @@ def _clip_detections(detections, limits):
     valid = box_area(boxes) > 0  # [B, D]
     order = ops.argsort(ops.where(valid, 0, 1), axis=1)
     valid = ops.take_along_axis(valid, order, axis=1)
-    boxes, scores, labels = (
-        ops.take_along_axis(x, order[..., None] if x is boxes else order, axis=1)
-        for x in (boxes, detections["scores"], detections["labels"])
-    )
-    return {
-        "boxes": ops.where(valid[..., None], boxes, 0.0),
-        "scores": ops.where(valid, scores, 0.0),
-        "labels": ops.where(valid, labels, -1),
-        "num_detections": ops.sum(ops.cast(valid, "int32"), axis=1),
-    }
+    return select_detections(boxes, detections["scores"], detections["labels"], order, valid)
 
 
 def top_candidates(scores, limit: int):
-    """The best (point, class) pairs of a level.
-
-    Args:
-        scores: [B, n, C] float.
-        limit: most candidates.
+    """The best (point, class) pairs of a level, at most `limit`, by scores [B, n, C].
 
     Returns:
         (scores, int32 labels, int32 points), each [B, K], K = min(limit, n * C), best first.

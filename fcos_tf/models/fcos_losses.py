@@ -38,8 +38,8 @@ def fcos_losses(
         box_loss: a key of `BOX_LOSSES`.
         box_loss_weight: factor of the box loss.
         rules: unit of the overlaps, weighting of the boxes.
-        totals: [L + 1] float32, the loss normalisers: `loss_totals` summed over all replicas and
-            all parts of the batch; None: the images are this replica's whole batch.
+        totals: [L + 1] float32, `loss_totals` summed over all replicas and all parts of the batch;
+            None: the images are this replica's whole batch.
 
     Returns:
         dict of float32 scalars: `classification_loss`, `box_loss`, `centerness_loss`, each this
@@ -51,11 +51,10 @@ def fcos_losses(
     plus_one = rules.iou_plus_one is not None
     if rules.iou_plus_one == "pixels":
         ltrb, ltrb_targets = (x * point_strides[:, None] for x in (ltrb, ltrb_targets))
+    quality_targets = learnt["centerness_targets"]
     if quality == "iou":
         iou = losses.ltrb_iou(ltrb, ltrb_targets, plus_one=plus_one)
         quality_targets = ops.stop_gradient(iou)
-    else:
-        quality_targets = learnt["centerness_targets"]
     weight_boxes = quality == "centerness" and rules.weight_boxes
     box_weights = quality_targets if weight_boxes else 1.0
     if totals is None:
@@ -86,10 +85,7 @@ def count_names(levels: int) -> dict[str, str]:
 def loss_totals(learnt: dict, point_strides, strides: Sequence[int]):
     """The loss normalisers, to be summed over the parts of a batch and over replicas.
 
-    Args:
-        learnt: outputs of `fcos_targets`.
-        point_strides: [N] float32, pixels.
-        strides: L strides in pixels, the values in `point_strides`.
+    The arguments are those of `fcos_losses`.
 
     Returns:
         [L + 1] float32: the number of positive points on each level; the sum of their centerness.

@@ -72,8 +72,8 @@ def match_points(
         point_strides: [N] float32, pixels.
         size_ranges: [N, 2] float32, pixels; by default with both limits, as in the official code:
             a distance on a limit is learnt on both levels.
-        boxes: [B, M, 4] float32, xyxy pixels; padding 0.
-        labels: [B, M] int32; padding -1.
+        boxes: [B, M, 4] float32, xyxy pixels, M at least 1; padding 0.
+        labels: [B, M] int32, 0..C-1; padding -1.
         center_sampling_radius: half the side, in strides, of the square around a box's centre with
             its points, clipped to the box. None or 0: the whole box. A border is outside.
         rules: limits of size ranges, area of ties.
@@ -83,12 +83,8 @@ def match_points(
         [B, N] int32, index into the M boxes, the first of equal area; -1 for background.
     """
     del predictions
-    # One more padding box: the minimum below exists for M = 0 too.
-    boxes = ops.pad(boxes, [[0, 0], [0, 1], [0, 0]])  # [B, M + 1, 4]
-    valid = ops.pad(labels, [[0, 0], [0, 1]], constant_values=-1) >= 0  # [B, M + 1]
-
     x, y = points[None, :, None, 0], points[None, :, None, 1]  # [1, N, 1]
-    x1, y1, x2, y2 = (boxes[:, None, :, k] for k in range(4))  # [B, 1, M + 1]
+    x1, y1, x2, y2 = (boxes[:, None, :, k] for k in range(4))  # [B, 1, M]
     # Differences to the sides themselves, not to centre and half width: exact on borders.
     # Few [B, N, M] arrays live at a time: 1000 boxes on 22,300 points are 89 MB each.
     largest = ops.maximum(ops.maximum(x - x1, x2 - x), ops.maximum(y - y1, y2 - y))
@@ -103,7 +99,7 @@ def match_points(
         x1, x2 = ops.maximum(x1, center_x - reach), ops.minimum(x2, center_x + reach)
         y1, y2 = ops.maximum(y1, center_y - reach), ops.minimum(y2, center_y + reach)
     candidate = candidate & (x > x1) & (x < x2) & (y > y1) & (y < y2)
-    candidate = candidate & valid[:, None, :]  # [B, N, M + 1]
+    candidate = candidate & (labels >= 0)[:, None, :]  # [B, N, M]
 
     area = ops.where(candidate, _tie_area(boxes, rules.tie_area)[:, None, :], float("inf"))
     matched = ops.cast(ops.argmin(area, axis=-1), "int32")  # [B, N]
@@ -166,8 +162,9 @@ def fcos_targets(
         [B, N, 4] float32 in strides and `centerness_targets` [B, N] float32, both 0 for
         background.
     """
-    boxes = ops.cast(boxes, "float32")
-    labels = ops.cast(labels, "int32")
+    # A padding entry at the end stands for background: minimum and index exist for M = 0 too.
+    boxes = ops.pad(ops.cast(boxes, "float32"), [[0, 0], [0, 1], [0, 0]])
+    labels = ops.pad(ops.cast(labels, "int32"), [[0, 0], [0, 1]], constant_values=-1)
     matched = ASSIGNERS[assigner].match(
         points,
         point_strides,
@@ -179,9 +176,6 @@ def fcos_targets(
         predictions=predictions,
     )
     positive = matched >= 0
-    # A padding entry at the end stands for background: no index out of range for M = 0.
-    boxes = ops.pad(boxes, [[0, 0], [0, 1], [0, 0]])
-    labels = ops.pad(labels, [[0, 0], [0, 1]], constant_values=-1)
     index = ops.where(positive, matched, ops.shape(labels)[1] - 1)
     matched_boxes = ops.take_along_axis(boxes, index[..., None], axis=1)  # [B, N, 4]
     matched_labels = ops.take_along_axis(labels, index, axis=1)  # [B, N]

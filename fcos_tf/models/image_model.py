@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from fcos_tf.layers.blocks import check_choices
+
 if keras.backend.backend() == "tensorflow":
     from fcos_tf.models.train_steps import TrainSteps, sum_over_replicas
 else:
@@ -82,15 +84,14 @@ class ImageModel(TrainSteps, keras.Model):
     ):
         # Autocasting would make image sizes bfloat16 under mixed precision: 1333 becomes 1336.
         super().__init__(autocast=False, **kwargs)
-        num_classes = count_classes(num_classes, class_names)
+        num_classes = _count_classes(num_classes, class_names)
         if category_ids is not None and len(category_ids) != num_classes:
             raise ValueError(f"expected {num_classes} category_ids; got {len(category_ids)}")
         channel_order = channel_order or "rgb"
-        if channel_order not in CHANNEL_ORDERS:
-            raise ValueError(f"channel_order must be 'rgb' or 'bgr'; got {channel_order!r}")
+        check_choices(channel_order=(channel_order, CHANNEL_ORDERS))
         step = -1 if channel_order == "bgr" else 1
         mean, std = MEAN[::step] if mean is None else mean, STD[::step] if std is None else std
-        for name, values in (("mean", mean), ("std", std)):
+        for name, values in {"mean": mean, "std": std}.items():
             if len(values) != 3:
                 raise ValueError(f"{name} must be three numbers; got {values!r}")
         self.num_classes = num_classes
@@ -98,8 +99,7 @@ class ImageModel(TrainSteps, keras.Model):
         self.category_ids = None if category_ids is None else tuple(map(int, category_ids))
         self.image_size = image_size
         self.channel_order = channel_order
-        self.mean = tuple(float(v) for v in mean)
-        self.std = tuple(float(v) for v in std)
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.count_names = dict(self.count_names if count_names is None else count_names)
         self.loss_trackers = {
             name: keras.metrics.Mean(name=name)
@@ -112,7 +112,7 @@ class ImageModel(TrainSteps, keras.Model):
         Args:
             inputs: `images` [B, H, W, 3] and optionally `image_sizes` [B, 2], as for `call`.
             targets: dict of the ground truth.
-            training: training or inference mode of the layers.
+            training: mode of the layers.
             totals: `compute_totals` of the whole batch on all replicas, if these images are a part
                 of it; None: they are this replica's whole batch.
 
@@ -130,11 +130,7 @@ class ImageModel(TrainSteps, keras.Model):
         )
 
     def compute_totals(self, targets: dict, image_size):
-        """The loss normalisers of this replica's images, from the targets alone.
-
-        Args:
-            targets: as in `forward_losses`.
-            image_size: (H, W).
+        """The loss normalisers of this replica's images of (H, W), from the targets alone.
 
         Returns:
             A tensor to be summed over replicas; None if the normalisers need a forward pass, which
@@ -175,11 +171,7 @@ class ImageModel(TrainSteps, keras.Model):
         return self._add_up(parts, totals), parts
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The total loss, for Keras' own steps on other backends; see `keras.Model.compute_loss`.
-
-        Raises:
-            ValueError: for sample weights, which are not supported.
-        """
+        """The total loss, for Keras' own steps on other backends; sample weights are refused."""
         del training
         if sample_weight is not None:
             raise ValueError(f"{type(self).__name__} does not take sample weights")
@@ -197,10 +189,7 @@ class ImageModel(TrainSteps, keras.Model):
         return loss
 
     def save_own_variables(self, store):
-        """Saves random states (of dropout, say) and running means that no record holds yet.
-
-        Keras does not save them with the layers.
-        """
+        """Saves random states (of dropout, say) and running means, which Keras does not save."""
         for i, state in enumerate(self._random_states()):
             store[f"random_state_{i}"] = state
         means = read_means(self)
@@ -232,19 +221,11 @@ def read_means(model: keras.Model) -> dict[str, np.ndarray]:
     After training steps it is the same on all replicas, so the first local copy is read, without
     communication between devices or hosts.
 
-    Args:
-        model: An `ImageModel`, or a model on one device.
-
     Returns:
-        The state by names that are the same in every such model.
-
-    Example:
-        >>> sorted(read_means(detector))
-        ['metric_box_loss_0', 'metric_box_loss_1', ...]
+        The state by names that are the same in every such model, such as `metric_box_loss_0`.
     """
-    return {
-        name: ops.convert_to_numpy(copies[0]) for name, copies in _metric_variables(model).items()
-    }
+    copies = _metric_variables(model)
+    return {name: ops.convert_to_numpy(first) for name, (first, *_) in copies.items()}
 
 
 def write_means(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
@@ -268,12 +249,8 @@ def _metric_variables(model) -> dict:
     }
 
 
-def count_classes(num_classes: int | None, class_names: Sequence[str] | None) -> int:
-    """The number of classes, from either or both.
-
-    Raises:
-        ValueError: if both are None, they disagree, or there is no class.
-    """
+def _count_classes(num_classes, class_names):
+    """The number of classes, from either or both."""
     if num_classes is None:
         if class_names is None:
             raise ValueError("num_classes or class_names: expected one of them; got neither")
@@ -294,5 +271,4 @@ def unpack_inputs(inputs):
 
 def spatial_size(images):
     """(height, width) of [B, H, W, 3] images: Python ints where static, else scalar tensors."""
-    shape = ops.shape(images)
-    return shape[1], shape[2]
+    return ops.shape(images)[1:3]

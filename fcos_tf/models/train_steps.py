@@ -30,7 +30,10 @@ class TrainSteps:
         A loss scale skips steps with a non-finite gradient and restores batch norm statistics.
         """
         inputs, targets = unpack(data)
-        statistics = self._statistics_to_restore()
+        statistics = []  # of batch norms, with their values, if the optimizer may skip the step
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            weights = (w for norm in learning_norms(self) for w in norm.non_trainable_weights)
+            statistics = [(weight, tf.convert_to_tensor(weight)) for weight in weights]
         compute = self._gradients if self.accumulation_steps == 1 else self._accumulated_gradients
         loss, parts, gradients = compute(inputs, targets)
         gradients = sum_over_replicas(gradients)
@@ -38,7 +41,7 @@ class TrainSteps:
         norm = tf.linalg.global_norm(gradients) / scale
         self._apply_sums(gradients)
         values = self._sum_losses(loss, parts)
-        losses_are_finite = _all_finite(values.values())
+        losses_are_finite = tf.reduce_all([tf.math.is_finite(value) for value in values.values()])
         finite = losses_are_finite & tf.math.is_finite(norm)
         for weight, before in statistics:
             weight.assign(tf.where(finite, weight, before))
@@ -46,13 +49,6 @@ class TrainSteps:
         can_scale = tf.logical_and(self.dtype_policy.name == "mixed_float16", scale > 1)
         self.bad_steps.count(finite | (losses_are_finite & can_scale))
         return self._track({**values, "gradient_norm": norm}, counts=finite)
-
-    def _statistics_to_restore(self):
-        """Batch norm statistics and their values, if the optimizer may skip the step."""
-        if not isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            return []
-        weights = (weight for norm in learning_norms(self) for weight in norm.non_trainable_weights)
-        return [(weight, tf.convert_to_tensor(weight)) for weight in weights]
 
     def _gradients(self, inputs, targets, totals=None):
         """Loss, its named parts, and the gradients of the scaled loss."""
@@ -64,13 +60,16 @@ class TrainSteps:
 
     def count_shares(self, totals=None) -> int:
         """Number of losses whose sum is the loss of a batch: one for each part on each replica."""
-        parts = 1 if totals is None else self.accumulation_steps
-        return parts * tf.distribute.get_strategy().num_replicas_in_sync
+        return (1 if totals is None else self.accumulation_steps) * _count_replicas()
 
     def _accumulated_gradients(self, inputs, targets):
         """`_gradients` of a batch in parts, with the loss normalisers of the whole batch."""
         steps = self.accumulation_steps
-        _need_fixed_norms(self)
+        if learning_norms(self) and _count_replicas() > 1:
+            raise ValueError(
+                "accumulation_steps: expected 1 with several devices and batch norms that learn; "
+                f"got {steps}; give backbone_norm='frozen'"
+            )
         totals = self.compute_totals(targets, ops.shape(inputs["images"])[1:3])
         if totals is None:
             raise ValueError(
@@ -84,11 +83,9 @@ class TrainSteps:
             one = tf.nest.map_structure(lambda x: x[i], batch)
             return i + 1, tf.nest.map_structure(tf.add, sums, self._gradients(*one, totals))
 
-        zeros = (
-            0.0,
-            {name: 0.0 for name in self.loss_trackers if name not in self.step_names},
-            [tf.zeros_like(weight) for weight in self.trainable_weights],
-        )
+        names = (*self.loss_names, *self.count_names)
+        gradients = [tf.zeros_like(weight) for weight in self.trainable_weights]
+        zeros = (0.0, dict.fromkeys(names, 0.0), gradients)
         # In sequence: parallel parts would take the memory of the whole batch.
         _, (loss, parts, gradients) = tf.while_loop(
             lambda i, sums: i < steps, add, (0, zeros), parallel_iterations=1
@@ -103,8 +100,7 @@ class TrainSteps:
         if hasattr(optimizer, "adds_up"):
             optimizer.adds_up = False
         else:  # Keras' own optimizers sum them again.
-            replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            gradients = [gradient / replicas for gradient in gradients]
+            gradients = [gradient / _count_replicas() for gradient in gradients]
         self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
 
     def test_step(self, data):
@@ -172,13 +168,6 @@ class BadSteps:
     """Counts steps and steps that are not finite, and keeps the first of the latter.
 
     Counted on the device: reading a number after every step would stall the host.
-
-    Example:
-        >>> faults = BadSteps()
-        >>> for finite in (True, False, True, False):
-        ...     faults.count(finite)
-        >>> faults.read()
-        (2, 2)
     """
 
     def __init__(self):
@@ -189,11 +178,7 @@ class BadSteps:
         )
 
     def count(self, finite) -> None:
-        """Counts a step.
-
-        Args:
-            finite: scalar bool, the same on all replicas.
-        """
+        """Counts a step; `finite` is a scalar bool, the same on all replicas."""
         step = self._steps + 1
         fault = ops.cast(ops.logical_not(finite), "int32")
         is_first = ops.logical_and(self._faults == 0, fault == 1)
@@ -210,10 +195,6 @@ class BadSteps:
         """Starts at 0 again."""
         for variable in (self._steps, self._faults, self._first):
             variable.assign(0)
-
-
-def _all_finite(values):
-    return tf.reduce_all([tf.math.is_finite(value) for value in values])
 
 
 def _cut(x, parts: int):
@@ -233,13 +214,8 @@ def learning_norms(model) -> list[keras.layers.BatchNormalization]:
     return [norm for norm in norms if norm.trainable]
 
 
-def _need_fixed_norms(model) -> None:
-    """Refuses batch norms that learn in a loop on several replicas."""
-    if learning_norms(model) and tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        raise ValueError(
-            "accumulation_steps: expected 1 with several devices and batch norms that learn; "
-            f"got {model.accumulation_steps}; give backbone_norm='frozen'"
-        )
+def _count_replicas() -> int:
+    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def has_hosts(strategy) -> bool:
@@ -259,10 +235,7 @@ def sum_over_replicas(value):
 
 
 def unpack(data):
-    """Splits an element of a data set into model inputs and targets.
-
-    Args:
-        data: images, a dict of inputs, or `(images, targets)`.
+    """Splits images, a dict of inputs, or `(images, targets)` into model inputs and targets.
 
     Returns:
         (inputs, targets): a dict with `images` and, if known, `image_sizes`; a dict or None.

@@ -11,15 +11,12 @@ MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 
 
 def load_model(path: str | Path) -> keras.Model:
-    """Loads a detector, for inference, from any `.keras` file of this package.
+    """Loads a detector, not compiled, from any `.keras` file of this package.
 
     The same as `keras.models.load_model(path, compile=False)`, with clearer errors.
 
     Args:
         path: A file of `model.save`, of a checkpoint or of `tools/train.py`.
-
-    Returns:
-        The model, not compiled.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -43,16 +40,10 @@ def load_model(path: str | Path) -> keras.Model:
 
 
 def check_whole(path: str | Path) -> None:
-    """Refuses a `.keras` file that is missing or corrupt.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is corrupt, with the kind of damage.
-    """
+    """Refuses a `.keras` file that is missing (FileNotFoundError) or corrupt (ValueError)."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no weights file {path}; expected a .keras file")
-    damage = find_damage(path)
-    if damage is not None:
+    if damage := find_damage(path):
         raise ValueError(f"{path} is corrupt ({damage}); expected a .keras file")
 
 
@@ -60,8 +51,7 @@ def find_damage(path: str | Path) -> str | None:
     """The damage of a `.keras` file; None if its members and checksums are right."""
     try:
         with zipfile.ZipFile(path) as archive:
-            bad_member = archive.testzip()
-            names = archive.namelist()
+            bad_member, names = archive.testzip(), archive.namelist()
     except Exception as error:
         # Wrong headers (encryption, compression, length) make zipfile raise errors of any kind.
         return f"not a whole zip file: {error or type(error).__name__}"
@@ -91,11 +81,11 @@ def copy_weights(
     Raises:
         ValueError: if weights are missing, left over or of other shapes.
     """
-    ours, theirs = (_named(model, skip) for model in (target, source))
+    ours, theirs = _named(target, skip), _named(source, skip)
     for path in sorted(ours.keys() | theirs.keys()):
         expected, got = (
-            tuple(variables[path].shape) if path in variables else "nothing"
-            for variables in (ours, theirs)
+            tuple(weights[path].shape) if path in weights else "nothing"
+            for weights in (ours, theirs)
         )
         if expected != got:
             raise ValueError(

@@ -59,10 +59,7 @@ def ltrb_iou(ltrb, ltrb_targets, *, plus_one: bool = False):
 def iou_loss(ltrb, ltrb_targets, *, plus_one: bool = False):
     """-ln IoU (UnitBox; FCOS, equation 2) on distances from a common point.
 
-    Args:
-        ltrb: [..., 4] float >= 0, predicted distances.
-        ltrb_targets: [..., 4] float >= 0.
-        plus_one: see `ltrb_iou`.
+    The arguments are those of `ltrb_iou`.
 
     Returns:
         [...] float32, unreduced, finite also for boxes that do not overlap.
@@ -75,10 +72,7 @@ def giou_loss(ltrb, ltrb_targets, *, plus_one: bool = False):
 
         GIoU = IoU - (hull - union) / hull
 
-    Args:
-        ltrb: [..., 4] float >= 0, predicted distances.
-        ltrb_targets: [..., 4] float >= 0.
-        plus_one: see `ltrb_iou`; not in the second term.
+    The arguments are those of `ltrb_iou`; `plus_one` does not change the second term.
 
     Returns:
         [...] float32 in [0, 2], unreduced.
@@ -91,9 +85,7 @@ def giou_loss(ltrb, ltrb_targets, *, plus_one: bool = False):
 def l1_loss(ltrb, ltrb_targets):
     """Sum over the four sides of the absolute difference.
 
-    Args:
-        ltrb: [..., 4] float.
-        ltrb_targets: [..., 4] float.
+    The arguments are those of `ltrb_iou`.
 
     Returns:
         [...] float32, unreduced.

@@ -59,13 +59,17 @@ def class_wise_nms(
         iou_threshold,
         max_detections,
     )
-    kept_boxes = ops.take_along_axis(boxes, keep[..., None], axis=1)  # [B, D, 4]
-    kept_scores = ops.take_along_axis(scores, keep, axis=1)
-    kept_labels = ops.take_along_axis(labels, keep, axis=1)
+    return select_detections(boxes, scores, labels, keep, valid)
+
+
+def select_detections(boxes, scores, labels, index, valid) -> dict:
+    """The candidates at `index` [B, D] where `valid` [B, D], padded as by `class_wise_nms`."""
+    boxes = ops.take_along_axis(boxes, index[..., None], axis=1)  # [B, D, 4]
+    scores, labels = (ops.take_along_axis(x, index, axis=1) for x in (scores, labels))
     return {
-        "boxes": ops.where(valid[..., None], kept_boxes, 0.0),
-        "scores": ops.where(valid, kept_scores, 0.0),
-        "labels": ops.where(valid, kept_labels, -1),
+        "boxes": ops.where(valid[..., None], boxes, 0.0),
+        "scores": ops.where(valid, scores, 0.0),
+        "labels": ops.where(valid, labels, -1),
         "num_detections": ops.sum(ops.cast(valid, "int32"), axis=1),
     }
 
@@ -122,15 +126,8 @@ def _scale_apart(boxes, scores, labels, iou_threshold):
     wherever they lie. So each class gets a cell of a grid: widths grow by a factor from column to
     column, heights from row to row.
 
-    Args:
-        boxes: [K, 4] float32.
-        scores: [K] float32.
-        labels: [K] int32.
-        iou_threshold: float.
-
-    Returns:
-        The scaled boxes [K, 4]; the grid of each [K] int32, as a grid has few cells where sides
-        differ much; the number of grids.
+    Returns the scaled boxes [K, 4]; the grid of each [K] int32, as a grid has few cells where sides
+    differ much; the number of grids.
     """
     left, top, right, bottom = tf.unstack(boxes, axis=1)
     width, height = right - left, bottom - top  # [K]

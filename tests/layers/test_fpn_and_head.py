@@ -197,3 +197,14 @@ def test_parameters_of_the_published_detector():
 def test_config_round_trip(layer):
     config = keras.saving.serialize_keras_object(layer)
     assert keras.saving.deserialize_keras_object(config).get_config() == layer.get_config()
+
+
+def test_layers_of_a_detector_give_their_config():
+    # Their dtype is a policy, which Keras' automatic configs do not hold.
+    model = FCOS(3, backbone="simple_cnn", head_convs=2, dtype="mixed_bfloat16")
+    for layer in (model.fpn, model.head):
+        again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+        assert again.get_config() == layer.get_config()
+        assert again.compute_dtype == "bfloat16"
+    assert model.head.get_config()["num_convs"] == 2
+    assert model.fpn.get_config()["levels"] == 5

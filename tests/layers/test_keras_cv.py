@@ -243,8 +243,16 @@ def test_no_network_says_which_files_to_put_where(monkeypatch):
         ),
         ("keras_cv/resnet18", {"norm": "group"}, "batch, sync, frozen; got 'group'"),
         ("keras_cv/resnet18", {"frozen_stages": 6}, "0 to 5; got 6"),
-        ("keras_cv/resnet18", {"stride_in_3x3": False}, "choice of stride_in_3x3.*got False"),
-        ("keras_cv/resnet18", {"norm_epsilon": 0.0}, "choice of norm_epsilon.*got 0.0"),
+        (
+            "keras_cv/resnet18",
+            {"stride_in_3x3": False},
+            "stride_in_3x3 must be True for keras_cv/resnet18; got False",
+        ),
+        (
+            "keras_cv/resnet18",
+            {"norm_epsilon": 0.0},
+            "norm_epsilon must be 1e-05 for keras_cv/r.*; got 0.0",
+        ),
     ],
 )
 def test_wrong_options(name, options, message):
