@@ -49,7 +49,7 @@ def sides(
 def _image_files(text: str | None) -> list[Path]:
     from sklearn.datasets import load_sample_images
 
-    from fcos_tf.detecting.inputs import IMAGE, find_inputs
+    from fcos_tf.detecting.files import IMAGE, find_inputs
 
     if text is None:
         return [Path(name) for name in load_sample_images().filenames]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from fcos_tf.evaluation.record_checks import DetectionColumns, TruthColumns, check_records
+from fcos_tf.evaluation.record_checks import Columns, check_records
 from fcos_tf.evaluation.records import Scores, to_dicts
 
 AREAS = ("all", "small", "medium", "large")
@@ -82,11 +82,11 @@ def coco_evaluation(
             box or score; duplicate ids; no images; no categories.
     """
     names, image_ids, truth, found = check_records(ground_truth, detections, class_names)
-    crowds, areas = truth.ignored.astype(int), found.boxes[:, 2] * found.boxes[:, 3]
-    no_crowds = np.zeros(len(areas), int)
+    areas = found["bbox"][:, 2] * found["bbox"][:, 3]
+    found = {**found, "area": areas, "iscrowd": np.zeros(len(areas), int)}
     evaluator = COCOeval_faster(
-        _index(image_ids, names, truth, area=truth.areas, iscrowd=crowds),
-        _index(image_ids, names, found, area=areas, iscrowd=no_crowds, score=found.scores),
+        _index(image_ids, names, truth),
+        _index(image_ids, names, found),
         iouType="bbox",
         print_function=_silent,
     )
@@ -107,7 +107,7 @@ def coco_evaluation(
     per_class = {}
     # The evaluator's class axis runs over the sorted category ids.
     for k, category_id in enumerate(sorted(names)):
-        own = (truth.category_ids == category_id) & ~truth.ignored
+        own = (truth["category_id"] == category_id) & (truth["iscrowd"] == 0)
         per_class[names[category_id]] = {
             **{name: _mean_of_measured(table_of(name)[..., k]) for name in PER_CLASS},
             "num_ground_truths": int(own.sum()),
@@ -125,19 +125,13 @@ def _silent(*_: Any) -> None:
     """Drops the evaluator's progress messages."""
 
 
-def _index(
-    image_ids: set[int],
-    names: Mapping[int, str],
-    rows: TruthColumns | DetectionColumns,
-    **columns: np.ndarray,
-) -> COCO:
-    """The evaluator's index of N rows, with further columns [N] of its annotations."""
-    columns |= {"image_id": rows.image_ids, "category_id": rows.category_ids, "bbox": rows.boxes}
+def _index(image_ids: set[int], names: Mapping[int, str], columns: Columns) -> COCO:
+    """The evaluator's index of annotations or detections."""
     # The evaluator marks "unmatched" by id 0 and merges equal ids, so ids are ours, from 1.
-    columns["id"] = np.arange(1, len(rows.boxes) + 1)
+    ids = np.arange(1, len(columns["bbox"]) + 1)
     dataset = {
         "images": [{"id": image_id} for image_id in sorted(image_ids)],
-        "annotations": list(to_dicts(columns)),
+        "annotations": list(to_dicts({**columns, "id": ids})),
         "categories": [{"id": key, "name": name} for key, name in sorted(names.items())],
     }
     return COCO(dataset, print_function=_silent)
