@@ -67,11 +67,7 @@ class ExportedModel(OpenedModel):
 
 
 def newest_version(folder: str | Path) -> Path:
-    """The folder of a SavedModel: the one given, or its subfolder with the highest number.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """The folder of a SavedModel: the one given, or its subfolder with the highest number."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"model: no folder {folder}")
@@ -83,12 +79,7 @@ def newest_version(folder: str | Path) -> Path:
 
 
 def read_description(file: str | Path) -> tuple[tuple[str, ...] | None, tuple[int, ...]]:
-    """Class names, or None, and category ids in the description of an export.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it has another form.
-    """
+    """Class names, or None, and category ids in the description of an export."""
     try:
         read = json.loads(Path(file).read_text(encoding="utf-8"))
         ids, names = read["category_ids"], read["class_names"]
@@ -122,11 +113,7 @@ def request_of(
 def to_labels(
     found: Mapping[str, np.ndarray], category_ids: Sequence[int] | None
 ) -> dict[str, np.ndarray]:
-    """The outputs of a signature, with labels in place of category ids, padding -1.
-
-    Raises:
-        ValueError: outputs of other names, or an unknown id.
-    """
+    """The outputs of a signature, with labels in place of category ids, padding -1."""
     wanted = ("boxes", "scores", "labels", "num_detections")
     if not set(wanted) <= found.keys():
         raise ValueError(f"the model gave {', '.join(found)}; expected {', '.join(wanted)}")

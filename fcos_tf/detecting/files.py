@@ -29,12 +29,7 @@ LINES_FILE = "detections.jsonl"
 
 
 class Input(NamedTuple):
-    """One thing to detect on.
-
-    Attributes:
-        kind: `IMAGE`, `VIDEO` or `CAMERA`.
-        path: the file; of a camera its number.
-    """
+    """An `IMAGE`, `VIDEO` or `CAMERA` to detect on; the path of a camera is its number."""
 
     kind: str
     path: Path

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fcos_tf.detecting.videos import VideoReader, VideoWriter, Window, WindowClo
 PICTURE_THRESHOLD = 0.5
 
 
+@dataclass
 class FolderRun:
     """One run over files, videos or cameras.
 
@@ -41,24 +43,18 @@ class FolderRun:
         print(run.run(find_inputs("photos,clip.mp4")))
     """
 
-    def __init__(
-        self,
-        model: OpenedModel,
-        output_dir: str | Path,
-        *,
-        classes: Sequence[str] = (),
-        batch_size: int = 1,
-        score_threshold: float = PICTURE_THRESHOLD,
-        max_frames: int | None = None,
-        window: Window | None = None,
-    ):
-        self._model = model
-        self._folder = Path(output_dir)
-        self._labels = labels_of(model, classes) if classes else None
-        self._batch_size = batch_size
-        self._score_threshold = score_threshold
-        self._max_frames = max_frames
-        self._window = window
+    model: OpenedModel
+    output_dir: str | Path
+    _: KW_ONLY
+    classes: Sequence[str] = ()
+    batch_size: int = 1
+    score_threshold: float = PICTURE_THRESHOLD
+    max_frames: int | None = None
+    window: Window | None = None
+
+    def __post_init__(self):
+        self._folder = Path(self.output_dir)
+        self._labels = labels_of(self.model, self.classes) if self.classes else None
         self.faults: list[str] = []
         self._counts = {"images": 0, "frames": 0, "detections": 0}
 
@@ -101,14 +97,14 @@ class FolderRun:
             return
         ids = dict(zip(map(str, images), files.image_ids(images), strict=True))
         with tqdm(images, unit="image", disable=None) as shown_images:
-            for pictures in _batches(self._read(shown_images), self._batch_size):
+            for pictures in _batches(self._read(shown_images), self.batch_size):
                 for found in self._detect(pictures):
                     results.add_image(ids[found.file], found.file, found)
-                    drawn = np.asarray(found.draw(self._score_threshold))
+                    drawn = np.asarray(found.draw(self.score_threshold))
                     files.save_picture(self._folder / names[Path(found.file)], drawn)
                     self._counts["images"] += 1
-                    if self._window is not None:
-                        self._window.show(drawn, wait=True)
+                    if self.window is not None:
+                        self.window.show(drawn, wait=True)
 
     def _run_video(self, item: files.Input, path: Path, results: files.Results) -> None:
         is_camera = item.kind == files.CAMERA
@@ -118,8 +114,8 @@ class FolderRun:
         except ImageError as error:
             self.faults.append(str(error))
             return
-        total = min(filter(None, (reader.num_frames, self._max_frames)), default=None)
-        frames = islice(reader, self._max_frames)
+        total = min(filter(None, (reader.num_frames, self.max_frames)), default=None)
+        frames = islice(reader, self.max_frames)
         done = 0
         with (
             reader,
@@ -129,15 +125,15 @@ class FolderRun:
             contextlib.suppress(*([KeyboardInterrupt] if is_camera else [])),
         ):
             made = (Picture(f"a frame of {name}", frame) for frame in shown_frames)
-            for pictures in _batches(made, self._batch_size):
+            for pictures in _batches(made, self.batch_size):
                 for found in self._detect(pictures):
                     results.add_frame(name, done, done / reader.rate, found)
-                    drawn = np.asarray(found.draw(self._score_threshold))
+                    drawn = np.asarray(found.draw(self.score_threshold))
                     writer.write(drawn)
                     done += 1
                     self._counts["frames"] += 1
-                    if self._window is not None:
-                        self._window.show(drawn, wait=False)
+                    if self.window is not None:
+                        self.window.show(drawn, wait=False)
         if not is_camera and done < (total or 1):
             self.faults.append(f"{name}: only {done} of {total or 'its'} frames can be read")
 
@@ -151,7 +147,7 @@ class FolderRun:
 
     def _detect(self, pictures: Sequence[Picture]) -> Iterator[Detections]:
         """The detections in each picture, without pictures that the model refuses."""
-        for found in self._model.detect_each(pictures):
+        for found in self.model.detect_each(pictures):
             if isinstance(found, ImageError):
                 self.faults.append(str(found))
                 continue
@@ -162,11 +158,7 @@ class FolderRun:
 
 
 def labels_of(model: OpenedModel, classes: Sequence[str]) -> np.ndarray:
-    """Labels of classes by their names, or by their ids if there are no names.
-
-    Raises:
-        ValueError: a class the model does not have.
-    """
+    """Labels of classes by their names, or by their ids if there are no names."""
     known = model.class_names
     if known is None:
         if model.category_ids is None and all(name.isdecimal() for name in classes):

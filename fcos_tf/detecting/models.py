@@ -235,12 +235,9 @@ class OpenedModel:
     def detect(
         self, pictures: Sequence[Picture], score_threshold: float | None = None
     ) -> list[Detections]:
-        """The detections in each of B images, in its own pixels.
+        """The detections in each of B images, in its own pixels; refuses images as `find` does.
 
         `score_threshold` replaces the model's, and is also the least score of a result.
-
-        Raises:
-            ImageError: the model refuses an image; names it if it is the only one.
         """
         found = self.find(pictures, score_threshold)
         columns = (found[name] for name in ("boxes", "scores", "labels"))

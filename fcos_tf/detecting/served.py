@@ -48,7 +48,6 @@ class ServedModel(OpenedModel):
         """See `OpenedModel`.
 
         Raises:
-            ImageError: the server refuses an image; names it if it is the only one.
             OSError: the server cannot be reached, or refuses the request itself.
             ValueError: its response is not that of an exported detector.
         """

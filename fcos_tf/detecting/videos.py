@@ -53,12 +53,7 @@ class VideoReader(AbstractContextManager):
 
 
 class VideoWriter(AbstractContextManager):
-    """Writes frames of one size to an .mp4 file; a context manager.
-
-    Args:
-        path: the file, created with the first frame.
-        rate: frames per second.
-    """
+    """Writes frames of one size to an .mp4 file, created with the first; a context manager."""
 
     def __init__(self, path: Path, rate: float):
         self._path, self._rate = path, rate

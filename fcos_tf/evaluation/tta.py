@@ -110,14 +110,8 @@ def merge_views(
 ) -> dict[str, np.ndarray]:
     """Merges detections of several views of each image by class-wise non-maximum suppression.
 
-    Args:
-        detections: `boxes` [B, K, 4] xyxy in one frame, `scores` [B, K] and `labels` [B, K];
-            padding has score 0 and label -1.
-        iou_threshold: IoU above which the weaker of two boxes of a class is removed.
-        max_detections: D.
-
-    Returns:
-        The same with D in place of K, by descending score.
+    `boxes` [B, K, 4] xyxy in one frame, `scores` [B, K] and `labels` [B, K], padding with score 0
+    and label -1, become `max_detections` D in place of K, by descending score.
     """
     limits = {"iou_threshold": iou_threshold, "max_detections": max_detections}
     merge = compiled(partial(class_wise_nms, **limits))

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from fcos_tf.evaluation.record_checks import Columns, check_records
+from fcos_tf.evaluation.coco import Columns, check_records
 from fcos_tf.evaluation.records import Scores
 
 IOU_THRESHOLD = 0.5

@@ -219,10 +219,10 @@ def _draw_panel(
     factor = panel_size / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    x_scale, y_scale = size[0] / width, size[1] / height
+    scale = np.tile(np.divide(size, (width, height)), 2)
     drawn = draw_boxes(
         scaled,
-        np.asarray(boxes, np.float64) * (x_scale, y_scale, x_scale, y_scale),
+        np.asarray(boxes, np.float64) * scale,
         labels,
         scores,
         class_names=class_names,
