@@ -21,6 +21,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from fcos_tf import config as sections
 from fcos_tf.cli import command_line
 from fcos_tf.config import Config
@@ -38,6 +40,7 @@ _PEERS = {
     "input": ("torchvision",),
     "evaluation": ("pycocotools",),
 }
+_NUM_CLASSES = 3  # of random images
 _STEPS = {"training": 4, "inference": 4, "input": 100, "evaluation": 1}
 
 
@@ -112,16 +115,52 @@ def _sides(config: Config, what: str, peer: str | None) -> tuple[str, int, dict[
         from benchmarks import evaluation
 
         return evaluation.sides(config.seed, peer)
-    from benchmarks import model
-
-    sides = {f"fcos_tf {config.precision}": timed(model.ours(config, what))}
+    batch = _random_batch(config)
+    sides = {f"fcos_tf {config.precision}": timed(_ours(config, what, *batch))}
     if peer == "float32":
         float32 = dataclasses.replace(config, precision="float32")
-        sides["fcos_tf float32"] = timed(model.ours(float32, what))
+        sides["fcos_tf float32"] = timed(_ours(float32, what, *batch))
     elif peer:
-        sides[f"{peer} float32"] = timed(model.torchvision(config, what))
+        sides["torchvision float32"] = timed(_torchvision(config, what, *batch))
     title = f"{what}, {config.backbone}, {config.image_size}, batch {config.batch_size}"
     return title, config.batch_size, sides
+
+
+def _random_batch(config: Config):
+    rng = np.random.default_rng(config.seed)
+    batch, (height, width), num_boxes = config.batch_size, fixed_size(config).canvas, 12
+    images = rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
+    corner = rng.uniform(0, 0.7, (batch, num_boxes, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(0.05, 0.3, corner.shape)], -1)
+    boxes = (boxes * [width, height, width, height]).astype(np.float32)
+    labels = rng.integers(0, _NUM_CLASSES, (batch, num_boxes), dtype=np.int32)
+    return images, {"boxes": boxes, "labels": labels}
+
+
+def _ours(config: Config, what: str, images, targets) -> Callable[[], None]:
+    """A function of one step of our model."""
+    import tensorflow as tf
+
+    from fcos_tf import build
+
+    model = build.make_model(config, [f"class {k}" for k in range(_NUM_CLASSES)])
+    build.compile_model(config, model, total_steps=10**6)
+    if what == "inference":
+        detect = tf.function(model.detect)
+        return lambda: detect(images)["boxes"].numpy()
+    train = model.make_train_function() or model.train_function
+    batches = iter(tf.data.Dataset.from_tensors((images, targets)).repeat())
+    return lambda: [float(value) for value in train(batches).values()]
+
+
+def _torchvision(config: Config, what: str, images, targets) -> Callable[[], None]:
+    """A function of one step of torchvision's model."""
+    from benchmarks.torchvision_peer import Peer
+
+    peer = Peer(config, _NUM_CLASSES, images.shape[1:3])
+    if what == "inference":
+        return lambda: peer.detect(images)
+    return lambda: peer.train_step(images, targets)
 
 
 def fixed_size(config: Config):
@@ -149,13 +188,7 @@ def timed(step: Callable[[], object]) -> Side:
 
 
 def time_in_turns(sides: dict[str, Side], *, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds per step of every side in every round, after one untimed step each.
-
-    Args:
-        sides: Name -> a function of the number of steps that returns their seconds.
-        rounds: Turns of each side.
-        steps: Steps in a turn.
-    """
+    """Seconds per step of every side in every round, after one untimed step each."""
     for run in sides.values():
         run(1)
     seconds: dict[str, list[float]] = {name: [] for name in sides}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
-from benchmarks.benchmark import timed
+from benchmarks.benchmark import Side, timed
 from fcos_tf.config import Config
 
 # Takes the contents of image files and returns when their detections are computed.
@@ -15,19 +15,10 @@ Ask = Callable[[Sequence[bytes]], object]
 
 def sides(
     config: Config, saved_model: str, images: str | None, peer: str | None
-) -> tuple[str, int, dict]:
+) -> tuple[str, int, dict[str, Side]]:
     """Title, images in a request, and the sides to time; see `benchmark`.
 
-    Args:
-        config: `batch_size`, the images in a request; and the options of the peer, see
-            `torchvision_peer.Peer`.
-        saved_model: A folder of `tools/export.py`.
-        images: Image files, as --input of `tools/detect.py`; None: scikit-learn's two photos.
-        peer: "torchvision", with the same number of classes and image size; or None.
-
-    Raises:
-        FileNotFoundError: No such model, or no image.
-        ValueError: No exported detector, or unsupported options of the peer.
+    `images` are image files, as --input of `tools/detect.py`; None: scikit-learn's two photos.
     """
     from fcos_tf.cli.command_line import arguments_as_flags
     from fcos_tf.detecting.exported import DESCRIPTION_FILE, newest_version
@@ -41,15 +32,15 @@ def sides(
     if peer:
         asks["torchvision float32"] = _torchvision(config, size, len(description["category_ids"]))
     number = config.batch_size
+    made = {name: _timed_requests(ask, contents, number) for name, ask in asks.items()}
     title = f"inference, {len(contents)} image files, {size}, {number} in a request, {folder}"
-    made = {name: timed(_requests(ask, contents, number)) for name, ask in asks.items()}
     return title, number, made
 
 
 def _image_files(text: str | None) -> list[Path]:
     from sklearn.datasets import load_sample_images
 
-    from fcos_tf.detecting.inputs import IMAGE, find_inputs
+    from fcos_tf.detecting.files import IMAGE, find_inputs
 
     if text is None:
         return [Path(name) for name in load_sample_images().filenames]
@@ -59,10 +50,10 @@ def _image_files(text: str | None) -> list[Path]:
     return files
 
 
-def _requests(ask: Ask, contents: Sequence[bytes], number: int) -> Callable[[], object]:
-    """A function that requests the next `number` images, in an endless cycle."""
+def _timed_requests(ask: Ask, contents: Sequence[bytes], number: int) -> Side:
+    """Requests `number` images at a time, in an endless cycle."""
     endless = cycle(contents)
-    return lambda: ask(list(islice(endless, number)))
+    return timed(lambda: ask(list(islice(endless, number))))
 
 
 def _saved_model(folder: Path) -> Ask:
@@ -85,9 +76,6 @@ def _torchvision(config: Config, image_size: str, num_classes: int) -> Ask:
 
     rule = parse_image_size(image_size)
     peer = Peer(config, num_classes, rule.canvas or rule.sides[1:])
-
-    def decode(data: bytes):
-        with Image.open(io.BytesIO(data)) as file:
-            return np.asarray(file.convert("RGB"))
-
-    return lambda files: peer.detect([decode(data) for data in files])
+    return lambda files: peer.detect(
+        [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in files]
+    )

@@ -1,10 +1,9 @@
 """Batches of images from disk: ours, a bare tf.data map, and Pillow with a DataLoader."""
 
 import os
-import time
 from collections.abc import Callable, Iterable
 
-from benchmarks.benchmark import fixed_size
+from benchmarks.benchmark import fixed_size, timed
 from fcos_tf.config import Config
 
 # Untimed batches: the start of threads and processes, and batches prefetched before the clock.
@@ -20,29 +19,21 @@ def sides(config: Config, peer: str | None):
         raise ValueError(f"--dataset: expected coco or voc, image files, got {config.dataset!r}")
     found = build.read_annotations(config, config.train_split).annotations
     ours = build.load_train_data(config)
-    made = {
-        "fcos_tf": _timed_batches(lambda: ours),
-        "bare tf.data": _timed_batches(_bare(found.files, size, config.batch_size)),
-    }
+    made = {"fcos_tf": lambda: ours, "bare tf.data": _bare(found.files, size, config.batch_size)}
     if peer:
-        loader = _torchvision(found.files, size, config.batch_size)
-        made["torchvision DataLoader"] = _timed_batches(loader)
+        made["torchvision DataLoader"] = _torchvision(found.files, size, config.batch_size)
     title = f"input, {len(found.files)} files, {config.image_size}, batch {config.batch_size}"
-    return title, config.batch_size, made
+    return title, config.batch_size, {name: _timed_batches(make) for name, make in made.items()}
 
 
 def _timed_batches(make: Callable[[], Iterable]) -> Callable[[int], float]:
     """Times batches of a fresh iterator, so that nothing runs on between turns."""
-    batches = make()
 
     def run(steps: int) -> float:
-        iterator = iter(batches)
+        iterator = iter(make())
         for _ in range(_WARM_UP):
             next(iterator)
-        start = time.perf_counter()
-        for _ in range(steps):
-            next(iterator)
-        return time.perf_counter() - start
+        return timed(lambda: next(iterator))(steps)
 
     return run
 
@@ -66,28 +57,23 @@ def _torchvision(files, size, batch_size: int):
     from benchmarks.torchvision_peer import import_torchvision
 
     torch, _ = import_torchvision()
+    workers = os.cpu_count() or 1
     loader = torch.utils.data.DataLoader(
-        _Photos(list(files), size),
-        batch_size=batch_size,
-        shuffle=True,
-        num_workers=os.cpu_count() or 1,
-        drop_last=True,
+        _Photos(list(files), size), batch_size, shuffle=True, num_workers=workers, drop_last=True
     )
 
-    class Endless:
-        def __iter__(self):
-            while True:
-                yield from loader
+    def endless():
+        while True:
+            yield from loader
 
-    return Endless
+    return endless
 
 
 class _Photos:
     """A map-style data set for torch's DataLoader."""
 
     def __init__(self, files: list[str], size):
-        self.files = files
-        self.size = size
+        self.files, self.size = files, size
 
     def __len__(self):
         return len(self.files)

@@ -9,7 +9,7 @@ def import_torchvision():
     """Imports torchvision also where its compiled operators do not load (CPU builds of PyTorch).
 
     Returns:
-        (torch, torchvision)
+        The modules torch and torchvision.
 
     Raises:
         ValueError: they are not installed.
@@ -84,14 +84,8 @@ def _nms(boxes, scores, iou_threshold):
 class Peer:
     """torchvision's FCOS with the sizes of a config, random weights and trained batch norm.
 
-    Args:
-        config: `backbone`, a ResNet, ResNeXt or RegNet; `fpn_levels`, `fpn_channels`,
-            `head_convs` and `head_norm`.
-        num_classes: C.
-        image_size: (height, width) of the images.
-
     Raises:
-        ValueError: another backbone, or torchvision is not installed.
+        ValueError: no ResNet, ResNeXt or RegNet, or torchvision is not installed.
     """
 
     def __init__(self, config: Config, num_classes: int, image_size: tuple[int, int]):
@@ -115,11 +109,9 @@ class Peer:
             for tower in (model.head.classification_head, model.head.regression_head):
                 for k in range(1, len(tower.conv), 3):
                     tower.conv[k] = torch.nn.Identity()
-        self.torch = torch
-        self.version = torchvision.__version__
-        self.model = model
+        self.torch, self.model = torch, model
         self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4
+            model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4
         )
 
     def _tensors(self, images: np.ndarray):

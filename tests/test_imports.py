@@ -25,7 +25,6 @@ FLOORS = {
     "fcos_tf.data": 1,
     "fcos_tf.evaluation.coco": 1,
     "fcos_tf.evaluation.records": 1,
-    "fcos_tf.evaluation.record_checks": 1,
     "fcos_tf.evaluation.voc": 1,
     "fcos_tf.models": 2,
     "fcos_tf.detecting": 3,

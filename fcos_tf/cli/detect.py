@@ -68,17 +68,17 @@ def _detect(config: Config, options: DetectOptions, given: frozenset[str]) -> No
         raise ValueError(f"expected one of {names}; got {got}")
     if options.description and named != ["server"]:
         raise ValueError(f"--description: expected with --server only, got --{named[0]}")
-    from fcos_tf.detecting.inputs import find_inputs
+    from fcos_tf.detecting.files import find_inputs
 
     flags = {name: name for name in (*fields_of(DetectOptions), "image_size", "classes")}
     with command_line.arguments_as_flags({**flags, "model": named[0]}):
         inputs = find_inputs(options.input)
         load_tensorflow()
-        from fcos_tf.detecting.display import Window
         from fcos_tf.detecting.exported import ExportedModel
         from fcos_tf.detecting.folder import FolderRun
         from fcos_tf.detecting.models import open_model
         from fcos_tf.detecting.served import ServedModel
+        from fcos_tf.detecting.videos import Window
         from fcos_tf.training.run import find_weights
 
         if options.saved_model:

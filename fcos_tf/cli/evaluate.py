@@ -113,7 +113,7 @@ def evaluate(
     from fcos_tf.training import atomic, checkpoints, run
     from fcos_tf.training.strategy import make_strategy
 
-    tta = parse_tta(**options_for(config, parse_tta))
+    flip, sizes = parse_tta(**options_for(config, parse_tta))
     path = run.find_weights(config.model_dir, weights)
     # The devices of this host share the batches of an evaluation; other hosts do not take part.
     with make_strategy(**options_for(config, make_strategy, one_host=True)).scope():
@@ -133,14 +133,14 @@ def evaluate(
         detect = detecting.compile_detect(model, dataset.class_names)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    views = [build.load_val_data(_view(config, size), class_names) for size in tta.image_sizes]
+    views = [build.load_val_data(_view(config, size), class_names) for size in sizes]
     print(f"evaluating {path} on {dataset.num_images} images at {config.image_size}", flush=True)
     num_images = dataset.num_images * (1 + len(views))
     with tqdm(total=num_images, unit="image", disable=None) as bar:
         records = evaluation.run_detector(
             model,
             dataset,
-            flip=tta.flip,
+            flip=flip,
             views=views,
             detect=detect,
             progress=lambda done: bar.update(done - bar.n),

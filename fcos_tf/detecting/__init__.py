@@ -1,9 +1,5 @@
 """Images -> detections in their own pixels.
 
-    images -> list_images -> read_picture -> OpenedModel.detect -> Detections
-    a Keras model: prepare_batch -> compile_detect -> detect_batch; an exported model or a server
-    does the same in its graph
-
 The names are imported on first use, so that scoring result files does not import TensorFlow.
 """
 

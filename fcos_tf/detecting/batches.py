@@ -52,9 +52,34 @@ def compile_detect(model: Any, class_names: Sequence[str] | None = None) -> Dete
     several = strategy is not None and strategy.num_replicas_in_sync > 1
     if not on_tpu and not (several and len(strategy.extended.worker_devices) > 1):
         return compiled(detect)
-    from fcos_tf.detecting.replicas import detect_on_replicas
+    return _detect_on_replicas(detect, strategy)
 
-    return detect_on_replicas(detect, strategy)
+
+def _detect_on_replicas(detect: DetectFunction, strategy: Any) -> DetectFunction:
+    """Divides each batch between the replicas of this host. TensorFlow only."""
+    import tensorflow as tf
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def on_replicas(*inputs):
+        return strategy.run(detect, args=inputs)
+
+    def detect_all(images, image_sizes, *options):
+        num_images, replicas = len(image_sizes), len(strategy.extended.worker_devices)
+        # Padded to a multiple of the replicas with copies of the last image.
+        rows = np.minimum(np.arange(-(-num_images // replicas) * replicas), num_images - 1)
+        with tf.device("CPU:0"):  # else all parts would be copied to the first replica's device
+            parts = [
+                (tf.gather(images, part), tf.gather(image_sizes, part))
+                for part in np.split(rows, replicas)
+            ]
+        following = iter(parts)  # the function is called once for each replica
+        inputs = strategy.experimental_distribute_values_from_function(lambda _: next(following))
+        return {
+            name: np.concatenate(strategy.experimental_local_results(value))[:num_images]
+            for name, value in on_replicas(*inputs, *options).items()
+        }
+
+    return detect_all
 
 
 def detect_batch(
@@ -109,16 +134,9 @@ def boxes_to_original(
     *,
     inclusive_pixels: bool = False,
 ) -> np.ndarray:
-    """Scales detected boxes to the original images, and clips them.
+    """Boxes [B, D, 4] of resized images -> float64 [B, D, 4], inside the original images.
 
-    Args:
-        boxes: [B, D, 4] xyxy in pixels of the resized images.
-        image_sizes: [B, 2] (height, width) after resizing, before padding.
-        original_sizes: [B, 2] (height, width) on disk.
-        inclusive_pixels: whether x2 and y2 are the last pixel inside, see `Detector`.
-
-    Returns:
-        float64 [B, D, 4] xyxy.
+    The arguments are those of `detect_batch`.
     """
     last_pixel = [0, 0, 1, 1] if inclusive_pixels else [0, 0, 0, 0]
     limit = np.tile(original_sizes[:, ::-1].astype(np.float64), 2)[:, None]  # [B, 1, 4]
@@ -126,28 +144,16 @@ def boxes_to_original(
 
 
 def original_scale(image_sizes: np.ndarray, original_sizes: np.ndarray) -> np.ndarray:
-    """The factors from resized to original pixels.
+    """The factors from resized to original boxes, float64 [B, 1, 4].
 
-    Args:
-        image_sizes: [B, 2] (height, width) after resizing, before padding.
-        original_sizes: [B, 2] (height, width) on disk.
-
-    Returns:
-        float64 [B, 1, 4], a factor on boxes [B, D, 4] xyxy. Sizes are whole pixels, so the axes
-        differ slightly.
+    Sizes are whole pixels, so the axes differ slightly.
     """
     scale = original_sizes.astype(np.float64) / image_sizes.astype(np.float64)
     return np.tile(scale[:, ::-1], 2)[:, None]
 
 
 class Samples(NamedTuple):
-    """Images as `visualization.save_gallery` takes them.
-
-    Attributes:
-        images: Arrays [H, W, 3], 0-255.
-        ground_truth: The targets of each.
-        detections: The detections in each, in pixels of `images`.
-    """
+    """Images [H, W, 3] for `visualization.save_gallery`; targets and detections in their pixels."""
 
     images: list[np.ndarray]
     ground_truth: list[dict[str, np.ndarray]]
@@ -157,13 +163,11 @@ class Samples(NamedTuple):
 def detect_samples(batches: Iterable, detect: DetectFunction, count: int) -> Samples:
     """Detects on the first images of a data set, to be drawn beside the ground truth.
 
-    `detect` gets whole batches, to avoid a trace for another batch size.
-
     Args:
         batches: `(images, targets)`, as `fcos_tf.data.load` gives them; rows with a negative
             image id are padding.
-        detect: Result of `compile_detect`.
-        count: Number of images; fewer if the data set has fewer.
+        detect: result of `compile_detect`; gets whole batches, to avoid another trace.
+        count: number of images; fewer if the data set has fewer.
     """
     samples = Samples([], [], [])
     for batch, targets in batches:
@@ -171,8 +175,8 @@ def detect_samples(batches: Iterable, detect: DetectFunction, count: int) -> Sam
         rows = np.flatnonzero(np.asarray(targets["image_ids"]) >= 0)
         for i in rows[: count - len(samples.images)]:
             samples.images.append(np.asarray(batch[i]))
-            samples.ground_truth.append(_row(targets, i))
-            samples.detections.append(_row(found, i))
+            for columns, each in ((targets, samples.ground_truth), (found, samples.detections)):
+                each.append({name: np.asarray(values[i]) for name, values in columns.items()})
         if len(samples.images) == count:
             break
     return samples
@@ -204,7 +208,3 @@ def _label_table(
         )
     label_of = {name: label for label, name in enumerate(class_names)}
     return np.array([-1, *(label_of.get(name, -1) for name in model_names)], np.int32)
-
-
-def _row(columns: Mapping[str, Any], i: int) -> dict[str, np.ndarray]:
-    return {name: np.asarray(values[i]) for name, values in columns.items()}

@@ -11,9 +11,6 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-# Smaller images are enlarged before drawing: on 32 pixels no label fits.
-LEAST_SIDE = 320
-
 
 @dataclass(frozen=True, eq=False)
 class Detections:
@@ -69,12 +66,11 @@ class Detections:
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype))
         if not self.boxes.size:
             object.__setattr__(self, "boxes", self.boxes.reshape(-1, 4))
-        number = len(self.boxes)
-        shapes = {name: getattr(self, name).shape for name in ("boxes", "scores", "labels")}
-        if shapes != {"boxes": (number, 4), "scores": (number,), "labels": (number,)}:
+        boxes, scores, labels = (list(x.shape) for x in (self.boxes, self.scores, self.labels))
+        if not boxes[:1] == scores == labels or boxes[1:] != [4]:
             raise ValueError(
                 "expected boxes [D, 4], scores [D] and labels [D]; got "
-                + ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+                f"boxes {boxes}, scores {scores}, labels {labels}"
             )
 
     def __len__(self) -> int:
@@ -122,17 +118,15 @@ class Detections:
         from fcos_tf.evaluation.records import default_category_ids, detections_to_records
 
         ids = self.category_ids
-        if ids is None and self.class_names is not None:
-            ids = default_category_ids(self.class_names)
-        elif ids is None:  # labels are ids
-            ids = range(int(self.labels.max(initial=0)) + 1)
+        if ids is None:
+            names = self.class_names  # without either, labels are ids
+            ids = default_category_ids(names) if names else range(self.labels.max(initial=0) + 1)
         return detections_to_records([image_id], [self.boxes], [self.scores], [self.labels], ids)
 
     def draw(self, score_threshold: float = 0.0) -> "Image.Image":
         """The image with boxes, names and scores, for a notebook.
 
-        A small image is enlarged by a whole factor, to at least `LEAST_SIDE` pixels on its long
-        side.
+        A small image is enlarged by a whole factor, to a long side of at least 320 pixels.
 
         Args:
             score_threshold: least score of drawn detections.
@@ -149,7 +143,7 @@ class Detections:
         if self.image is None:
             raise ValueError("draw: expected detections with an image, got image=None")
         pixels = read_pixels(self.image)
-        factor = -(-LEAST_SIDE // max(pixels.shape[:2]))
+        factor = -(-320 // max(pixels.shape[:2]))  # on 32 pixels no label fits
         enlarged = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
         found = {"boxes": self.boxes * factor, "scores": self.scores, "labels": self.labels}
         drawn = draw_detections(enlarged, found, self.class_names, score_threshold=score_threshold)

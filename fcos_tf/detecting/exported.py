@@ -3,18 +3,17 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fcos_tf.data.images import ImageError
-from fcos_tf.detecting.images import Picture
-from fcos_tf.detecting.opened import OpenedModel
+from fcos_tf.detecting.models import OpenedModel, Picture
 
 DESCRIPTION_FILE = "description.json"
 FILES_SIGNATURE = "serving_default"
 OPTIONS_SIGNATURE = "serving_with_options"
 FRAMES_SIGNATURE = "detect_images"
-ALL_DETECTIONS = int(np.iinfo(np.int32).max)  # no limit but the model's
 
 
 class ExportedModel(OpenedModel):
@@ -50,11 +49,11 @@ class ExportedModel(OpenedModel):
         """See `OpenedModel`."""
         import tensorflow as tf
 
-        name, options = options_of(len(pictures), score_threshold)
-        if not options and are_frames(pictures):
+        has_one_size = len({picture.pixels.shape for picture in pictures}) == 1
+        if score_threshold is None and has_one_size and all(x.data is None for x in pictures):
             name, inputs = FRAMES_SIGNATURE, {"images": np.stack([x.pixels for x in pictures])}
         else:
-            inputs = {"image_bytes": [portable_bytes(picture) for picture in pictures], **options}
+            name, inputs = request_of(pictures, score_threshold)
         if name not in self._signatures:
             raise ValueError(
                 f"score_threshold: expected none, as the model has no signature {name}; it has "
@@ -68,11 +67,7 @@ class ExportedModel(OpenedModel):
 
 
 def newest_version(folder: str | Path) -> Path:
-    """The folder of a SavedModel: the one given, or its subfolder with the highest number.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """The folder of a SavedModel: the one given, or its subfolder with the highest number."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"model: no folder {folder}")
@@ -84,12 +79,7 @@ def newest_version(folder: str | Path) -> Path:
 
 
 def read_description(file: str | Path) -> tuple[tuple[str, ...] | None, tuple[int, ...]]:
-    """Class names, or None, and category ids in the description of an export.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it has another form.
-    """
+    """Class names, or None, and category ids in the description of an export."""
     try:
         read = json.loads(Path(file).read_text(encoding="utf-8"))
         ids, names = read["category_ids"], read["class_names"]
@@ -105,28 +95,25 @@ def read_description(file: str | Path) -> tuple[tuple[str, ...] | None, tuple[in
     return names or None, ids
 
 
-def options_of(num_images: int, score_threshold: float | None) -> tuple[str, dict[str, np.ndarray]]:
-    """The signature for image files and a threshold, and its inputs besides the files."""
+def request_of(
+    pictures: Sequence[Picture], score_threshold: float | None
+) -> tuple[str, dict[str, Any]]:
+    """The signature for image files and a threshold, and its inputs."""
+    files = {"image_bytes": [portable_bytes(picture) for picture in pictures]}
     if score_threshold is None:
-        return FILES_SIGNATURE, {}
+        return FILES_SIGNATURE, files
     return OPTIONS_SIGNATURE, {
-        "score_threshold": np.full(num_images, score_threshold, np.float32),
-        "max_detections": np.full(num_images, ALL_DETECTIONS, np.int32),
+        **files,
+        "score_threshold": np.full(len(pictures), score_threshold, np.float32),
+        # No limit but the model's.
+        "max_detections": np.full(len(pictures), np.iinfo(np.int32).max, np.int32),
     }
 
 
 def to_labels(
     found: Mapping[str, np.ndarray], category_ids: Sequence[int] | None
 ) -> dict[str, np.ndarray]:
-    """The outputs of a signature, with labels in place of category ids, padding -1.
-
-    Args:
-        found: `boxes` [B, D, 4], `scores` and `labels` [B, D], `num_detections` [B].
-        category_ids: of the labels; None: labels are ids.
-
-    Raises:
-        ValueError: outputs of other names, or an unknown id.
-    """
+    """The outputs of a signature, with labels in place of category ids, padding -1."""
     wanted = ("boxes", "scores", "labels", "num_detections")
     if not set(wanted) <= found.keys():
         raise ValueError(f"the model gave {', '.join(found)}; expected {', '.join(wanted)}")
@@ -144,12 +131,6 @@ def to_labels(
     # Numbers from JSON become float32 again.
     boxes, scores = (np.asarray(found[name], np.float32) for name in ("boxes", "scores"))
     return {"boxes": boxes.reshape(*ids.shape, 4), "scores": scores, "labels": labels}
-
-
-def are_frames(pictures: Sequence[Picture]) -> bool:
-    """Whether the images are frames without files, all of one size."""
-    shapes = {picture.pixels.shape for picture in pictures}
-    return len(shapes) == 1 and all(picture.data is None for picture in pictures)
 
 
 def portable_bytes(picture: Picture) -> bytes:

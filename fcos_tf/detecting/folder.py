@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -9,18 +10,16 @@ import numpy as np
 from tqdm import tqdm
 
 from fcos_tf.data.images import ImageError
+from fcos_tf.detecting import files
 from fcos_tf.detecting.detections import Detections
-from fcos_tf.detecting.display import Window, WindowClosed
-from fcos_tf.detecting.images import Picture, read_picture
-from fcos_tf.detecting.inputs import CAMERA, IMAGE, Input
-from fcos_tf.detecting.opened import OpenedModel
-from fcos_tf.detecting.results import Results, image_ids, output_names, save_picture
-from fcos_tf.detecting.videos import VideoReader, VideoWriter
+from fcos_tf.detecting.models import OpenedModel, Picture, read_picture
+from fcos_tf.detecting.videos import VideoReader, VideoWriter, Window, WindowClosed
 
 # On the score sqrt(class * centerness); below it are many second guesses of other classes.
 PICTURE_THRESHOLD = 0.5
 
 
+@dataclass
 class FolderRun:
     """One run over files, videos or cameras.
 
@@ -44,28 +43,22 @@ class FolderRun:
         print(run.run(find_inputs("photos,clip.mp4")))
     """
 
-    def __init__(
-        self,
-        model: OpenedModel,
-        output_dir: str | Path,
-        *,
-        classes: Sequence[str] = (),
-        batch_size: int = 1,
-        score_threshold: float = PICTURE_THRESHOLD,
-        max_frames: int | None = None,
-        window: Window | None = None,
-    ):
-        self._model = model
-        self._folder = Path(output_dir)
-        self._labels = model.select(classes) if classes else None
-        self._batch_size = batch_size
-        self._score_threshold = score_threshold
-        self._max_frames = max_frames
-        self._window = window
+    model: OpenedModel
+    output_dir: str | Path
+    _: KW_ONLY
+    classes: Sequence[str] = ()
+    batch_size: int = 1
+    score_threshold: float = PICTURE_THRESHOLD
+    max_frames: int | None = None
+    window: Window | None = None
+
+    def __post_init__(self):
+        self._folder = Path(self.output_dir)
+        self._labels = labels_of(self.model, self.classes) if self.classes else None
         self.faults: list[str] = []
         self._counts = {"images": 0, "frames": 0, "detections": 0}
 
-    def run(self, inputs: Sequence[Input]) -> str:
+    def run(self, inputs: Sequence[files.Input]) -> str:
         """Detects on all inputs, and writes all files.
 
         Returns:
@@ -75,9 +68,9 @@ class FolderRun:
             OSError: none of the inputs can be read, or a file cannot be written.
             ValueError: a picture would overwrite an input.
         """
-        images = [item.path for item in inputs if item.kind == IMAGE]
-        videos = [item for item in inputs if item.kind != IMAGE]
-        names = output_names(inputs)
+        images = [item.path for item in inputs if item.kind == files.IMAGE]
+        videos = [item for item in inputs if item.kind != files.IMAGE]
+        names = files.output_names(inputs)
         originals = {item.path.resolve() for item in inputs}
         for name in names.values():
             if (self._folder / name).resolve() in originals:
@@ -86,7 +79,7 @@ class FolderRun:
                     f"{self._folder / name} would be overwritten"
                 )
         self._folder.mkdir(parents=True, exist_ok=True)
-        with Results(self._folder) as results:
+        with files.Results(self._folder) as results:
             with contextlib.suppress(WindowClosed):
                 self._run_images(images, names, results)
                 for item in videos:
@@ -97,29 +90,32 @@ class FolderRun:
         counts = [f"{number} {name}" for name, number in self._counts.items() if number]
         return f"{', '.join(counts) or 'nothing'}; files in {self._folder}"
 
-    def _run_images(self, files: Sequence[Path], names: dict[Path, str], results: Results) -> None:
-        if not files:
+    def _run_images(
+        self, images: Sequence[Path], names: dict[Path, str], results: files.Results
+    ) -> None:
+        if not images:
             return
-        ids = dict(zip(map(str, files), image_ids(files), strict=True))
-        with tqdm(files, unit="image", disable=None) as shown_files:
-            for pictures in _batches(self._read(shown_files), self._batch_size):
+        ids = dict(zip(map(str, images), files.image_ids(images), strict=True))
+        with tqdm(images, unit="image", disable=None) as shown_images:
+            for pictures in _batches(self._read(shown_images), self.batch_size):
                 for found in self._detect(pictures):
                     results.add_image(ids[found.file], found.file, found)
-                    drawn = self._draw(found)
-                    save_picture(self._folder / names[Path(found.file)], drawn)
+                    drawn = np.asarray(found.draw(self.score_threshold))
+                    files.save_picture(self._folder / names[Path(found.file)], drawn)
                     self._counts["images"] += 1
-                    self._show(drawn, wait=True)
+                    if self.window is not None:
+                        self.window.show(drawn, wait=True)
 
-    def _run_video(self, item: Input, path: Path, results: Results) -> None:
-        is_camera = item.kind == CAMERA
+    def _run_video(self, item: files.Input, path: Path, results: files.Results) -> None:
+        is_camera = item.kind == files.CAMERA
         name = f"camera {item.path}" if is_camera else str(item.path)
         try:
             reader = VideoReader(item)
         except ImageError as error:
             self.faults.append(str(error))
             return
-        total = min(filter(None, (reader.num_frames, self._max_frames)), default=None)
-        frames = islice(reader, self._max_frames)
+        total = min(filter(None, (reader.num_frames, self.max_frames)), default=None)
+        frames = islice(reader, self.max_frames)
         done = 0
         with (
             reader,
@@ -129,20 +125,21 @@ class FolderRun:
             contextlib.suppress(*([KeyboardInterrupt] if is_camera else [])),
         ):
             made = (Picture(f"a frame of {name}", frame) for frame in shown_frames)
-            for pictures in _batches(made, self._batch_size):
+            for pictures in _batches(made, self.batch_size):
                 for found in self._detect(pictures):
                     results.add_frame(name, done, done / reader.rate, found)
-                    drawn = self._draw(found)
+                    drawn = np.asarray(found.draw(self.score_threshold))
                     writer.write(drawn)
                     done += 1
                     self._counts["frames"] += 1
-                    self._show(drawn, wait=False)
+                    if self.window is not None:
+                        self.window.show(drawn, wait=False)
         if not is_camera and done < (total or 1):
             self.faults.append(f"{name}: only {done} of {total or 'its'} frames can be read")
 
-    def _read(self, files: Iterable[Path]) -> Iterator[Picture]:
+    def _read(self, images: Iterable[Path]) -> Iterator[Picture]:
         """The readable images, with their pixels, as they are drawn at once."""
-        for file in files:
+        for file in images:
             try:
                 yield read_picture(str(file))._replace(source=None)
             except ImageError as error:
@@ -150,7 +147,7 @@ class FolderRun:
 
     def _detect(self, pictures: Sequence[Picture]) -> Iterator[Detections]:
         """The detections in each picture, without pictures that the model refuses."""
-        for found in self._model.detect_each(pictures):
+        for found in self.model.detect_each(pictures):
             if isinstance(found, ImageError):
                 self.faults.append(str(found))
                 continue
@@ -159,15 +156,21 @@ class FolderRun:
             self._counts["detections"] += len(found)
             yield found
 
-    def _draw(self, found: Detections) -> np.ndarray:
-        return np.asarray(found.draw(self._score_threshold))
 
-    def _show(self, drawn: np.ndarray, *, wait: bool) -> None:
-        if self._window is not None:
-            self._window.show(drawn, wait=wait)
+def labels_of(model: OpenedModel, classes: Sequence[str]) -> np.ndarray:
+    """Labels of classes by their names, or by their ids if there are no names."""
+    known = model.class_names
+    if known is None:
+        if model.category_ids is None and all(name.isdecimal() for name in classes):
+            return np.array([int(name) for name in classes])
+        known = tuple(map(str, model.category_ids or ()))
+    unknown = [name for name in classes if name not in known]
+    if unknown:
+        what = f"of {', '.join(known)}" if known else "category ids"
+        raise ValueError(f"classes: expected {what}; got {', '.join(unknown)}")
+    return np.flatnonzero([name in classes for name in known])
 
 
-def _batches(pictures: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
-    pictures = iter(pictures)
+def _batches(pictures: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
     while batch := list(islice(pictures, size)):
         yield batch

@@ -1,20 +1,25 @@
-"""`detect`: a model and images -> detections in the pixels of each image."""
+"""`detect`: a model and images -> detections in the pixels of each image.
+
+    images -> list_images -> read_picture -> OpenedModel.detect -> Detections
+    a Keras model: prepare_batch -> compile_detect -> detect_batch; an exported model or a server
+    does the same in its graph
+
+B images, each of its own size h x w; D detections of each.
+"""
 
 import os
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from fcos_tf.data.images import ImageError
-from fcos_tf.data.prepare import prepare_batch
+from fcos_tf.data.images import ImageError, read_bytes
+from fcos_tf.data.prepare import prepare_batch, read_pixels
 from fcos_tf.detecting.batches import compile_detect, detect_batch
 from fcos_tf.detecting.detections import Detections
-from fcos_tf.detecting.exported import ExportedModel
-from fcos_tf.detecting.images import list_images, read_picture
-from fcos_tf.detecting.opened import OpenedModel
-from fcos_tf.detecting.served import ServedModel
 from fcos_tf.models.detector import category_ids_of
 from fcos_tf.models.weights import load_model
 
@@ -79,7 +84,7 @@ def detect(
 
 def open_model(
     model: Any, *, image_size: str | None = None, description: str | Path | None = None
-) -> OpenedModel:
+) -> "OpenedModel":
     """Opens a model for many calls of `detect`.
 
     Args:
@@ -112,51 +117,170 @@ def open_model(
         )
     if isinstance(model, OpenedModel):
         return model
-    if is_address:
-        return ServedModel(model, description)
-    if is_folder:
-        return ExportedModel(model)
+    if is_address or is_folder:
+        from fcos_tf.detecting.exported import ExportedModel
+        from fcos_tf.detecting.served import ServedModel
+
+        return ServedModel(model, description) if is_address else ExportedModel(model)
+    loaded = load_model(model) if is_text else model
+    if not callable(getattr(loaded, "detect", None)):
+        raise ValueError(
+            "model: expected a detector, a .keras file, the folder of a SavedModel or the address "
+            f"of a server; got a {type(loaded).__name__}"
+        )
     if is_text:
-        return KerasModel(load_model(model), image_size=image_size, name=str(model))
-    return _opened_before(model, image_size)
+        return KerasModel(loaded, image_size=image_size, name=str(model))
+    return _opened_before(loaded, image_size)
 
 
-_MOST_OPENED = 4  # traces of a model in memory
-
-
-def _opened_before(model: Any, image_size: str | None) -> OpenedModel:
-    """A model in memory, traced once for the same settings."""
-    if not hasattr(model, "detect"):
-        return KerasModel(model)  # raises
+def _opened_before(model: Any, image_size: str | None) -> "OpenedModel":
+    """A model in memory, traced once for the same settings; up to four traces are kept."""
     names = ("image_size", "class_names", "category_ids", *getattr(model, "thresholds", ()))
     key = str([image_size, *(getattr(model, name, None) for name in names)])
     # In the model, to be freed with it; `vars` avoids the tracking of attributes by Keras.
     opened = vars(model).setdefault("_opened_for_detecting", {})
     if key not in opened:
-        if len(opened) == _MOST_OPENED:
+        if len(opened) == 4:
             opened.clear()
         opened[key] = KerasModel(model, image_size=image_size)
     return opened[key]
 
 
-class KerasModel(OpenedModel):
-    """A detector of this package.
+class Picture(NamedTuple):
+    """One image to detect on.
 
-    Args:
-        model: the detector. Its thresholds are those of the first call.
-        image_size: size of the resized images; None: the model's own.
-        name: the model's name in messages.
+    Attributes:
+        name: its name in messages.
+        pixels: uint8 [h, w, 3] RGB.
+        data: the bytes of its file; None: no file, such as a frame of a video.
+        file: the path of its file, if any.
+        source: path, bytes or array to read it again from; None: `pixels` only.
+    """
+
+    name: str
+    pixels: np.ndarray
+    data: bytes | None = None
+    file: str | None = None
+    source: Any = None
+
+
+def list_images(images: Any) -> list[Any]:
+    """The images of `detect`, not read yet: paths as text, bytes, [h, w, 3], images of Pillow.
 
     Raises:
-        ValueError: not a detector, or no image size is known.
+        FileNotFoundError: a folder without images.
+        ValueError: no image, another type, or pixels of another shape or dtype.
+    """
+    from fcos_tf.detecting.files import IMAGE_SUFFIXES, files_in
+
+    def is_single(item):
+        is_known = isinstance(item, str | os.PathLike | bytes | Image.Image)
+        return is_known or hasattr(item, "__array__")  # arrays and tensors
+
+    found: list[Any] = []
+    for item in [images] if is_single(images) or not isinstance(images, Iterable) else images:
+        if isinstance(item, str | os.PathLike):
+            files = files_in(item, IMAGE_SUFFIXES) if os.path.isdir(item) else [item]
+            if not files:
+                raise FileNotFoundError(f"images: no image in the folder {os.fspath(item)}")
+            found += map(os.fspath, files)
+        elif isinstance(item, bytes | Image.Image):
+            found.append(item)
+        elif is_single(item):
+            pixels = np.asarray(item)
+            for one in pixels if pixels.ndim == 4 and len(pixels) else [pixels]:
+                found.append(read_pixels(one, name=f"images[{len(found)}]"))
+        else:
+            raise ValueError(
+                f"images[{len(found)}]: expected a path, the bytes of a file, pixels uint8 "
+                f"[h, w, 3] or an image of Pillow; got a {type(item).__name__}"
+            )
+    if not found:
+        raise ValueError("images: expected at least one, got none")
+    return found
+
+
+def read_picture(source: Any, number: int = 0) -> Picture:
+    """Reads an image of `list_images`; `number`, its index, names it unless it is a file."""
+    if isinstance(source, str):
+        data = read_bytes(source)
+        return Picture(source, read_pixels(data, name=source), data, source, source)
+    name = f"images[{number}]"
+    data = source if isinstance(source, bytes) else None
+    return Picture(name, read_pixels(source, name=name), data, source=source)
+
+
+class OpenedModel:
+    """Base of `KerasModel`, `ExportedModel` and `ServedModel`, which implement `find`.
+
+    Class names and category ids are those of each label; None: unknown. Without ids labels are ids.
+    """
+
+    def __init__(
+        self, class_names: Sequence[str] | None = None, category_ids: Sequence[int] | None = None
+    ):
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.category_ids = None if category_ids is None else tuple(category_ids)
+
+    def find(
+        self, pictures: Sequence[Picture], score_threshold: float | None
+    ) -> Mapping[str, np.ndarray]:
+        """`boxes` [B, D, 4] in pixels of each image, `scores` [B, D], `labels` [B, D], padding -1.
+
+        Raises:
+            ImageError: the model refuses an image; names it if it is the only one.
+        """
+        raise NotImplementedError
+
+    def detect(
+        self, pictures: Sequence[Picture], score_threshold: float | None = None
+    ) -> list[Detections]:
+        """The detections in each of B images, in its own pixels; refuses images as `find` does.
+
+        `score_threshold` replaces the model's, and is also the least score of a result.
+        """
+        found = self.find(pictures, score_threshold)
+        columns = (found[name] for name in ("boxes", "scores", "labels"))
+        results = []
+        for picture, boxes, scores, labels in zip(pictures, *columns, strict=True):
+            kept = labels >= 0
+            if score_threshold is not None:
+                kept &= scores >= score_threshold
+            results.append(
+                Detections(
+                    boxes[kept],
+                    scores[kept],
+                    labels[kept],
+                    self.class_names,
+                    self.category_ids,
+                    picture.pixels.shape[:2],
+                    picture.file,
+                    picture.pixels if picture.source is None else picture.source,
+                )
+            )
+        return results
+
+    def detect_each(
+        self, pictures: Sequence[Picture], score_threshold: float | None = None
+    ) -> list[Detections | ImageError]:
+        """As `detect`, with the `ImageError` of an image that the model refuses in its place."""
+        try:
+            return self.detect(pictures, score_threshold)
+        except ImageError as error:
+            if len(pictures) == 1:
+                return [error]
+        # One image of the batch is the cause.
+        return [self.detect_each([picture], score_threshold)[0] for picture in pictures]
+
+
+class KerasModel(OpenedModel):
+    """A detector of this package. Its thresholds are those of the first call.
+
+    Raises:
+        ValueError: no image size is known.
     """
 
     def __init__(self, model: Any, *, image_size: str | None = None, name: str = "the model"):
-        if not callable(getattr(model, "detect", None)):
-            raise ValueError(
-                "model: expected a detector, a .keras file, the folder of a SavedModel or the "
-                f"address of a server; got a {type(model).__name__}"
-            )
         self._image_size = image_size or model.image_size
         if self._image_size is None:
             raise ValueError(f"image_size: expected one, as {name} has none of its own; got none")
@@ -167,11 +291,9 @@ class KerasModel(OpenedModel):
     def find(self, pictures, score_threshold):
         """See `OpenedModel`."""
         batch = prepare_batch([picture.pixels for picture in pictures], self._image_size)
-        # An array, so that another threshold does not retrace.
-        options = [] if score_threshold is None else [np.array(score_threshold, np.float32)]
-        return detect_batch(
-            lambda *inputs: self._detect(*inputs, *options),
-            batch["images"],
-            batch,
-            inclusive_pixels=self._inclusive_pixels,
-        )
+        detect = self._detect
+        if score_threshold is not None:
+            # An array, so that another threshold does not retrace.
+            threshold = np.array(score_threshold, np.float32)
+            detect = lambda *inputs: self._detect(*inputs, threshold)  # noqa: E731
+        return detect_batch(detect, batch["images"], batch, inclusive_pixels=self._inclusive_pixels)

@@ -6,19 +6,13 @@ import json
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from fcos_tf.detecting.exported import (
-    options_of,
-    portable_bytes,
-    read_description,
-    refusal,
-    to_labels,
-)
-from fcos_tf.detecting.opened import OpenedModel
+from fcos_tf.detecting.exported import read_description, refusal, request_of, to_labels
+from fcos_tf.detecting.models import OpenedModel
 
 TIMEOUT = 300.0  # seconds per request; the first may wait for the model's warm-up
 
@@ -39,7 +33,7 @@ class ServedModel(OpenedModel):
 
     def __init__(self, address: str, description: str | Path | None = None):
         super().__init__(*(read_description(description) if description else ()))
-        self._predict: Callable[[str, Sequence[bytes], Mapping], dict[str, np.ndarray]]
+        self._predict: Callable[[str, Mapping], dict[str, np.ndarray]]
         if re.fullmatch(r"https?://[^/]+/v1/models/.+", address):
             self._predict = _Rest(address)
         elif match := re.fullmatch(r"grpc://([^/]+)/([^/]+)", address):
@@ -54,14 +48,11 @@ class ServedModel(OpenedModel):
         """See `OpenedModel`.
 
         Raises:
-            ImageError: the server refuses an image; names it if it is the only one.
             OSError: the server cannot be reached, or refuses the request itself.
             ValueError: its response is not that of an exported detector.
         """
-        signature, options = options_of(len(pictures), score_threshold)
-        data = [portable_bytes(picture) for picture in pictures]
         try:
-            found = self._predict(signature, data, options)
+            found = self._predict(*request_of(pictures, score_threshold))
         except _RefusalError as error:
             raise refusal(pictures, str(error)) from error
         return to_labels(found, self.category_ids)
@@ -75,13 +66,12 @@ class _Rest:
     def __init__(self, address: str):
         self._address = f"{address.rstrip('/')}:predict"
 
-    def __call__(self, signature, images, options):
-        instances = [{"b64": base64.b64encode(image).decode()} for image in images]
-        if options:
-            instances = [
-                {"image_bytes": image, **{name: x[i].item() for name, x in options.items()}}
-                for i, image in enumerate(instances)
-            ]
+    def __call__(self, signature, inputs):
+        images = [{"b64": base64.b64encode(data).decode()} for data in inputs["image_bytes"]]
+        options = {name: x.tolist() for name, x in inputs.items() if name != "image_bytes"}
+        rows = zip(images, *options.values(), strict=True)
+        keys = ("image_bytes", *options)
+        instances = [dict(zip(keys, row, strict=True)) for row in rows] if options else images
         request = urllib.request.Request(
             self._address,
             json.dumps({"signature_name": signature, "instances": instances}).encode(),
@@ -131,13 +121,13 @@ class _Grpc:
         channel = grpc.insecure_channel(host, options=unlimited)
         self._service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
-    def __call__(self, signature, images, options):
+    def __call__(self, signature, inputs):
         import tensorflow as tf
 
         request = self._requests.PredictRequest()
         request.model_spec.name = self._name
         request.model_spec.signature_name = signature
-        for name, value in {"image_bytes": list(images), **options}.items():
+        for name, value in inputs.items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
         try:
             answer = self._service.Predict(request, timeout=TIMEOUT)

@@ -1,7 +1,9 @@
-"""Frames of videos and cameras, through OpenCV."""
+"""Frames of videos and cameras, and a window to show them, through OpenCV."""
 
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,7 +12,7 @@ import cv2
 import numpy as np
 
 from fcos_tf.data.images import ImageError
-from fcos_tf.detecting.inputs import CAMERA, Input
+from fcos_tf.detecting.files import CAMERA, Input
 
 _CODEC = "mp4v"  # MPEG-4 part 2: in every build of OpenCV that writes videos
 _UNKNOWN_RATE = 25.0
@@ -43,10 +45,7 @@ class VideoReader(AbstractContextManager):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Frames, uint8 [h, w, 3] RGB."""
-        while True:
-            is_there, frame = self._capture.read()
-            if not is_there:
-                return
+        while (frame := self._capture.read()[1]) is not None:
             yield np.ascontiguousarray(frame[..., ::-1])
 
     def __exit__(self, *error) -> None:
@@ -54,12 +53,7 @@ class VideoReader(AbstractContextManager):
 
 
 class VideoWriter(AbstractContextManager):
-    """Writes frames of one size to an .mp4 file; a context manager.
-
-    Args:
-        path: the file, created with the first frame.
-        rate: frames per second.
-    """
+    """Writes frames of one size to an .mp4 file, created with the first; a context manager."""
 
     def __init__(self, path: Path, rate: float):
         self._path, self._rate = path, rate
@@ -85,3 +79,32 @@ class VideoWriter(AbstractContextManager):
     def __exit__(self, *error) -> None:
         if self._writer is not None:
             self._writer.release()
+
+
+class WindowClosed(Exception):  # noqa: N818 - not an error
+    """The user has closed the window."""
+
+
+class Window:
+    """A window that shows pictures.
+
+    Raises:
+        OSError: there is no display, or OpenCV was built without windows.
+    """
+
+    def __init__(self):
+        # Without a display Qt ends the process, so a subprocess tries.
+        attempt = "import cv2; cv2.namedWindow('fcos_tf'); cv2.destroyAllWindows()"
+        done = subprocess.run([sys.executable, "-c", attempt], capture_output=True)
+        if done.returncode != 0:
+            raise OSError("show: expected a display, and an OpenCV with windows; got none")
+
+    def show(self, pixels: np.ndarray, *, wait: bool) -> None:
+        """Shows a picture, until a key is pressed if `wait`.
+
+        Raises:
+            WindowClosed: q or escape was pressed.
+        """
+        cv2.imshow("fcos_tf", pixels[..., ::-1])
+        if cv2.waitKey(0 if wait else 1) & 0xFF in (ord("q"), 27):
+            raise WindowClosed

@@ -21,17 +21,16 @@ def join_hosts(
     """Joins the runs of all hosts over their shares of one data set.
 
     Args:
-        num_rows: Rows of all batches of this host, including padding rows.
-        columns: A row for each image of this host; with `image_ids`, and `batches`, the index of
-            each image's batch.
-        host: Index of this host.
-        strategy: That of the hosts, a MultiWorkerMirroredStrategy.
+        num_rows: of this host's `_Run`.
+        columns: likewise.
+        host: index of this host.
+        strategy: that of the hosts, a MultiWorkerMirroredStrategy.
 
     Returns:
         Both for all hosts, on every host, in the order of a run on one host.
 
     Raises:
-        ValueError: An image is in two shares.
+        ValueError: an image is in two shares.
     """
     arrays = {name: np.stack(rows) for name, rows in columns.items() if len(rows)}
     count = len(arrays.get("image_ids", ()))
@@ -55,11 +54,7 @@ def gather_arrays(
 ) -> list[dict[str, np.ndarray]]:
     """The arrays of all hosts, on every host, in no particular order.
 
-    All hosts must call it at the same point of the program.
-
-    Args:
-        arrays: Of this host; names and shapes may differ between hosts.
-        strategy: That of the hosts, a MultiWorkerMirroredStrategy.
+    All hosts must call it at the same point of the program. Names and shapes may differ.
     """
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)

@@ -7,7 +7,6 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 from keras import ops
@@ -19,24 +18,15 @@ from fcos_tf.ops.nms import class_wise_nms
 _MERGE_BATCH = 64
 
 
-class Augmentation(NamedTuple):
-    """The value of `--tta`.
-
-    Attributes:
-        flip: whether to detect on mirrored images too.
-        image_sizes: further image sizes, such as "640x640" or "800,1333".
-    """
-
-    flip: bool
-    image_sizes: tuple[str, ...]
-
-
-def parse_tta(tta: Sequence[str]) -> Augmentation:
+def parse_tta(tta: Sequence[str]) -> tuple[bool, tuple[str, ...]]:
     """Reads the items of `--tta=flip,640x640,800,1333`, which the flag has split at the commas.
 
     Args:
         tta: "flip", canvases such as "640x640", and pairs of items "800", "1333", the limits of
             the short and the long side; in any order.
+
+    Returns:
+        Whether to detect on mirrored images too; further image sizes.
 
     Raises:
         ValueError: an unknown or duplicate item.
@@ -50,19 +40,11 @@ def parse_tta(tta: Sequence[str]) -> Augmentation:
         )
     if len(set(found)) != len(found):
         raise ValueError(f"--tta: expected each item once, got {text!r}")
-    return Augmentation("flip" in found, tuple(size for size in found if size != "flip"))
+    return "flip" in found, tuple(size for size in found if size != "flip")
 
 
 def mirror_images(images, image_sizes):
-    """Mirrors the valid part of each image; the padding stays where it is.
-
-    Args:
-        images: [B, H, W, 3].
-        image_sizes: [B, 2], (height, width) of the valid part.
-
-    Returns:
-        [B, H, W, 3] of the same dtype.
-    """
+    """Mirrors the valid part, `image_sizes` [B, 2], of images [B, H, W, 3], but not the padding."""
     widths = ops.cast(image_sizes, "int32")[:, 1:]  # [B, 1]
     columns = ops.arange(ops.shape(images)[2], dtype="int32")[None]  # [1, W]
     columns = ops.where(columns < widths, widths - 1 - columns, columns)  # [B, W]
@@ -101,10 +83,7 @@ def merge_runs(
 ) -> dict[str, np.ndarray]:
     """Merges the detections of several runs, in the order of the images of the first.
 
-    Args:
-        runs: each with `image_ids` of N images, and `boxes`, `scores`, `labels` of each image.
-        iou_threshold: see `merge_views`.
-        max_detections: see `merge_views`.
+    Each run has `image_ids` of N images, and `boxes`, `scores`, `labels` of each.
 
     Raises:
         ValueError: the runs have different images.
@@ -131,22 +110,13 @@ def merge_views(
 ) -> dict[str, np.ndarray]:
     """Merges detections of several views of each image by class-wise non-maximum suppression.
 
-    Args:
-        detections: `boxes` [B, K, 4] xyxy in one frame, `scores` [B, K] and `labels` [B, K];
-            padding has score 0 and label -1.
-        iou_threshold: IoU above which the weaker of two boxes of a class is removed.
-        max_detections: D.
-
-    Returns:
-        The same with D in place of K, by descending score.
+    `boxes` [B, K, 4] xyxy in one frame, `scores` [B, K] and `labels` [B, K], padding with score 0
+    and label -1, become `max_detections` D in place of K, by descending score.
     """
-    merge = compiled(
-        partial(class_wise_nms, iou_threshold=iou_threshold, max_detections=max_detections)
-    )
-    columns = [
-        np.asarray(detections[name], dtype)
-        for name, dtype in (("boxes", np.float32), ("scores", np.float32), ("labels", np.int32))
-    ]
+    limits = {"iou_threshold": iou_threshold, "max_detections": max_detections}
+    merge = compiled(partial(class_wise_nms, **limits))
+    dtypes = {"boxes": np.float32, "scores": np.float32, "labels": np.int32}
+    columns = [np.asarray(detections[name], dtype) for name, dtype in dtypes.items()]
     parts = []
     for start in range(0, len(columns[0]), _MERGE_BATCH):
         kept = merge(*(column[start : start + _MERGE_BATCH] for column in columns))

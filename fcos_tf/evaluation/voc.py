@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from fcos_tf.evaluation.record_checks import DetectionColumns, TruthColumns, check_records
+from fcos_tf.evaluation.coco import Columns, check_records
 from fcos_tf.evaluation.records import Scores
 
 IOU_THRESHOLD = 0.5
@@ -80,7 +80,7 @@ def voc_evaluation(
     category_ids, is_right = _rank(truth, found)
     per_class = {}
     for category_id in sorted(names):
-        objects = int(((truth.category_ids == category_id) & ~truth.ignored).sum())
+        objects = int(((truth["category_id"] == category_id) & (truth["iscrowd"] == 0)).sum())
         right = is_right[category_ids == category_id]
         per_class[names[category_id]] = {
             f"AP_{points}": _AVERAGE_PRECISION[points](right, objects) if objects else -1.0,
@@ -91,34 +91,30 @@ def voc_evaluation(
     return Scores({f"mAP_{points}": mean}, per_class)
 
 
-def _rank(truth: TruthColumns, found: DetectionColumns) -> tuple[np.ndarray, np.ndarray]:
+def _rank(truth: Columns, found: Columns) -> tuple[np.ndarray, np.ndarray]:
     """The detections that are not ignored, by descending score: category ids [N], right [N]."""
     iou, owner = _best_overlap(truth, found)  # [D]
-    order = np.argsort(-found.scores, kind="stable")
+    order = np.argsort(-found["score"], kind="stable")
     hit = (iou >= IOU_THRESHOLD)[order]
     owner = owner[order]
-    not_counted = np.zeros(len(order), bool)
-    not_counted[hit] = truth.ignored[owner[hit]]
+    counts = np.ones(len(order), bool)
+    counts[hit] = truth["iscrowd"][owner[hit]] == 0
     right = np.zeros(len(order), bool)
-    candidates = np.flatnonzero(hit & ~not_counted)
+    candidates = np.flatnonzero(hit & counts)
     _, first = np.unique(owner[candidates], return_index=True)
     right[candidates[first]] = True
-    return found.category_ids[order][~not_counted], right[~not_counted]
+    return found["category_id"][order][counts], right[counts]
 
 
-def _best_overlap(truth: TruthColumns, found: DetectionColumns) -> tuple[np.ndarray, np.ndarray]:
-    """For each detection the largest IoU with an object of its class and image, and that object.
-
-    Args:
-        truth: T objects.
-        found: D detections.
+def _best_overlap(truth: Columns, found: Columns) -> tuple[np.ndarray, np.ndarray]:
+    """For each of D detections the largest IoU with an object of its class and image, and its row.
 
     Returns:
         float64 [D], -1 without such an object; int64 [D], a row of `truth`, the first of equals.
     """
-    pairs = [np.stack([rows.image_ids, rows.category_ids], axis=1) for rows in (truth, found)]
+    pairs = [np.stack([rows["image_id"], rows["category_id"]], axis=1) for rows in (truth, found)]
     _, group = np.unique(np.concatenate(pairs), axis=0, return_inverse=True)
-    truth_group, found_group = np.split(group.reshape(-1), [len(truth.image_ids)])
+    truth_group, found_group = np.split(group.reshape(-1), [len(truth["bbox"])])
     by_group = np.argsort(truth_group, kind="stable")  # [T]
     start = np.searchsorted(truth_group[by_group], found_group, side="left")  # [D]
     count = np.searchsorted(truth_group[by_group], found_group, side="right") - start
@@ -129,7 +125,7 @@ def _best_overlap(truth: TruthColumns, found: DetectionColumns) -> tuple[np.ndar
     for j in range(int(count.max(initial=0))):
         rows = np.flatnonzero(count > j)
         candidate = by_group[start[rows] + j]
-        iou = _iou(found.boxes[rows], truth.boxes[candidate])
+        iou = _iou(found["bbox"][rows], truth["bbox"][candidate])
         better = iou > best[rows]
         best[rows[better]] = iou[better]
         owner[rows[better]] = candidate[better]

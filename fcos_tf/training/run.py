@@ -13,8 +13,8 @@ import keras
 
 from fcos_tf import visualization
 from fcos_tf.detecting.batches import compile_detect, detect_samples
+from fcos_tf.detecting.files import DETECTIONS_FILE  # noqa: F401 - among the files of a run
 from fcos_tf.detecting.folder import PICTURE_THRESHOLD
-from fcos_tf.detecting.results import DETECTIONS_FILE  # noqa: F401 - among the files of a run
 from fcos_tf.training import atomic, callbacks, checkpoints, loop
 from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter, TextWriter
 from fcos_tf.training.progress_bar import ProgressBar

@@ -23,8 +23,6 @@ _PANELS = {
 }
 _SHARES = ("AP", "time spent waiting for input")  # from 0 to 1
 _LINE_STYLES = ("-", "--", "-.", ":")
-_COLUMNS = 4
-_PANEL_INCHES = (4.2, 2.9)
 
 # "train/loss" -> (steps, values)
 Curves = dict[str, tuple[list[int], list[float]]]
@@ -52,16 +50,12 @@ def read_curves(run: str | Path) -> Curves:
             f"expected the folder of a run with {METRICS_LINES_FILE}, got {run}"
         )
     curves: Curves = defaultdict(lambda: ([], []))
-    text = path.read_text(encoding="utf-8")
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
             step, kind = int(record.pop("step")), str(record.pop("kind"))
-            values = {
-                f"{kind}/{name}": float(value)
-                for name, value in record.items()
-                if value is not None
-            }
+            values = {f"{kind}/{name}": float(x) for name, x in record.items() if x is not None}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if not line.endswith("\n"):
                 break
@@ -90,17 +84,16 @@ def plot_curves(runs: Mapping[str, Curves]) -> Figure:
     if not panels:
         titles = ", ".join(filter(None, _PANELS))
         raise ValueError(f"nothing to draw: no run has any of {titles}")
-    columns = min(_COLUMNS, len(panels))
+    columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
-    width, height = _PANEL_INCHES
-    figure = Figure(figsize=(width * columns, height * rows + 0.4), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 2.9 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, (title, names) in zip(axes, panels.items(), strict=False):
         _draw_panel(axis, title, names, runs)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     if len(runs) > 1:
-        handles = [Line2D([], [], color=_colour(i), label=run) for i, run in enumerate(runs)]
+        handles = [Line2D([], [], color=f"C{i}", label=run) for i, run in enumerate(runs)]
         figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
@@ -129,7 +122,7 @@ def save_curves(path: str | Path, runs: Sequence[str | Path]) -> Path:
 
 
 def _find_panels(there: Iterable[str]) -> dict[str, list[str]]:
-    """Titles and names of the panels for the available names."""
+    """Title -> the available names in its panel."""
     panels = defaultdict(list)
     for title, pattern in _PANELS.items():
         for match in filter(None, (re.fullmatch(pattern, name) for name in there)):
@@ -146,7 +139,7 @@ def _draw_panel(axis: Axes, title: str, names: Sequence[str], runs: Mapping[str,
             axis.plot(
                 steps,
                 values,
-                color=_colour(i),
+                color=f"C{i}",  # matplotlib's own cycle
                 linestyle=style,
                 linewidth=1.2,
                 # Marks few points, such as evaluations: a single one gives no line.
@@ -161,7 +154,3 @@ def _draw_panel(axis: Axes, title: str, names: Sequence[str], runs: Mapping[str,
         axis.set_ylim(0, 1.03)
     if len(names) > 1:
         axis.legend(fontsize=8, frameon=False)
-
-
-def _colour(run: int) -> str:
-    return f"C{run % 10}"  # matplotlib's own cycle

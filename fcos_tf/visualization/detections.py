@@ -1,6 +1,7 @@
 """Boxes, labels and scores drawn on an image."""
 
 import colorsys
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,11 +69,7 @@ def draw_detections(
 def select_detections(
     detections: Mapping[str, Any], score_threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns boxes [K, 4], labels [K], scores [K] of one image without padding and low scores.
-
-    Raises:
-        ValueError: several images.
-    """
+    """Returns boxes [K, 4], labels [K], scores [K] of one image without padding and low scores."""
     arrays = [np.asarray(detections[key]) for key in ("boxes", "labels", "scores")]
     if arrays[0].ndim == 3:
         if len(arrays[0]) != 1:
@@ -131,8 +128,8 @@ def draw_boxes(
     masks = []
     for i in order:
         name = _name(int(labels[i]), class_names)
-        score = None if scores is None else float(scores[i])
-        masks.append(_label_mask(name, score, text_size, width - 2 * pad))
+        text = name if scores is None else f"{name} {scores[i]:.2f}"
+        masks.append(_label_mask(text, name, text_size, width - 2 * pad))
         tag_size = masks[-1].width + 2 * pad, masks[-1].height + pad
         tags.append(_place(rectangles[i], tag_size, (width, height), tags))
     picture = Image.fromarray(pixels)
@@ -142,24 +139,14 @@ def draw_boxes(
 
 
 def as_rgb(image: Any) -> np.ndarray:
-    """Returns the image as a new [H, W, 3] uint8 array.
-
-    Args:
-        image: [H, W, 3], [H, W, 1] or [H, W]; uint8, or other numbers 0-255.
-
-    Raises:
-        ValueError: another shape, or no pixels.
-    """
+    """Returns an image [H, W, 3], [H, W, 1] or [H, W], 0-255, as a new [H, W, 3] uint8 array."""
     array = np.asarray(image)
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim == 2:
-        array = np.repeat(array[..., None], 3, axis=-1)
-    if array.ndim != 3 or array.shape[-1] != 3 or array.size == 0:
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[-1] not in (1, 3) or array.size == 0:
         raise ValueError(f"expected an image [H, W, 3] or [H, W], got shape {np.shape(image)}")
     if array.dtype != np.uint8:
         array = np.clip(np.round(np.nan_to_num(array.astype(np.float32))), 0, 255)
-    return np.ascontiguousarray(array).astype(np.uint8, copy=True)
+    return np.broadcast_to(array, (*array.shape[:2], 3)).astype(np.uint8, order="C")
 
 
 def _checked(boxes: Any, labels: Any, scores: Any):
@@ -225,13 +212,13 @@ def _name(label: int, class_names: Sequence[str] | None) -> str:
     return " ".join(str(class_names[label] if known else label).split())
 
 
-def _label_mask(name: str, score: float | None, text_size: int, most: int) -> Image.Image:
-    """Name and score as a mask; wider than `most` pixels, it loses the score, then letters."""
-    mask = text_mask(name if score is None else f"{name} {score:.2f}", text_size)
-    kept = len(name)
-    while mask.width > most and kept > 0:
-        mask = text_mask(name if kept == len(name) else f"{name[:kept]}…", text_size)
-        kept -= 1
+def _label_mask(text: str, name: str, text_size: int, most: int) -> Image.Image:
+    """The text as a mask; wider than `most` pixels, it loses the score, then letters."""
+    shorter = (f"{name[:kept]}…" for kept in range(len(name) - 1, 0, -1))
+    for attempt in (text, name, *shorter):
+        mask = text_mask(attempt, text_size)
+        if mask.width <= most:
+            break
     return mask
 
 
@@ -244,12 +231,13 @@ def _place(
     """
     width, height = tag_size
     left, top, right, bottom = rectangle
-    places = []
-    for x in (left, right + 1 - width):
-        for y in (top - height, top, bottom + 1, bottom + 1 - height):
-            x_inside = max(0, min(x, size[0] - width))
-            y_inside = max(0, min(y, size[1] - height))
-            places.append((x_inside, y_inside, x_inside + width, y_inside + height))
+    columns = left, right + 1 - width
+    rows = top - height, top, bottom + 1, bottom + 1 - height
+    corners = itertools.product(
+        [max(0, min(x, size[0] - width)) for x in columns],
+        [max(0, min(y, size[1] - height)) for y in rows],
+    )
+    places = [(x, y, x + width, y + height) for x, y in corners]
     return min(places, key=lambda place: sum(_overlap(place, other) for other in taken))
 
 

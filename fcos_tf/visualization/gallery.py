@@ -1,10 +1,12 @@
-"""One picture of many images: ground truth beside detections."""
+"""Many images, ground truth beside detections: one picture, or a matplotlib figure."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from fcos_tf.visualization.detections import as_rgb, draw_boxes, select_detections
@@ -76,17 +78,9 @@ def draw_gallery(
     Raises:
         ValueError: no images, or different numbers of images, truths and detections.
     """
-    if len(images) == 0:
-        raise ValueError("no images to draw")
-    truths = per_image(ground_truth, len(images), "ground truth")
-    found = per_image(detections, len(images), "detections")
     columns = max(1, min(columns, len(images)))
-    cells = [
-        panels_of(
-            valid_part(image, truth), truth, detection, class_names, score_threshold, panel_size
-        )
-        for image, truth, detection in zip(images, truths, found, strict=True)
-    ]
+    given = (images, ground_truth, detections, class_names, score_threshold, panel_size)
+    cells = [panels for _, panels in _panels_of(*given)]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(panel.height for pair in row for panel, _ in pair) for row in rows]
 
@@ -113,32 +107,109 @@ def draw_gallery(
     return canvas
 
 
-def panels_of(
-    image: np.ndarray,
-    truth: Mapping[str, Any] | None,
-    detection: Mapping[str, Any] | None,
+class GalleryFigure(Figure):
+    """A figure that notebooks show without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
+def plot_gallery(
+    images: Sequence[Any],
+    ground_truth: Any = None,
+    detections: Any = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    score_threshold: float = 0.3,
+    panel_size: int = 512,
+) -> Figure:
+    """Draws a row for each image: the original, the ground truth, the detections.
+
+    Args:
+        images: [B, H, W, 3], or B arrays [H, W, 3]; uint8, or float 0-255.
+        ground_truth: see `draw_gallery`; None: no panels of it.
+        detections: likewise.
+        class_names: name of each label; None writes the label.
+        score_threshold: detections below it are skipped.
+        panel_size: long side of a panel in pixels, to which images are scaled.
+
+    Returns:
+        A figure, which a notebook shows as the last line of a cell; `savefig` writes it.
+
+    Raises:
+        ValueError: no images, or different numbers of images, truths and detections.
+
+    Example:
+        images, targets = next(iter(val))
+        plot_gallery(images, targets, model.predict(images), val.class_names)
+    """
+    titles = ["original"]
+    titles += ["ground truth: {}"] if ground_truth is not None else []
+    titles += [f"score ≥ {score_threshold:g}: {{}}"] if detections is not None else []
+    given = (images, ground_truth, detections, class_names, score_threshold, panel_size)
+    rows = [
+        [(_draw_panel(pixels, np.zeros([0, 4]), None, None, None, panel_size), ""), *panels]
+        for pixels, panels in _panels_of(*given)
+    ]
+    width, title_height = 4.0, 0.35  # inches
+    heights = [title_height + width * row[0][0].height / panel_size for row in rows]
+    figure = GalleryFigure(figsize=(width * len(titles), sum(heights)), layout="constrained")
+    axes = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
+    for row_axes, row in zip(axes, rows, strict=True):
+        for axis, title, (panel, caption) in zip(row_axes, titles, row, strict=True):
+            axis.imshow(np.asarray(panel))
+            axis.set_title(title.format(caption), fontsize=10)
+            axis.set_axis_off()
+    return figure
+
+
+def _panels_of(
+    images: Sequence[Any],
+    ground_truth: Any,
+    detections: Any,
     class_names: Sequence[str] | None,
     score_threshold: float,
     panel_size: int,
-) -> list[tuple[Image.Image, str]]:
-    """Returns the given panels, ground truth and detections, each with its caption."""
-    sides = []
-    if truth is not None:
-        labels = np.asarray(truth["labels"])
-        kept = labels >= 0
-        sides.append(("object", (np.asarray(truth["boxes"])[kept], labels[kept], None)))
-    if detection is not None:
-        sides.append(("detection", select_detections(detection, score_threshold)))
-    return [
-        (draw_panel(image, *found, class_names, panel_size), _count(len(found[0]), noun))
-        for noun, found in sides
-    ]
+) -> list[tuple[np.ndarray, list[tuple[Image.Image, str]]]]:
+    """For each image its pixels, and the given panels, truth and detections, with their captions.
+
+    Raises:
+        ValueError: no images, or different numbers of images, truths and detections.
+    """
+    if len(images) == 0:
+        raise ValueError("no images to draw")
+    truths = _per_image(ground_truth, len(images), "ground truth")
+    found = _per_image(detections, len(images), "detections")
+    rows = []
+    for image, truth, detection in zip(images, truths, found, strict=True):
+        pixels = as_rgb(image)
+        sides = []
+        if truth is not None:
+            if truth.get("image_sizes") is not None:
+                height, width = (max(1, round(float(side))) for side in truth["image_sizes"])
+                pixels = pixels[:height, :width]
+            labels = np.asarray(truth["labels"])
+            kept = labels >= 0
+            sides.append(("object", np.asarray(truth["boxes"])[kept], labels[kept], None))
+        if detection is not None:
+            sides.append(("detection", *select_detections(detection, score_threshold)))
+        panels = [
+            (
+                _draw_panel(pixels, *objects, class_names, panel_size),
+                f"{len(objects[0])} {noun}{'' if len(objects[0]) == 1 else 's'}",
+            )
+            for noun, *objects in sides
+        ]
+        rows.append((pixels, panels))
+    return rows
 
 
-def draw_panel(
+def _draw_panel(
     image: np.ndarray,
     boxes: np.ndarray,
-    labels: np.ndarray,
+    labels: np.ndarray | None,
     scores: np.ndarray | None,
     class_names: Sequence[str] | None,
     panel_size: int,
@@ -148,10 +219,10 @@ def draw_panel(
     factor = panel_size / max(height, width)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     scaled = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    x_scale, y_scale = size[0] / width, size[1] / height
+    scale = np.tile(np.divide(size, (width, height)), 2)
     drawn = draw_boxes(
         scaled,
-        np.asarray(boxes, np.float64) * (x_scale, y_scale, x_scale, y_scale),
+        np.asarray(boxes, np.float64) * scale,
         labels,
         scores,
         class_names=class_names,
@@ -161,12 +232,8 @@ def draw_panel(
     return Image.fromarray(drawn)
 
 
-def per_image(values: Any, num_images: int, what: str) -> list[Mapping[str, Any] | None]:
-    """Returns one dictionary per image, from a batched dictionary or a sequence of them.
-
-    Raises:
-        ValueError: another number of images.
-    """
+def _per_image(values: Any, num_images: int, what: str) -> list[Mapping[str, Any] | None]:
+    """One dictionary per image, from a batched dictionary or a sequence of them."""
     if values is None:
         return [None] * num_images
     if isinstance(values, Mapping):
@@ -179,19 +246,6 @@ def per_image(values: Any, num_images: int, what: str) -> list[Mapping[str, Any]
     if len(values) != num_images:
         raise ValueError(f"expected {what} of {num_images} images, got {len(values)}")
     return list(values)
-
-
-def valid_part(image: Any, truth: Mapping[str, Any] | None) -> np.ndarray:
-    """Returns the image as uint8 RGB, cropped to its `image_sizes` if given."""
-    image = as_rgb(image)
-    if truth is None or truth.get("image_sizes") is None:
-        return image
-    height, width = (max(1, round(float(side))) for side in truth["image_sizes"])
-    return image[:height, :width]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _caption(canvas: Image.Image, place: tuple[int, int], text: str, size: int, ink: tuple) -> None:

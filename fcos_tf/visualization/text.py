@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 _OTHER_STYLES = re.compile("black|bold|condensed|italic|light|medium|mono|oblique|serif|thin", re.I)
 _OPENCV_FONT = "uni"
+_load = functools.lru_cache(maxsize=256)(ImageFont.truetype)  # (path, size)
 
 
 def text_mask(text: str, size: int) -> Image.Image:
@@ -49,11 +50,6 @@ def _opencv_mask(text: str, size: int) -> Image.Image:
     return Image.fromarray(canvas[..., 0])
 
 
-@functools.lru_cache(maxsize=256)
-def _load(path: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size)
-
-
 @functools.lru_cache(maxsize=4096)
 def _path_for(characters: frozenset[str]) -> str | None:
     """Returns the file of a font with all the characters; None: OpenCV's font has them."""
@@ -63,7 +59,7 @@ def _path_for(characters: frozenset[str]) -> str | None:
         if not features.check("raqm"):
             _warn(
                 "without the library FriBiDi letters of %r are neither joined nor in order",
-                frozenset(filter(_is_right_to_left, characters)),
+                frozenset(c for c in characters if unicodedata.bidirectional(c) in ("R", "AL")),
             )
         return default
     for path in _installed_fonts():
@@ -85,10 +81,6 @@ def _installed_fonts() -> list[str]:
     """Returns font files on disk, plain styles first; matplotlib's cached list may be outdated."""
     files = font_manager.findSystemFonts()
     return sorted(files, key=lambda file: (bool(_OTHER_STYLES.search(Path(file).name)), file))
-
-
-def _is_right_to_left(character: str) -> bool:
-    return unicodedata.bidirectional(character) in ("R", "AL")
 
 
 @functools.lru_cache(maxsize=1024)  # once for each set of characters

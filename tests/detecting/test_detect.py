@@ -13,8 +13,7 @@ import fcos_tf
 from fcos_tf.data.images import ImageError
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting import Detections, models, open_model
-from fcos_tf.detecting.images import Picture, list_images, read_picture
-from fcos_tf.detecting.models import KerasModel
+from fcos_tf.detecting.models import KerasModel, Picture, list_images, read_picture
 from tests.detecting.stubs import IDS, NAMES, WEAK, Stub, answer_like, save_stub, serve
 
 
@@ -311,7 +310,7 @@ def test_what_a_model_may_be(model, stub_export, tmp_path):
 
 def test_scoring_result_files_and_naming_inputs_do_not_wait_for_tensorflow():
     code = (
-        "import sys, fcos_tf.evaluation, fcos_tf.detecting.inputs, fcos_tf.detecting.detections\n"
+        "import sys, fcos_tf.evaluation, fcos_tf.detecting.files, fcos_tf.detecting.detections\n"
         "print('tensorflow' in sys.modules, 'keras' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,8 +18,8 @@ from fcos_tf.detecting.exported import (
     read_description,
     to_labels,
 )
-from fcos_tf.detecting.images import Picture
-from fcos_tf.detecting.opened import OpenedModel
+from fcos_tf.detecting.folder import labels_of
+from fcos_tf.detecting.models import OpenedModel, Picture
 from fcos_tf.detecting.served import ServedModel
 from tests.detecting.stubs import (
     WEAK,
@@ -147,7 +147,7 @@ def test_a_model_without_names(tmp_path):
     (tmp_path / "d.json").write_text('{"class_names": null, "category_ids": [4, 6]}')
     assert read_description(tmp_path / "d.json") == (None, (4, 6))
     model = OpenedModel(None, (4, 6))
-    assert model.select(["6"]).tolist() == [1]
+    assert labels_of(model, ["6"]).tolist() == [1]
     found = {
         "boxes": [[[0.0] * 4] * 3], "scores": [[0.5, 0.4, 0.0]], "labels": np.array([[6, 4, -1]]),
         "num_detections": np.array([2]),

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcos_tf.detecting.display import Window
-from fcos_tf.detecting.images import Picture
-from fcos_tf.detecting.inputs import CAMERA, IMAGE, VIDEO, find_inputs
-from fcos_tf.detecting.results import Results, image_ids, output_names
+from fcos_tf.detecting.files import (
+    CAMERA,
+    IMAGE,
+    VIDEO,
+    Results,
+    find_inputs,
+    image_ids,
+    output_names,
+)
+from fcos_tf.detecting.models import Picture
+from fcos_tf.detecting.videos import Window
 from fcos_tf.visualization import class_colour
 from tests.detecting.stubs import WEAK, Stub, detect_with, flat, read_records
 

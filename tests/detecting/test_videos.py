@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fcos_tf.detecting.inputs import VIDEO, Input
+from fcos_tf.detecting.files import VIDEO, Input
 from fcos_tf.detecting.videos import VideoReader
 from fcos_tf.visualization import class_colour
 from tests.detecting.stubs import WEAK, Stub, detect_with, flat, make_video

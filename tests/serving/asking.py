@@ -11,7 +11,7 @@ import numpy as np
 
 import fcos_tf
 from fcos_tf.detecting import Detections, open_model
-from fcos_tf.detecting.images import Picture
+from fcos_tf.detecting.models import Picture
 from tests.limits import HANG
 
 _opened = functools.cache(open_model)  # compiled once

@@ -1,21 +1,83 @@
-"""The result files of detection: pictures and their names, and detections as JSON."""
+"""Files of a run of detection: its inputs by name, and its results, pictures and JSON."""
 
+import glob
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import numpy as np
 from PIL import Image
 
 from fcos_tf.detecting.detections import Detections
-from fcos_tf.detecting.inputs import CAMERA, IMAGE, Input
 
+# The files of a folder; a file given by name may have any suffix.
+IMAGE_SUFFIXES = {
+    ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",
+    ".webp",
+}  # fmt: skip
+_VIDEO_SUFFIXES = {
+    ".3gp", ".avi", ".flv", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
+    ".mts", ".ogv", ".ts", ".webm", ".wmv",
+}  # fmt: skip
+_LOSSLESS = (".png", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+IMAGE, VIDEO, CAMERA = "image", "video", "camera"
 DETECTIONS_FILE = "detections.json"
 LINES_FILE = "detections.jsonl"
-_LOSSLESS = (".png", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+
+
+class Input(NamedTuple):
+    """An `IMAGE`, `VIDEO` or `CAMERA` to detect on; the path of a camera is its number."""
+
+    kind: str
+    path: Path
+
+
+def find_inputs(text: str) -> list[Input]:
+    """Finds the inputs, in the order of the text, folders and patterns sorted by name.
+
+    Args:
+        text: an image or video file, a folder (its images and videos, without subfolders), a
+            pattern such as "photos/**/*.jpg", the number of a camera, or several of these with
+            commas.
+
+    Raises:
+        FileNotFoundError: a file does not exist, or a folder or pattern has no files.
+        ValueError: an empty name.
+    """
+    # A file name may contain a comma.
+    parts = [text] if Path(text).exists() else [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise ValueError(f"input: expected files, folders, patterns or a camera, got {text!r}")
+    return list(dict.fromkeys(item for part in parts for item in _expand(part)))  # each once
+
+
+def _expand(part: str) -> Iterator[Input]:
+    path = Path(part)
+    if path.is_dir():
+        files = files_in(path, IMAGE_SUFFIXES | _VIDEO_SUFFIXES)
+        problem = "no images or videos in the folder"
+    elif path.exists():
+        files = [path]
+    elif part.isdecimal():
+        yield Input(CAMERA, path)
+        return
+    else:
+        found = map(Path, sorted(glob.glob(part, recursive=True)))
+        files = [file for file in found if file.is_file()]
+        problem = "no file matches" if glob.has_magic(part) else "no file or folder"
+    if not files:
+        raise FileNotFoundError(f"input: {problem} {part}")
+    for file in files:
+        yield Input(VIDEO if file.suffix.lower() in _VIDEO_SUFFIXES else IMAGE, file)
+
+
+def files_in(folder: str | Path, suffixes: set[str]) -> list[Path]:
+    """The files of a folder, without subfolders, with one of the suffixes; by name."""
+    files = sorted(Path(folder).iterdir())
+    return [file for file in files if file.suffix.lower() in suffixes and file.is_file()]
 
 
 def output_names(inputs: Sequence[Input]) -> dict[Path, str]:
@@ -38,11 +100,6 @@ def output_names(inputs: Sequence[Input]) -> dict[Path, str]:
     return names
 
 
-def save_picture(path: Path, pixels: np.ndarray) -> None:
-    """Writes a picture; JPEG without chroma subsampling, which would blur thin lines."""
-    Image.fromarray(pixels).save(path, quality=95, subsampling=0)
-
-
 def image_ids(files: Sequence[Path]) -> list[int]:
     """The file names as numbers, as in COCO; 1..N if one is not a number or not unique."""
     stems = [file.stem for file in files]
@@ -51,6 +108,11 @@ def image_ids(files: Sequence[Path]) -> list[int]:
         if len(set(ids)) == len(ids):
             return ids
     return list(range(1, len(files) + 1))
+
+
+def save_picture(path: Path, pixels: np.ndarray) -> None:
+    """Writes a picture; JPEG without chroma subsampling, which would blur thin lines."""
+    Image.fromarray(pixels).save(path, quality=95, subsampling=0)
 
 
 class Results(AbstractContextManager):
@@ -79,14 +141,12 @@ class Results(AbstractContextManager):
     def add_frame(self, file_name: str, frame: int, seconds: float, found: Detections) -> None:
         """Adds the line of a frame of a video."""
         if self._lines is None:
-            self._lines = open(self._lines_path, "w", encoding="utf-8")  # noqa: SIM115
+            self._lines = open(self._lines_path, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
         records = found.to_coco()
         for record in records:
             del record["image_id"]
         place = {"file_name": file_name, "frame": frame, "time": round(seconds, 6)}
-        line = {**place, "detections": records}
-        self._lines.write(json.dumps(line) + "\n")
-        self._lines.flush()
+        self._lines.write(json.dumps({**place, "detections": records}) + "\n")
 
     def __exit__(self, kind, error, trace) -> None:
         if self._lines is not None:
