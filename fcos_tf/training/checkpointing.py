@@ -9,7 +9,6 @@ import math
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 
 import keras
@@ -17,9 +16,8 @@ import keras
 from fcos_tf.models.image_model import read_means, write_means
 from fcos_tf.models.train_steps import has_hosts
 from fcos_tf.training import checkpoints
-from fcos_tf.training.atomic import write_text
+from fcos_tf.training.interruption import StopSignals, TrainingStopped, write_text
 from fcos_tf.training.loop import EvaluationCallback, StepCallback
-from fcos_tf.training.stop_signals import StopSignals, TrainingStopped
 from fcos_tf.training.strategy import any_host
 
 BEST_MODEL_FILE = "best.keras"
@@ -59,7 +57,7 @@ class Checkpoint(StepCallback):
         first_step: int = 0,
         stop: StopSignals | None = None,
         writes: bool = True,
-        before_saving: Callable[[int], None] | None = None,
+        before_saving: Callable[[int], None] = lambda step: None,
     ):
         super().__init__(first_step)
         if checkpoint_every < 1:
@@ -104,8 +102,7 @@ class Checkpoint(StepCallback):
     def _save(self, step: int) -> None:
         if step == self._saved_step:
             return
-        if self.before_saving is not None:
-            self.before_saving(step)
+        self.before_saving(step)
         if self.writes:
             self._saver.save(self.model, step)
         self._saved_step = step
@@ -173,8 +170,8 @@ def _copy_of(model: keras.Model) -> keras.Model:
     return copy
 
 
-def _state(model: keras.Model) -> chain:
-    return chain(model.variables, model.optimizer.variables)
+def _state(model: keras.Model) -> list:
+    return [*model.variables, *model.optimizer.variables]
 
 
 class BestModel(EvaluationCallback):
@@ -239,10 +236,8 @@ class BestModel(EvaluationCallback):
     def on_train_end(self, logs=None):
         """Warns if no evaluation had the metric."""
         if not self._seen:
-            warnings.warn(
-                f"no evaluation gave {self.best_metric!r}; {BEST_MODEL_FILE} is not written",
-                stacklevel=2,
-            )
+            text = f"no evaluation gave {self.best_metric!r}; {BEST_MODEL_FILE} is not written"
+            warnings.warn(text, stacklevel=2)
 
     def _read(self) -> float:
         """The recorded best value; the worst possible one without a record."""
@@ -252,8 +247,7 @@ class BestModel(EvaluationCallback):
             return worst
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            is_same = record["monitor"] == self.best_metric
-            return float(record["value"]) if is_same else worst
+            return float(record["value"]) if record["monitor"] == self.best_metric else worst
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}: expected monitor, value and step, got {error!r}; remove the file to "

@@ -19,7 +19,7 @@ import h5py
 import keras
 
 from fcos_tf.models.weights import check_whole, find_damage, first_lines
-from fcos_tf.training.atomic import naming, remove_leftovers, replacing
+from fcos_tf.training.interruption import naming, remove_leftovers, replacing
 from fcos_tf.training.optimizers import averaged_weights, swap_averages
 
 FOLDER = "checkpoints"
@@ -32,20 +32,18 @@ def save(model: keras.Model, model_dir: str | Path, step: int, *, keep: int = 3)
     Args:
         model: A built, compiled model.
         model_dir: The run's folder; created if missing.
-        step: Number of updates done, >= 0.
+        step: Number of updates done.
         keep: Number of checkpoints to keep, >= 1.
 
     Returns:
         The path of the new file.
 
     Raises:
-        ValueError: `keep` below 1 or `step` below 0.
+        ValueError: `keep` below 1.
         OSError: It cannot be written, e.g. on a full disk; names the newest whole checkpoint.
     """
     if keep < 1:
         raise ValueError(f"keep: expected a whole number >= 1, got {keep}")
-    if step < 0:
-        raise ValueError(f"step: expected a whole number >= 0, got {step}")
     folder = Path(model_dir) / FOLDER
     path = folder / f"step_{step:08d}.keras"
     try:
@@ -81,13 +79,10 @@ def write_model(model: keras.Model, path: str | Path) -> None:
 
 
 def latest(model_dir: str | Path) -> Path | None:
-    """The newest whole checkpoint of a run; corrupt ones are skipped with a warning.
+    """The newest whole checkpoint of a run, None without one; warns of corrupt ones.
 
     Args:
         model_dir: The run's folder, which need not exist.
-
-    Returns:
-        Its path, or None if there is no whole checkpoint.
     """
     paths = _all_newest_first(model_dir)
     for path in paths:
@@ -135,7 +130,7 @@ def restore(model: keras.Model, path: str | Path) -> int:
     path = Path(path)
     step = step_of(path)
     check_whole(path)
-    _need_known_slots(path)
+    _refuse_old_momentum(path)
     if not model.optimizer.built:
         # Only a built optimizer has slots (momentum ...) to load into.
         model.optimizer.build(model.trainable_variables)
@@ -153,7 +148,7 @@ def restore(model: keras.Model, path: str | Path) -> int:
     return step
 
 
-def _need_known_slots(path: Path) -> None:
+def _refuse_old_momentum(path: Path) -> None:
     """Refuses a checkpoint of an older SGD, whose momentum accumulated steps, not gradients."""
     with zipfile.ZipFile(path) as archive:
         saved = json.loads(archive.read("config.json"))

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
@@ -44,24 +44,10 @@ def count_period(num_images: int, *, eval_every: int, batch_size: int) -> int:
     return eval_every or math.ceil(num_images / batch_size)
 
 
-class Stretch(NamedTuple):
-    """Consecutive epochs of equal length, one `fit` call.
-
-    Attributes:
-        first_step: Updates done before it.
-        first_epoch: Index of its first epoch, from 0.
-        epochs: Number of epochs, >= 1.
-        steps_per_epoch: Updates in each.
-    """
-
-    first_step: int
-    first_epoch: int
-    epochs: int
-    steps_per_epoch: int
-
-
-def stretches(start_step: int, total_steps: int, period: int) -> Iterator[Stretch]:
-    """Divides the remaining steps into at most three `fit` calls.
+def stretches(
+    start_step: int, total_steps: int, period: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """Divides the remaining steps into at most three `fit` calls, each of epochs of one length.
 
     Args:
         start_step: Updates done already, >= 0.
@@ -69,7 +55,8 @@ def stretches(start_step: int, total_steps: int, period: int) -> Iterator[Stretc
         period: Steps of a whole epoch, >= 1.
 
     Yields:
-        Stretches in order; none if the run is complete.
+        (updates done before, index of the first epoch, number of epochs, updates in each), in
+        order; none if the run is complete.
 
     Raises:
         ValueError: An argument is out of range.
@@ -84,7 +71,7 @@ def stretches(start_step: int, total_steps: int, period: int) -> Iterator[Stretc
             epochs, length = 1, min(period - done, total_steps - step)
         else:
             epochs, length = whole, period
-        yield Stretch(step, epoch, epochs, length)
+        yield step, epoch, epochs, length
         step += epochs * length
 
 
@@ -169,13 +156,18 @@ class EvaluationCallback(StepCallback):
 
     def on_step_end(self, step, logs):
         """Looks for an evaluation at the end of an epoch."""
-        metrics = {
-            name.removeprefix(VALIDATION_PREFIX): float(value)
-            for name, value in (logs or {}).items()
-            if name.startswith(VALIDATION_PREFIX)
-        }
+        metrics = evaluation_in(logs or {})
         if metrics:
             self.on_evaluation(step, metrics)
+
+
+def evaluation_in(logs: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of the evaluation in an epoch's logs, without their prefix `val_`."""
+    return {
+        name.removeprefix(VALIDATION_PREFIX): float(value)
+        for name, value in logs.items()
+        if name.startswith(VALIDATION_PREFIX)
+    }
 
 
 def fit(
@@ -209,12 +201,12 @@ def fit(
     logs: dict[str, float] = {}
     errors: list[BaseException] = []
     try:
-        for stretch in stretches(start_step, total_steps, period):
+        for step, epoch, epochs, length in stretches(start_step, total_steps, period):
             history = model.fit(
-                make_dataset(stretch.first_step),
-                initial_epoch=stretch.first_epoch,
-                epochs=stretch.first_epoch + stretch.epochs,
-                steps_per_epoch=stretch.steps_per_epoch,
+                make_dataset(step),
+                initial_epoch=epoch,
+                epochs=epoch + epochs,
+                steps_per_epoch=length,
                 callbacks=callbacks,
                 shuffle=False,  # done by the data set
                 verbose=0,
