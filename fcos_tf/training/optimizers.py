@@ -161,20 +161,12 @@ class AdamW(_DetectionOptimizer, keras.optimizers.AdamW):
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
 
 
-def has_averages(model: keras.Model) -> bool:
-    """Whether the optimizer of a compiled model keeps averages of its weights (`use_ema`)."""
-    return bool(getattr(_inner(model), "use_ema", False))
-
-
 @contextlib.contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
     """A context in which a model has its averaged weights, if its optimizer keeps them.
 
     Meanwhile the optimizer holds the training weights, so a model saved here has both; after
     loading, `swap_averages` restores them.
-
-    Args:
-        model: Any Keras model.
 
     Example:
         >>> with averaged_weights(model):
@@ -189,17 +181,13 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
 
 def swap_averages(model: keras.Model) -> None:
     """Exchanges the weights of a model and their averages, if there are any yet."""
-    optimizer = _inner(model)
-    if not has_averages(model) or not optimizer.built or not int(optimizer.iterations.numpy()):
+    optimizer = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
+    has_averages = getattr(optimizer, "use_ema", False) and optimizer.built
+    if not has_averages or not int(optimizer.iterations.numpy()):
         return
     averages = optimizer._model_variables_moving_average
     for weight, average in zip(model.trainable_variables, averages, strict=True):
         value = ops.copy(weight)
         weight.assign(average)
         average.assign(value)
-
-
-def _inner(model: keras.Model):
-    """The optimizer inside a `LossScaleOptimizer`."""
-    optimizer = getattr(model, "optimizer", None)
-    return getattr(optimizer, "inner_optimizer", optimizer)
