@@ -65,7 +65,7 @@ def _evaluate(config: Config, options: EvaluateOptions, given: frozenset[str]) -
             load_tensorflow()
             from fcos_tf.training.run import write_scores
 
-            write_scores(options.output_dir, scores.metrics, scores.per_class)
+            write_scores(options.output_dir, scores)
     else:
         load_tensorflow()
         scores = evaluate(
@@ -144,7 +144,7 @@ def evaluate(
         scores = dataclasses.replace(scores, metrics={"step": step, **scores.metrics})
 
     folder = Path(output_dir or config.model_dir or path.parent)
-    run.write_scores(folder, scores.metrics, scores.per_class)
+    run.write_scores(folder, scores)
     write_text(folder / DETECTIONS_FILE, json.dumps(records.detections))
     run.save_pictures(folder / run.PICTURE_FILE, model, dataset, detect=detect)
     return scores

@@ -61,9 +61,7 @@ class Checkpoint(StepCallback):
     ):
         super().__init__(first_step)
         if checkpoint_every < 1:
-            raise ValueError(
-                f"checkpoint_every: expected a number of steps >= 1, got {checkpoint_every}"
-            )
+            raise ValueError(f"checkpoint_every: expected steps >= 1, got {checkpoint_every}")
         self.checkpoint_every = checkpoint_every
         self.stop = stop
         self.writes = writes
@@ -82,13 +80,11 @@ class Checkpoint(StepCallback):
         if stopping:
             raise TrainingStopped(f"stopped by {self.stop.received or 'a signal to another host'}")
 
-    def on_train_end(self, logs=None):
-        """Waits until the last checkpoint is on disk."""
-        self.close()
-
-    def close(self):
+    def close(self, logs=None):
         """Waits until the last checkpoint is on disk."""
         self._saver.wait()
+
+    on_train_end = close
 
     def _is_to_stop(self, step: int, logs) -> bool:
         if self.stop is None:
@@ -112,10 +108,7 @@ class BackgroundSaver:
     """Writes checkpoints in a background thread, from a copy of the model in host memory.
 
     Training waits only for the copy, and for the previous checkpoint if it is not on disk yet.
-
-    Args:
-        model_dir: The run's folder.
-        keep: Number of newest checkpoints to keep, >= 1.
+    The arguments are those of `checkpoints.save`.
     """
 
     def __init__(self, model_dir: str | Path, *, keep: int = 3):
@@ -128,9 +121,7 @@ class BackgroundSaver:
     def save(self, model: keras.Model, step: int) -> None:
         """Starts to write the checkpoint of `step`; the model may change once this returns.
 
-        Args:
-            model: A built, compiled, serialisable model; the same one in every call.
-            step: Number of updates done, >= 0.
+        It is a built, compiled, serialisable model, the same one in every call.
 
         Raises:
             OSError: The previous checkpoint could not be written.
@@ -177,14 +168,12 @@ def _state(model: keras.Model) -> list:
 class BestModel(EvaluationCallback):
     """Saves the model of the best evaluation as `best.keras`, its value in `best.json`.
 
-    Place it after the callback that evaluates. A resumed run continues from `best.json`. A run
-    from step 0 removes the `best.json` of an older run; its first evaluation replaces
-    `best.keras`.
+    Place it after the callback that evaluates. A resumed run continues from `best.json`; a run
+    from step 0 removes that of an older run, and its first evaluation replaces `best.keras`.
 
     Args:
         model_dir: The run's folder.
-        best_metric: The metric: `AP`, `AP50`, `mAP_voc07`, `loss` ... A record of another metric
-            in `best.json` is ignored.
+        best_metric: `AP`, `AP50`, `mAP_voc07`, `loss` ... A record of another one is ignored.
         goal: "max" or "min", see `ImageModel.best_metrics`.
         first_step: Updates done before the first `fit`; above 0 in a resumed run.
 
@@ -211,11 +200,8 @@ class BestModel(EvaluationCallback):
         """Removes the record of an older run in the same folder."""
         record = self.model_dir / BEST_RECORD_FILE
         if not self.step and not self._seen and record.is_file():
-            warnings.warn(
-                f"removed {record} of an older run: this run starts at step 0, and its first "
-                f"evaluation replaces {BEST_MODEL_FILE}",
-                stacklevel=2,
-            )
+            then = f"this run starts at step 0, and its first evaluation replaces {BEST_MODEL_FILE}"
+            warnings.warn(f"removed {record} of an older run: {then}", stacklevel=2)
             record.unlink()
 
     def on_evaluation(self, step, metrics):

@@ -65,11 +65,7 @@ def save(model: keras.Model, model_dir: str | Path, step: int, *, keep: int = 3)
 
 
 def write_model(model: keras.Model, path: str | Path) -> None:
-    """Saves a model to a `.keras` file, renamed into place.
-
-    Args:
-        model: A built model. Averaged weights are saved as weights, and the weights as averages.
-        path: The file; an existing one is replaced atomically.
+    """Saves a model to a `.keras` file, renamed into place, with averaged weights as its weights.
 
     Raises:
         OSError: It cannot be written, e.g. on a full disk.
@@ -79,11 +75,7 @@ def write_model(model: keras.Model, path: str | Path) -> None:
 
 
 def latest(model_dir: str | Path) -> Path | None:
-    """The newest whole checkpoint of a run, None without one; warns of corrupt ones.
-
-    Args:
-        model_dir: The run's folder, which need not exist.
-    """
+    """The newest whole checkpoint in a run's folder, None without one; warns of corrupt ones."""
     paths = _all_newest_first(model_dir)
     for path in paths:
         damage = find_damage(path)
@@ -95,16 +87,12 @@ def latest(model_dir: str | Path) -> Path | None:
 
 
 def refuse_corrupt(model_dir: str | Path) -> None:
-    """Refuses a run from step 0 in a folder with corrupt checkpoints only.
-
-    Args:
-        model_dir: The run's folder, which need not exist and holds no whole checkpoint.
+    """Refuses a run from step 0 in a folder with corrupt checkpoints only: no `latest`, but files.
 
     Raises:
         ValueError: There are checkpoints; names them.
     """
-    paths = _all_newest_first(model_dir)
-    if paths:
+    if paths := _all_newest_first(model_dir):
         raise ValueError(
             f"--model_dir: expected a whole checkpoint in {paths[0].parent}, got corrupt ones only "
             f"({', '.join(path.name for path in paths)}); to start from step 0, remove them or "
@@ -118,13 +106,13 @@ def restore(model: keras.Model, path: str | Path) -> int:
     Args:
         model: A built, compiled model of the same architecture and optimizer as the saved one,
             with or without a `LossScaleOptimizer`.
-        path: A file that `save` wrote.
+        path: A checkpoint of `save`.
 
     Returns:
-        The number of updates done when it was written.
+        The number of updates done in it.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: No such file.
         ValueError: The file is corrupt, or does not fit the model or the optimizer.
     """
     path = Path(path)
@@ -188,15 +176,14 @@ def _loss_scaling_as_saved(model: keras.Model, path: Path) -> Iterator[None]:
 
 
 def step_of(path: str | Path) -> int:
-    """The number of updates in a checkpoint's file name.
+    """The number of updates in a checkpoint's file name, such as step_00001000.keras.
 
     Raises:
-        ValueError: The name is not of the form step_00001000.keras.
+        ValueError: The name is of another form.
     """
-    match = _NAME.fullmatch(Path(path).name)
-    if match is None:
-        raise ValueError(f"expected a checkpoint named like step_00001000.keras, got {path}")
-    return int(match.group(1))
+    if match := _NAME.fullmatch(Path(path).name):
+        return int(match[1])
+    raise ValueError(f"expected a checkpoint named like step_00001000.keras, got {path}")
 
 
 def _all_newest_first(model_dir: str | Path) -> list[Path]:

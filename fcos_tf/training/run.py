@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fcos_tf import visualization
+from fcos_tf import evaluation, visualization
 from fcos_tf.detecting.batches import compile_detect, detect_samples
 from fcos_tf.detecting.folder import PICTURE_THRESHOLD
 from fcos_tf.training import checkpoints
@@ -46,9 +46,8 @@ def find_weights(model_dir: str | Path, weights: str | Path | None = None) -> Pa
         raise FileNotFoundError(f"--model_dir: no folder {model_dir}")
     path = checkpoints.latest(model_dir) or model_dir / MODEL_FILE
     if not path.is_file():
-        raise FileNotFoundError(
-            f"--model_dir: no checkpoint and no {MODEL_FILE} in {model_dir}; train first"
-        )
+        missing = f"no checkpoint and no {MODEL_FILE} in {model_dir}"
+        raise FileNotFoundError(f"--model_dir: {missing}; train first")
     return path
 
 
@@ -63,20 +62,19 @@ def make_writers(
         total_steps: The length of the run.
         left_out: Names of metrics for the files only.
     """
-    model_dir = Path(model_dir)
+    if sys.stdout.isatty():
+        terminal = ProgressBar(total_steps, first_step=first_step)
+    else:
+        terminal = TextWriter(total_steps, left_out=left_out)
     return [
-        JsonLinesWriter(model_dir / METRICS_LINES_FILE, first_step=first_step),
-        TensorBoardWriter(model_dir / TENSORBOARD_FOLDER, first_step=first_step),
-        ProgressBar(total_steps, first_step=first_step)
-        if sys.stdout.isatty()
-        else TextWriter(total_steps, left_out=left_out),
+        JsonLinesWriter(Path(model_dir) / METRICS_LINES_FILE, first_step=first_step),
+        TensorBoardWriter(Path(model_dir) / TENSORBOARD_FOLDER, first_step=first_step),
+        terminal,
     ]
 
 
 class DetectionPictures(EvaluationCallback):
-    """Draws ground truth and detections of the same few images after each evaluation.
-
-    Place it after the callback that evaluates.
+    """Draws the same few images after each evaluation. Place it after the callback that evaluates.
 
     Args:
         dataset: Batches of `(images, targets)`, as `fcos_tf.data.load` gives them.
@@ -153,9 +151,8 @@ def check_readable(val_data: Any) -> None:
     _, targets = next(iter(val_data))
     skipped = val_data.image_faults.skipped  # empty if a host's share begins with padding rows
     if skipped and not (targets["image_ids"].numpy() >= 0).any():
-        raise ValueError(
-            f"none of the first {len(skipped)} images to evaluate on can be read: {skipped[0]}"
-        )
+        images = f"the first {len(skipped)} images to evaluate on"
+        raise ValueError(f"none of {images} can be read: {skipped[0]}")
 
 
 def write_metrics(path: str | Path, metrics: dict[str, Any]) -> None:
@@ -163,18 +160,14 @@ def write_metrics(path: str | Path, metrics: dict[str, Any]) -> None:
     write_text(path, json.dumps(metrics, indent=2) + "\n")
 
 
-def write_scores(
-    folder: str | Path, metrics: dict[str, Any], per_class: dict[str, dict[str, Any]]
-) -> None:
+def write_scores(folder: str | Path, scores: evaluation.Scores) -> None:
     """Writes the metrics over all classes and per class; creates the folder."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    write_metrics(Path(folder) / METRICS_FILE, metrics)
-    write_metrics(Path(folder) / PER_CLASS_FILE, per_class)
+    write_metrics(Path(folder) / METRICS_FILE, scores.metrics)
+    write_metrics(Path(folder) / PER_CLASS_FILE, scores.per_class)
 
 
-def read_finished(
-    model_dir: Path, step: int, *, has_picture: bool = True
-) -> dict[str, float] | None:
+def read_finished(model_dir: Path, step: int, *, has_picture: bool) -> dict[str, float] | None:
     """The metrics of a run whose files are complete and of this step, else None."""
     names = (MODEL_FILE, METRICS_FILE, *((PICTURE_FILE,) if has_picture else ()))
     if not all((model_dir / name).is_file() for name in names):
@@ -215,14 +208,12 @@ def check_unchanged(
         for name, value in options.items()
         if _comparable(before[name]) != _comparable(value)
     ]
-    if not changed:
-        return
     text = f"{path} says that the run to resume has other flags: {', '.join(changed)}"
-    if not allow_config_change:
-        raise ValueError(
-            f"{text}; give the original ones, another --model_dir, or --allow_config_change"
-        )
-    warnings.warn(text, stacklevel=2)
+    if changed and not allow_config_change:
+        advice = "give the original ones, another --model_dir, or --allow_config_change"
+        raise ValueError(f"{text}; {advice}")
+    if changed:
+        warnings.warn(text, stacklevel=2)
 
 
 def _comparable(text: str) -> str | list[float]:

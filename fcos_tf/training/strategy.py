@@ -77,28 +77,23 @@ def make_strategy(
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
     if bool(tpu) != (strategy == "tpu"):
-        raise ValueError(
-            "--tpu: expected the name of a TPU, or local, with --strategy=tpu only; got "
-            f"--strategy={strategy} and --tpu={tpu}"
-        )
+        got = f"got --strategy={strategy} and --tpu={tpu}"
+        raise ValueError(f"--tpu: expected a TPU's name, or local, with --strategy=tpu only; {got}")
     if strategy == "tpu":
         return _tpu_strategy(tpu)
     may_have_hosts = strategy in ("auto", "multi_worker") and not one_host
     cluster = read_cluster() if may_have_hosts and os.environ.get(VARIABLE) else None
-    if strategy == "multi_worker" and cluster is None and not one_host:
-        raise ValueError(
-            f"--strategy=multi_worker: expected the environment variable {VARIABLE}, got none"
-        )
+    if strategy == "multi_worker" and may_have_hosts and cluster is None:
+        expected = f"expected the environment variable {VARIABLE}"
+        raise ValueError(f"--strategy=multi_worker: {expected}, got none")
     if cluster is not None and len(cluster.addresses) > 1:
         report(f"waiting until all hosts are there: {', '.join(cluster.addresses)}")
         try:
             with _ended_by_sigint():
                 return tf.distribute.MultiWorkerMirroredStrategy()
         except tf.errors.UnknownError as error:
-            address = cluster.addresses[cluster.host]
-            raise OSError(
-                f"{VARIABLE}: expected {address} to be free for this process, got: {error.message}"
-            ) from error
+            expected = f"expected {cluster.addresses[cluster.host]} to be free for this process"
+            raise OSError(f"{VARIABLE}: {expected}, got: {error.message}") from error
     several = len(tf.config.list_physical_devices("GPU")) > 1
     if strategy == "mirrored" or (strategy in ("auto", "multi_worker") and several):
         return tf.distribute.MirroredStrategy()
@@ -120,7 +115,7 @@ def any_host(flag: bool, strategy: tf.distribute.Strategy) -> bool:
 
     Args:
         flag: The value of this host, such as whether to stop.
-        strategy: Of the run; `model.distribute_strategy`.
+        strategy: That of the run.
     """
     if not has_hosts(strategy):
         return flag
@@ -216,11 +211,10 @@ def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
         text = " ".join(str(error).split())
         raise ValueError(f"--tpu={tpu}: expected a TPU that can be reached, got: {text}") from error
     strategy = tf.distribute.TPUStrategy(resolver)
-    if strategy.extended.num_hosts > 1:
+    hosts = strategy.extended.num_hosts
+    if hosts > 1:
         # One process drives all hosts of a TPU, and would have to read the images of all.
-        raise ValueError(
-            f"--tpu={tpu}: expected a TPU with one host, got one with {strategy.extended.num_hosts}"
-        )
+        raise ValueError(f"--tpu={tpu}: expected a TPU with one host, got one with {hosts}")
     return strategy
 
 
@@ -231,7 +225,7 @@ def check_shared(
 
     Args:
         folder: The run's folder on this host; the chief creates it if missing.
-        strategy: Of the run.
+        strategy: That of the run.
         patience: Seconds that a host looks; network file systems may delay a file.
 
     Raises:
@@ -264,8 +258,6 @@ def check_shared(
 
 def _appears(path: Path, patience: float) -> bool:
     deadline = time.monotonic() + patience
-    while not path.exists():
-        if time.monotonic() > deadline:
-            return False
+    while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    return True
+    return path.exists()
