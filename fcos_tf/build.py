@@ -20,14 +20,15 @@ from fcos_tf.models.train_steps import learning_norms
 from fcos_tf.models.weights import load_model
 from fcos_tf.options import changed_options, options_for, parameters_of, with_defaults
 from fcos_tf.training import callbacks, optimizers, schedules
-from fcos_tf.training.input_clock import InputClock
+from fcos_tf.training.callbacks import InputClock
+from fcos_tf.training.interruption import StopSignals
 from fcos_tf.training.non_finite import NonFiniteGuard
-from fcos_tf.training.pictures import DetectionPictures
-from fcos_tf.training.stop_signals import StopSignals
+from fcos_tf.training.run import DetectionPictures
 from fcos_tf.training.strategy import ALONE, Share, share_of
 
 # Choices of --model. Each takes num_classes, class_names, category_ids, dtype and its own options.
 MODELS: dict[str, type[ImageModel]] = {"fcos": FCOS}
+OPTIMIZERS = {"sgd": optimizers.SGD, "adamw": optimizers.AdamW}
 
 
 def load_train_data(
@@ -37,8 +38,7 @@ def load_train_data(
     arguments = {"split": config.train_split, "start_step": start_step, **share._asdict()}
     if config.overfit:
         arguments |= {"horizontal_flip": False, "augment": ()}
-    arguments = _data_options(config, data.load, training=True, repeat=True, **arguments)
-    return data.load(**arguments)
+    return data.load(**_data_options(config, data.load, training=True, repeat=True, **arguments))
 
 
 def load_val_data(
@@ -53,12 +53,9 @@ def load_val_data(
     """
     if class_names and not config.classes:
         config = dataclasses.replace(config, classes=tuple(class_names))
-    arguments = {
-        "split": config.train_split if config.overfit else config.val_split,
-        "training": False,
-        **share._asdict(),
-    }
+    split = config.train_split if config.overfit else config.val_split
     config = with_defaults(config, AugmentationOptions)
+    arguments = {"split": split, "training": False, **share._asdict()}
     return data.load(**_data_options(config, data.load, **arguments))
 
 
@@ -75,7 +72,7 @@ def check_devices(config: Config, strategy: tf.distribute.Strategy) -> None:
     """Checks that the options fit the devices.
 
     Raises:
-        ValueError: If the batch cannot be divided so, or image sizes are not static.
+        ValueError: The batch cannot be divided so, or image sizes are not static.
     """
     replicas = strategy.num_replicas_in_sync
     if config.batch_size % replicas:
@@ -90,22 +87,20 @@ def check_devices(config: Config, strategy: tf.distribute.Strategy) -> None:
         )
     if "," not in config.image_size:
         return
+    expected = "--image_size: expected a canvas like 512x512"
     if config.strategy == "tpu":
         # Two canvases in one data set are a dynamic shape to TensorFlow.
-        expected = "a canvas like 512x512 with --strategy=tpu"
-        raise ValueError(f"--image_size: expected {expected}, got {config.image_size}")
+        raise ValueError(f"{expected} with --strategy=tpu, got {config.image_size}")
     if share_of(strategy).num_hosts > 1 and not config.orientation_buckets:
-        raise ValueError(
-            "--image_size: expected a canvas like 512x512, or --orientation_buckets, with several "
-            f"hosts, got {config.image_size}"
-        )
+        or_buckets = "or --orientation_buckets, with several hosts"
+        raise ValueError(f"{expected}, {or_buckets}, got {config.image_size}")
 
 
 def model_class(config: Config) -> type[ImageModel]:
     """The class of `config.model`.
 
     Raises:
-        ValueError: If there is no such model, or it lacks an option that is given.
+        ValueError: There is no such model, or it lacks an option that is given.
     """
     kind = MODELS.get(config.model)
     if kind is None:
@@ -129,9 +124,9 @@ def make_model(
         category_ids: The data set's ids of the classes.
 
     Raises:
-        ValueError: If `num_classes` is set to another number than that of `class_names`, if
+        ValueError: `num_classes` is neither 0 nor the number of `class_names`,
             `initial_weights` is no detector of `model`, or see `model_class`.
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: No such file.
     """
     if config.num_classes and config.num_classes != len(class_names):
         raise ValueError(
@@ -139,35 +134,47 @@ def make_model(
             f"--dataset={config.dataset} ({', '.join(class_names)}), got {config.num_classes}"
         )
     kind = model_class(config)
-    if config.initial_weights:
-        _warn_of_idle_options(config)
-        model = load_model(config.initial_weights)
-        if not isinstance(model, kind):
-            raise ValueError(
-                f"--initial_weights: expected a file of --model={config.model}, got a "
-                f"{type(model).__name__} in {config.initial_weights}"
-            )
-        return model.with_classes(class_names, category_ids=category_ids, dtype=config.precision)
-    classes = {"num_classes": len(class_names), "class_names": tuple(class_names)}
-    given = {**classes, "category_ids": category_ids, "dtype": config.precision}
-    return kind(**options_for(config, kind, **given))
-
-
-def _warn_of_idle_options(config: Config) -> None:
-    """Warns of options without effect, as the model comes from a file."""
+    given = {"category_ids": category_ids, "dtype": config.precision}
+    if not config.initial_weights:
+        given |= {"num_classes": len(class_names), "class_names": tuple(class_names)}
+        return kind(**options_for(config, kind, **given))
     idle = changed_options(config, ModelOptions, DetectionOptions)
     if idle:
-        warnings.warn(
-            f"the model is that of --initial_weights={config.initial_weights}; of no effect: "
-            f"{' '.join(f'--{name}={value}' for name, value in idle.items())}",
-            stacklevel=3,
+        names = " ".join(f"--{name}={value}" for name, value in idle.items())
+        text = f"the model is that of --initial_weights={config.initial_weights}; of no effect: "
+        warnings.warn(text + names, stacklevel=2)
+    model = load_model(config.initial_weights)
+    if not isinstance(model, kind):
+        raise ValueError(
+            f"--initial_weights: expected a file of --model={config.model}, got a "
+            f"{type(model).__name__} in {config.initial_weights}"
         )
+    return model.with_classes(class_names, **given)
 
 
 def make_optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:
     """The config's optimizer, with its schedule over `total_steps` updates."""
-    rate = schedules.make_schedule(total_steps, **options_for(config, schedules.make_schedule))
-    return optimizers.make_optimizer(rate, **options_for(config, optimizers.make_optimizer))
+    # Scaled as by Goyal et al., Accurate, Large Minibatch SGD.
+    scale = config.batch_size / config.base_batch_size if config.base_batch_size else 1.0
+    rate = config.learning_rate * scale
+    warm = options_for(config, schedules.WarmupConstant, learning_rate=rate)
+    if config.schedule == "cosine":
+        schedule = schedules.WarmupCosine(total_steps=total_steps, **warm)
+    elif config.schedule == "step":
+        # In proportion to the 60k and 80k of 90k steps of the recipe.
+        default = sorted({max(1, total_steps * 2 // 3), max(1, total_steps * 8 // 9)})
+        decay = {"decay_steps": config.decay_steps or default, "decay_factor": config.decay_factor}
+        schedule = schedules.WarmupStepDecay(**decay, **warm)
+    else:
+        schedule = schedules.WarmupConstant(**warm)
+    kind = OPTIMIZERS[config.optimizer]
+    more = {"global_clipnorm": config.clip_norm or None, "use_ema": config.ema_momentum > 0}
+    optimizer = kind(**options_for(config, kind, learning_rate=schedule, **more))
+    if config.max_bad_steps and config.precision != "mixed_float16":
+        # It skips non-finite steps; for float16 Keras adds one by itself.
+        scaling = {"initial_scale": 1.0, "dynamic_growth_steps": 2**31 - 1}
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, **scaling)
+    return optimizer
 
 
 def compile_model(config: Config, model: keras.Model, total_steps: int) -> None:
@@ -195,18 +202,13 @@ def _uses_xla(*, jit_compile: bool | None, image_size: str, one_replica: bool) -
 def _warn_of_lonely_norms(model: keras.Model, *, one_replica: bool, parts: int) -> None:
     """Warns of batch norms that see a part of a step's images only."""
     norms = learning_norms(model)
+    text = "batch norms of the backbone use the statistics of "
     if not one_replica and not all(norm.synchronized for norm in norms):
-        warnings.warn(
-            "batch norms of the backbone use the statistics of their own device only; for those of "
-            "all devices give --backbone_norm=sync",
-            stacklevel=3,
-        )
+        more = "their own device only; for those of all devices give --backbone_norm=sync"
+        warnings.warn(text + more, stacklevel=3)
     if parts > 1 and norms:
-        warnings.warn(
-            f"batch norms of the backbone use the statistics of one of the {parts} parts of "
-            "--accumulation_steps at a time, not of the batch; --backbone_norm=frozen uses none",
-            stacklevel=3,
-        )
+        more = f"one of the {parts} parts of --accumulation_steps at a time, not of the batch"
+        warnings.warn(f"{text}{more}; --backbone_norm=frozen uses none", stacklevel=3)
 
 
 def make_callbacks(
@@ -227,52 +229,45 @@ def make_callbacks(
         writers: Writers of numbers and pictures, see `training.metric_writers`; those that are
             callbacks, such as a progress bar, become callbacks of the run.
         input_clock: The clock of the training data.
-        first_step: Updates done before the run goes on.
+        first_step: Updates done before the first `fit`.
         share: This host's share. The chief alone saves models; the others read the numbers at the
             same steps, which is a collective operation.
         stop: The stop signals, see `callbacks.Checkpoint`.
 
     Raises:
-        ValueError: If `best_metric` is none of `metrics`.
+        ValueError: `best_metric` is none of `metrics`.
     """
+    start = {"first_step": first_step}
 
     def make(kind, **others):
         return kind(**options_for(config, kind, **others))
 
     kind = model_class(config)
-    protocols = kind.protocols
     best_metric = _best_metric(**options_for(config, _best_metric, kind=kind))
     writers = list(writers)
-    galleries = [w for w in writers if protocols and hasattr(w, "write_pictures")]
+    galleries = [w for w in writers if kind.protocols and hasattr(w, "write_pictures")]
     # Hosts evaluate together: none can stop alone.
     interrupt = stop.raise_if_received if stop and share.num_hosts == 1 else None
     guard = make(
         NonFiniteGuard,
         make_batch=lambda step: next(iter(load_train_data(config, start_step=step, share=share))),
-        first_step=first_step,
         host=share.host if share.num_hosts > 1 else None,
+        **start,
     )
+    saving = {"stop": stop, "writes": share.is_chief, "before_saving": guard.look}
     best = {"best_metric": best_metric, "goal": kind.best_metrics.get(best_metric, "max")}
     return [
         # First: excludes the time of the others at the end of an epoch from the training time.
-        make(
-            callbacks.TrainingLog, writers=writers, input_clock=input_clock, first_step=first_step
-        ),
+        make(callbacks.TrainingLog, writers=writers, input_clock=input_clock, **start),
         *(writer for writer in writers if isinstance(writer, keras.callbacks.Callback)),
         guard,
         # A checkpoint is saved after the training lines up to its step. An evaluation is complete
         # with its line; a resumed run repeats an incomplete one.
-        make(
-            callbacks.Checkpoint,
-            first_step=first_step,
-            stop=stop,
-            writes=share.is_chief,
-            before_saving=guard.look,
-        ),
+        make(callbacks.Checkpoint, **saving, **start),
         make(callbacks.DetectionMetrics, dataset=val_data, progress=interrupt),
-        *(DetectionPictures(val_data, each, first_step=first_step) for each in galleries),
-        *([make(callbacks.BestModel, first_step=first_step, **best)] if share.is_chief else []),
-        callbacks.EvaluationLog(writers, first_step=first_step),
+        *(DetectionPictures(val_data, each, **start) for each in galleries),
+        *([make(callbacks.BestModel, **best, **start)] if share.is_chief else []),
+        callbacks.EvaluationLog(writers, **start),
         # Last: the time of the others before a step does not count as waiting for input.
         *([input_clock] if input_clock else []),
     ]

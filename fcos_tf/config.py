@@ -23,7 +23,6 @@ class DataOptions(Options):
     """The data set, its place, and its subset."""
 
     title = "Data"
-
     dataset: str = option("digits", "digits (generated on the fly, no download), coco, voc, or "
         "tfds:NAME (prepared by TFDS, such as tfds:voc/2007).")
     data_dir: str = option("", "Folder of the data set, for voc also a comma-separated list; none "
@@ -57,7 +56,6 @@ class InputOptions(Options):
     """Size and number of the images of a batch."""
 
     title = "Images"
-
     image_size: str = option("512x512", "512x512: height and width of a fixed canvas; 800,1333: "
         "short side, limit of the long side; 640-800,1333: random short side for every training "
         "image. The aspect ratio is kept, the rest padded.",
@@ -83,7 +81,6 @@ class AugmentationOptions(Options):
     """Augmentation and selection of training images."""
 
     title = "Training images"
-
     horizontal_flip: bool = option(True, "Mirror half of the training images, if the data set "
         "allows it.", means={True: None}, also=("hflip", "fliplr", "flip"))
     augment: tuple[str, ...] = option((), "Further augmentation.",
@@ -108,7 +105,6 @@ class StartOptions(Options):
     """Model, classes and initial weights."""
 
     title = "Start"
-
     model: str = option("fcos", "The kind of model: fcos.", also=("arch", "architecture"))
     num_classes: int = option(0, "Number of classes; 0 = from the data set. A number other than "
         "the data set's is an error.", least=0, also=("nc",))
@@ -122,7 +118,6 @@ class ModelOptions(Options):
     """Architecture and training targets."""
 
     title = "Model"
-
     backbone: str = option("resnet50", "resnet18, resnet34, resnet50, resnet101, resnext50_32x4d, "
         "resnext101_32x8d, resnext101_64x4d, regnetx_400mf and others of that family, "
         "mobilenet_v2, simple_cnn, or keras_cv/PRESET, such as "
@@ -173,7 +168,6 @@ class DetectionOptions(Options):
     """From predictions to detections."""
 
     title = "Detections"
-
     score_threshold: float = option(0.05, "Least class probability of a detection; with "
         "--rules=torchvision and detectron2 least score.", least=0, most=1,
         also=("conf", "conf_thres", "confidence", "score_thresh", "score_thr", "threshold"))
@@ -190,7 +184,6 @@ class EvaluationOptions(Options):
     """Data and metrics of an evaluation."""
 
     title = "Evaluation"
-
     val_split: str = option("val", "Split to evaluate on.", also=("split",))
     metrics: tuple[str, ...] = option(("coco",), "coco (the twelve numbers), voc07 and voc12 (mAP "
         "at IoU .5, by 11 points and by all points).", choices=("coco", "voc07", "voc12"),
@@ -204,7 +197,6 @@ class TrainingOptions(Options):
     """Training step and learning rate schedule."""
 
     title = "Training"
-
     accumulation_steps: int = option(1, "Number of parts of each device's share of a batch: less "
         "memory, the same step (except for batch norms that learn, which see one part at a time).",
         least=1, harmless=True, also=("accumulate", "gradient_accumulation_steps", "accum_iter"))
@@ -262,7 +254,6 @@ class DeviceOptions(Options):
     """The devices that share the work."""
 
     title = "Devices"
-
     strategy: str = option("auto", "One device, all GPUs of this machine, those of all hosts in "
         "the environment variable TF_CONFIG, or a TPU; auto = multi_worker if TF_CONFIG names "
         "several hosts, mirrored with several GPUs, else one device.", harmless=True,
@@ -282,7 +273,6 @@ class RunOptions(Options):
     """Folder, length and logging of a run."""
 
     title = "Run"
-
     model_dir: str = option("", "Folder of the run; running again there resumes.", harmless=True,
         per_host=True, also=(*OUTPUT_WORDS, "log_dir", "logdir", "resume"))
     epochs: float = option(0.0, "Passes over the training split; 0 = use --steps.", least=0,

@@ -8,8 +8,8 @@ A new option needs this field and a function with a parameter `blur`; `options_f
 
 import dataclasses
 import inspect
+import itertools
 import math
-import operator
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -81,11 +81,8 @@ def sections_of(kind: type[Options]) -> dict[type[Options], tuple[str, ...]]:
 
 def fields_of(kind: type[Options]) -> dict[str, dataclasses.Field]:
     """The options of a class by name, section after section."""
-    return {
-        name: kind.__dataclass_fields__[name]
-        for names in sections_of(kind).values()
-        for name in names
-    }
+    names = itertools.chain(*sections_of(kind).values())
+    return {name: kind.__dataclass_fields__[name] for name in names}
 
 
 def options_for(options: Options, function: Callable, /, **arguments: Any) -> dict[str, Any]:
@@ -99,13 +96,10 @@ def options_for(options: Options, function: Callable, /, **arguments: Any) -> di
     Example:
         >>> model = FCOS(**options_for(config, FCOS, num_classes=3, class_names=names))
     """
-    wanted = parameters_of(function)
-    found: dict[str, Any] = {}
-    for name, field in fields_of(type(options)).items():
-        if name in wanted:
-            value = getattr(options, name)
-            found[name] = (field.metadata["means"] or {}).get(value, value)
-    return found | arguments
+    fields, wanted = fields_of(type(options)), parameters_of(function)
+    found = {name: getattr(options, name) for name in fields if name in wanted}
+    meanings = {name: fields[name].metadata["means"] or {} for name in found}
+    return {n: meanings[n].get(value, value) for n, value in found.items()} | arguments
 
 
 def parameters_of(function: Callable) -> set[str]:
@@ -130,32 +124,29 @@ def with_defaults(options: Options, section: type[Options]) -> Any:
 
 def changed_options(options: Options, *sections: type[Options]) -> dict[str, str]:
     """The non-default options of some sections, as a config file spells them."""
-    names = {name for section in sections for name in fields_of(section)}
-    return spelled(
-        options, lambda field: field.name in names and getattr(options, field.name) != field.default
-    )
+    fields = itertools.chain(*(fields_of(section).values() for section in sections))
+    names = {field.name for field in fields if getattr(options, field.name) != field.default}
+    return {name: text for name, text in spelled(options).items() if name in names}
 
 
 def fixed_options(options: Options) -> dict[str, str]:
     """The options that a resumed run must repeat, as a config file spells them."""
-
-    def is_fixed(field: dataclasses.Field) -> bool:
-        harmless = field.metadata["harmless"]
-        return not (harmless(options) if callable(harmless) else harmless)
-
-    return spelled(options, is_fixed)
+    harmless = {n: field.metadata["harmless"] for n, field in fields_of(type(options)).items()}
+    harmless = {name: x(options) if callable(x) else x for name, x in harmless.items()}
+    return {name: text for name, text in spelled(options).items() if not harmless[name]}
 
 
 def common_options(options: Options) -> dict[str, str]:
     """The options common to all hosts of a run, as a config file spells them."""
-    return spelled(options, lambda field: not field.metadata["per_host"])
+    fields = fields_of(type(options))
+    return {n: text for n, text in spelled(options).items() if not fields[n].metadata["per_host"]}
 
 
 def to_flags(options: Options) -> str:
     """A config file with every option, one `--name=value` per line, by section."""
+    texts = spelled(options)
     return "\n".join(
-        f"# {section.title}\n"
-        + "".join(f"--{name}={flag_value(getattr(options, name))}\n" for name in names)
+        f"# {section.title}\n" + "".join(f"--{name}={texts[name]}\n" for name in names)
         for section, names in sections_of(type(options)).items()
     )
 
@@ -179,15 +170,9 @@ def item_type(field: dataclasses.Field) -> type:
     return (*typing.get_args(field.type), field.type)[0]
 
 
-def spelled(
-    options: Options, wanted: Callable[[dataclasses.Field], bool] = lambda field: True
-) -> dict[str, str]:
-    """The options, or the wanted ones, as a config file spells them."""
-    return {
-        name: flag_value(getattr(options, name))
-        for name, field in fields_of(type(options)).items()
-        if wanted(field)
-    }
+def spelled(options: Options) -> dict[str, str]:
+    """The options as a config file spells them."""
+    return {name: flag_value(getattr(options, name)) for name in fields_of(type(options))}
 
 
 def _check_type(field: dataclasses.Field, value: Any) -> None:
@@ -210,15 +195,12 @@ def _check_range(field: dataclasses.Field, value: Any) -> None:
                 f"--{field.name}: expected {'some' if is_list(field) else 'one'} of "
                 f"{', '.join(choices)}, got {item!r}"
             )
-    limits = [
-        (f"{word} {field.metadata[name]:g}", is_inside(value, field.metadata[name]))
-        for name, word, is_inside in (
-            ("above", "above", operator.gt),
-            ("least", "at least", operator.ge),
-            ("most", "at most", operator.le),
-        )
-        if field.metadata[name] is not None
-    ]
-    if not all(inside for _, inside in limits):
-        words = " and ".join(word for word, _ in limits)
+    above, least, most = (field.metadata[name] for name in ("above", "least", "most"))
+    if (
+        (above is not None and value <= above)
+        or (least is not None and value < least)
+        or (most is not None and value > most)
+    ):
+        limits = (("above", above), ("at least", least), ("at most", most))
+        words = " and ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
         raise ValueError(f"--{field.name}: expected a number {words}, got {value}")

@@ -1,17 +1,21 @@
-"""What TensorFlow says, without what matters to its authors only."""
+"""TensorFlow's messages without those for its authors: its start-up, and errors in one line."""
 
 import os
 import re
 import sys
 import tempfile
 
+_START_UP = re.compile(
+    r"[IWE]0000 |WARNING: All log messages before absl|\d{4}-\d\d-\d\d .*: [IW] "
+)
+
 
 def load_tensorflow() -> None:
-    """Imports TensorFlow without the remarks it prints on the way, but with real errors."""
-    # What matters comes as a Python exception as well.
+    """Imports TensorFlow without its start-up messages, but with real errors."""
+    # Errors come as Python exceptions as well.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
-    # They come from C++ before its logging can be set up, so only the file descriptor catches them.
+    # C++ prints before its logging can be set up, so only the file descriptor catches it.
     with tempfile.TemporaryFile() as caught:
         saved = os.dup(2)
         try:
@@ -23,38 +27,28 @@ def load_tensorflow() -> None:
             os.dup2(saved, 2)
             os.close(saved)
             caught.seek(0)
-            text = caught.read().decode(errors="replace")
-            kept = [line for line in text.splitlines() if not _is_start_up_noise(line)]
-            if kept:
-                print("\n".join(kept), file=sys.stderr)
-
-
-def _is_start_up_noise(line: str) -> bool:
-    return not line.strip() or bool(
-        re.match(
-            r"[IWE]0000 |WARNING: All log messages before absl|\d{4}-\d\d-\d\d .*: [IW] ", line
-        )
-    )
+            for line in caught.read().decode(errors="replace").splitlines():
+                if line.strip() and not _START_UP.match(line):
+                    print(line, file=sys.stderr)
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, without the names of graph nodes, tracebacks and line breaks."""
+    """The text of an error, without the names of graph nodes, tracebacks and line breaks."""
     text = getattr(error, "message", None) or str(error) or type(error).__name__
     if "Collective ops is aborted" in text:
         host = re.search(r"(?:remote target|sending heartbeats\):)\s+(/job:\S+)", text)
         return (
-            f"host {host[1] if host else 'of the run'} does not answer any more; see what it says, "
-            "then start all hosts again: they go on from the last checkpoint"
+            f"host {host[1] if host else 'of the run'} does not answer any more; see its messages, "
+            "then start all hosts again: they resume from the last checkpoint"
         )
-    # The words of an assertion, or of a Python error, that happened inside a TensorFlow graph.
+    # An assertion, or a Python error, inside a TensorFlow graph.
     for pattern in (
         r"assertion failed: \[(.+?)\]\s*(?:\n|$)",
         r"\w+Error: (.+?)\s*\nTraceback \(most recent",
     ):
-        inner = re.search(pattern, text, flags=re.DOTALL)
-        if inner:
+        if inner := re.search(pattern, text, flags=re.DOTALL):
             text = inner[1]
-    # The names of graph nodes that TensorFlow puts around its own words.
+    # The names of graph nodes around TensorFlow's own text.
     text = re.sub(r"\{\{\S+ .*?\}\}|\[\[\{*.*?\}*\]\]|\[Op:\w+\].*", " ", text, flags=re.DOTALL)
     return " ".join(text.split())
 
@@ -65,15 +59,9 @@ def is_for_the_user(error: Exception) -> bool:
         return True
     import tensorflow as tf
 
-    # What a data set's map functions raise comes out as one of these.
-    kinds = (
-        tf.errors.InvalidArgumentError,
-        tf.errors.NotFoundError,
-        tf.errors.PermissionDeniedError,
-        tf.errors.ResourceExhaustedError,
-        tf.errors.UnavailableError,
-    )
-    return isinstance(error, kinds)
+    # Errors of a data set's map functions come out as these.
+    kinds = "InvalidArgument", "NotFound", "PermissionDenied", "ResourceExhausted", "Unavailable"
+    return isinstance(error, tuple(getattr(tf.errors, f"{kind}Error") for kind in kinds))
 
 
 def is_out_of_memory(error: Exception) -> bool:

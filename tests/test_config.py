@@ -195,7 +195,7 @@ def taken_options(path):
 def test_every_option_arrives_somewhere():
     files = [ROOT / "fcos_tf" / "build.py", *sorted((ROOT / "fcos_tf" / "cli").glob("*.py"))]
     taken = {name for file in files for name in taken_options(file)}
-    for kind in build.MODELS.values():
+    for kind in (*build.MODELS.values(), *build.OPTIMIZERS.values()):
         taken |= parameters_of(kind)
     assert {"images", "momentum", "allow_config_change", "tta", "jit_compile"} <= taken
     assert fields_of(Config).keys() - taken == set()

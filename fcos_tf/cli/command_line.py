@@ -1,8 +1,9 @@
-"""The base of the tools: flags from options, help, and errors in one line."""
+"""The base of the tools: flags from options, flag files, help, and errors in one line."""
 
 import contextlib
 import dataclasses
 import difflib
+import os
 import re
 import sys
 import textwrap
@@ -10,33 +11,23 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 
-from fcos_tf.cli.flag_files import CONFIGS, split_flag_files
 from fcos_tf.config import Config
 from fcos_tf.options import Options, fields_of, flag_value, is_list, item_type, sections_of
 from fcos_tf.tensorflow_words import is_for_the_user, one_line
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Inside an installed package, beside it in the repository.
+CONFIGS = _PACKAGE / "configs"
+if not CONFIGS.is_dir():
+    CONFIGS = _PACKAGE.parent / "configs"
 _HELP = ("--help", "-help", "--helpshort", "-helpshort", "--helpfull", "-h", "-?")
 _NEAR = 0.7  # least similarity, 0 to 1, of an unknown name to a suggested one
 
 Uses = Sequence[type[Options] | str]
-
-
-class Given(NamedTuple):
-    """A parsed command line.
-
-    Attributes:
-        config: The options of a run that the tool uses; all others have their defaults.
-        options: The tool's own options.
-        given: The names of all options on the command line or in a flag file.
-    """
-
-    config: Config
-    options: Options
-    given: frozenset[str]
 
 
 def run(
@@ -53,7 +44,7 @@ def run(
     of flags, files and data are one line on standard error, with a traceback only under --debug.
 
     Args:
-        tool: Called with the fields of `Given`.
+        tool: Called with the result of `parse`.
         description: The first text of --help.
         argv: Program name and arguments; None = `sys.argv`.
         uses: Sections and single names of the options of a run that the tool uses.
@@ -61,7 +52,9 @@ def run(
     """
     argv = list(sys.argv if argv is None else argv)
     program = Path(argv[0]).name
-    _one_line_warnings(program)
+    warnings.formatwarning = lambda message, *_, **__: (
+        f"{program}: warning: {' '.join(str(message).split())}\n"
+    )
     if any(argument in _HELP for argument in argv[1:]):
         with contextlib.suppress(BrokenPipeError):  # as in "... --help | head"
             print(help_text(description, uses, options), flush=True)
@@ -94,7 +87,7 @@ def parse(
     options: type[Options] = Options,
     *,
     config: type[Config] = Config,
-) -> Given:
+) -> tuple[Config, Any, frozenset[str]]:
     """Parses a command line and its flag files.
 
     Flags on the command line override those in flag files, in any order. Options in flag files
@@ -105,6 +98,10 @@ def parse(
         uses: See `run`.
         options: See `run`.
         config: The class of all options of a run.
+
+    Returns:
+        The options of a run, those that the tool does not use at their defaults; the tool's own
+        options; the names of all options on the command line or in a flag file.
 
     Raises:
         ValueError: An unknown flag or value, or a flag that the tool does not use.
@@ -119,7 +116,16 @@ def parse(
             raise ValueError(f"unknown flag --{name}{_suggest(name, fields)}")
         return name in values
 
-    from_files, arguments = split_flag_files(list(argv[1:]), counts)
+    from_files, arguments, remaining = [], [], iter(argv[1:])
+    for argument in remaining:
+        file = _flag_file_name(argument)
+        if file is None:
+            arguments.append(argument)
+            continue
+        file = file or ("" if "=" in argument else next(remaining, ""))
+        if not file:
+            raise ValueError("--flagfile: expected the name of a file, got none")
+        from_files += read_flag_file(file, counts)
     try:
         rest = values([argv[0], *from_files, *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
@@ -136,10 +142,70 @@ def parse(
     if rest:
         raise ValueError(f"expected flags like --name=value only, got {' '.join(map(repr, rest))}")
     found = {n: _value(field, values[n].value) for n, field in fields.items() if values[n].present}
-    return Given(
+    return (
         config(**{name: value for name, value in found.items() if name in used}),
         options(**{name: value for name, value in found.items() if name in own}),
         frozenset(found),
+    )
+
+
+def read_flag_file(
+    name: str, counts: Callable[[str], bool], opened_by: tuple[Path, ...] = ()
+) -> list[str]:
+    """Reads the flags of a file: one `--name=value` per line, `#` starts a comment line.
+
+    A line `--flagfile=OTHER` includes the lines of that file.
+
+    Args:
+        name: A path, or the name of a file in the working directory, in `configs` below it, or
+            among the configs of this package.
+        counts: The name of a flag -> whether its line is used; ValueError for an unknown one.
+        opened_by: The including files.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: A line that is no flag, or a file that includes itself.
+    """
+    path = find_flag_file(name)
+    if path in opened_by:
+        raise ValueError(f"flag file {path} includes itself")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"--flagfile: {path} is not a text file in UTF-8") from None
+    lines = []
+    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
+        if not line or line.startswith(("#", "//")):
+            continue
+        if nested := _flag_file_name(line):
+            lines += read_flag_file(nested, counts, (*opened_by, path))
+            continue
+        match = re.match(r"--?([\w-]+)=", line)
+        if match is None:
+            # Without "=" absl takes the next line as the value.
+            raise ValueError(f"{path} line {number}: expected --name=value, got {line!r}")
+        try:
+            if counts(match[1]):
+                lines.append(line)
+        except ValueError as error:
+            raise ValueError(f"{path} line {number}: {error}") from None
+    return lines
+
+
+def find_flag_file(name: str) -> Path:
+    """The path of a flag file, looked up as `read_flag_file` says."""
+    name = os.path.expanduser(name)
+    folders = dict.fromkeys((Path.cwd(), Path.cwd() / "configs", CONFIGS))
+    for folder in folders:
+        path = folder / name  # `name` if that is absolute
+        if path.is_file():
+            return path.resolve()
+    if os.path.isabs(name):
+        raise FileNotFoundError(f"--flagfile: no file {name}")
+    have = sorted(path.name for path in CONFIGS.glob("*.cfg"))
+    raise FileNotFoundError(
+        f"--flagfile: no file {name!r} in {', '.join(map(str, folders))}; "
+        f"available: {', '.join(have) or 'none'}"
     )
 
 
@@ -175,12 +241,16 @@ def arguments_as_flags(names: Mapping[str, str]) -> Iterator[None]:
         raise type(error)(f"--{names[argument]}: {text}") from error
 
 
+def _flag_file_name(argument: str) -> str | None:
+    """The value of a --flagfile argument: "" if it is the next one, None for other arguments."""
+    match = re.fullmatch(r"--?flagfile(?:=(.*))?", argument.strip())
+    return None if match is None else (match[1] or "").strip()
+
+
 def _used(uses: Uses, config: type[Config]) -> dict[str, dataclasses.Field]:
     fields = fields_of(config)
     names = {n for use in uses for n in ([use] if isinstance(use, str) else fields_of(use))}
-    if names - fields.keys():
-        raise TypeError(f"no options of a run: {', '.join(sorted(names - fields.keys()))}")
-    return {name: field for name, field in fields.items() if name in names}
+    return {name: fields[name] for name in sorted(names, key=list(fields).index)}
 
 
 def _define(fields: Mapping[str, dataclasses.Field]) -> flags.FlagValues:
@@ -226,13 +296,5 @@ def _option_help(field: dataclasses.Field) -> str:
 
 
 def _flag_help(name: str, text: str) -> str:
-    return textwrap.fill(
-        f"--{name}: {text}", width=100, initial_indent="  ", subsequent_indent="      "
-    )
-
-
-def _one_line_warnings(program: str) -> None:
-    def formatted(message, *_, **__):
-        return f"{program}: warning: {' '.join(str(message).split())}\n"
-
-    warnings.formatwarning = formatted
+    indents = {"initial_indent": "  ", "subsequent_indent": "      "}
+    return textwrap.fill(f"--{name}: {text}", width=100, **indents)

@@ -58,22 +58,19 @@ def _evaluate(config: Config, options: EvaluateOptions, given: frozenset[str]) -
 
     if options.ground_truth or options.detections:
         if config.tta:
-            raise ValueError(
-                "--tta: expected none with --ground_truth and --detections, which need no model; "
-                f"got {','.join(config.tta)}"
-            )
+            reason = "with --ground_truth and --detections, which need no model"
+            raise ValueError(f"--tta: expected none {reason}; got {','.join(config.tta)}")
         scores = score_files(options.ground_truth, options.detections, config.metrics)
         if options.output_dir:
             load_tensorflow()
             from fcos_tf.training.run import write_scores
 
-            write_scores(options.output_dir, scores.metrics, scores.per_class)
+            write_scores(options.output_dir, scores)
     else:
         load_tensorflow()
         scores = evaluate(
             config,
-            weights=options.weights,
-            output_dir=options.output_dir,
+            **options_for(options, evaluate),
             overrides={n: getattr(config, n) for n in fields_of(DetectionOptions) if n in given},
             size_of_model="image_size" not in given,
         )
@@ -107,10 +104,12 @@ def evaluate(
         FileNotFoundError: No such file, or no data.
     """
     from fcos_tf import build, detecting, evaluation
+    from fcos_tf.detecting.results import DETECTIONS_FILE
     from fcos_tf.evaluation.tta import parse_tta
     from fcos_tf.models.detector import detectable
     from fcos_tf.models.weights import load_model
-    from fcos_tf.training import atomic, checkpoints, run
+    from fcos_tf.training import checkpoints, run
+    from fcos_tf.training.interruption import write_text
     from fcos_tf.training.strategy import make_strategy
 
     flip, sizes = parse_tta(**options_for(config, parse_tta))
@@ -137,22 +136,16 @@ def evaluate(
     print(f"evaluating {path} on {dataset.num_images} images at {config.image_size}", flush=True)
     num_images = dataset.num_images * (1 + len(views))
     with tqdm(total=num_images, unit="image", disable=None) as bar:
-        records = evaluation.run_detector(
-            model,
-            dataset,
-            flip=flip,
-            views=views,
-            detect=detect,
-            progress=lambda done: bar.update(done - bar.n),
-        )
+        options = {"detect": detect, "progress": lambda done: bar.update(done - bar.n)}
+        records = evaluation.run_detector(model, dataset, flip=flip, views=views, **options)
     scores = evaluation.score_records(records, config.metrics)
     if path.parent.name == checkpoints.FOLDER:
         step = checkpoints.step_of(path)
         scores = dataclasses.replace(scores, metrics={"step": step, **scores.metrics})
 
     folder = Path(output_dir or config.model_dir or path.parent)
-    run.write_scores(folder, scores.metrics, scores.per_class)
-    atomic.write_text(folder / run.DETECTIONS_FILE, json.dumps(records.detections))
+    run.write_scores(folder, scores)
+    write_text(folder / DETECTIONS_FILE, json.dumps(records.detections))
     run.save_pictures(folder / run.PICTURE_FILE, model, dataset, detect=detect)
     return scores
 
@@ -171,21 +164,15 @@ def score_files(
     loaded = []
     for flag, name in (("ground_truth", ground_truth), ("detections", detections)):
         if not name:
-            raise ValueError(
-                f"--{flag}: expected a JSON file, as --ground_truth and --detections need each "
-                "other, got none"
-            )
+            both = "--ground_truth and --detections need each other"
+            raise ValueError(f"--{flag}: expected a JSON file, as {both}, got none")
         if not Path(name).is_file():
             raise FileNotFoundError(f"--{flag}: no file {name}")
         try:
             # utf-8-sig: some tools write a byte order mark.
             loaded.append(json.loads(Path(name).read_text(encoding="utf-8-sig")))
-        except RecursionError as error:
-            raise ValueError(
-                f"--{flag}: {name}: expected COCO's format, got JSON nested too deeply to read"
-            ) from error
-        except ValueError as error:
-            raise ValueError(f"--{flag}: {name} is not JSON: {error}") from error
+        except (ValueError, RecursionError) as error:  # recursion: nested too deeply
+            raise ValueError(f"--{flag}: {name} cannot be read as JSON: {error}") from error
     try:
         return score_records(Records(*loaded), metrics)
     except ValueError as error:

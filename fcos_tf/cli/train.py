@@ -9,6 +9,7 @@ detections.png. The same command resumes from the newest checkpoint. SIGINT (Ctr
 stops the run after the current step, with a checkpoint; a second signal ends it at once.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 def _train(config: Config, options: Any, given: frozenset[str]) -> None:
     load_tensorflow()
     from fcos_tf.evaluation import format_table
-    from fcos_tf.training.stop_signals import TrainingStopped
+    from fcos_tf.training.interruption import TrainingStopped
     from fcos_tf.training.strategy import make_strategy, share_of
 
     # First of all TensorFlow calls, as several hosts need it.
@@ -88,8 +89,9 @@ def train(
     import keras
 
     from fcos_tf import build, evaluation
-    from fcos_tf.training import atomic, checkpoints, loop, run
+    from fcos_tf.training import checkpoints, loop, run
     from fcos_tf.training import strategy as strategies
+    from fcos_tf.training.interruption import remove_leftovers, write_text
     from fcos_tf.training.optimizers import averaged_weights
 
     kind = build.model_class(config)
@@ -139,10 +141,10 @@ def train(
             checkpoints.restore(model, checkpoint)
     if share.is_chief:
         model_dir.mkdir(parents=True, exist_ok=True)
-        atomic.remove_leftovers(model_dir)
+        remove_leftovers(model_dir)
         # A change of the config is allowed once only.
         flags = to_flags(dataclasses.replace(config, allow_config_change=False))
-        atomic.write_text(model_dir / run.CONFIG_FILE, flags)
+        write_text(model_dir / run.CONFIG_FILE, flags)
 
     if not finished:
         where = f"resuming at step {start_step}" if checkpoint else "starting at step 0"
@@ -178,38 +180,41 @@ def out_of_memory(config: Config) -> str:
 def _fit(config, model, train_data, val_data, start_step: int, total_steps: int, share):
     """Trains with all callbacks; returns the last evaluation, if any."""
     from fcos_tf import build
-    from fcos_tf.training import loop, run
-    from fcos_tf.training.input_clock import InputClock
-    from fcos_tf.training.stop_signals import StopSignals
-    from fcos_tf.training.strategy import distribute
+    from fcos_tf.training import callbacks, checkpoints, loop, run
+    from fcos_tf.training.interruption import StopSignals, TrainingStopped
+    from fcos_tf.training.strategy import any_host, distribute
 
-    input_clock = InputClock()
+    input_clock, strategy = callbacks.InputClock(), model.distribute_strategy
 
     def stream_from(step: int):
         # The first stretch uses the annotations read before; later ones start at another step.
         data = train_data
         if step != start_step:
             data = build.load_train_data(config, start_step=step, share=share)
-        data = input_clock.watch(data)
-        return distribute(data, model.distribute_strategy, batch_size=config.batch_size)
+        return distribute(input_clock.watch(data), strategy, batch_size=config.batch_size)
 
-    writers = []
+    period = loop.count_period(train_data.num_images, **options_for(config, loop.count_period))
+    lengths = {"total_steps": total_steps, "period": period}
+    writers, missing, metrics = [], False, {}
     if share.is_chief:
-        writers = run.make_writers(
-            config.model_dir, start_step, total_steps, left_out=model.detail_names
-        )
-    with run.closing(writers), StopSignals() as stop:
+        lines = Path(config.model_dir) / run.METRICS_LINES_FILE
+        missing = loop.lacks_evaluation(lines, start_step, **lengths)
+        left_out = model.detail_names
+        writers = run.make_writers(config.model_dir, start_step, total_steps, left_out=left_out)
+    with contextlib.ExitStack() as stack, StopSignals() as stop:
+        for writer in writers:
+            stack.callback(writer.close)
         where = {"first_step": start_step, "share": share, "stop": stop}
         made = build.make_callbacks(config, val_data, writers, input_clock=input_clock, **where)
-        return run.go_on(
-            model,
-            stream_from,
-            made,
-            model_dir=config.model_dir,
-            start_step=start_step,
-            total_steps=total_steps,
-            period=loop.count_period(
-                train_data.num_images, **options_for(config, loop.count_period)
-            ),
-            is_chief=share.is_chief,
-        )
+        try:
+            if any_host(missing, strategy):  # a killed run has missed an evaluation
+                metrics = callbacks.make_up_evaluation(model, made, start_step)
+            logs = loop.fit(model, stream_from, **lengths, start_step=start_step, callbacks=made)
+        except TrainingStopped as stopped:
+            any_host(True, strategy)  # no host leaves before the checkpoint is on disk
+            if not share.is_chief:
+                raise
+            path = checkpoints.latest(config.model_dir)
+            at = f"at step {checkpoints.step_of(path)} of {total_steps}"
+            raise TrainingStopped(f"{stopped} {at}, kept in {path}") from None
+    return metrics | loop.evaluation_in(logs)

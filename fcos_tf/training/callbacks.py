@@ -1,30 +1,97 @@
-"""Keras callbacks of a training run: checkpoints, logs, detection metrics."""
+"""Keras callbacks that measure a training run: losses, speed, waits for input, detections."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import keras
+import tensorflow as tf
 
 from fcos_tf import evaluation
 from fcos_tf.detecting.batches import compile_detect
 from fcos_tf.evaluation.evaluate import class_names_of, refuse_endless
 from fcos_tf.models.image_model import read_means, write_means
-from fcos_tf.training.checkpointing import BestModel, Checkpoint
+from fcos_tf.training.checkpointing import BestModel, Checkpoint  # noqa: F401 - public here
 from fcos_tf.training.loop import VALIDATION_PREFIX, EvaluationCallback, StepCallback
 from fcos_tf.training.optimizers import averaged_weights
 
-__all__ = [
-    "VALIDATION_PREFIX",
-    "BestModel",
-    "Checkpoint",
-    "DetectionMetrics",
-    "EvaluationCallback",
-    "EvaluationLog",
-    "StepCallback",
-    "TrainingLog",
-    "make_up_evaluation",
-]
+_SLOTS = 256
+
+
+class InputClock(keras.callbacks.Callback):
+    """Sums the time that devices are idle because the next batch is not ready.
+
+    The wait for a batch begins when it is requested and the device has finished the previous step;
+    it ends when the batch leaves the data set that `watch` returns. Prefetching (by the data set
+    or by `tf.distribute`) and a host that runs ahead of its device do not count. The training step
+    contains no part of the measurement and does not wait for it. The first batch of a `fit` does
+    not count either: it includes the tracing of the step, up to a minute.
+
+    Give `watch(dataset)` to `fit`, and place the clock last, so that it excludes other callbacks.
+
+    Example:
+        >>> clock = InputClock()
+        >>> model.fit(clock.watch(train), epochs=1, callbacks=[clock])
+        >>> clock.take()  # seconds
+    """
+
+    # Keras calls on_train_batch_end, which reads logs from the device, in a separate thread if all
+    # callbacks allow it.
+    async_safe = True
+
+    def __init__(self):
+        super().__init__()
+        with tf.device("CPU:0"):  # where data sets run
+            self._ready = tf.Variable(tf.zeros([_SLOTS], tf.float64), trainable=False)
+        self._asked: dict[int, float] = {}
+        self._finished: dict[int, float] = {}
+        self._next = 0  # index of a batch, counted as `watch` does
+        self._epoch_start = 0
+        self._waited = 0.0
+
+    def watch(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """The same batches; the time each is ready is recorded, behind all prefetching."""
+
+        def note(index, batch):
+            self._ready.scatter_nd_update([[index % _SLOTS]], [tf.timestamp()])
+            return batch
+
+        return dataset.enumerate().map(note)
+
+    def take(self) -> float:
+        """Seconds waited since the last call."""
+        self._settle()
+        waited, self._waited = self._waited, 0.0
+        return waited
+
+    def on_train_begin(self, logs=None):
+        """Counts the batches of this `fit` from 0."""
+        self._asked.clear()
+        self._finished.clear()
+        self._next = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Keras restarts its batch count at 0."""
+        self._epoch_start = self._next
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """A batch is requested."""
+        if len(self._asked) == _SLOTS // 2:  # before slots are overwritten
+            self._settle()
+        index = self._epoch_start + batch
+        self._asked[index] = time.time()
+        self._next = index + 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        """The device has finished the step: Keras has read its results."""
+        self._finished[self._epoch_start + batch] = time.time()
+
+    def _settle(self) -> None:
+        ready = self._ready.numpy().tolist()
+        for index, asked in self._asked.items():
+            begin = max(asked, self._finished.pop(index - 1, 0.0))
+            if index > 0:
+                self._waited += max(0.0, ready[index % _SLOTS] - begin)
+        self._asked.clear()
 
 
 class TrainingLog(StepCallback):
@@ -40,7 +107,7 @@ class TrainingLog(StepCallback):
         writers: Objects with `write(step, kind, values)`, see metric_writers.py.
         log_every: Steps between two records, >= 1.
         batch_size: Images per step over all devices.
-        input_clock: The `input_clock.InputClock` of the data set; None: no `input_share`.
+        input_clock: The clock of the data set; None: no `input_share`.
         first_step: Updates done before the first `fit`.
     """
 
@@ -50,7 +117,7 @@ class TrainingLog(StepCallback):
         *,
         log_every: int,
         batch_size: int,
-        input_clock: Any = None,
+        input_clock: InputClock | None = None,
         first_step: int = 0,
     ):
         super().__init__(first_step)
@@ -97,16 +164,13 @@ class TrainingLog(StepCallback):
         self._restart_clock()
 
     def _restart_clock(self) -> None:
-        self._clock = time.perf_counter()
-        self._clock_step = self.step
+        self._clock, self._clock_step = time.perf_counter(), self.step
         if self.input_clock is not None:
             self.input_clock.take()
 
 
 class EvaluationLog(EvaluationCallback):
-    """Logs the metrics of each evaluation.
-
-    Place it last: its record marks the evaluation as complete.
+    """Logs the metrics of each evaluation. Place it last: its record completes the evaluation.
 
     Args:
         writers: Objects with `write(step, kind, values)`, see metric_writers.py.
@@ -170,18 +234,16 @@ class DetectionMetrics(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Evaluates if it is due."""
         last = epoch + 1 == self.params.get("epochs")
-        if (epoch + 1) % self.every and not last:
-            return
-        metrics = self.evaluate()
-        if logs is not None:
-            logs.update({f"{VALIDATION_PREFIX}{name}": value for name, value in metrics.items()})
+        if last or (epoch + 1) % self.every == 0:
+            metrics = {f"{VALIDATION_PREFIX}{k}": value for k, value in self.evaluate().items()}
+            if logs is not None:
+                logs.update(metrics)
 
     def evaluate(self) -> dict[str, float]:
         """The model's metrics by name, with averaged weights if the optimizer keeps them."""
+        options = {"detect": self._detect, "progress": self.progress}
         with averaged_weights(self.model):
-            return evaluation.evaluate(
-                self.model, self.dataset, self.metrics, detect=self._detect, progress=self.progress
-            )
+            return evaluation.evaluate(self.model, self.dataset, self.metrics, **options)
 
 
 def make_up_evaluation(

@@ -9,7 +9,6 @@ import math
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 
 import keras
@@ -17,9 +16,8 @@ import keras
 from fcos_tf.models.image_model import read_means, write_means
 from fcos_tf.models.train_steps import has_hosts
 from fcos_tf.training import checkpoints
-from fcos_tf.training.atomic import write_text
+from fcos_tf.training.interruption import StopSignals, TrainingStopped, write_text
 from fcos_tf.training.loop import EvaluationCallback, StepCallback
-from fcos_tf.training.stop_signals import StopSignals, TrainingStopped
 from fcos_tf.training.strategy import any_host
 
 BEST_MODEL_FILE = "best.keras"
@@ -59,13 +57,11 @@ class Checkpoint(StepCallback):
         first_step: int = 0,
         stop: StopSignals | None = None,
         writes: bool = True,
-        before_saving: Callable[[int], None] | None = None,
+        before_saving: Callable[[int], None] = lambda step: None,
     ):
         super().__init__(first_step)
         if checkpoint_every < 1:
-            raise ValueError(
-                f"checkpoint_every: expected a number of steps >= 1, got {checkpoint_every}"
-            )
+            raise ValueError(f"checkpoint_every: expected steps >= 1, got {checkpoint_every}")
         self.checkpoint_every = checkpoint_every
         self.stop = stop
         self.writes = writes
@@ -84,13 +80,11 @@ class Checkpoint(StepCallback):
         if stopping:
             raise TrainingStopped(f"stopped by {self.stop.received or 'a signal to another host'}")
 
-    def on_train_end(self, logs=None):
-        """Waits until the last checkpoint is on disk."""
-        self.close()
-
-    def close(self):
+    def close(self, logs=None):
         """Waits until the last checkpoint is on disk."""
         self._saver.wait()
+
+    on_train_end = close
 
     def _is_to_stop(self, step: int, logs) -> bool:
         if self.stop is None:
@@ -104,8 +98,7 @@ class Checkpoint(StepCallback):
     def _save(self, step: int) -> None:
         if step == self._saved_step:
             return
-        if self.before_saving is not None:
-            self.before_saving(step)
+        self.before_saving(step)
         if self.writes:
             self._saver.save(self.model, step)
         self._saved_step = step
@@ -115,10 +108,7 @@ class BackgroundSaver:
     """Writes checkpoints in a background thread, from a copy of the model in host memory.
 
     Training waits only for the copy, and for the previous checkpoint if it is not on disk yet.
-
-    Args:
-        model_dir: The run's folder.
-        keep: Number of newest checkpoints to keep, >= 1.
+    The arguments are those of `checkpoints.save`.
     """
 
     def __init__(self, model_dir: str | Path, *, keep: int = 3):
@@ -131,9 +121,7 @@ class BackgroundSaver:
     def save(self, model: keras.Model, step: int) -> None:
         """Starts to write the checkpoint of `step`; the model may change once this returns.
 
-        Args:
-            model: A built, compiled, serialisable model; the same one in every call.
-            step: Number of updates done, >= 0.
+        It is a built, compiled, serialisable model, the same one in every call.
 
         Raises:
             OSError: The previous checkpoint could not be written.
@@ -173,21 +161,19 @@ def _copy_of(model: keras.Model) -> keras.Model:
     return copy
 
 
-def _state(model: keras.Model) -> chain:
-    return chain(model.variables, model.optimizer.variables)
+def _state(model: keras.Model) -> list:
+    return [*model.variables, *model.optimizer.variables]
 
 
 class BestModel(EvaluationCallback):
     """Saves the model of the best evaluation as `best.keras`, its value in `best.json`.
 
-    Place it after the callback that evaluates. A resumed run continues from `best.json`. A run
-    from step 0 removes the `best.json` of an older run; its first evaluation replaces
-    `best.keras`.
+    Place it after the callback that evaluates. A resumed run continues from `best.json`; a run
+    from step 0 removes that of an older run, and its first evaluation replaces `best.keras`.
 
     Args:
         model_dir: The run's folder.
-        best_metric: The metric: `AP`, `AP50`, `mAP_voc07`, `loss` ... A record of another metric
-            in `best.json` is ignored.
+        best_metric: `AP`, `AP50`, `mAP_voc07`, `loss` ... A record of another one is ignored.
         goal: "max" or "min", see `ImageModel.best_metrics`.
         first_step: Updates done before the first `fit`; above 0 in a resumed run.
 
@@ -214,11 +200,8 @@ class BestModel(EvaluationCallback):
         """Removes the record of an older run in the same folder."""
         record = self.model_dir / BEST_RECORD_FILE
         if not self.step and not self._seen and record.is_file():
-            warnings.warn(
-                f"removed {record} of an older run: this run starts at step 0, and its first "
-                f"evaluation replaces {BEST_MODEL_FILE}",
-                stacklevel=2,
-            )
+            then = f"this run starts at step 0, and its first evaluation replaces {BEST_MODEL_FILE}"
+            warnings.warn(f"removed {record} of an older run: {then}", stacklevel=2)
             record.unlink()
 
     def on_evaluation(self, step, metrics):
@@ -239,10 +222,8 @@ class BestModel(EvaluationCallback):
     def on_train_end(self, logs=None):
         """Warns if no evaluation had the metric."""
         if not self._seen:
-            warnings.warn(
-                f"no evaluation gave {self.best_metric!r}; {BEST_MODEL_FILE} is not written",
-                stacklevel=2,
-            )
+            text = f"no evaluation gave {self.best_metric!r}; {BEST_MODEL_FILE} is not written"
+            warnings.warn(text, stacklevel=2)
 
     def _read(self) -> float:
         """The recorded best value; the worst possible one without a record."""
@@ -252,8 +233,7 @@ class BestModel(EvaluationCallback):
             return worst
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            is_same = record["monitor"] == self.best_metric
-            return float(record["value"]) if is_same else worst
+            return float(record["value"]) if record["monitor"] == self.best_metric else worst
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}: expected monitor, value and step, got {error!r}; remove the file to "

@@ -19,7 +19,7 @@ import h5py
 import keras
 
 from fcos_tf.models.weights import check_whole, find_damage, first_lines
-from fcos_tf.training.atomic import naming, remove_leftovers, replacing
+from fcos_tf.training.interruption import naming, remove_leftovers, replacing
 from fcos_tf.training.optimizers import averaged_weights, swap_averages
 
 FOLDER = "checkpoints"
@@ -32,20 +32,18 @@ def save(model: keras.Model, model_dir: str | Path, step: int, *, keep: int = 3)
     Args:
         model: A built, compiled model.
         model_dir: The run's folder; created if missing.
-        step: Number of updates done, >= 0.
+        step: Number of updates done.
         keep: Number of checkpoints to keep, >= 1.
 
     Returns:
         The path of the new file.
 
     Raises:
-        ValueError: `keep` below 1 or `step` below 0.
+        ValueError: `keep` below 1.
         OSError: It cannot be written, e.g. on a full disk; names the newest whole checkpoint.
     """
     if keep < 1:
         raise ValueError(f"keep: expected a whole number >= 1, got {keep}")
-    if step < 0:
-        raise ValueError(f"step: expected a whole number >= 0, got {step}")
     folder = Path(model_dir) / FOLDER
     path = folder / f"step_{step:08d}.keras"
     try:
@@ -67,11 +65,7 @@ def save(model: keras.Model, model_dir: str | Path, step: int, *, keep: int = 3)
 
 
 def write_model(model: keras.Model, path: str | Path) -> None:
-    """Saves a model to a `.keras` file, renamed into place.
-
-    Args:
-        model: A built model. Averaged weights are saved as weights, and the weights as averages.
-        path: The file; an existing one is replaced atomically.
+    """Saves a model to a `.keras` file, renamed into place, with averaged weights as its weights.
 
     Raises:
         OSError: It cannot be written, e.g. on a full disk.
@@ -81,14 +75,7 @@ def write_model(model: keras.Model, path: str | Path) -> None:
 
 
 def latest(model_dir: str | Path) -> Path | None:
-    """The newest whole checkpoint of a run; corrupt ones are skipped with a warning.
-
-    Args:
-        model_dir: The run's folder, which need not exist.
-
-    Returns:
-        Its path, or None if there is no whole checkpoint.
-    """
+    """The newest whole checkpoint in a run's folder, None without one; warns of corrupt ones."""
     paths = _all_newest_first(model_dir)
     for path in paths:
         damage = find_damage(path)
@@ -100,16 +87,12 @@ def latest(model_dir: str | Path) -> Path | None:
 
 
 def refuse_corrupt(model_dir: str | Path) -> None:
-    """Refuses a run from step 0 in a folder with corrupt checkpoints only.
-
-    Args:
-        model_dir: The run's folder, which need not exist and holds no whole checkpoint.
+    """Refuses a run from step 0 in a folder with corrupt checkpoints only: no `latest`, but files.
 
     Raises:
         ValueError: There are checkpoints; names them.
     """
-    paths = _all_newest_first(model_dir)
-    if paths:
+    if paths := _all_newest_first(model_dir):
         raise ValueError(
             f"--model_dir: expected a whole checkpoint in {paths[0].parent}, got corrupt ones only "
             f"({', '.join(path.name for path in paths)}); to start from step 0, remove them or "
@@ -123,19 +106,19 @@ def restore(model: keras.Model, path: str | Path) -> int:
     Args:
         model: A built, compiled model of the same architecture and optimizer as the saved one,
             with or without a `LossScaleOptimizer`.
-        path: A file that `save` wrote.
+        path: A checkpoint of `save`.
 
     Returns:
-        The number of updates done when it was written.
+        The number of updates done in it.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: No such file.
         ValueError: The file is corrupt, or does not fit the model or the optimizer.
     """
     path = Path(path)
     step = step_of(path)
     check_whole(path)
-    _need_known_slots(path)
+    _refuse_old_momentum(path)
     if not model.optimizer.built:
         # Only a built optimizer has slots (momentum ...) to load into.
         model.optimizer.build(model.trainable_variables)
@@ -153,7 +136,7 @@ def restore(model: keras.Model, path: str | Path) -> int:
     return step
 
 
-def _need_known_slots(path: Path) -> None:
+def _refuse_old_momentum(path: Path) -> None:
     """Refuses a checkpoint of an older SGD, whose momentum accumulated steps, not gradients."""
     with zipfile.ZipFile(path) as archive:
         saved = json.loads(archive.read("config.json"))
@@ -193,15 +176,14 @@ def _loss_scaling_as_saved(model: keras.Model, path: Path) -> Iterator[None]:
 
 
 def step_of(path: str | Path) -> int:
-    """The number of updates in a checkpoint's file name.
+    """The number of updates in a checkpoint's file name, such as step_00001000.keras.
 
     Raises:
-        ValueError: The name is not of the form step_00001000.keras.
+        ValueError: The name is of another form.
     """
-    match = _NAME.fullmatch(Path(path).name)
-    if match is None:
-        raise ValueError(f"expected a checkpoint named like step_00001000.keras, got {path}")
-    return int(match.group(1))
+    if match := _NAME.fullmatch(Path(path).name):
+        return int(match[1])
+    raise ValueError(f"expected a checkpoint named like step_00001000.keras, got {path}")
 
 
 def _all_newest_first(model_dir: str | Path) -> list[Path]:

@@ -16,15 +16,10 @@ _JOBS = ("chief", "worker")  # in the order of their hosts
 
 
 class Cluster(NamedTuple):
-    """The hosts of a run.
+    """The hosts of a run."""
 
-    Attributes:
-        addresses: host:port of each, the chief first.
-        host: Index of this process.
-    """
-
-    addresses: tuple[str, ...]
-    host: int
+    addresses: tuple[str, ...]  # host:port of each, the chief first
+    host: int  # index of this process
 
 
 def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster | None:

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
@@ -21,22 +21,14 @@ VALIDATION_PREFIX = "val_"
 
 
 def count_steps(num_images: int, *, steps: int, epochs: float, batch_size: int) -> int:
-    """The length of a run in updates.
-
-    Args:
-        num_images: Of the training split.
-        steps: The length, or 0.
-        epochs: Passes over the split; used if `steps` is 0.
-        batch_size: Images in a step.
+    """The length of a run in updates: `steps`, or `epochs` passes over the images if it is 0.
 
     Raises:
         ValueError: Both are 0.
     """
-    if steps:
-        return steps
-    if not epochs:
+    if not steps and not epochs:
         raise ValueError("--steps or --epochs: expected one of them above 0, got neither")
-    return max(1, math.ceil(epochs * num_images / batch_size))
+    return steps or max(1, math.ceil(epochs * num_images / batch_size))
 
 
 def count_period(num_images: int, *, eval_every: int, batch_size: int) -> int:
@@ -44,32 +36,16 @@ def count_period(num_images: int, *, eval_every: int, batch_size: int) -> int:
     return eval_every or math.ceil(num_images / batch_size)
 
 
-class Stretch(NamedTuple):
-    """Consecutive epochs of equal length, one `fit` call.
+def stretches(
+    start_step: int, total_steps: int, period: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """Divides the remaining steps into at most three `fit` calls, each of epochs of one length.
 
-    Attributes:
-        first_step: Updates done before it.
-        first_epoch: Index of its first epoch, from 0.
-        epochs: Number of epochs, >= 1.
-        steps_per_epoch: Updates in each.
-    """
-
-    first_step: int
-    first_epoch: int
-    epochs: int
-    steps_per_epoch: int
-
-
-def stretches(start_step: int, total_steps: int, period: int) -> Iterator[Stretch]:
-    """Divides the remaining steps into at most three `fit` calls.
-
-    Args:
-        start_step: Updates done already, >= 0.
-        total_steps: Updates at the end of the run.
-        period: Steps of a whole epoch, >= 1.
+    The arguments are those of `fit` below.
 
     Yields:
-        Stretches in order; none if the run is complete.
+        (updates done before, index of the first epoch, number of epochs, updates in each), in
+        order; none if the run is complete.
 
     Raises:
         ValueError: An argument is out of range.
@@ -84,18 +60,14 @@ def stretches(start_step: int, total_steps: int, period: int) -> Iterator[Stretc
             epochs, length = 1, min(period - done, total_steps - step)
         else:
             epochs, length = whole, period
-        yield Stretch(step, epoch, epochs, length)
+        yield step, epoch, epochs, length
         step += epochs * length
 
 
 def lacks_evaluation(metrics_file: str | Path, step: int, *, total_steps: int, period: int) -> bool:
     """Whether a run was killed before the evaluation of the step it resumes from.
 
-    Args:
-        metrics_file: The `metrics.jsonl` of the run, which need not exist.
-        step: Updates done.
-        total_steps: Updates at the end of the run.
-        period: Steps between two evaluations.
+    The `metrics_file`, the run's `metrics.jsonl`, need not exist; the lengths are those of `fit`.
     """
     due = step > 0 and (step % period == 0 or step == total_steps)
     return due and not has_record(metrics_file, step, "val")
@@ -119,15 +91,10 @@ class StepCallback(keras.callbacks.Callback):
         self._batch = None
 
     def on_step_end(self, step: int, logs: Mapping[str, float] | None) -> None:
-        """Called after each update, in the training thread; for subclasses.
-
-        Args:
-            step: Updates done.
-            logs: The epoch's logs if this was its last step, else None.
-        """
+        """For subclasses: after `step` updates; `logs` of the epoch after its last one, or None."""
 
     def close(self) -> None:
-        """Called by `loop.fit` when training ends, also after an error; for subclasses."""
+        """For subclasses: called by `loop.fit` when training ends, also after an error."""
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the epoch's step count."""
@@ -160,22 +127,21 @@ class EvaluationCallback(StepCallback):
     """
 
     def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Called after each evaluation; for subclasses.
-
-        Args:
-            step: Updates done.
-            metrics: The `val_...` entries of the epoch's logs, without that prefix.
-        """
+        """For subclasses: after the evaluation of `step`; `metrics` as of `evaluation_in`."""
 
     def on_step_end(self, step, logs):
         """Looks for an evaluation at the end of an epoch."""
-        metrics = {
-            name.removeprefix(VALIDATION_PREFIX): float(value)
-            for name, value in (logs or {}).items()
-            if name.startswith(VALIDATION_PREFIX)
-        }
-        if metrics:
+        if metrics := evaluation_in(logs or {}):
             self.on_evaluation(step, metrics)
+
+
+def evaluation_in(logs: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of the evaluation in an epoch's logs, without their prefix `val_`."""
+    return {
+        name.removeprefix(VALIDATION_PREFIX): float(value)
+        for name, value in logs.items()
+        if name.startswith(VALIDATION_PREFIX)
+    }
 
 
 def fit(
@@ -194,7 +160,7 @@ def fit(
         make_dataset: Step -> endless data set of batches that begins with the batch of that step.
         total_steps: Updates at the end of the run.
         period: Steps of an epoch, at whose end callbacks evaluate; >= 1.
-        start_step: Updates done already.
+        start_step: Updates done already, >= 0.
         callbacks: Keras callbacks; `StepCallback`s must have `first_step=start_step`.
 
     Returns:
@@ -209,12 +175,12 @@ def fit(
     logs: dict[str, float] = {}
     errors: list[BaseException] = []
     try:
-        for stretch in stretches(start_step, total_steps, period):
+        for step, epoch, epochs, length in stretches(start_step, total_steps, period):
             history = model.fit(
-                make_dataset(stretch.first_step),
-                initial_epoch=stretch.first_epoch,
-                epochs=stretch.first_epoch + stretch.epochs,
-                steps_per_epoch=stretch.steps_per_epoch,
+                make_dataset(step),
+                initial_epoch=epoch,
+                epochs=epoch + epochs,
+                steps_per_epoch=length,
                 callbacks=callbacks,
                 shuffle=False,  # done by the data set
                 verbose=0,

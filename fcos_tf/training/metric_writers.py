@@ -11,47 +11,42 @@ import json
 import math
 import os
 import socket
-import sys
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TextIO
 
 from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.scalar.summary import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from fcos_tf.training.atomic import naming, write_text
+from fcos_tf.training.interruption import naming, write_text
 
 
 class JsonLinesWriter:
     """One JSON object per line: {"step": 20, "kind": "train", "loss": 1.25, ...}.
 
-    What is no finite number is null.
+    Non-finite numbers become null.
 
     Args:
         path: The file; its folder must exist.
-        first_step: Updates done before this run goes on. Lines of later steps, which a run that
-            was killed after its last checkpoint leaves behind, are cut, as they will be written
-            again; so is a last line that was cut short.
+        first_step: Updates done before. Lines of later steps, from a run that was killed after its
+            last checkpoint, are cut, as they will be written again; so is an incomplete last line.
     """
 
     def __init__(self, path: str | Path, *, first_step: int = 0):
         path = Path(path)
-        kept = _lines_until(path, first_step) if path.exists() else []
-        write_text(path, "".join(line + "\n" for line in kept))
+        write_text(path, "".join(line + "\n" for line in _lines_until(path, first_step)))
         self._file = _AppendedFile(path)
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Appends one line and waits until it is on disk.
 
         Raises:
-            OSError: It cannot be written, such as on a full disk.
+            OSError: It cannot be written, e.g. on a full disk.
         """
-        numbers = {name: float(value) for name, value in values.items()}
         # JSON has no NaN.
-        numbers = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
+        numbers = {k: float(x) if math.isfinite(x) else None for k, x in values.items()}
         record = {"step": step, "kind": kind, **numbers}
         self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
         self._file.sync()
@@ -65,9 +60,9 @@ class TensorBoardWriter:
     """Scalars and pictures for TensorBoard, by step: `train/loss`, `val/AP` ...
 
     Args:
-        folder: Where the event files go; made if it is not there.
-        first_step: Updates done before this run goes on; TensorBoard then drops what a killed
-            run wrote for later steps.
+        folder: Folder of the event files; created if missing.
+        first_step: Updates done before; TensorBoard drops the records of a killed run for later
+            steps.
     """
 
     def __init__(self, folder: str | Path, *, first_step: int = 0):
@@ -92,12 +87,8 @@ class TensorBoardWriter:
         for name, picture in pictures.items():
             encoded = io.BytesIO()
             picture.save(encoded, format="PNG")
-            image = summary_pb2.Summary.Image(
-                height=picture.height,
-                width=picture.width,
-                colorspace=3,  # RGB
-                encoded_image_string=encoded.getvalue(),
-            )
+            size = {"height": picture.height, "width": picture.width, "colorspace": 3}  # RGB
+            image = summary_pb2.Summary.Image(encoded_image_string=encoded.getvalue(), **size)
             value = summary_pb2.Summary.Value(tag=f"{kind}/{name}", image=image)
             self._add(step, summary=summary_pb2.Summary(value=[value]))
 
@@ -113,21 +104,16 @@ class TensorBoardWriter:
 class TextWriter:
     """One readable line per record, for log files and terminals without a progress bar.
 
-    Lines of training end in the time that the rest of the run will take; the first, which knows of
-    no time without start-up, does not.
+    Lines of training, except the first, end with the remaining time at the pace since the first.
 
     Args:
         total_steps: The length of the run, shown beside each step.
         left_out: Names that are for files only, such as `ImageModel.detail_names`.
-        stream: Where to print; standard output by default.
     """
 
-    def __init__(
-        self, total_steps: int, *, left_out: Collection[str] = (), stream: TextIO | None = None
-    ):
+    def __init__(self, total_steps: int, *, left_out: Collection[str] = ()):
         self._total_steps = total_steps
         self._left_out = left_out
-        self._stream = stream
         self._first: tuple[int, float] | None = None
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
@@ -135,25 +121,18 @@ class TextWriter:
         parts = [f"step {step}/{self._total_steps}"]
         if kind != "train":
             parts.append(f"[{kind}]")
-        parts += [
-            f"{name} {value:.4g}" for name, value in values.items() if name not in self._left_out
-        ]
+        parts += [f"{name} {x:.4g}" for name, x in values.items() if name not in self._left_out]
         if kind == "train":
-            parts += filter(None, [self._time_left(step)])
-        print("  ".join(parts), file=self._stream or sys.stdout, flush=True)
+            now = time.monotonic()
+            self._first = self._first or (step, now)  # excludes the start-up
+            first_step, first_time = self._first
+            if step > first_step:
+                left = (self._total_steps - step) * (now - first_time) / (step - first_step)
+                parts.append(f"ETA {datetime.timedelta(seconds=round(left))}")
+        print("  ".join(parts), flush=True)
 
     def close(self) -> None:
         """Nothing to close."""
-
-    def _time_left(self, step: int) -> str:
-        """At the pace since the first record: "ETA 1:02:03", "ETA 2 days, 1:02:03"; "" in that."""
-        now = time.monotonic()
-        self._first = self._first or (step, now)
-        first_step, first_time = self._first
-        if step <= first_step:
-            return ""
-        seconds = (self._total_steps - step) * (now - first_time) / (step - first_step)
-        return f"ETA {datetime.timedelta(seconds=round(seconds))}"
 
 
 class _AppendedFile:
@@ -181,17 +160,14 @@ class _AppendedFile:
 
 def has_record(path: str | Path, step: int, kind: str) -> bool:
     """Whether a metrics file, which need not exist, has a line of this step and kind."""
-    path = Path(path)
-    lines = _lines_until(path, step) if path.exists() else []
-    return any(
-        (record["step"], record.get("kind")) == (step, kind) for record in map(json.loads, lines)
-    )
+    records = map(json.loads, _lines_until(Path(path), step))
+    return any((record["step"], record.get("kind")) == (step, kind) for record in records)
 
 
 def _lines_until(path: Path, last_step: int) -> list[str]:
-    """The whole lines of a metrics file whose step is at most `last_step`."""
+    """The whole lines of a metrics file, which need not exist, of steps up to `last_step`."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             step = json.loads(line)["step"]
         except (json.JSONDecodeError, KeyError, TypeError):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from fcos_tf.training import checkpoints
-from fcos_tf.training.atomic import replacing
+from fcos_tf.training.interruption import replacing
 from fcos_tf.training.loop import StepCallback
 
 
@@ -22,7 +22,7 @@ class NonFiniteGuard(StepCallback):
     `keras.optimizers.LossScaleOptimizer` does.
 
     Args:
-        model_dir: The run's folder, for the batch; None: the batch is not written.
+        model_dir: The run's folder, for the batch.
         log_every: Steps between two checks, >= 1; the end of an epoch is always checked.
         make_batch: Number of updates done -> the next batch `(images, targets)` of training.
         max_bad_steps: Number of non-finite steps allowed.
@@ -32,7 +32,7 @@ class NonFiniteGuard(StepCallback):
 
     def __init__(
         self,
-        model_dir: str | Path | None,
+        model_dir: str | Path,
         *,
         log_every: int,
         make_batch: Callable[[int], tuple[Any, dict]],
@@ -41,7 +41,7 @@ class NonFiniteGuard(StepCallback):
         host: int | None = None,
     ):
         super().__init__(first_step)
-        self.model_dir = model_dir
+        self.model_dir = Path(model_dir)
         self.log_every = log_every
         self.make_batch = make_batch
         self.max_bad_steps = max_bad_steps
@@ -80,7 +80,10 @@ class NonFiniteGuard(StepCallback):
                 f"{where}. It was left out{more}: {self.faults} of at most {self.max_bad_steps}",
                 stacklevel=2,
             )
-            _restore_scale(self.model.optimizer)
+            optimizer = self.model.optimizer
+            scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+            if scales and optimizer.initial_scale == 1:  # it only skips, which halves the scale
+                optimizer.dynamic_scale.assign(1.0)
         self.model.bad_steps.reset()
         self._looked_at = step
 
@@ -92,24 +95,18 @@ class NonFiniteGuard(StepCallback):
         where, name = "", f"bad_batch_step_{step:08d}"
         if self.host is not None:
             where, name = f" on host {self.host}", f"{name}_host_{self.host}"
-        text = f"the loss or its gradient is not finite at step {step} (image ids {ids}{where})"
-        if self.model_dir is None:
-            return text
-        path = Path(self.model_dir) / f"{name}.npz"
+        path = self.model_dir / f"{name}.npz"
         with replacing(path) as temporary:
             np.savez_compressed(temporary, images=np.asarray(images), **arrays)
-        return f"{text}; its batch is in {path}"
+        return (
+            f"the loss or its gradient is not finite at step {step} (image ids {ids}{where}); its "
+            f"batch is in {path}"
+        )
 
     def _advice(self) -> str:
-        good = checkpoints.latest(self.model_dir) if self.model_dir else None
+        good = checkpoints.latest(self.model_dir)
         before = f"The last checkpoint before it is {good}. " if good else ""
         return (
             f"{before}Against growing gradients use a lower --learning_rate, more --warmup_steps "
             f"or --clip_norm; --max_bad_steps above {self.max_bad_steps} leaves such steps out"
         )
-
-
-def _restore_scale(optimizer) -> None:
-    """Resets the loss scale, which skipped steps have halved, if it is only used for skipping."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) and optimizer.initial_scale == 1:
-        optimizer.dynamic_scale.assign(1.0)

@@ -35,10 +35,9 @@ class _DetectionOptimizer:
 
     def __init__(self, *args, decay_vectors: bool = False, bias_lr_factor: float = 1.0, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.weight_decay is not None and self.weight_decay < 0:
-            raise ValueError(
-                f"weight_decay: expected a number >= 0 or None, got {self.weight_decay}"
-            )
+        decay = self.weight_decay
+        if decay is not None and decay < 0:
+            raise ValueError(f"weight_decay: expected a number >= 0 or None, got {decay}")
         if bias_lr_factor <= 0:
             raise ValueError(f"bias_lr_factor: expected a number > 0, got {bias_lr_factor}")
         self.decay_vectors = decay_vectors
@@ -113,6 +112,7 @@ class SGD(_DetectionOptimizer, keras.optimizers.SGD):
     ):
         if slots != "gradients":
             raise ValueError(f"slots: expected 'gradients', got {slots!r}")
+        momentum = float(momentum)  # Keras refuses an int
         super().__init__(learning_rate, momentum=momentum, weight_decay=weight_decay, **kwargs)
 
     def _apply_weight_decay(self, variables):
@@ -161,72 +161,12 @@ class AdamW(_DetectionOptimizer, keras.optimizers.AdamW):
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
 
 
-def make_optimizer(
-    rate: float | keras.optimizers.schedules.LearningRateSchedule,
-    *,
-    optimizer: str = "sgd",
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    bias_lr_factor: float = 1.0,
-    clip_norm: float | None = None,
-    ema_momentum: float = 0.0,
-    max_bad_steps: int = 0,
-    precision: str = "float32",
-) -> keras.optimizers.Optimizer:
-    """Makes the optimizer of a run.
-
-    Args:
-        rate: The learning rate.
-        optimizer: "sgd" or "adamw".
-        momentum: Of SGD.
-        weight_decay: See the classes.
-        bias_lr_factor: See `SGD`.
-        clip_norm: Largest norm of the gradient over all variables; None = no limit.
-        ema_momentum: Momentum of the averaged weights; 0 = no averages.
-        max_bad_steps: Above 0, steps with a non-finite gradient are skipped.
-        precision: The dtype policy of the model.
-
-    Raises:
-        ValueError: Another optimizer, or an argument out of range.
-
-    Example:
-        >>> optimizer = make_optimizer(0.01, clip_norm=10.0)
-    """
-    shared = {
-        "weight_decay": weight_decay,
-        "bias_lr_factor": bias_lr_factor,
-        "global_clipnorm": clip_norm,
-        "use_ema": ema_momentum > 0,
-        "ema_momentum": ema_momentum,
-    }
-    if optimizer == "adamw":
-        made = AdamW(rate, **shared)
-    elif optimizer == "sgd":
-        made = SGD(rate, momentum=float(momentum), **shared)
-    else:
-        raise ValueError(f"optimizer: expected sgd or adamw, got {optimizer!r}")
-    if max_bad_steps and precision != "mixed_float16":
-        # It skips non-finite steps; for float16 Keras adds one by itself.
-        made = keras.optimizers.LossScaleOptimizer(
-            made, initial_scale=1.0, dynamic_growth_steps=2**31 - 1
-        )
-    return made
-
-
-def has_averages(model: keras.Model) -> bool:
-    """Whether the optimizer of a compiled model keeps averages of its weights (`use_ema`)."""
-    return bool(getattr(_inner(model), "use_ema", False))
-
-
 @contextlib.contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
     """A context in which a model has its averaged weights, if its optimizer keeps them.
 
     Meanwhile the optimizer holds the training weights, so a model saved here has both; after
     loading, `swap_averages` restores them.
-
-    Args:
-        model: Any Keras model.
 
     Example:
         >>> with averaged_weights(model):
@@ -241,17 +181,13 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
 
 def swap_averages(model: keras.Model) -> None:
     """Exchanges the weights of a model and their averages, if there are any yet."""
-    optimizer = _inner(model)
-    if not has_averages(model) or not optimizer.built or not int(optimizer.iterations.numpy()):
+    optimizer = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
+    has_averages = getattr(optimizer, "use_ema", False) and optimizer.built
+    if not has_averages or not int(optimizer.iterations.numpy()):
         return
     averages = optimizer._model_variables_moving_average
     for weight, average in zip(model.trainable_variables, averages, strict=True):
         value = ops.copy(weight)
         weight.assign(average)
         average.assign(value)
-
-
-def _inner(model: keras.Model):
-    """The optimizer inside a `LossScaleOptimizer`."""
-    optimizer = getattr(model, "optimizer", None)
-    return getattr(optimizer, "inner_optimizer", optimizer)

@@ -1,25 +1,25 @@
-"""A run: its files, and training from a step to the end."""
+"""The files of a run: its models, options, records, metrics and pictures."""
 
-import contextlib
 import json
 import re
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
+import numpy as np
 
-from fcos_tf import visualization
+from fcos_tf import evaluation, visualization
 from fcos_tf.detecting.batches import compile_detect, detect_samples
 from fcos_tf.detecting.files import DETECTIONS_FILE  # noqa: F401 - among the files of a run
 from fcos_tf.detecting.folder import PICTURE_THRESHOLD
-from fcos_tf.training import atomic, callbacks, checkpoints, loop
+from fcos_tf.training import checkpoints
+from fcos_tf.training.interruption import naming, write_text
+from fcos_tf.training.loop import EvaluationCallback
 from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter, TextWriter
+from fcos_tf.training.optimizers import averaged_weights
 from fcos_tf.training.progress_bar import ProgressBar
-from fcos_tf.training.stop_signals import TrainingStopped
-from fcos_tf.training.strategy import any_host
 from fcos_tf.visualization.curves import METRICS_LINES_FILE
 
 CONFIG_FILE = "config.cfg"
@@ -47,9 +47,8 @@ def find_weights(model_dir: str | Path, weights: str | Path | None = None) -> Pa
         raise FileNotFoundError(f"--model_dir: no folder {model_dir}")
     path = checkpoints.latest(model_dir) or model_dir / MODEL_FILE
     if not path.is_file():
-        raise FileNotFoundError(
-            f"--model_dir: no checkpoint and no {MODEL_FILE} in {model_dir}; train first"
-        )
+        missing = f"no checkpoint and no {MODEL_FILE} in {model_dir}"
+        raise FileNotFoundError(f"--model_dir: {missing}; train first")
     return path
 
 
@@ -64,98 +63,84 @@ def make_writers(
         total_steps: The length of the run.
         left_out: Names of metrics for the files only.
     """
-    model_dir = Path(model_dir)
+    if sys.stdout.isatty():
+        terminal = ProgressBar(total_steps, first_step=first_step)
+    else:
+        terminal = TextWriter(total_steps, left_out=left_out)
     return [
-        JsonLinesWriter(model_dir / METRICS_LINES_FILE, first_step=first_step),
-        TensorBoardWriter(model_dir / TENSORBOARD_FOLDER, first_step=first_step),
-        ProgressBar(total_steps, first_step=first_step)
-        if sys.stdout.isatty()
-        else TextWriter(total_steps, left_out=left_out),
+        JsonLinesWriter(Path(model_dir) / METRICS_LINES_FILE, first_step=first_step),
+        TensorBoardWriter(Path(model_dir) / TENSORBOARD_FOLDER, first_step=first_step),
+        terminal,
     ]
 
 
-@contextlib.contextmanager
-def closing(writers: Iterable) -> Iterator[None]:
-    """A context that closes all writers at its end, even if closing one fails."""
-    with contextlib.ExitStack() as stack:
-        for writer in writers:
-            stack.callback(writer.close)
-        yield
-
-
-def go_on(
-    model: keras.Model,
-    make_dataset: Callable[[int], Any],
-    made: Sequence[keras.callbacks.Callback],
-    *,
-    model_dir: str | Path,
-    start_step: int,
-    total_steps: int,
-    period: int,
-    is_chief: bool,
-) -> dict[str, float]:
-    """Does the evaluation that a killed run missed, if any, and trains to the end.
+class DetectionPictures(EvaluationCallback):
+    """Draws the same few images after each evaluation. Place it after the callback that evaluates.
 
     Args:
-        model: Compiled, with the weights of `start_step`.
-        make_dataset: See `loop.fit`.
-        made: The callbacks.
-        model_dir: The run's folder.
-        start_step: Updates done.
-        total_steps: Updates at the end.
-        period: Steps between two evaluations.
-        is_chief: Whether this is the host that writes files.
-
-    Returns:
-        The metrics of the last evaluation, if there was one.
-
-    Raises:
-        TrainingStopped: After a signal; on the chief it names the checkpoint.
+        dataset: Batches of `(images, targets)`, as `fcos_tf.data.load` gives them.
+        writer: Has `write_pictures(step, kind, pictures)`, as `metric_writers.TensorBoardWriter`.
+        count: Number of images, the first of the data set.
+        first_step: Updates done before the first `fit`.
     """
-    lines, strategy = Path(model_dir) / METRICS_LINES_FILE, model.distribute_strategy
-    lengths = {"total_steps": total_steps, "period": period}
-    missing = is_chief and loop.lacks_evaluation(lines, start_step, **lengths)
-    metrics: dict[str, float] = {}
-    try:
-        if any_host(missing, strategy):
-            metrics = callbacks.make_up_evaluation(model, made, start_step)
-        logs = loop.fit(model, make_dataset, **lengths, start_step=start_step, callbacks=made)
-    except TrainingStopped as stopped:
-        any_host(True, strategy)  # no host leaves before the checkpoint is on disk
-        if not is_chief:
-            raise
-        path = checkpoints.latest(model_dir)
-        step = checkpoints.step_of(path)
-        raise TrainingStopped(
-            f"{stopped} at step {step} of {total_steps}, kept in {path}"
-        ) from None
-    prefix = callbacks.VALIDATION_PREFIX
-    return metrics | {k.removeprefix(prefix): v for k, v in logs.items() if k.startswith(prefix)}
+
+    def __init__(
+        self, dataset: Iterable, writer, *, count: int = NUM_PICTURES, first_step: int = 0
+    ):
+        super().__init__(first_step)
+        self.dataset = dataset
+        self.writer = writer
+        self.count = count
+        self._class_names = getattr(dataset, "class_names", None)
+        self._batches: list = []
+        self._detect = None
+
+    def set_model(self, model):
+        """Sets the model and its detection function, traced once for all epochs."""
+        if self._detect is None or model is not self.model:
+            self._detect = compile_detect(model, self._class_names)
+        super().set_model(model)
+
+    def on_evaluation(self, step, metrics):
+        """Draws, with averaged weights if the optimizer keeps them."""
+        self._batches = self._batches or self._first_batches()
+        with averaged_weights(self.model):
+            samples = detect_samples(self._batches, self._detect, self.count)
+        options = {"class_names": self._class_names, "score_threshold": PICTURE_THRESHOLD}
+        pictures = {
+            f"image_{int(truth['image_ids'])}": visualization.draw_gallery(
+                [image], [truth], [found], **options
+            )
+            for image, truth, found in zip(*samples, strict=True)
+        }
+        self.writer.write_pictures(step, "val", pictures)
+
+    def _first_batches(self) -> list:
+        """The batches with the images to draw, read once."""
+        batches, found = [], 0
+        for batch in self.dataset:
+            batches.append(batch)
+            found += np.count_nonzero(np.asarray(batch[1]["image_ids"]) >= 0)
+            if found >= self.count:
+                break
+        return batches
 
 
 def save_pictures(
-    path: str | Path,
-    model: Any,
-    dataset: Iterable,
-    *,
-    count: int = NUM_PICTURES,
-    detect: Callable[..., Any] | None = None,
+    path: str | Path, model: Any, dataset: Iterable, *, detect: Callable[..., Any] | None = None
 ) -> None:
-    """Draws ground truth and detections of the first `count` images of a data set.
+    """Draws ground truth and detections of the first `NUM_PICTURES` images of a data set.
 
     Args:
         path: The image file to write.
         model: A detector.
         dataset: Batches of `(images, targets)`, with `class_names`.
-        count: Number of images.
         detect: Result of `detecting.compile_detect(model, dataset.class_names)`.
     """
-    detect = detect or compile_detect(model, dataset.class_names)
-    samples = detect_samples(dataset, detect, count)
-    with atomic.naming(path):
-        visualization.save_gallery(
-            path, *samples, dataset.class_names, score_threshold=PICTURE_THRESHOLD
-        )
+    names = dataset.class_names
+    samples = detect_samples(dataset, detect or compile_detect(model, names), NUM_PICTURES)
+    with naming(path):
+        visualization.save_gallery(path, *samples, names, score_threshold=PICTURE_THRESHOLD)
 
 
 def check_readable(val_data: Any) -> None:
@@ -167,28 +152,23 @@ def check_readable(val_data: Any) -> None:
     _, targets = next(iter(val_data))
     skipped = val_data.image_faults.skipped  # empty if a host's share begins with padding rows
     if skipped and not (targets["image_ids"].numpy() >= 0).any():
-        raise ValueError(
-            f"none of the first {len(skipped)} images to evaluate on can be read: {skipped[0]}"
-        )
+        images = f"the first {len(skipped)} images to evaluate on"
+        raise ValueError(f"none of {images} can be read: {skipped[0]}")
 
 
 def write_metrics(path: str | Path, metrics: dict[str, Any]) -> None:
     """Writes metrics as JSON, renamed into place."""
-    atomic.write_text(path, json.dumps(metrics, indent=2) + "\n")
+    write_text(path, json.dumps(metrics, indent=2) + "\n")
 
 
-def write_scores(
-    folder: str | Path, metrics: dict[str, Any], per_class: dict[str, dict[str, Any]]
-) -> None:
+def write_scores(folder: str | Path, scores: evaluation.Scores) -> None:
     """Writes the metrics over all classes and per class; creates the folder."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    write_metrics(Path(folder) / METRICS_FILE, metrics)
-    write_metrics(Path(folder) / PER_CLASS_FILE, per_class)
+    write_metrics(Path(folder) / METRICS_FILE, scores.metrics)
+    write_metrics(Path(folder) / PER_CLASS_FILE, scores.per_class)
 
 
-def read_finished(
-    model_dir: Path, step: int, *, has_picture: bool = True
-) -> dict[str, float] | None:
+def read_finished(model_dir: Path, step: int, *, has_picture: bool) -> dict[str, float] | None:
     """The metrics of a run whose files are complete and of this step, else None."""
     names = (MODEL_FILE, METRICS_FILE, *((PICTURE_FILE,) if has_picture else ()))
     if not all((model_dir / name).is_file() for name in names):
@@ -229,14 +209,12 @@ def check_unchanged(
         for name, value in options.items()
         if _comparable(before[name]) != _comparable(value)
     ]
-    if not changed:
-        return
     text = f"{path} says that the run to resume has other flags: {', '.join(changed)}"
-    if not allow_config_change:
-        raise ValueError(
-            f"{text}; give the original ones, another --model_dir, or --allow_config_change"
-        )
-    warnings.warn(text, stacklevel=2)
+    if changed and not allow_config_change:
+        advice = "give the original ones, another --model_dir, or --allow_config_change"
+        raise ValueError(f"{text}; {advice}")
+    if changed:
+        warnings.warn(text, stacklevel=2)
 
 
 def _comparable(text: str) -> str | list[float]:

@@ -47,12 +47,8 @@ class _WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         raise NotImplementedError
 
     def get_config(self):
-        """The constructor's arguments."""
-        return {
-            "learning_rate": self.learning_rate,
-            "warmup_steps": self.warmup_steps,
-            "warmup_factor": self.warmup_factor,
-        }
+        """The constructor's arguments, which are all attributes."""
+        return dict(vars(self))
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
@@ -78,9 +74,10 @@ class WarmupStepDecay(_WarmupSchedule):
     """Linear warm-up, then the rate is multiplied by `decay_factor` at each of `decay_steps`.
 
     Args:
-        learning_rate, warmup_steps, warmup_factor: See `WarmupConstant`.
+        learning_rate: The rate after warm-up, > 0.
         decay_steps: Increasing step numbers; update number d is the first with the lower rate.
         decay_factor: Factor on the rate at each of them, > 0.
+        **warmup: `warmup_steps` and `warmup_factor` of `WarmupConstant`.
 
     Example:
         >>> float(WarmupStepDecay(1.0, decay_steps=(60, 80), decay_factor=0.5)(80))
@@ -88,15 +85,9 @@ class WarmupStepDecay(_WarmupSchedule):
     """
 
     def __init__(
-        self,
-        learning_rate: float,
-        *,
-        decay_steps: Sequence[int],
-        decay_factor: float = 0.1,
-        warmup_steps: int = 0,
-        warmup_factor: float = 0.001,
+        self, learning_rate, *, decay_steps: Sequence[int], decay_factor: float = 0.1, **warmup
     ):
-        super().__init__(learning_rate, warmup_steps=warmup_steps, warmup_factor=warmup_factor)
+        super().__init__(learning_rate, **warmup)
         decay_steps = [int(step) for step in decay_steps]
         if decay_steps != sorted(set(decay_steps)) or any(step < 1 for step in decay_steps):
             raise ValueError(f"decay_steps: expected increasing steps >= 1, got {decay_steps}")
@@ -111,14 +102,6 @@ class WarmupStepDecay(_WarmupSchedule):
             rate = ops.where(step >= decay_step, rate * self.decay_factor, rate)
         return rate
 
-    def get_config(self):
-        """The constructor's arguments."""
-        return {
-            **super().get_config(),
-            "decay_steps": self.decay_steps,
-            "decay_factor": self.decay_factor,
-        }
-
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class WarmupCosine(_WarmupSchedule):
@@ -128,27 +111,21 @@ class WarmupCosine(_WarmupSchedule):
     after warm-up is `learning_rate * (1 + cos(pi * t)) / 2`.
 
     Args:
-        learning_rate, warmup_steps, warmup_factor: See `WarmupConstant`.
+        learning_rate: The rate after warm-up, > 0.
         total_steps: The length of the run; above `warmup_steps`.
+        **warmup: `warmup_steps` and `warmup_factor` of `WarmupConstant`.
 
     Example:
         >>> round(float(WarmupCosine(1.0, total_steps=100)(50)), 6)
         0.5
     """
 
-    def __init__(
-        self,
-        learning_rate: float,
-        *,
-        total_steps: int,
-        warmup_steps: int = 0,
-        warmup_factor: float = 0.001,
-    ):
-        super().__init__(learning_rate, warmup_steps=warmup_steps, warmup_factor=warmup_factor)
-        if total_steps <= warmup_steps:
+    def __init__(self, learning_rate, *, total_steps: int, **warmup):
+        super().__init__(learning_rate, **warmup)
+        if total_steps <= self.warmup_steps:
             raise ValueError(
                 f"warmup_steps: expected fewer than the {total_steps} steps of the run with a "
-                f"cosine schedule, got {warmup_steps}"
+                f"cosine schedule, got {self.warmup_steps}"
             )
         self.total_steps = total_steps
 
@@ -156,55 +133,3 @@ class WarmupCosine(_WarmupSchedule):
         span = self.total_steps - self.warmup_steps
         progress = ops.clip((step - self.warmup_steps) / span, 0.0, 1.0)
         return 0.5 * self.learning_rate * (1.0 + ops.cos(math.pi * progress))
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "total_steps": self.total_steps}
-
-
-def make_schedule(
-    total_steps: int,
-    *,
-    schedule: str = "step",
-    learning_rate: float = 0.01,
-    batch_size: int = 16,
-    base_batch_size: int | None = None,
-    warmup_steps: int = 1000,
-    warmup_factor: float = 0.001,
-    decay_steps: Sequence[int] = (),
-    decay_factor: float = 0.1,
-) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Makes the learning rate schedule of a run.
-
-    Args:
-        total_steps: Updates at the end of the run.
-        schedule: After warm-up: "step", "cosine" or "constant".
-        learning_rate: The rate after warm-up, for `base_batch_size` images.
-        batch_size: Images in a step.
-        base_batch_size: The rate is scaled by `batch_size` / `base_batch_size` (Goyal et al.,
-            Accurate, Large Minibatch SGD); None: not scaled.
-        warmup_steps: See the classes.
-        warmup_factor: See the classes.
-        decay_steps: With "step"; empty: at 2/3 and 8/9 of the run.
-        decay_factor: See the classes.
-
-    Raises:
-        ValueError: An unknown schedule, or a cosine with `warmup_steps` >= `total_steps`.
-
-    Example:
-        >>> round(float(make_schedule(900, learning_rate=1.0, warmup_steps=0)(600)), 6)
-        0.1
-    """
-    rate = learning_rate * (batch_size / base_batch_size if base_batch_size else 1.0)
-    warmup = {"warmup_steps": warmup_steps, "warmup_factor": warmup_factor}
-    if schedule == "constant":
-        return WarmupConstant(rate, **warmup)
-    if schedule == "cosine":
-        return WarmupCosine(rate, total_steps=total_steps, **warmup)
-    if schedule != "step":
-        raise ValueError(f"schedule: expected step, cosine or constant, got {schedule!r}")
-    # In proportion to the 60k and 80k of 90k steps of the recipe.
-    default = sorted({max(1, total_steps * 2 // 3), max(1, total_steps * 8 // 9)})
-    return WarmupStepDecay(
-        rate, decay_steps=decay_steps or default, decay_factor=decay_factor, **warmup
-    )

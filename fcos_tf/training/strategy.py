@@ -5,6 +5,7 @@ A replica is a copy of the model on one device, a host a process of the run with
 """
 
 import contextlib
+import os
 import secrets
 import signal
 import threading
@@ -18,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from fcos_tf.models.train_steps import has_hosts
-from fcos_tf.training import atomic
 from fcos_tf.training.cluster import VARIABLE, read_cluster
+from fcos_tf.training.interruption import TEMPORARY_PREFIX, naming
 
 # Exists if the driver of an NVIDIA GPU is loaded, even if TensorFlow finds no GPU.
 _NVIDIA_DRIVER = Path("/dev/nvidiactl")
@@ -27,15 +28,10 @@ STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 
 class Share(NamedTuple):
-    """The share of this process in the work, as in `fcos_tf.data.load`.
-
-    Attributes:
-        num_hosts: Processes that share the work.
-        host: Index of this one, from 0.
-    """
+    """The share of this process in the work, as in `fcos_tf.data.load`."""
 
     num_hosts: int = 1
-    host: int = 0
+    host: int = 0  # index of this process
 
     @property
     def is_chief(self) -> bool:
@@ -69,9 +65,6 @@ def make_strategy(
         one_host: Use this host only: "multi_worker" is then "auto" among its devices.
         report: Receives a line with the hosts it waits for.
 
-    Returns:
-        The strategy. Its `num_replicas_in_sync` is the number of devices that share a batch.
-
     Raises:
         ValueError: Another name, a wrong or missing `TF_CONFIG`, a TPU without a name, unreachable
             or with several hosts.
@@ -84,27 +77,23 @@ def make_strategy(
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
     if bool(tpu) != (strategy == "tpu"):
-        raise ValueError(
-            "--tpu: expected the name of a TPU, or local, with --strategy=tpu only; got "
-            f"--strategy={strategy} and --tpu={tpu}"
-        )
+        got = f"got --strategy={strategy} and --tpu={tpu}"
+        raise ValueError(f"--tpu: expected a TPU's name, or local, with --strategy=tpu only; {got}")
     if strategy == "tpu":
         return _tpu_strategy(tpu)
-    cluster = read_cluster() if strategy in ("auto", "multi_worker") and not one_host else None
-    if strategy == "multi_worker" and cluster is None and not one_host:
-        raise ValueError(
-            f"--strategy=multi_worker: expected the environment variable {VARIABLE}, got none"
-        )
+    may_have_hosts = strategy in ("auto", "multi_worker") and not one_host
+    cluster = read_cluster() if may_have_hosts and os.environ.get(VARIABLE) else None
+    if strategy == "multi_worker" and may_have_hosts and cluster is None:
+        expected = f"expected the environment variable {VARIABLE}"
+        raise ValueError(f"--strategy=multi_worker: {expected}, got none")
     if cluster is not None and len(cluster.addresses) > 1:
         report(f"waiting until all hosts are there: {', '.join(cluster.addresses)}")
         try:
             with _ended_by_sigint():
                 return tf.distribute.MultiWorkerMirroredStrategy()
         except tf.errors.UnknownError as error:
-            address = cluster.addresses[cluster.host]
-            raise OSError(
-                f"{VARIABLE}: expected {address} to be free for this process, got: {error.message}"
-            ) from error
+            expected = f"expected {cluster.addresses[cluster.host]} to be free for this process"
+            raise OSError(f"{VARIABLE}: {expected}, got: {error.message}") from error
     several = len(tf.config.list_physical_devices("GPU")) > 1
     if strategy == "mirrored" or (strategy in ("auto", "multi_worker") and several):
         return tf.distribute.MirroredStrategy()
@@ -122,28 +111,19 @@ def share_of(strategy: tf.distribute.Strategy) -> Share:
 def any_host(flag: bool, strategy: tf.distribute.Strategy) -> bool:
     """Whether `flag` is true on any host.
 
-    All hosts must call it at the same point of the program: it waits for them. With one host it
-    costs nothing.
+    All hosts must call it at the same point of the program: it waits for them.
 
     Args:
         flag: The value of this host, such as whether to stop.
-        strategy: Of the run; `model.distribute_strategy`.
+        strategy: That of the run.
     """
     if not has_hosts(strategy):
         return flag
     return bool(strategy.reduce("SUM", tf.constant(float(flag)), axis=None) > 0)
 
 
-def numbers_of_hosts(numbers: Sequence[int], strategy: tf.distribute.Strategy) -> np.ndarray:
-    """The numbers of all hosts, on every host; all hosts must call it, as `any_host`.
-
-    Args:
-        numbers: N whole numbers of this host.
-        strategy: Of the run.
-
-    Returns:
-        [hosts, N] int64.
-    """
+def _numbers_of_hosts(numbers: Sequence[int], strategy: tf.distribute.Strategy) -> np.ndarray:
+    """N whole numbers of each host, int64 [hosts, N]; all hosts must call it, as `any_host`."""
     share = share_of(strategy)
     mine = np.zeros([share.num_hosts, len(numbers)], np.int64)
     mine[share.host] = numbers
@@ -162,17 +142,14 @@ def check_same(values: Mapping[str, Any], strategy: tf.distribute.Strategy) -> N
     """
     if not has_hosts(strategy):
         return
-    everywhere = numbers_of_hosts([zlib.crc32(str(x).encode()) for x in values.values()], strategy)
-    same = (everywhere == everywhere[0]).all(axis=0)
-    differ = [
-        f"{name} (here {value})"
-        for (name, value), is_same in zip(values.items(), same, strict=True)
-        if not is_same
-    ]
-    if differ:
+    checksums = [zlib.crc32(str(value).encode()) for value in values.values()]
+    everywhere = _numbers_of_hosts(checksums, strategy)
+    names = np.array(list(values))[(everywhere != everywhere[0]).any(axis=0)]
+    if names.size:
         raise ValueError(
             f"expected the same on all hosts of {VARIABLE}, got other values on host "
-            f"{share_of(strategy).host} than elsewhere: {', '.join(differ)}"
+            f"{share_of(strategy).host} than elsewhere: "
+            + ", ".join(f"{name} (here {values[name]})" for name in names)
         )
 
 
@@ -185,9 +162,6 @@ def distribute(
         dataset: This host's share of every batch, endless, see `share_of`.
         strategy: Of the run.
         batch_size: Images per step over all replicas of all hosts; a multiple of their number.
-
-    Returns:
-        The data set for `fit`.
     """
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
@@ -237,24 +211,21 @@ def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
         text = " ".join(str(error).split())
         raise ValueError(f"--tpu={tpu}: expected a TPU that can be reached, got: {text}") from error
     strategy = tf.distribute.TPUStrategy(resolver)
-    if strategy.extended.num_hosts > 1:
+    hosts = strategy.extended.num_hosts
+    if hosts > 1:
         # One process drives all hosts of a TPU, and would have to read the images of all.
-        raise ValueError(
-            f"--tpu={tpu}: expected a TPU with one host, got one with {strategy.extended.num_hosts}"
-        )
+        raise ValueError(f"--tpu={tpu}: expected a TPU with one host, got one with {hosts}")
     return strategy
 
 
 def check_shared(
     folder: str | Path, strategy: tf.distribute.Strategy, *, patience: float = 5.0
 ) -> None:
-    """The chief writes a file, which all hosts look for; with one host it does nothing.
-
-    All hosts must call it at the same point of the program: it waits for them.
+    """The chief writes a file, which all hosts look for; all hosts must call it, as `any_host`.
 
     Args:
         folder: The run's folder on this host; the chief creates it if missing.
-        strategy: Of the run.
+        strategy: That of the run.
         patience: Seconds that a host looks; network file systems may delay a file.
 
     Raises:
@@ -266,15 +237,15 @@ def check_shared(
         return
     folder = Path(folder)
     # A new name each time, so that a file of an older run does not match.
-    number = numbers_of_hosts([secrets.randbits(31)], strategy)[0, 0]  # the chief's
-    path = folder / f"{atomic.TEMPORARY_PREFIX}for_all_hosts_{number}"
+    number = _numbers_of_hosts([secrets.randbits(31)], strategy)[0, 0]  # the chief's
+    path = folder / f"{TEMPORARY_PREFIX}for_all_hosts_{number}"
     try:
         if share.is_chief:
-            with atomic.naming(path):
+            with naming(path):
                 folder.mkdir(parents=True, exist_ok=True)
                 path.touch()
         any_host(True, strategy)  # the file is written
-        lacking = np.flatnonzero(numbers_of_hosts([not _appears(path, patience)], strategy))
+        lacking = np.flatnonzero(_numbers_of_hosts([not _appears(path, patience)], strategy))
     finally:
         if share.is_chief:
             path.unlink(missing_ok=True)
@@ -287,8 +258,6 @@ def check_shared(
 
 def _appears(path: Path, patience: float) -> bool:
     deadline = time.monotonic() + patience
-    while not path.exists():
-        if time.monotonic() > deadline:
-            return False
+    while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    return True
+    return path.exists()

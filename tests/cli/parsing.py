@@ -8,4 +8,4 @@ from fcos_tf.config import Config
 
 def parse_config(arguments: Sequence[str]) -> Config:
     """The config that flags, such as those of `train.py`, stand for."""
-    return parse(["", *arguments]).config
+    return parse(["", *arguments])[0]

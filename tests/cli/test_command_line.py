@@ -14,7 +14,6 @@ from fcos_tf.cli import (
     detect,
     evaluate,
     export,
-    flag_files,
     train,
     visualize,
 )
@@ -67,12 +66,12 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path)
 
 def test_files_are_found_here_then_in_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert flag_files.find_flag_file("bccd.cfg") == ROOT / "configs" / "bccd.cfg"
+    assert command_line.find_flag_file("bccd.cfg") == ROOT / "configs" / "bccd.cfg"
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "bccd.cfg").write_text("--steps=1\n")
-    assert flag_files.find_flag_file("bccd.cfg") == tmp_path / "configs" / "bccd.cfg"
+    assert command_line.find_flag_file("bccd.cfg") == tmp_path / "configs" / "bccd.cfg"
     (tmp_path / "bccd.cfg").write_text("--steps=1\n")
-    assert flag_files.find_flag_file("bccd.cfg") == tmp_path / "bccd.cfg"
+    assert command_line.find_flag_file("bccd.cfg") == tmp_path / "bccd.cfg"
 
 
 @pytest.mark.parametrize(
@@ -269,7 +268,7 @@ def test_a_new_option_is_one_line_and_one_parameter(tmp_path):
         return scene, seed, blur
 
     def parsed(*arguments):
-        return command_line.parse(["a.py", *arguments], (BlurOptions,), config=BlurOptions).config
+        return command_line.parse(["a.py", *arguments], (BlurOptions,), config=BlurOptions)[0]
 
     assert options_for(parsed("--blur=3", "--seed=2"), draw) == {"seed": 2, "blur": "3"}
     assert draw("a", **options_for(parsed(), draw, seed=7)) == ("a", 7, None)

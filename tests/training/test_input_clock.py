@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from fcos_tf.training import callbacks, loop
-from fcos_tf.training.input_clock import InputClock
+from fcos_tf.training.callbacks import InputClock
 from tests.limits import HANG
 
 
@@ -93,7 +93,7 @@ class FakeTime:
 
     def __init__(self, monkeypatch):
         self.now = 0.0
-        monkeypatch.setattr("fcos_tf.training.input_clock.time.time", lambda: self.now)
+        monkeypatch.setattr("fcos_tf.training.callbacks.time.time", lambda: self.now)
 
     def at(self, now, function, *arguments):
         self.now = now

@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from fcos_tf.training import pictures
+from fcos_tf.training import run
 from fcos_tf.training.metric_writers import TensorBoardWriter
 from fcos_tf.visualization import class_colour
 
@@ -51,10 +51,10 @@ def test_the_same_images_after_each_evaluation(tmp_path, monkeypatch):
             "scores": np.full((2, 1), next(scores), "float32"),
         }  # fmt: skip
 
-    monkeypatch.setattr(pictures, "compile_detect", lambda model, names: detect)
+    monkeypatch.setattr(run, "compile_detect", lambda model, names: detect)
     writer = TensorBoardWriter(tmp_path)
     data = Scenes()
-    drawn = pictures.DetectionPictures(data, writer, count=2, first_step=10)
+    drawn = run.DetectionPictures(data, writer, count=2, first_step=10)
     model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     batch = tf.data.Dataset.from_tensors((tf.ones((1, 1)), tf.ones((1, 1))))

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fcos_tf.training import atomic, callbacks, checkpoints, stop_signals
+from fcos_tf.training import callbacks, checkpoints, interruption
+from fcos_tf.training.interruption import SIGNALS, StopSignals, TrainingStopped
 from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter
-from fcos_tf.training.stop_signals import SIGNALS, StopSignals, TrainingStopped
 from tests.limits import HANG
 from tests.training import tiny_run
 from tests.training.hosts import finish, start_hosts
@@ -87,8 +87,8 @@ def test_a_signal_in_an_evaluation_breaks_it_off(tmp_path, straight):
 # The file alone: importing the package takes long.
 TWO_SIGNALS = f"""
 import sys, time
-sys.path.insert(0, {str(Path(stop_signals.__file__).parent)!r})
-from stop_signals import StopSignals
+sys.path.insert(0, {str(Path(interruption.__file__).parent)!r})
+from interruption import StopSignals
 with StopSignals() as stop:
     print("ready", flush=True)
     while not stop.received:
@@ -209,15 +209,15 @@ def test_records_that_find_no_room_are_told_by_the_name_of_their_file(full_disk,
 
 def test_files_appear_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a.txt"
-    atomic.write_text(path, "first")
-    with pytest.raises(RuntimeError), atomic.replacing(path) as temporary:
+    interruption.write_text(path, "first")
+    with pytest.raises(RuntimeError), interruption.replacing(path) as temporary:
         temporary.write_text("sec")
         raise RuntimeError
     assert path.read_text() == "first" and os.listdir(tmp_path) == ["a.txt"]
     (tmp_path / ".writing_1_a.txt").write_text("of a killed process")
-    atomic.remove_leftovers(tmp_path)
+    interruption.remove_leftovers(tmp_path)
     assert os.listdir(tmp_path) == ["a.txt"]
-    atomic.remove_leftovers(tmp_path / "none")
+    interruption.remove_leftovers(tmp_path / "none")
 
 
 @pytest.mark.slow
