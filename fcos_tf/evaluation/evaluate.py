@@ -238,17 +238,24 @@ def _run_over(
 
 def _ground_truth(targets: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The columns of `_Run`, [B, ...] each, from the targets of a batch."""
-    scale = original_scale(targets["image_sizes"], targets["original_sizes"])
     columns = {
         "image_ids": targets["image_ids"],
         "sizes": targets["original_sizes"].astype(np.float64),
-        "true_boxes": targets["boxes"] * scale,
+        "true_boxes": _original_boxes(targets, "boxes"),
         "true_labels": targets["labels"],
         **{name: targets[name] for name in _OPTIONAL if name in targets},
     }
     if "ignored_boxes" in targets:
-        columns["ignored_boxes"] = targets["ignored_boxes"] * scale
+        columns["ignored_boxes"] = _original_boxes(targets, "ignored_boxes")
     return columns
+
+
+def _original_boxes(targets: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """Boxes in pixels of the original images; a user's own batches may have only the resized."""
+    original = targets.get(f"original_{name}")
+    if original is not None:
+        return original
+    return targets[name] * original_scale(targets["image_sizes"], targets["original_sizes"])
 
 
 def _without_images(dataset: Iterable, num_rows: int) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-# Boxes have been float32; rounding to a thousandth of a pixel restores the whole numbers and
-# hundredths of annotation files (an area of exactly 32 * 32 stays that) and keeps JSON short.
+# Widths are differences: rounded to a thousandth of a pixel, 30.3 - 10.1 is 20.2 again, an area of
+# exactly 32 * 32 stays that, and JSON is short.
 COORDINATE_DECIMALS = 3
 
 

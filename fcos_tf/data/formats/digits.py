@@ -64,15 +64,15 @@ def digits_source(split: str, *, limit: int | None = None, seed: int = 0) -> Sou
 
     def read(index, size_for):
         scene = make_scene(index, split, seed)
-        widths, heights = (scene.boxes[:, 2:] - scene.boxes[:, :2]).T
+        boxes = scene.boxes.astype(np.float64)
         return Example(
             image=resize_image(scene.image, *size_for(SCENE_SIZE, SCENE_SIZE)),
             original_size=np.array([SCENE_SIZE, SCENE_SIZE], np.int32),
             image_id=index + 1,
-            boxes=scene.boxes,
+            boxes=boxes,
             labels=scene.labels,
-            areas=widths * heights,
-            ignored_boxes=np.zeros([0, 4], np.float32),
+            areas=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
+            ignored_boxes=np.zeros([0, 4]),
             ignored_labels=np.zeros(0, np.int32),
         )
 

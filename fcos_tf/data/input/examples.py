@@ -26,10 +26,10 @@ class Example(NamedTuple):
         image: uint8 [h, w, 3] RGB.
         original_size: int32 [2], (height, width) of the stored image.
         image_id: int.
-        boxes: float32 [M, 4], xyxy in pixels of the stored image.
+        boxes: float64 [M, 4], xyxy in pixels of the stored image.
         labels: int32 [M].
-        areas: float32 [M], in pixels of the stored image.
-        ignored_boxes: float32 [K, 4].
+        areas: float64 [M], in pixels of the stored image.
+        ignored_boxes: float64 [K, 4].
         ignored_labels: int32 [K].
     """
 
@@ -76,8 +76,7 @@ def make_source(annotations: Annotations, note: Callable[[list[str]], None]) -> 
         annotations: In the order of evaluation.
         note: Takes messages about images that are not as their annotations say.
     """
-    boxes = annotations.boxes.astype(np.float32)
-    areas = annotations.known_areas().astype(np.float32)
+    areas = annotations.known_areas()
     # Image i owns the rows starts[i] to starts[i + 1].
     starts = np.searchsorted(annotations.owners, np.arange(annotations.num_images + 1))
 
@@ -86,20 +85,20 @@ def make_source(annotations: Annotations, note: Callable[[list[str]], None]) -> 
         name = file if num_bytes is None else f"{file}, {num_bytes} bytes from {offset} on"
         image, stored = decode_image(read_bytes(file, offset, num_bytes), name, size_for)
         rows = slice(starts[index], starts[index + 1])
-        found = boxes[rows]
+        boxes = annotations.boxes[rows]
         if stored != tuple(annotations.sizes[index].tolist()):
             inside = _inside(annotations, index, rows, stored, name, note)
             rows = np.arange(rows.start, rows.stop)[inside]
-            found = np.clip(found[inside], 0, np.array([stored[1], stored[0]] * 2, np.float32))
+            boxes = np.clip(boxes[inside], 0, [stored[1], stored[0]] * 2)
         labels, ignored = annotations.labels[rows], annotations.ignored[rows]
         return Example(
             image=image,
             original_size=np.array(stored, np.int32),
             image_id=int(annotations.image_ids[index]),
-            boxes=found[~ignored],
+            boxes=boxes[~ignored],
             labels=labels[~ignored],
             areas=areas[rows][~ignored],
-            ignored_boxes=found[ignored],
+            ignored_boxes=boxes[ignored],
             ignored_labels=labels[ignored],
         )
 
@@ -255,12 +254,18 @@ class ExampleMapper:
         }
         if not self.training:
             ignored = transforms.scale_boxes(example.ignored_boxes, before, after)
+            originals = [example.boxes, example.ignored_boxes]
             if flipped:
                 ignored = transforms.flip_boxes(ignored, image.shape[1])
+                originals = [transforms.flip_boxes(found, before[1]) for found in originals]
             targets["ignored_boxes"], targets["ignored_labels"] = transforms.pad_boxes(
                 ignored, example.ignored_labels, self.source.most_ignored
             )  # [K, 4], [K]
-            targets["areas"] = np.pad(example.areas, (0, self.most_boxes - len(example.areas)))
+            targets["original_boxes"] = transforms.pad_rows(originals[0], self.most_boxes)
+            targets["original_ignored_boxes"] = transforms.pad_rows(
+                originals[1], self.source.most_ignored
+            )
+            targets["areas"] = transforms.pad_rows(example.areas, self.most_boxes)
         canvas = self._canvas(index) or image.shape[:2]
         image = image.astype(np.uint8 if self.training else np.float32, copy=False)
         return transforms.pad_image(image, *canvas), targets
@@ -284,9 +289,9 @@ def _filler() -> Example:
         image=np.zeros([1, 1, 3], np.uint8),
         original_size=np.ones(2, np.int32),
         image_id=FILLER_ID,
-        boxes=np.zeros([0, 4], np.float32),
+        boxes=np.zeros([0, 4]),
         labels=np.zeros(0, np.int32),
-        areas=np.zeros(0, np.float32),
-        ignored_boxes=np.zeros([0, 4], np.float32),
+        areas=np.zeros(0),
+        ignored_boxes=np.zeros([0, 4]),
         ignored_labels=np.zeros(0, np.int32),
     )

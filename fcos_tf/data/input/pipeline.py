@@ -114,7 +114,9 @@ def _call(mapper: ExampleMapper, element: tf.Tensor) -> tuple[tf.Tensor, dict[st
     }
     if not mapper.training:
         specs |= {
-            "areas": tf.TensorSpec([rows], tf.float32),
+            "original_boxes": tf.TensorSpec([rows, 4], tf.float64),
+            "original_ignored_boxes": tf.TensorSpec([ignored, 4], tf.float64),
+            "areas": tf.TensorSpec([rows], tf.float64),
             "ignored_boxes": tf.TensorSpec([ignored, 4], tf.float32),
             "ignored_labels": tf.TensorSpec([ignored], tf.int32),
         }

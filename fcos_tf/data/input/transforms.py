@@ -20,7 +20,7 @@ def scale_boxes(boxes: np.ndarray, before: tuple[int, int], after: tuple[int, in
     that was aimed at.
 
     Args:
-        boxes: float32 [M, 4], xyxy in pixels of the image before.
+        boxes: [M, 4], xyxy in pixels of the image before.
         before: Its (height, width).
         after: (height, width) that it was resized to.
 
@@ -29,7 +29,7 @@ def scale_boxes(boxes: np.ndarray, before: tuple[int, int], after: tuple[int, in
     """
     before, after = (np.array([w, h, w, h], np.float32) for h, w in (before, after))
     # Multiplied first: a box that ends at the border, at w, ends exactly at w * w' / w = w'.
-    return boxes * after / before
+    return boxes.astype(np.float32) * after / before
 
 
 def crop(
@@ -137,6 +137,11 @@ def pad_boxes(boxes: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.nda
     Returns:
         float32 [count, 4] padded with 0 and int32 [count] padded with -1.
     """
-    padded = np.zeros([count, 4], np.float32), np.full(count, -1, np.int32)
-    padded[0][: len(labels)], padded[1][: len(labels)] = boxes, labels
+    return pad_rows(boxes.astype(np.float32), count), pad_rows(labels.astype(np.int32), count, -1)
+
+
+def pad_rows(values: np.ndarray, count: int, padding: int = 0) -> np.ndarray:
+    """[M, ...] -> [count, ...] of the same dtype; M <= count."""
+    padded = np.full([count, *values.shape[1:]], padding, values.dtype)
+    padded[: len(values)] = values
     return padded

@@ -30,10 +30,10 @@ def numbered(num_images, height=4, width=6, bad=(), portrait=None):
             original_size=np.array([h, w], np.int32),
             image_id=index,
             # Around a part of the first column.
-            boxes=np.tile(np.float32([[0, 1, 1, 3]]), [count, 1]),
+            boxes=np.tile(np.float64([[0, 1, 1, 3]]), [count, 1]),
             labels=np.full(count, 5, np.int32),
-            areas=np.full(count, 1.5, np.float32),
-            ignored_boxes=np.float32([[2, 0, 4, 4]])[: index % 2],
+            areas=np.full(count, 1.5),
+            ignored_boxes=np.float64([[2, 0, 4, 4]])[: index % 2],
             ignored_labels=np.int32([2])[: index % 2],
         )
 
@@ -187,11 +187,16 @@ def test_padding_of_a_fixed_canvas():
     dtypes = {name: value.dtype for name, value in targets.items()}
     assert dtypes == {
         "boxes": tf.float32, "labels": tf.int32, "image_sizes": tf.float32,
-        "original_sizes": tf.float32, "image_ids": tf.int64, "areas": tf.float32,
+        "original_sizes": tf.float32, "image_ids": tf.int64, "areas": tf.float64,
         "ignored_boxes": tf.float32, "ignored_labels": tf.int32,
+        "original_boxes": tf.float64, "original_ignored_boxes": tf.float64,
     }  # fmt: skip
-    # What is ignored is scaled likewise, areas stay those of the stored image.
+    # What is ignored is scaled likewise; areas and original boxes stay those of the stored image.
     assert targets["ignored_boxes"].numpy().tolist() == [[nothing], [[4, 0, 8, 8]], [nothing]]
+    assert targets["original_ignored_boxes"].numpy().tolist() == [
+        [nothing], [[2, 0, 4, 4]], [nothing]
+    ]  # fmt: skip
+    assert targets["original_boxes"].numpy()[2].tolist() == [[0, 1, 1, 3]] * 2 + [nothing] * 2
     assert targets["ignored_labels"].numpy().tolist() == [[-1], [2], [-1]]
     assert targets["areas"].numpy().tolist() == [[0] * 4, [1.5, 0, 0, 0], [1.5, 1.5, 0, 0]]
 
