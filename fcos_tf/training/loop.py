@@ -112,6 +112,8 @@ class StepCallback(keras.callbacks.Callback):
         first_step: Updates done before the (first) `fit`; above 0 in a resumed run.
     """
 
+    precedes_evaluation = True
+
     def __init__(self, first_step: int = 0):
         super().__init__()
         self.step = first_step
@@ -158,6 +160,8 @@ class EvaluationCallback(StepCallback):
     Args:
         first_step: Updates done before the (first) `fit`; above 0 in a resumed run.
     """
+
+    precedes_evaluation = False
 
     def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Called after each evaluation; for subclasses.
