@@ -12,11 +12,12 @@ from fcos_tf.data.input.augment import check_augmentations
 from fcos_tf.data.input.examples import ExampleMapper, Source, make_source
 from fcos_tf.data.input.order import Order, check_counts, check_hosts
 from fcos_tf.data.input.pipeline import batches
+from fcos_tf.data.keras_cv_targets import from_keras_cv
 from fcos_tf.image_size import check_image_size, parse_image_size
 
 DATASETS = ("digits", "coco", "voc", "tfds:NAME")
 
-__all__ = ["DATASETS", "load", "read_annotations"]
+__all__ = ["DATASETS", "from_keras_cv", "load", "read_annotations"]
 
 
 def load(

@@ -39,6 +39,7 @@ class Detector(ImageModel):
     protocols = ("coco", "voc07", "voc12")
     best_metrics: Mapping[str, str] = dict.fromkeys(("AP", "AP50", "mAP_voc07", "mAP_voc12"), "max")
     inclusive_pixels = False
+    learns_boxes = True
 
     def __init__(
         self,

@@ -84,6 +84,8 @@ class StepCallback(keras.callbacks.Callback):
         first_step: Updates done before the (first) `fit`; above 0 in a resumed run.
     """
 
+    precedes_evaluation = True
+
     def __init__(self, first_step: int = 0):
         super().__init__()
         self.step = first_step
@@ -125,6 +127,8 @@ class EvaluationCallback(StepCallback):
     Args:
         first_step: Updates done before the (first) `fit`; above 0 in a resumed run.
     """
+
+    precedes_evaluation = False
 
     def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """For subclasses: after the evaluation of `step`; `metrics` as of `evaluation_in`."""
