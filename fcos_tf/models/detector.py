@@ -92,6 +92,18 @@ class Detector(ImageModel):
         """
         raise NotImplementedError
 
+    def assigned_boxes(self, targets: dict, image_size) -> tuple | None:
+        """Which box each point learns, for pictures and warnings; None: nothing to show.
+
+        Args:
+            targets: dict with `boxes` [B, M, 4] and `labels` [B, M].
+            image_size: (height, width) of the padded images.
+
+        Returns:
+            [B, N] int32, index into the M boxes or -1; and [N], the stride of each point.
+        """
+        return None
+
     def detect(
         self,
         images,

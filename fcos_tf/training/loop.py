@@ -31,9 +31,9 @@ def count_steps(num_images: int, *, steps: int, epochs: float, batch_size: int) 
     return steps or max(1, math.ceil(epochs * num_images / batch_size))
 
 
-def count_period(num_images: int, *, eval_every: int, batch_size: int) -> int:
-    """Steps between two evaluations: `eval_every`, or one epoch if it is 0."""
-    return eval_every or math.ceil(num_images / batch_size)
+def count_period(num_images: int, total_steps: int, *, eval_every: int, batch_size: int) -> int:
+    """Steps between two evaluations: `eval_every`; if it is 0, an epoch or a tenth of the run."""
+    return eval_every or max(math.ceil(num_images / batch_size), math.ceil(total_steps / 10))
 
 
 def stretches(
