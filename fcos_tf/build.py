@@ -158,6 +158,8 @@ def make_optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimiz
     scale = config.batch_size / config.base_batch_size if config.base_batch_size else 1.0
     rate = config.learning_rate * scale
     warm = options_for(config, schedules.WarmupConstant, learning_rate=rate)
+    if config.warmup_steps < 0:
+        warm["warmup_steps"] = min(1000, total_steps // 10)
     if config.schedule == "cosine":
         schedule = schedules.WarmupCosine(total_steps=total_steps, **warm)
     elif config.schedule == "step":

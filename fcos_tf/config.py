@@ -210,7 +210,8 @@ class TrainingOptions(Options):
     momentum: float = option(0.9, "Momentum of SGD.", least=0, most=1)
     weight_decay: float = option(1e-4, "Of all weights except biases and norms: with sgd an L2 "
         "term in the gradient, with adamw decoupled.", least=0, also=("wd",))
-    warmup_steps: int = option(1000, "Steps of linear warm-up; 0 = none.", least=0,
+    warmup_steps: int = option(-1, "Steps of linear warm-up; 0 = none, -1 = 1000, but at most a "
+        "tenth of the run.", least=-1,
         also=("warmup", "warmup_iters"))
     warmup_factor: float = option(0.001, "Share of the learning rate at the first step of warm-up.",
         least=0, most=1)
@@ -265,7 +266,7 @@ class DeviceOptions(Options):
 
 def _has_fixed_rates(config) -> bool:
     """Whether learning rates do not depend on the length of the run."""
-    return config.schedule == "constant" or bool(config.decay_steps)
+    return config.warmup_steps >= 0 and (config.schedule == "constant" or bool(config.decay_steps))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,12 +281,14 @@ class RunOptions(Options):
     steps: int = option(0, "Updates; 0 = use --epochs.", least=0, harmless=_has_fixed_rates,
         also=("max_iter", "iterations", "iters", "max_steps", "num_steps"))
     eval_every: int = option(0, "Steps between evaluations, with one after the last step; 0 = one "
-        "epoch.", least=0, harmless=True, also=("eval_period", "eval_interval", "val_interval"))
+        "epoch, but at most ten evaluations a run.", least=0, harmless=True,
+        also=("eval_period", "eval_interval", "val_interval"))
     best_metric: str = option("auto", "Metric of the model kept as best.keras: AP, AP50 ..., "
         "mAP_voc07; auto = the first number of --metrics.", means=_AUTO, harmless=True,
         also=("monitor",))
-    checkpoint_every: int = option(1000, "Steps between checkpoints, with one at every evaluation.",
-        least=1, harmless=True, also=("save_period", "save_every", "checkpoint_period"))
+    checkpoint_every: int = option(0, "Steps between checkpoints, with one at every evaluation; 0 "
+        "= at evaluations, and 1000 steps after the last one.", least=0, means={0: None},
+        harmless=True, also=("save_period", "save_every", "checkpoint_period"))
     keep_checkpoints: int = option(3, "Number of newest checkpoints kept.", least=1, harmless=True)
     log_every: int = option(20, "Steps between lines of metrics.jsonl, with one at every "
         "evaluation.", least=1, harmless=True, also=("print_freq", "log_interval", "log_period"))

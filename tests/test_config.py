@@ -153,9 +153,9 @@ def test_sections_say_what_was_changed_and_go_back():
 
 
 def test_what_a_resumed_run_must_have_again():
-    # By default the steps at which the learning rate falls follow from the length of the run.
+    # By default warm-up and decays of the learning rate follow from the length of the run.
     assert {"steps", "epochs", "seed", "dataset"} < fixed_options(Config()).keys()
-    fixed = fixed_options(Config(decay_steps=(9,), batch_size=8))
+    fixed = fixed_options(Config(decay_steps=(9,), warmup_steps=5, batch_size=8))
     assert not {"steps", "epochs", "model_dir", "cache", "metrics", "tta"} & fixed.keys()
     assert (fixed["batch_size"], fixed["decay_steps"]) == ("8", "9")
 

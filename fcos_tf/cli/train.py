@@ -12,6 +12,7 @@ stops the run after the current step, with a checkpoint; a second signal ends it
 import contextlib
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ def train(
     from fcos_tf.training import checkpoints, loop, run
     from fcos_tf.training import strategy as strategies
     from fcos_tf.training.interruption import remove_leftovers, write_text
+    from fcos_tf.training.learnable import unlearnable
     from fcos_tf.training.optimizers import averaged_weights
 
     kind = build.model_class(config)
@@ -153,6 +155,9 @@ def train(
             f"{len(train_data.class_names)} classes, {strategies.describe_devices(strategy)}, "
             f"files in {model_dir}"
         )
+        if share.is_chief and train_data.annotations is not None:
+            for line in unlearnable(model, train_data.annotations, config.image_size):
+                warnings.warn(line, stacklevel=2)
     metrics = _fit(config, model, train_data, val_data, start_step, total_steps, share)
     with averaged_weights(model):
         if not metrics:
@@ -193,7 +198,8 @@ def _fit(config, model, train_data, val_data, start_step: int, total_steps: int,
             data = build.load_train_data(config, start_step=step, share=share)
         return distribute(input_clock.watch(data), strategy, batch_size=config.batch_size)
 
-    period = loop.count_period(train_data.num_images, **options_for(config, loop.count_period))
+    counts = options_for(config, loop.count_period)
+    period = loop.count_period(train_data.num_images, total_steps, **counts)
     lengths = {"total_steps": total_steps, "period": period}
     writers, missing, metrics = [], False, {}
     if share.is_chief:

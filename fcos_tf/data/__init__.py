@@ -12,11 +12,12 @@ from fcos_tf.data.input.augment import check_augmentations
 from fcos_tf.data.input.examples import ExampleMapper, Source, make_source
 from fcos_tf.data.input.order import Order, check_counts, check_hosts
 from fcos_tf.data.input.pipeline import batches
+from fcos_tf.data.keras_cv_targets import from_keras_cv
 from fcos_tf.image_size import check_image_size, parse_image_size
 
 DATASETS = ("digits", "coco", "voc", "tfds:NAME")
 
-__all__ = ["DATASETS", "load", "read_annotations"]
+__all__ = ["DATASETS", "from_keras_cv", "load", "read_annotations"]
 
 
 def load(
@@ -116,7 +117,8 @@ def load(
 
     Returns:
         A `tf.data.Dataset` that has, besides: `class_names` (tuple of str), `num_images` (int),
-        `category_ids` (tuple of int, the data set's own id of each label), `faults` (list of
+        `category_ids` (tuple of int, the data set's own id of each label), `annotations`
+        (`annotations.Annotations` of the split; None of the digits), `faults` (list of
         `annotations.Fault`), `dropped` (list of str, each thing that was left out, named),
         `image_faults` (`annotations.ImageFaults`, filled while images are read), and `num_hosts`
         and `host` as given.
@@ -193,6 +195,7 @@ def load(
     result.class_names = source.class_names
     result.num_images = source.num_images
     result.category_ids = source.category_ids
+    result.annotations = source.annotations
     result.faults = found.faults
     result.dropped = found.dropped
     result.image_faults = found.image_faults

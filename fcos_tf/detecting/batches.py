@@ -35,7 +35,14 @@ def compile_detect(model: Any, class_names: Sequence[str] | None = None) -> Dete
     Raises:
         ValueError: the data set has a class that the model does not know.
     """
-    table = _label_table(getattr(model, "class_names", None), class_names)
+    model_names = getattr(model, "class_names", None)
+    count = getattr(model, "num_classes", None)
+    if class_names and not model_names and count not in (None, len(class_names)):
+        raise ValueError(
+            f"expected data of the model's {count} classes, got {len(class_names)}: "
+            f"{', '.join(class_names[:5])}"
+        )
+    table = _label_table(model_names, class_names)
     strategy = getattr(model, "distribute_strategy", None)
     on_tpu = type(strategy).__name__.startswith("TPU")  # runs XLA-compiled functions only
     options = {"jit_compile": True} if on_tpu else {}

@@ -39,6 +39,7 @@ class Detector(ImageModel):
     protocols = ("coco", "voc07", "voc12")
     best_metrics: Mapping[str, str] = dict.fromkeys(("AP", "AP50", "mAP_voc07", "mAP_voc12"), "max")
     inclusive_pixels = False
+    learns_boxes = True
 
     def __init__(
         self,
@@ -70,6 +71,18 @@ class Detector(ImageModel):
             dict of float32: `boxes` [B, K, 4] xyxy pixels, not clipped; `scores` [B, K, C].
         """
         raise NotImplementedError
+
+    def assigned_boxes(self, targets: dict, image_size) -> tuple | None:
+        """Which box each point learns, for pictures and warnings; None: nothing to show.
+
+        Args:
+            targets: dict with `boxes` [B, M, 4] and `labels` [B, M].
+            image_size: (height, width) of the padded images.
+
+        Returns:
+            [B, N] int32, index into the M boxes or -1; and [N], the stride of each point.
+        """
+        return None
 
     def detect(
         self,

@@ -254,6 +254,13 @@ class FCOS(Detector):
             return None
         return loss_totals(*self._assign_targets(targets, image_size), self.strides)
 
+    def assigned_boxes(self, targets, image_size):
+        """See `Detector.assigned_boxes`; None for an assigner that needs predictions."""
+        if ASSIGNERS[self.assigner].uses_predictions:
+            return None
+        learnt, point_strides = self._assign_targets(targets, image_size)
+        return learnt["matched_gt_index"], point_strides
+
     def _assign_targets(self, targets, image_size, predictions=None):
         """The outputs of `fcos_targets`, and the stride of every point."""
         grids = grid_sizes(*image_size, self.strides)

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from fcos_tf.layers.blocks import check_choices
+from fcos_tf.models.input_checks import CheckedInputs
 
 if keras.backend.backend() == "tensorflow":
     from fcos_tf.models.train_steps import TrainSteps, sum_over_replicas
@@ -34,7 +35,7 @@ CHANNEL_ORDERS = ("rgb", "bgr")
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-class ImageModel(TrainSteps, keras.Model):
+class ImageModel(TrainSteps, CheckedInputs, keras.Model):
     """Base class of all models.
 
     A subclass implements `call`, and `compute_losses` or, for a loss of more than predictions and
@@ -56,6 +57,7 @@ class ImageModel(TrainSteps, keras.Model):
         count_names: name -> meaning of each further number of `forward_losses`.
         detail_names: the counts for files only, not for the terminal.
         protocols: names of the `evaluation.METRICS` of the predictions; empty: the mean losses.
+        learns_boxes: whether targets hold `boxes` and `labels`, which are then checked.
         best_metrics: name -> "max" or "min" of the numbers that choose the best model. The curves
             of a run show them, and all losses whose names end in "_loss".
 
@@ -67,6 +69,7 @@ class ImageModel(TrainSteps, keras.Model):
     count_names: Mapping[str, str] = {}
     detail_names: Sequence[str] = ()
     protocols: Sequence[str] = ()
+    learns_boxes = False
     best_metrics: Mapping[str, str] = {"loss": "min"}
 
     def __init__(

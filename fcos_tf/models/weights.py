@@ -9,6 +9,8 @@ import keras
 # The members of a `.keras` file; checksums do not reveal a missing one.
 MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 
+HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of such a file
+
 
 def load_model(path: str | Path) -> keras.Model:
     """Loads a detector, not compiled, from any `.keras` file of this package.
@@ -43,6 +45,12 @@ def check_whole(path: str | Path) -> None:
     """Refuses a `.keras` file that is missing (FileNotFoundError) or corrupt (ValueError)."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no weights file {path}; expected a .keras file")
+    with open(path, "rb") as file:
+        if file.read(len(HDF5)) == HDF5:
+            raise ValueError(
+                f"{path}: expected a .keras file, got an HDF5 file, which Keras saves but "
+                "cannot load for models of this package; save the model as .keras"
+            )
     if damage := find_damage(path):
         raise ValueError(f"{path} is corrupt ({damage}); expected a .keras file")
 

@@ -190,8 +190,8 @@ class EvaluationLog(EvaluationCallback):
 class DetectionMetrics(keras.callbacks.Callback):
     """Evaluates detections at the end of epochs; adds `val_AP`, `val_AP50` ... to the logs.
 
-    Later callbacks and `fit`'s history contain them, e.g. for
-    `ModelCheckpoint(path, monitor="val_AP", mode="max", save_best_only=True)`.
+    `fit`'s history and the other callbacks get them, wherever this one is in the list, e.g. for
+    `ModelCheckpoint("best.keras", monitor="val_AP", mode="max", save_best_only=True)`.
 
     Args:
         dataset: Finite batches of `(images, targets)`, as `fcos_tf.data.load` gives them.
@@ -205,6 +205,8 @@ class DetectionMetrics(keras.callbacks.Callback):
     Example:
         >>> model.fit(train, epochs=2, callbacks=[DetectionMetrics(val)])
     """
+
+    evaluates = True  # `ImageModel.fit` runs it before callbacks that use its numbers
 
     def __init__(
         self,

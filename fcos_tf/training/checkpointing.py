@@ -22,6 +22,7 @@ from fcos_tf.training.strategy import any_host
 
 BEST_MODEL_FILE = "best.keras"
 BEST_RECORD_FILE = "best.json"
+_MOST_STEPS_UNSAVED = 1000
 _STEPS_BETWEEN_QUESTIONS = 10
 
 
@@ -33,7 +34,8 @@ class Checkpoint(StepCallback):
 
     Args:
         model_dir: The run's folder; files go to `checkpoints/` in it.
-        checkpoint_every: Steps between two checkpoints, >= 1.
+        checkpoint_every: Steps between two checkpoints, >= 1; None: save with evaluations, and
+            1000 steps after the last checkpoint.
         keep_checkpoints: Number of newest checkpoints to keep.
         first_step: Updates done before the first `fit`.
         stop: After a signal, the current step is saved, and all hosts raise `TrainingStopped`.
@@ -52,7 +54,7 @@ class Checkpoint(StepCallback):
         self,
         model_dir: str | Path,
         *,
-        checkpoint_every: int,
+        checkpoint_every: int | None = None,
         keep_checkpoints: int = 3,
         first_step: int = 0,
         stop: StopSignals | None = None,
@@ -60,7 +62,7 @@ class Checkpoint(StepCallback):
         before_saving: Callable[[int], None] = lambda step: None,
     ):
         super().__init__(first_step)
-        if checkpoint_every < 1:
+        if checkpoint_every is not None and checkpoint_every < 1:
             raise ValueError(f"checkpoint_every: expected steps >= 1, got {checkpoint_every}")
         self.checkpoint_every = checkpoint_every
         self.stop = stop
@@ -73,7 +75,11 @@ class Checkpoint(StepCallback):
         """Saves if it is due; raises `TrainingStopped` after a signal."""
         self._saver.check()
         stopping = self._is_to_stop(step, logs)
-        if step % self.checkpoint_every == 0 or logs is not None or stopping:
+        if self.checkpoint_every is None:
+            due = step - self._saved_step >= _MOST_STEPS_UNSAVED
+        else:
+            due = step % self.checkpoint_every == 0
+        if due or logs is not None or stopping:
             self._save(step)
         if stopping or logs is not None:
             self._saver.wait()

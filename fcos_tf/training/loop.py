@@ -31,9 +31,9 @@ def count_steps(num_images: int, *, steps: int, epochs: float, batch_size: int) 
     return steps or max(1, math.ceil(epochs * num_images / batch_size))
 
 
-def count_period(num_images: int, *, eval_every: int, batch_size: int) -> int:
-    """Steps between two evaluations: `eval_every`, or one epoch if it is 0."""
-    return eval_every or math.ceil(num_images / batch_size)
+def count_period(num_images: int, total_steps: int, *, eval_every: int, batch_size: int) -> int:
+    """Steps between two evaluations: `eval_every`; if it is 0, an epoch or a tenth of the run."""
+    return eval_every or max(math.ceil(num_images / batch_size), math.ceil(total_steps / 10))
 
 
 def stretches(
@@ -84,6 +84,8 @@ class StepCallback(keras.callbacks.Callback):
         first_step: Updates done before the (first) `fit`; above 0 in a resumed run.
     """
 
+    precedes_evaluation = True
+
     def __init__(self, first_step: int = 0):
         super().__init__()
         self.step = first_step
@@ -125,6 +127,8 @@ class EvaluationCallback(StepCallback):
     Args:
         first_step: Updates done before the (first) `fit`; above 0 in a resumed run.
     """
+
+    precedes_evaluation = False
 
     def on_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """For subclasses: after the evaluation of `step`; `metrics` as of `evaluation_in`."""

@@ -423,10 +423,11 @@ def test_steps_from_epochs():
         loop.count_steps(10, steps=0, epochs=0.0, batch_size=4)
 
 
-def test_evaluations_are_an_epoch_apart_unless_said():
-    # 10 images in batches of 4: 3 steps.
-    assert loop.count_period(10, eval_every=0, batch_size=4) == 3
-    assert loop.count_period(10, eval_every=50, batch_size=4) == 50
+def test_evaluations_are_an_epoch_apart_and_at_most_ten_unless_said():
+    # 10 images in batches of 4: 3 steps; a tenth of 101 steps: 11.
+    assert loop.count_period(10, 30, eval_every=0, batch_size=4) == 3
+    assert loop.count_period(10, 101, eval_every=0, batch_size=4) == 11
+    assert loop.count_period(10, 101, eval_every=50, batch_size=4) == 50
 
 
 @pytest.mark.parametrize(
