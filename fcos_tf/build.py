@@ -278,8 +278,8 @@ def make_callbacks(
 def _best_metric(*, metrics: Sequence[str], best_metric: str | None, kind: type[ImageModel]) -> str:
     names = evaluation.metric_names(metrics) if kind.protocols else tuple(kind.best_metrics)
     if best_metric is not None and best_metric not in names:
+        source = f"as --metrics={','.join(metrics)} give" if kind.protocols else "of this --model"
         raise ValueError(
-            f"--best_metric: expected one of {', '.join(names)}, as --metrics="
-            f"{','.join(metrics)} give, got {best_metric!r}"
+            f"--best_metric: expected one of {', '.join(names)}, {source}, got {best_metric!r}"
         )
     return best_metric or names[0]

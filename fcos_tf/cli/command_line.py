@@ -238,7 +238,8 @@ def arguments_as_flags(names: Mapping[str, str]) -> Iterator[None]:
         argument, colon, text = str(error).partition(": ")
         if not colon or argument not in names:
             raise
-        raise type(error)(f"--{names[argument]}: {text}") from error
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"--{names[argument]}: {text}") from error
 
 
 def _flag_file_name(argument: str) -> str | None:

@@ -104,7 +104,7 @@ def evaluate(
         FileNotFoundError: No such file, or no data.
     """
     from fcos_tf import build, detecting, evaluation
-    from fcos_tf.detecting.results import DETECTIONS_FILE
+    from fcos_tf.detecting.files import DETECTIONS_FILE
     from fcos_tf.evaluation.tta import parse_tta
     from fcos_tf.models.detector import detectable
     from fcos_tf.models.weights import load_model
@@ -118,7 +118,9 @@ def evaluate(
     with make_strategy(**options_for(config, make_strategy, one_host=True)).scope():
         model = load_model(path)
     for name, value in (overrides or {}).items():
-        setattr(model, name, value)
+        if name not in model.thresholds:
+            raise ValueError(f"--{name}: not an option of the {type(model).__name__} in {path}")
+        setattr(model, name, value)  # before anything is traced
     if size_of_model and model.image_size:
         config = dataclasses.replace(config, image_size=model.image_size)
     class_names = model.class_names and detectable(model.class_names)

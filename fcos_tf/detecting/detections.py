@@ -77,8 +77,8 @@ class Detections:
         return len(self.scores)
 
     def __getitem__(self, index) -> "Detections":
-        if isinstance(index, int | np.integer):
-            index = [index]
+        if np.ndim(index) == 0 and not isinstance(index, slice):
+            index = [int(index)]
         columns = {name: getattr(self, name)[index] for name in ("boxes", "scores", "labels")}
         return replace(self, **columns)
 

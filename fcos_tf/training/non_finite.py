@@ -16,7 +16,7 @@ from fcos_tf.training.loop import StepCallback
 class NonFiniteGuard(StepCallback):
     """Finds non-finite steps, reports the first one, and stops the training or continues.
 
-    The device counts the steps (`models.bad_steps`); they are read here at an interval, so
+    The device counts the steps (`model.bad_steps`); they are read here at an interval, so
     training may be some steps further: call `look` before a model is saved. Training continues
     after up to `max_bad_steps` of them, if the optimizer skips them, as
     `keras.optimizers.LossScaleOptimizer` does.

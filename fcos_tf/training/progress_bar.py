@@ -1,7 +1,7 @@
 """A progress bar for terminals, fed from the records of a run."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from tqdm import tqdm
 
@@ -20,12 +20,13 @@ class ProgressBar(StepCallback):
     Args:
         total_steps: The length of the run.
         first_step: Updates done before the first `fit`.
+        left_out: Names that lines of text do not show.
     """
 
-    def __init__(self, total_steps: int, *, first_step: int = 0):
+    def __init__(self, total_steps: int, *, first_step: int = 0, left_out: Collection[str] = ()):
         super().__init__(first_step)
         self._first_step, self._total_steps = first_step, total_steps
-        self._text = TextWriter(total_steps)
+        self._text = TextWriter(total_steps, left_out=left_out)
         self._bar: tqdm | None = None
         self._values = ""
 

@@ -64,7 +64,7 @@ def make_writers(
         left_out: Names of metrics for the files only.
     """
     if sys.stdout.isatty():
-        terminal = ProgressBar(total_steps, first_step=first_step)
+        terminal = ProgressBar(total_steps, first_step=first_step, left_out=left_out)
     else:
         terminal = TextWriter(total_steps, left_out=left_out)
     return [

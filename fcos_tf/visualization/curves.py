@@ -19,6 +19,7 @@ _PANELS = {
     "learning rate": r"train/learning_rate",
     "gradient norm": r"train/gradient_norm",
     "AP": r"val/(?:AP|AP50|mAP\w*)",
+    "metric": r"val/((?!AP|AR|mAP|loss|num_)\w+(?<!_loss))",  # of models that are no detectors
     "time spent waiting for input": r"train/input_share",
 }
 _SHARES = ("AP", "time spent waiting for input")  # from 0 to 1
