@@ -10,6 +10,7 @@ FCOS_TF_MIRROR names another address of the files. A file put into the folder by
 import os
 import random
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -56,14 +57,20 @@ def fetch_weights(name: str, *, backbone: str | None = None) -> Path:
     with locked(folder / f".{source.name}.lock", lambda: _tell(wait)):
         if not _is_usable(target):
             _fetch(entry, source)
-            _convert(entry, source, target)
+            _tell(f"converting {source}")
+            # A new thread is outside the dtype policy and the strategy of the caller. Under a
+            # strategy of several hosts all must create the same variables; some have the file.
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(_convert, entry, source, target).result()
     return target
 
 
 def weights_folder() -> Path:
     """The folder of published weights."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("FCOS_TF_HOME") or Path(cache) / "fcos_tf") / "weights"
+    home = os.environ.get("FCOS_TF_HOME")
+    if not home:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fcos_tf")
+    return Path(home, "weights")
 
 
 def _is_usable(path: Path) -> bool:
@@ -90,17 +97,15 @@ def _fetch(entry: Published, source: Path) -> None:
 
 
 def _convert(entry: Published, source: Path, target: Path) -> None:
-    """Writes the Keras file; the global policy and the seeds of Keras are as before."""
-    _tell(f"converting {source}")
-    policy, state = keras.config.dtype_policy(), random.getstate()
+    """Writes the Keras file; random weights of the caller are as without it."""
+    state = random.getstate()
+    keras.config.set_dtype_policy("float32")  # of this thread
     try:
-        keras.config.set_dtype_policy("float32")
         if entry.flavour == "imagenet":
             model, report = load_imagenet_file(source, entry.backbone)
         else:
             model, report = convert_checkpoint(source, flavour=entry.flavour)
     finally:
-        keras.config.set_dtype_policy(policy)
         random.setstate(state)
     report.raise_if_incomplete(source)
     temporary = target.with_name(f".writing_{target.name}")  # of no other process: see the lock

@@ -8,6 +8,7 @@ from concurrent import futures
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import fcos_tf
@@ -94,18 +95,27 @@ def test_a_detector_by_name(server, files, tmp_path, capsys):
     np.testing.assert_array_equal(again.head.ltrb.kernel, expected.head.ltrb.kernel)
 
 
-def test_the_first_run_draws_as_later_ones(server):
+def test_the_first_run_is_as_later_ones(server, monkeypatch):
+    inside = []
+    convert = fetching.convert_checkpoint
+    monkeypatch.setattr(
+        fetching, "convert_checkpoint",
+        lambda *a, **k: (inside.append(tf.distribute.has_strategy()), convert(*a, **k))[1],
+    )  # fmt: skip
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         drawn = []
         for _ in range(2):
             keras.utils.set_random_seed(3)
             config = Config(initial_weights=NAME, precision="float32")
-            drawn.append(build.make_model(config, ("cat", "dog")).get_weights())
+            with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+                assert tf.distribute.has_strategy()
+                drawn.append(build.make_model(config, ("cat", "dog")).get_weights())
         assert keras.config.dtype_policy().name == "mixed_bfloat16"
     finally:
         keras.config.set_dtype_policy("float32")
     assert_same(*drawn)
+    assert inside == [False]
     assert fcos_tf.load_model(NAME).dtype_policy.name == "float32"
 
 
