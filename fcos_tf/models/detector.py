@@ -187,9 +187,9 @@ class Detector(ImageModel):
         changed = [n for n in cls.weight_arguments if overrides.get(n, defaults[n]) != defaults[n]]
         if name in DETECTORS and not changed:
             return name
+        other = f" with another {', '.join(changed)}" if name in DETECTORS else ""
         missing = (
-            f"no published weights of {name}{' with another ' if changed else ''}"
-            f"{', '.join(changed)}; give weights=FILE of a converted detector, or "
+            f"no published weights of {name}{other}; give weights=FILE of a converted detector, or "
             "load_weights=False for random weights"
         )
         if required:

@@ -18,7 +18,7 @@ from fcos_tf.config import Config
 from fcos_tf.convert import convert_checkpoint, fetching
 from fcos_tf.convert.backbones import CONVERTIBLE, load_imagenet_file
 from fcos_tf.models.fcos_presets import PRESETS
-from fcos_tf.published import BACKBONES, DETECTORS, Published, find_published
+from fcos_tf.published import BACKBONES, DETECTORS
 from fcos_tf.version import __version__
 from tests.convert import fcos_parameter_names as published
 from tests.file_server import serving
@@ -215,14 +215,16 @@ def test_presets_without_published_weights(server):
 
 
 def test_the_tables_are_torchvisions():
-    models = pytest.importorskip("torchvision.models")
+    pytest.importorskip("torch")
+    from benchmarks.torchvision_peer import import_torchvision
+
+    models = import_torchvision()[1].models
     for version in (1, 2):
         for name, entry in BACKBONES[f"imagenet_v{version}"].items():
             theirs = models.get_model_weights(name.replace("regnetx", "regnet_x"))
             assert f"{entry.base}/{entry.file}" == theirs[f"IMAGENET1K_V{version}"].url
             assert entry.backbone == name and entry.sha256 == entry.file[-12:-4]
     assert set(BACKBONES["imagenet"]) <= set(CONVERTIBLE) and BACKBONES["imagenet_v2"]
-    entry = find_published(NAME)
+    entry = DETECTORS[NAME]
     theirs = models.get_model_weights("fcos_resnet50_fpn")["COCO_V1"]
     assert f"{entry.base}/{entry.file}" == theirs.url and set(DETECTORS) <= set(PRESETS)
-    assert isinstance(entry, Published) and entry.flavour == "torchvision"
