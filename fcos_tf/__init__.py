@@ -13,6 +13,7 @@ from fcos_tf.version import __version__
 _NAMES = {
     "FCOS": "fcos_tf.models.fcos",
     "detect": "fcos_tf.detecting.models",
+    "fetch_weights": "fcos_tf.convert.fetching",
     "load_model": "fcos_tf.models.weights",
 }
 _MODULES = (
@@ -22,7 +23,7 @@ _MODULES = (
 # They register the classes of saved models.
 _SERIALIZABLE = ("fcos_tf.models.fcos", "fcos_tf.training.optimizers", "fcos_tf.training.schedules")
 
-__all__ = ["FCOS", "__version__", "detect", "load_model", *_MODULES]
+__all__ = ["FCOS", "__version__", "detect", "fetch_weights", "load_model", *_MODULES]
 
 
 def __getattr__(name: str):

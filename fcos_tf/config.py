@@ -108,7 +108,8 @@ class StartOptions(Options):
     model: str = option("fcos", "The kind of model: fcos.", also=("arch", "architecture"))
     num_classes: int = option(0, "Number of classes; 0 = from the data set. A number other than "
         "the data set's is an error.", least=0, also=("nc",))
-    initial_weights: str = option("", "A .keras file of a trained or converted detector. Its own "
+    initial_weights: str = option("", "A .keras file of a trained or converted detector, or "
+        "torchvision_coco, published and downloaded once. Its own "
         "settings replace those of the next two sections; for other classes its class logits are "
         "reinitialised. Empty = none.", also=(*WEIGHTS_WORDS[:-1], "finetune", "init_checkpoint"))
 
@@ -122,8 +123,9 @@ class ModelOptions(Options):
         "resnext101_32x8d, resnext101_64x4d, regnetx_400mf and others of that family, "
         "mobilenet_v2, simple_cnn, or keras_cv/PRESET, such as "
         "keras_cv/efficientnetv2_b0_imagenet.")
-    backbone_weights: str = option("", "Empty = random; imagenet = downloaded from Keras; or a "
-        ".keras file, such as that of tools/convert.py.", means=_NOTHING,
+    backbone_weights: str = option("", "Empty = random; imagenet = downloaded once, from Keras "
+        "for resnet50, resnet101 and keras_cv, else from torchvision; imagenet_v1, imagenet_v2 = "
+        "torchvision's; or a .keras file, such as that of tools/convert.py.", means=_NOTHING,
         also=("weights_backbone",))
     backbone_norm: str = option("auto", "Batch norm of the backbone: trained per device (batch), "
         "frozen, or synchronised over devices; auto = frozen with backbone weights, else batch.",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["FCOS_TF_MIRROR"] = "http://127.0.0.1:1"  # no test downloads published weights
 
 import pytest
 

@@ -37,7 +37,8 @@ class EvaluateOptions(Options):
     """The model or the result files, and the output."""
 
     weights: str | None = option(
-        None, "A .keras file; default: the newest checkpoint in --model_dir, or model.keras there.",
+        None, "A .keras file, or torchvision_coco, which is downloaded once; default: the newest "
+        "checkpoint in --model_dir, or model.keras there.",
         also=WEIGHTS_WORDS)
     output_dir: str | None = option(
         None, "Output folder; default: --model_dir, or the folder of --weights.",

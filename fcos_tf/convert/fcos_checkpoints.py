@@ -105,7 +105,7 @@ def convert_checkpoint(
     pixels = _find_pixels(tensors, FCOS.preset_arguments(preset, settings))
     for name, values in pixels.items():
         notes.append(f"{_PIXELS[name]} in the file differs from the preset: {name}={values}")
-    model = FCOS.from_preset(preset, **{**pixels, **settings})
+    model = FCOS.from_preset(preset, load_weights=False, **{**pixels, **settings})
     if model.class_names is None:
         notes.append("class names: unknown")
     report = _assign(model, tensors, names)

@@ -14,6 +14,8 @@ from fcos_tf.layers.mobilenet import mobilenet_v2
 from fcos_tf.layers.regnet import VARIANTS, regnet
 from fcos_tf.layers.resnet import resnet
 from fcos_tf.layers.simple_cnn import simple_cnn
+from fcos_tf.published import BACKBONES as PUBLISHED
+from fcos_tf.published import find_published
 
 # Arguments: norm, norm_epsilon, frozen_stages, name, and stride_in_3x3 of ResNets. Maps: c3 to c5,
 # for some c2.
@@ -26,7 +28,8 @@ BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "mobilenet_v2": mobilenet_v2,
     "simple_cnn": simple_cnn,
 }
-# In keras.applications. Its MobileNetV2 pads on one side only, so its weights do not fit ours.
+# "imagenet" of keras.applications; of the other backbones it is torchvision's. Keras' MobileNetV2
+# pads on one side only, so its weights do not fit ours.
 IMAGENET_BACKBONES = {"resnet50": "ResNet50", "resnet101": "ResNet101"}
 TORCH_EXTENSIONS = (".pth", ".pt", ".bin", ".tar", ".pkl", ".safetensors")
 
@@ -65,12 +68,13 @@ def resolve_preset(backbone: str, weights: str | None, **overrides) -> BackboneP
 
     Args:
         backbone: see `build_backbone`.
-        weights: None, "imagenet", or a `.keras` file. The preprocessing of a file is unknown: RGB
+        weights: see `build_backbone`. The preprocessing of a file is unknown: RGB
             and the ImageNet mean and deviation are the default, which is right for converted
             files; 0-1 for backbones of keras_cv.
         **overrides: fields of `BackbonePreset`; None leaves the preset's value.
     """
-    preset = IMAGENET if weights == "imagenet" else RANDOM
+    of_keras = weights == "imagenet" and backbone in IMAGENET_BACKBONES
+    preset = IMAGENET if of_keras else RANDOM
     if backbone.startswith(KERAS_CV):
         preset = KERAS_CV_RANDOM
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -92,7 +96,9 @@ def build_backbone(
 
     Args:
         name: a key of `BACKBONES`, or "keras_cv/" and a preset of keras_cv.
-        weights: None (random), "imagenet", or a `.keras` file of this backbone, as written by
+        weights: None (random); "imagenet", of Keras for resnet50, resnet101 and keras_cv, of
+            torchvision for others; "imagenet_v1" or "imagenet_v2" of torchvision, see
+            `fcos_tf.published`; or a `.keras` file of this backbone, as written by
             `detector.backbone.save(file)` and `tools/convert.py`.
         stride_in_3x3: see `layers.resnet.resnet`; False for ResNets only.
         norm_epsilon: added to the variance; no choice for keras_cv.
@@ -134,9 +140,13 @@ def build_backbone(
     finally:
         keras.config.set_dtype_policy(global_policy)
 
-    if weights == "imagenet" and not is_keras_cv:
+    if weights == "imagenet" and name in IMAGENET_BACKBONES:
         copy_keras_applications(_download(name), backbone)
-    elif weights not in (None, "imagenet"):
+    elif weights is not None and not (weights == "imagenet" and is_keras_cv):
+        if weights in PUBLISHED:
+            from fcos_tf import fetch_weights
+
+            weights = str(fetch_weights(weights, backbone=name))
         try:
             source = keras.models.load_model(weights, compile=False)
         except (TypeError, KeyError, OSError, ValueError) as error:
@@ -147,19 +157,22 @@ def build_backbone(
 
 def _check_weights(name, weights, stride_in_3x3):
     """Refuses weights that do not exist for a backbone."""
-    if weights == "imagenet":
-        if name.startswith(KERAS_CV):
-            return
-        if name not in IMAGENET_BACKBONES:
-            raise ValueError(
-                f"backbone_weights='imagenet' exist for {', '.join(IMAGENET_BACKBONES)} and "
-                f"{KERAS_CV}..._imagenet; got {name!r}; a file of torchvision or timm can be "
-                "converted by tools/convert.py --flavour=imagenet"
-            )
+    if weights == "imagenet" and name.startswith(KERAS_CV):
+        return
+    if weights == "imagenet" and name in IMAGENET_BACKBONES:
         if stride_in_3x3:
             raise ValueError(
-                "backbone_weights='imagenet' were trained with stride_in_3x3=False; got True"
+                "backbone_weights='imagenet' were trained with stride_in_3x3=False; got True; "
+                "'imagenet_v1' and 'imagenet_v2', of torchvision, with True"
             )
+    elif weights in PUBLISHED:
+        try:
+            find_published(weights, name)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; 'imagenet' also for {KERAS_CV}..._imagenet; a file of torchvision or "
+                "timm can be converted by tools/convert.py --flavour=imagenet"
+            ) from None
     elif weights.endswith(TORCH_EXTENSIONS):
         output = Path(weights).with_suffix(".keras")
         raise ValueError(

@@ -3,11 +3,14 @@
 Shape shorthand: B images of H x W pixels, D detections, K candidates, C classes.
 """
 
+import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fcos_tf.models.image_model import ImageModel, spatial_size
 from fcos_tf.models.weights import copy_weights, load_model
+from fcos_tf.published import DETECTORS
 
 # Outputs of published detectors that stand for no class of objects.
 BACKGROUND, UNUSED = "__background__", "N/A"
@@ -29,6 +32,7 @@ class Detector(ImageModel):
         thresholds: constructor arguments for detection only; an exported model may have others.
         class_layers: names of the layers whose weights depend on the classes.
         presets: name -> constructor arguments of a published detector.
+        weight_arguments: names of constructor arguments that weights are trained for.
         inclusive_pixels: whether x2, y2 are the last pixel inside; the original image adds 1.
     """
 
@@ -36,6 +40,7 @@ class Detector(ImageModel):
     thresholds: Sequence[str] = ("score_threshold", "nms_threshold", "max_detections")
     class_layers: Sequence[str] = ()
     presets: Mapping[str, Mapping[str, Any]] = {}
+    weight_arguments: Sequence[str] = ()
     protocols = ("coco", "voc07", "voc12")
     best_metrics: Mapping[str, str] = dict.fromkeys(("AP", "AP50", "mAP_voc07", "mAP_voc12"), "max")
     inclusive_pixels = False
@@ -123,28 +128,67 @@ class Detector(ImageModel):
         return self.detect(inputs, jit_compile=jit_compile)
 
     @classmethod
-    def from_preset(cls, name: str, weights: str | None = None, **overrides) -> "Detector":
-        """A detector with the settings of a published one.
+    def from_preset(
+        cls,
+        name: str,
+        weights: str | None = None,
+        *,
+        load_weights: bool | None = None,
+        **overrides,
+    ) -> "Detector":
+        """A detector with the settings of a published one, and its weights where they are known.
+
+        Published weights are those of `published.DETECTORS`: "torchvision_coco". They are
+        downloaded once, see `fetch_weights`. The other presets are settings only. With other
+        classes, the layers of the classes stay random.
 
         Args:
             name: a key of `presets`, such as "torchvision_coco".
-            weights: None (random) or a `.keras` file of such a detector, converted by
-                `tools/convert.py`. With other classes, the layers of the classes stay random.
+            weights: a `.keras` file of such a detector, converted by `tools/convert.py`; None: as
+                `load_weights` says.
+            load_weights: True: the published weights; False: random ones; None: the published
+                weights, or random ones, with a warning, where there are none for this preset and
+                these overrides.
             **overrides: see `preset_arguments`.
 
         Raises:
-            ValueError: for an unknown name, or weights of another architecture.
+            ValueError: for an unknown name, weights of another architecture, or none to load.
             FileNotFoundError: if the weights file is missing.
+            OSError: if the weights cannot be downloaded.
 
         Example:
-            >>> model = FCOS.from_preset("torchvision_coco", class_names=("cat", "dog"))
+            >>> classes = {"class_names": ("cat", "dog")}
+            >>> model = FCOS.from_preset("torchvision_coco", load_weights=False, **classes)
             >>> model.num_classes, model.image_size
             (2, '800,1333')
         """
-        model = cls(**cls.preset_arguments(name, overrides))
+        arguments = cls.preset_arguments(name, overrides)
+        if weights is None and load_weights is not False:
+            weights = cls._published_weights(name, overrides, required=bool(load_weights))
+        model = cls(**arguments)
         if weights is not None:
             model._take_weights(load_model(weights), file=weights)
         return model
+
+    @classmethod
+    def _published_weights(cls, name, overrides, *, required: bool) -> str | None:
+        """The name of a preset's published weights, if they fit the overrides."""
+        defaults = {
+            n: each.default for n, each in inspect.signature(cls.__init__).parameters.items()
+        }
+        defaults |= cls.presets[name]
+        changed = [n for n in cls.weight_arguments if overrides.get(n, defaults[n]) != defaults[n]]
+        if name in DETECTORS and not changed:
+            return name
+        other = f" with another {', '.join(changed)}" if name in DETECTORS else ""
+        missing = (
+            f"no published weights of {name}{other}; give weights=FILE of a converted detector, or "
+            "load_weights=False for random weights"
+        )
+        if required:
+            raise ValueError(f"load_weights: {missing}")
+        warnings.warn(f"the weights are random: {missing}", stacklevel=3)
+        return None
 
     @classmethod
     def preset_arguments(cls, name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,8 @@ class FCOS(Detector):
         num_classes: C; None: the number of `class_names`.
         backbone: a name of `layers.backbones`, such as "resnet50", "regnetx_400mf" or
             "keras_cv/efficientnetv2_b0_imagenet".
-        backbone_weights: None (random), "imagenet" (from Keras) or a backbone's `.keras` file.
+        backbone_weights: None (random), "imagenet" or another name of `build_backbone`, or a
+            backbone's `.keras` file.
         backbone_norm: "batch", "sync" or "frozen" batch normalisation. None: "frozen" with
             backbone weights, "batch" without.
         norm_epsilon: of the backbone's batch normalisation.
@@ -99,6 +100,10 @@ class FCOS(Detector):
     thresholds = ("score_threshold", "nms_threshold", "topk_per_level", "max_detections")
     class_layers = ("class_logits",)
     presets = PRESETS
+    weight_arguments = (
+        "backbone", "stride_in_3x3", "fpn_levels", "fpn_channels", "head_convs", "head_norm",
+        "centerness_on", "quality", "rules", "channel_order",
+    )  # fmt: skip
 
     def __init__(
         self,

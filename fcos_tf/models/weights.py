@@ -6,6 +6,8 @@ from pathlib import Path
 
 import keras
 
+from fcos_tf.published import DETECTORS
+
 # The members of a `.keras` file; checksums do not reveal a missing one.
 MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 
@@ -18,7 +20,8 @@ def load_model(path: str | Path) -> keras.Model:
     The same as `keras.models.load_model(path, compile=False)`, with clearer errors.
 
     Args:
-        path: A file of `model.save`, of a checkpoint or of `tools/train.py`.
+        path: A file of `model.save`, of a checkpoint or of `tools/train.py`; or the name of
+            published weights, "torchvision_coco", see `fetch_weights`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -29,6 +32,10 @@ def load_model(path: str | Path) -> keras.Model:
     """
     from fcos_tf import _register
 
+    if str(path) in DETECTORS:
+        from fcos_tf import fetch_weights
+
+        path = fetch_weights(str(path))
     path = Path(path)
     check_whole(path)
     _register()
@@ -44,7 +51,9 @@ def load_model(path: str | Path) -> keras.Model:
 def check_whole(path: str | Path) -> None:
     """Refuses a `.keras` file that is missing (FileNotFoundError) or corrupt (ValueError)."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no weights file {path}; expected a .keras file")
+        raise FileNotFoundError(
+            f"no weights file {path}; expected a .keras file or one of {', '.join(DETECTORS)}"
+        )
     with open(path, "rb") as file:
         if file.read(len(HDF5)) == HDF5:
             raise ValueError(

@@ -114,8 +114,12 @@ def test_settings_follow_the_weights():
     preset = backbones.resolve_preset("resnet50", "imagenet", frozen_stages=0, norm=None)
     assert (preset.channel_order, preset.stride_in_3x3) == ("bgr", False)
     assert (preset.norm, preset.frozen_stages) == ("frozen", 0)
-    preset = backbones.resolve_preset("resnet50", "mine.keras")
-    assert (preset.channel_order, preset.norm, preset.frozen_stages) == ("rgb", "frozen", 2)
+    for backbone, weights in (
+        ("resnet50", "mine.keras"), ("resnet50", "imagenet_v1"), ("resnet18", "imagenet"),
+    ):  # fmt: skip
+        preset = backbones.resolve_preset(backbone, weights)
+        assert (preset.channel_order, preset.stride_in_3x3) == ("rgb", True)
+        assert (preset.norm, preset.frozen_stages) == ("frozen", 2)
 
 
 def test_backbone_weights_from_a_file(tmp_path):
@@ -146,16 +150,22 @@ def test_no_network_says_which_file_to_put_where(monkeypatch):
         backbones.build_backbone("resnet50", weights="imagenet", stride_in_3x3=False)
 
 
-def test_imagenet_weights_exist_for_two_resnets():
-    message = (
-        r"resnet50, resnet101 and keras_cv/..._imagenet; got 'resnext50_32x4d'.*--flavour=imagenet"
-    )
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("regnetx_200mf", "imagenet", "exist for resnet18, .*mobilenet_v2; got 'regnetx_200mf'; "
+         "'imagenet' also for keras_cv/..._imagenet; .*--flavour=imagenet"),
+        ("resnet18", "imagenet_v2", "'imagenet_v2' exist for resnet50, .*; got 'resnet18'"),
+        ("keras_cv/resnet50_imagenet", "imagenet_v1", "exist for .*; got 'keras_cv/resnet50_imag"),
+    ],
+)  # fmt: skip
+def test_which_imagenet_weights_exist(name, weights, message):
     with pytest.raises(ValueError, match=message):
-        backbones.build_backbone("resnext50_32x4d", weights="imagenet", stride_in_3x3=False)
+        backbones.build_backbone(name, weights=weights)
 
 
 def test_imagenet_weights_refuse_the_other_stride():
-    with pytest.raises(ValueError, match="stride_in_3x3=False; got True"):
+    with pytest.raises(ValueError, match="stride_in_3x3=False; got True; 'imagenet_v1'"):
         backbones.build_backbone("resnet50", weights="imagenet", stride_in_3x3=True)
 
 

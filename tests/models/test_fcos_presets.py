@@ -9,6 +9,7 @@ from fcos_tf.models.detector import category_ids_of, detectable
 from fcos_tf.models.fcos_presets import COCO_CLASSES, PRESETS
 
 SMALL = {"backbone": "resnet18", "fpn_channels": 32, "head_convs": 1, "image_size": "64x64"}
+SMALL["load_weights"] = False
 
 
 @pytest.fixture(scope="module")

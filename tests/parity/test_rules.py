@@ -27,7 +27,7 @@ def case(request):
     """An implementation and our model by its preset, small where size does not matter."""
     model = FCOS.from_preset(
         PRESETS[request.param], backbone="resnet18", fpn_channels=32, head_convs=1,
-        num_classes=NUM_CLASSES,
+        num_classes=NUM_CLASSES, load_weights=False,
     )  # fmt: skip
     return request.param, model
 
@@ -159,7 +159,7 @@ def check_losses(model, name, predictions, truth, size, **options):
 def test_adelaidets_iou_in_place_of_centerness(seed):
     model = FCOS.from_preset(
         "adelaidet_coco", quality="iou", backbone="resnet18", fpn_channels=32, head_convs=1,
-        num_classes=NUM_CLASSES,
+        num_classes=NUM_CLASSES, load_weights=False,
     )  # fmt: skip
     rng = np.random.default_rng(200 + seed)
     size = SIZES[seed]

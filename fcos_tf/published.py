@@ -1,0 +1,86 @@
+"""Published weights by name: the address, digest and licence of each file.
+
+Addresses and digests: torchvision 0.28; its file names end in the first digits of the SHA-256.
+`convert.fetching` downloads and converts them.
+"""
+
+import dataclasses
+
+TORCHVISION = "https://download.pytorch.org/models"
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A file of published weights.
+
+    Attributes:
+        file: its name.
+        flavour: its source, see `tools/convert.py`: "imagenet" for a backbone.
+        backbone: the name of the backbone, also of a detector's.
+        sha256: the first hexadecimal digits of its SHA-256.
+        base: the address of its folder.
+        licence: its licence, where it is not that of this package; else empty.
+    """
+
+    file: str
+    flavour: str
+    backbone: str
+    sha256: str
+    base: str = TORCHVISION
+    licence: str = ""
+
+
+def _of_torchvision(file: str, flavour: str, backbone: str, data: str) -> Published:
+    licence = f"BSD-3-Clause of torchvision; the terms of {data}, its training data, may apply"
+    digest = file.removesuffix(".pth").rpartition("-")[2]
+    return Published(file, flavour, backbone, digest, licence=licence)
+
+
+# Also keys of `FCOS.presets`; the other presets are settings without published weights.
+DETECTORS = {
+    "torchvision_coco": _of_torchvision(
+        "fcos_resnet50_fpn_coco-99b0c9b7.pth", "torchvision", "resnet50", "COCO"
+    )
+}
+# torchvision's IMAGENET1K_V1 and, where there is one, _V2 of each backbone.
+_FILES = {
+    "resnet18": ("resnet18-f37072fd",),
+    "resnet34": ("resnet34-b627a593",),
+    "resnet50": ("resnet50-0676ba61", "resnet50-11ad3fa6"),
+    "resnet101": ("resnet101-63fe2227", "resnet101-cd907fc2"),
+    "resnext50_32x4d": ("resnext50_32x4d-7cdf4587", "resnext50_32x4d-1a0047aa"),
+    "resnext101_32x8d": ("resnext101_32x8d-8ba56ff5", "resnext101_32x8d-110c445d"),
+    "resnext101_64x4d": ("resnext101_64x4d-173b62eb",),
+    "regnetx_400mf": ("regnet_x_400mf-adf1edd5", "regnet_x_400mf-62229a5f"),
+    "regnetx_800mf": ("regnet_x_800mf-ad17e45c", "regnet_x_800mf-94a99ebd"),
+    "regnetx_1_6gf": ("regnet_x_1_6gf-e3633e7f", "regnet_x_1_6gf-a12f2b72"),
+    "mobilenet_v2": ("mobilenet_v2-b0353104", "mobilenet_v2-7ebf99e0"),
+}
+# Name -> backbone -> file.
+BACKBONES = {
+    f"imagenet_v{version}": {
+        name: _of_torchvision(f"{files[version - 1]}.pth", "imagenet", name, "ImageNet")
+        for name, files in _FILES.items()
+        if len(files) >= version
+    }
+    for version in (1, 2)
+}
+BACKBONES["imagenet"] = BACKBONES["imagenet_v1"]
+
+
+def find_published(name: str, backbone: str | None = None) -> Published:
+    """The entry of a name.
+
+    Args:
+        name: a key of `DETECTORS`, or with `backbone` of `BACKBONES`.
+        backbone: a name of `layers.backbones`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    what, entries, asked = "published weights", DETECTORS, name
+    if backbone is not None:
+        what, entries, asked = f"backbone_weights={name!r}", BACKBONES.get(name, {}), backbone
+    if asked not in entries:
+        raise ValueError(f"{what} exist for {', '.join(entries) or 'no backbone'}; got {asked!r}")
+    return entries[asked]
