@@ -24,6 +24,7 @@ def option(
     most: float | None = None,
     above: float | None = None,
     required: bool = False,
+    positional: bool = False,
     means: Mapping[Any, Any] | None = None,
     also: tuple[str, ...] = (),
     harmless: bool | Callable[["Options"], bool] = False,
@@ -39,6 +40,7 @@ def option(
         most: Inclusive upper limit.
         above: Exclusive lower limit.
         required: Whether an empty value is refused.
+        positional: Whether a list also takes the arguments without a flag, one item each.
         means: Value of the option -> argument of functions.
         also: Names in other programs, for the hint in the error about an unknown flag.
         harmless: Whether a resumed run may change it, as it changes nothing that is learnt,

@@ -139,9 +139,15 @@ def parse(
         name, value = re.match(r"flag --(\w+)=(.*?): ", str(error), re.DOTALL).groups()
         expected = "values with commas" if is_list(fields[name]) else "true or false"
         raise ValueError(f"--{name}: expected {expected}, got {value!r}") from None
-    if rest:
-        raise ValueError(f"expected flags like --name=value only, got {' '.join(map(repr, rest))}")
     found = {n: _value(field, values[n].value) for n, field in fields.items() if values[n].present}
+    if rest:
+        got = " ".join(map(repr, rest))
+        takes = [name for name, field in fields.items() if field.metadata["positional"]]
+        if not takes:
+            raise ValueError(f"expected flags like --name=value only, got {got}")
+        if takes[0] in found:
+            raise ValueError(f"expected --{takes[0]} or arguments without a flag, got both: {got}")
+        found[takes[0]] = tuple(rest)
     return (
         config(**{name: value for name, value in found.items() if name in used}),
         options(**{name: value for name, value in found.items() if name in own}),
@@ -256,6 +262,7 @@ def _used(uses: Uses, config: type[Config]) -> dict[str, dataclasses.Field]:
 
 def _define(fields: Mapping[str, dataclasses.Field]) -> flags.FlagValues:
     values = flags.FlagValues()
+    values.set_gnu_getopt()  # arguments without a flag may stand before flags
     for name, field in fields.items():
         define = flags.DEFINE_boolean if item_type(field) is bool else flags.DEFINE_string
         define = flags.DEFINE_list if is_list(field) else define

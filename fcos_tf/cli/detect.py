@@ -1,5 +1,6 @@
 """Detects objects in images and videos.
 
+    python tools/detect.py photo.jpg photos/ --weights=torchvision_coco
     python tools/detect.py --weights=model.keras --input=photos --output_dir=found
     python tools/detect.py --model_dir=runs/voc --input='a.jpg,photos/**/*.jpg' --output_dir=found
     python tools/detect.py --saved_model=EXPORT/1 --input=clip.mp4 --output_dir=found
@@ -10,7 +11,9 @@ results of the images with the model's detections of every score; and detections
 frame. Boxes are (x, y, width, height) in pixels of the files; EXIF orientation is not applied.
 Image ids are the file names if all of them are numbers, as in COCO; else they count from 1.
 
-Unreadable files are listed at the end. The exit status is 0 if any file could be read.
+Each image gets a line with the number of detections of each class that are drawn, those of
+--score_threshold and more. Unreadable files are listed at the end. The exit status is 0 if any file
+could be read.
 
 Of the options of a run: --classes are the classes to keep, by name, or by category id for a model
 without names; --score_threshold is that of the pictures only (default 0.5); --batch_size is by
@@ -19,7 +22,11 @@ default 1, because padding images of different sizes to a common one changes the
 """
 
 import dataclasses
+import itertools
 import sys
+from pathlib import Path
+
+from tqdm import tqdm
 
 from fcos_tf.cli import command_line
 from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config
@@ -42,10 +49,12 @@ class DetectOptions(Options):
         None, "Model: http://host:8501/v1/models/NAME or grpc://host:8500/NAME.")
     description: str | None = option(
         None, "With --server: assets/description.json of the export, for the class names.")
-    input: str = option(
-        "", "Image, video, folder, pattern or camera number; several separated by commas.",
-        required=True, also=("source", "image", "images", "video"))
-    output_dir: str = option("", "Output folder.", required=True, also=OUTPUT_WORDS)
+    input: tuple[str, ...] = option(
+        (), "Images, videos, folders, patterns or camera numbers; also without --input=.",
+        required=True, positional=True, also=("source", "image", "images", "video"))
+    output_dir: str = option(
+        "", "Output folder; empty = detections, or detections2 ... if that is there.",
+        also=OUTPUT_WORDS)
     show: bool = option(
         False, "Also show the images in a window: any key for the next one, q or escape to stop.",
         also=("view_img", "display"))
@@ -92,13 +101,20 @@ def _detect(config: Config, options: DetectOptions, given: frozenset[str]) -> No
         image_size = config.image_size if "image_size" in given else None
         run = FolderRun(
             open_model(model, image_size=image_size),
-            options.output_dir,
+            options.output_dir or _free_folder("detections"),
             classes=config.classes,
             max_frames=options.max_frames,
             window=window,
+            report=tqdm.write,
             **{n: getattr(config, n) for n in ("batch_size", "score_threshold") if n in given},
         )
         print(run.run(inputs))
     if run.faults:
         title = f"unreadable, or not to the end ({len(run.faults)}):"
         print(title, *run.faults, sep="\n", file=sys.stderr)
+
+
+def _free_folder(name: str) -> Path:
+    """The first of NAME, NAME2, NAME3 ... that is not there: earlier results stay."""
+    names = itertools.chain([name], (f"{name}{number}" for number in itertools.count(2)))
+    return next(path for path in map(Path, names) if not path.exists())

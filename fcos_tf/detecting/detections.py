@@ -97,10 +97,14 @@ class Detections:
         what = [Path(self.file).name] if self.file is not None else []
         if self.image_size is not None:
             what.append("{}x{}".format(*self.image_size))
+        return f"Detections({': '.join(filter(None, [', '.join(what), self.counts]))})"
+
+    @property
+    def counts(self) -> str:
+        """How many there are of each class, such as "2 dog, 1 cat", or "nothing"."""
         of = "" if self.class_names is not None else "of category "
         counts = [f"{n} {of}{name}" for name, n in Counter(self.names).most_common()]
-        parts = [", ".join(what), ", ".join(counts) or "nothing"]
-        return f"Detections({': '.join(filter(None, parts))})"
+        return ", ".join(counts) or "nothing"
 
     @property
     def names(self) -> list[str]:

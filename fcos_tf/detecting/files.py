@@ -35,20 +35,23 @@ class Input(NamedTuple):
     path: Path
 
 
-def find_inputs(text: str) -> list[Input]:
-    """Finds the inputs, in the order of the text, folders and patterns sorted by name.
+def find_inputs(names: str | Sequence[str]) -> list[Input]:
+    """Finds the inputs, in the order of the names, folders and patterns sorted by name.
 
     Args:
-        text: an image or video file, a folder (its images and videos, without subfolders), a
-            pattern such as "photos/**/*.jpg", the number of a camera, or several of these with
-            commas.
+        names: each an image or video file, a folder (its images and videos, without subfolders),
+            a pattern such as "photos/**/*.jpg", or the number of a camera; a text is divided at
+            its commas.
 
     Raises:
         FileNotFoundError: a file does not exist, or a folder or pattern has no files.
         ValueError: an empty name.
     """
+    text = names if isinstance(names, str) else ",".join(names)
     # A file name may contain a comma.
-    parts = [text] if Path(text).exists() else [part.strip() for part in text.split(",")]
+    parts = [text] if Path(text).exists() else names
+    if isinstance(parts, str):
+        parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise ValueError(f"input: expected files, folders, patterns or a camera, got {text!r}")
     return list(dict.fromkeys(item for part in parts for item in _expand(part)))  # each once

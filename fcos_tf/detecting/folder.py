@@ -1,7 +1,7 @@
 """Detection on images and videos, with pictures and JSON files in a folder."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,7 @@ class FolderRun:
         score_threshold: least score of drawn detections.
         max_frames: of a video or camera; None: all.
         window: also shows the pictures.
+        report: called with a line for each image, the drawn detections by class.
 
     Attributes:
         faults: messages about unreadable inputs.
@@ -51,6 +52,7 @@ class FolderRun:
     score_threshold: float = PICTURE_THRESHOLD
     max_frames: int | None = None
     window: Window | None = None
+    report: Callable[[str], None] = lambda line: None
 
     def __post_init__(self):
         self._folder = Path(self.output_dir)
@@ -87,8 +89,11 @@ class FolderRun:
             if self.faults and not (self._counts["images"] or self._counts["frames"]):
                 first = f"none of {len(inputs)} inputs can be read; the first: "
                 raise OSError((first if len(inputs) > 1 else "") + self.faults[0])
-        counts = [f"{number} {name}" for name, number in self._counts.items() if number]
-        return f"{', '.join(counts) or 'nothing'}; files in {self._folder}"
+        read = [
+            f"{self._counts[name]} {name}" for name in ("images", "frames") if self._counts[name]
+        ]
+        found = f"{self._counts['detections']} detections of score {self.score_threshold:g} or more"
+        return f"{', '.join([*read, found])}; files in {self._folder}"
 
     def _run_images(
         self, images: Sequence[Path], names: dict[Path, str], results: files.Results
@@ -100,9 +105,10 @@ class FolderRun:
             for pictures in _batches(self._read(shown_images), self.batch_size):
                 for found in self._detect(pictures):
                     results.add_image(ids[found.file], found.file, found)
-                    drawn = np.asarray(found.draw(self.score_threshold))
+                    drawn, counts = self._draw(found)
                     files.save_picture(self._folder / names[Path(found.file)], drawn)
                     self._counts["images"] += 1
+                    self.report(f"{found.file}: {counts}")
                     if self.window is not None:
                         self.window.show(drawn, wait=True)
 
@@ -128,7 +134,7 @@ class FolderRun:
             for pictures in _batches(made, self.batch_size):
                 for found in self._detect(pictures):
                     results.add_frame(name, done, done / reader.rate, found)
-                    drawn = np.asarray(found.draw(self.score_threshold))
+                    drawn, _ = self._draw(found)
                     writer.write(drawn)
                     done += 1
                     self._counts["frames"] += 1
@@ -153,8 +159,13 @@ class FolderRun:
                 continue
             if self._labels is not None:
                 found = found[np.isin(found.labels, self._labels)]
-            self._counts["detections"] += len(found)
             yield found
+
+    def _draw(self, found: Detections) -> tuple[np.ndarray, str]:
+        """The picture with its detections, and how many of each class it shows."""
+        shown = found[found.scores >= self.score_threshold]
+        self._counts["detections"] += len(shown)
+        return np.asarray(shown.draw()), shown.counts
 
 
 def labels_of(model: OpenedModel, classes: Sequence[str]) -> np.ndarray:

@@ -18,6 +18,7 @@ from tests.detecting.stubs import (
     serve,
 )
 
+READABLE = ("a.png", "b.jpg", "c.png")
 NAMES = ("帽子", "dog", "cat")
 IDS = (7, 3, 90)
 
@@ -71,10 +72,13 @@ def expected_records(weights, files, names):
 def test_a_folder_gives_what_predict_gives(weights, photos, tmp_path, capsys):
     out = tmp_path / "found"
     code, text, error = run(
-        capsys, f"--weights={weights}", f"--input={photos}", f"--output_dir={out}"
-    )
+        capsys, f"--weights={weights}", f"--input={photos}", f"--output_dir={out}",
+        "--score_threshold=0",
+    )  # fmt: skip
     assert code == 0
-    assert text == f"3 images, 60 detections; files in {out}\n"
+    *lines, last = text.splitlines()
+    assert last == f"3 images, 60 detections of score 0 or more; files in {out}"
+    assert [line.partition(": ")[0] for line in lines] == [str(photos / n) for n in READABLE]
     # What cannot be read is named at the end, and no reason to fail.
     assert error.startswith("unreadable, or not to the end (1):\ncannot decode image ")
     assert "broken.jpg" in error and len(error.splitlines()) == 2
@@ -192,3 +196,28 @@ def test_without_a_display_show_is_an_error(monkeypatch, tmp_path, capsys):
     )
     assert code == 1 and len(error.splitlines()) == 1
     assert "error: --show: expected a display, and an OpenCV with windows; got none" in error
+
+
+def test_inputs_without_a_flag_and_results_in_a_new_folder(weights, photos, tmp_path, monkeypatch,
+                                                            capsys):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x, y.png").write_bytes((photos / "a.png").read_bytes())
+    for folder in ("detections", "detections2"):
+        code, text, _ = run(
+            capsys, "x, y.png", "photos", f"--weights={weights}", "--score_threshold=0"
+        )
+        assert code == 0 and text.splitlines()[-1].endswith(f"; files in {folder}")
+        found = {path.name for path in (tmp_path / folder).iterdir()}
+        assert found == {"x, y.png", *READABLE, "detections.json"}
+    # The line of an image counts what is drawn, by class.
+    line = next(line for line in text.splitlines() if line.startswith("x, y.png: "))
+    records = [r for r in read_records(tmp_path / folder) if r[1] == "x, y.png"]
+    counts = dict(reversed(part.split(" ")) for part in line.partition(": ")[2].split(", "))
+    assert {name: int(number) for name, number in counts.items()} == {
+        NAMES[IDS.index(category)]: sum(r[2] == category for r in records)
+        for category in {record[2] for record in records}
+    }
+    _, text, _ = run(capsys, "x, y.png", f"--weights={weights}", "--score_threshold=1")
+    assert text.splitlines()[0] == "x, y.png: nothing"
+    code, _, error = run(capsys, "x, y.png", "--input=photos", f"--weights={weights}")
+    assert code == 2 and "expected --input or arguments without a flag, got both" in error

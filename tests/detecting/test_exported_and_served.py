@@ -62,7 +62,7 @@ def comparable(folder):
 def test_all_models_write_the_same(export, images, tmp_path, batch_size):
     options = {"batch_size": batch_size}
     stub, line = detect_with(Stub(), images, tmp_path / "stub", **options)
-    assert line.startswith("3 images, 6 detections")
+    assert line.startswith("3 images, 1 detections of score 0.5 or more")
     saved, _ = detect_with(ExportedModel(export), images, tmp_path / "saved", **options)
     with serve(answer_like(Stub())) as (address, requests):
         server = ServedModel(f"{address}/v1/models/stub", description_of(export))

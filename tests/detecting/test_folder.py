@@ -62,7 +62,7 @@ def test_refused_and_unreadable_images_do_not_stop_the_others(tmp_path):
     (tmp_path / "in" / "2b.png").write_bytes(b"")
     stub = Stub()
     detection, line = detect_with(stub, tmp_path / "in", tmp_path / "out", batch_size=3)
-    assert line.startswith("4 images, 8 detections; ")
+    assert line.startswith("4 images, 0 detections of score 0.5 or more; ")
     names = [[name[-5] for name in batch] for batch in stub.batches]
     # The batch with the refused image again, one by one; what is unreadable leaves no gap.
     assert names == [["1", "2", "3"], ["1"], ["2"], ["3"], ["4", "5"]]
@@ -147,7 +147,7 @@ def test_a_window_shows_until_q(monkeypatch, tmp_path):
     for name in ("1", "2", "3"):
         flat(tmp_path / "in" / f"{name}.png", 153)
     _, line = detect_with(Stub(), tmp_path / "in", tmp_path / "out", window=Window())
-    assert line.startswith("2 images, 4 detections; ")
+    assert line.startswith("2 images, 2 detections of score 0.5 or more; ")
     assert shown[1] == 0 and shown[3] == 0  # wait for a key, however long
     # OpenCV's order of channels; the dog's box, as above.
     assert tuple(shown[0][150, 0]) == class_colour(1)[::-1]

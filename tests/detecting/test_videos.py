@@ -30,7 +30,7 @@ def test_a_line_and_a_drawn_frame_for_every_frame(tmp_path):
     video = make_video(tmp_path / "clip.mp4", LEVELS)
     stub = Stub()
     _, line = detect_with(stub, video, tmp_path / "out", batch_size=2)
-    assert line == f"5 frames, 10 detections; files in {tmp_path / 'out'}"
+    assert line == f"5 frames, 5 detections of score 0.5 or more; files in {tmp_path / 'out'}"
     assert list(map(len, stub.batches)) == [2, 2, 1]
     lines = read_lines(tmp_path / "out")
     assert [entry["frame"] for entry in lines] == [0, 1, 2, 3, 4]
@@ -71,7 +71,7 @@ def test_images_and_videos_together(tmp_path):
     make_video(tmp_path / "in" / "b.mp4", LEVELS[:2])
     (tmp_path / "in" / "c.mp4").write_bytes(b"no video")
     detection, line = detect_with(Stub(), tmp_path / "in", tmp_path / "out")
-    assert line.startswith("1 images, 2 frames, 6 detections; ")
+    assert line.startswith("1 images, 2 frames, 2 detections of score 0.5 or more; ")
     assert detection.faults == [f"cannot open {tmp_path / 'in' / 'c.mp4'} as a video"]
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"a.png", "b.mp4", "detections.json", "detections.jsonl"}
@@ -143,7 +143,7 @@ def test_a_camera_until_it_is_interrupted(tmp_path, monkeypatch):
     written = cv2.VideoCapture
     monkeypatch.setattr(cv2, "VideoCapture", Camera)
     _, line = detect_with(Stub(), "2", tmp_path / "out")
-    assert line.startswith("3 frames, 6 detections; ")
+    assert line.startswith("3 frames, 3 detections of score 0.5 or more; ")
     lines = read_lines(tmp_path / "out")
     assert [entry["time"] for entry in lines] == [0.0, 0.04, 0.08]  # 25 a second, for want of one
     assert {entry["file_name"] for entry in lines} == {"camera 2"}
