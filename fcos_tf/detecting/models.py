@@ -1,8 +1,8 @@
 """`detect`: a model and images -> detections in the pixels of each image.
 
     images -> list_images -> read_picture -> OpenedModel.detect -> Detections
-    a Keras model: prepare_batch -> compile_detect -> detect_batch; an exported model or a server
-    does the same in its graph
+    a Keras model: prepare_batch -> compile_detect -> detect_batch; an exported one and a server:
+    the same in their graph
 
 B images, each of its own size h x w; D detections of each.
 """

@@ -216,7 +216,7 @@ def _unique_ids(records: Any, kind: str) -> dict[int, Mapping[str, Any]]:
         has_id = isinstance(record, Mapping) and "id" in record
         got = record["id"] if has_id else record
         if not has_id or not isinstance(got, int | np.integer) or not -(2**63) <= got < 2**63:
-            expected = "a whole number of at most 64 bits as 'id'" if has_id else "an 'id'"
+            expected = "a whole number as 'id', at most 64 bits" if has_id else "an 'id'"
             raise ValueError(
                 f"{kind} at position {position}: expected {expected}, got {reprlib.repr(got)}"
             )
