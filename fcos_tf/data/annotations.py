@@ -1,7 +1,7 @@
-"""The annotations of a split as columns, checks on them, and the faults of a data set.
+"""The annotations of a split as columns, their faults, and the images that cannot be read.
 
 n images, T boxes of all of them together. Boxes are xyxy in pixels of the image on disk, with
-continuous edges: width = x2 - x1.
+continuous edges: width = x2 - x1. A fault is an error of the annotations.
 """
 
 import threading
@@ -12,23 +12,21 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-# A thousandth of a pixel: coordinates that went through (x, y, width, height), or through TFDS'
-# normalised float32, come back as the numbers that were written, whichever format they were in.
+# Thousandths of a pixel: (x, y, width, height) and TFDS' normalised float32 give back the numbers
+# that were written.
 COORDINATE_DECIMALS = 3
-
-OVERHANG = 1.0  # pixels that a box may reach over its image without a word
-
+OVERHANG = 1.0  # pixels that a box may reach over its image without a fault
 MAX_LISTED = 10  # faults in a message
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong with annotations, or with an image.
+    """One error in the annotations.
 
     Attributes:
-        file: The file that is wrong.
-        item: What in it, for example "annotation 17" or "object 3"; empty: the file as a whole.
-        what: What is wrong with it; where something else was expected, expected and got.
-        kept: Whether it is used all the same. What is not kept counts as dropped.
+        file: The file with the error.
+        item: Its part, for example "annotation 17" or "object 3"; empty: the file as a whole.
+        what: The error: what is wrong, or expected and got.
+        kept: Whether the item is used all the same, else it counts as dropped.
     """
 
     file: str
@@ -40,6 +38,14 @@ class Fault(NamedTuple):
         return f"{self.file}: {self.item} {self.what}" if self.item else f"{self.file}: {self.what}"
 
 
+def size_mismatch(annotated: tuple[int, int], stored: tuple[int, int]) -> str:
+    """The message about an image whose (height, width) is not the annotated one."""
+    return (
+        f"expected an image of {annotated[1]}x{annotated[0]} pixels, as annotated, "
+        f"got {stored[1]}x{stored[0]}; the size of the image is used"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Annotations:
     """All that is known of a split before its images are opened, as columns.
@@ -47,7 +53,7 @@ class Annotations:
     Args:
         files: n paths of files that hold the images.
         image_ids: int64 [n], the data set's own numbering, all different.
-        sizes: int32 [n, 2], (height, width) of the stored image; 0 where it is not known.
+        sizes: int32 [n, 2], (height, width) of the stored image; 0 where unknown.
         owners: int64 [T], the image of each box, ascending.
         boxes: float64 [T, 4].
         labels: int32 [T], 0..C-1.
@@ -55,8 +61,8 @@ class Annotations:
             segmentation, see `evaluation`); NaN = that of the box.
         ignored: bool [T], not learned, and neither right nor wrong to detect: COCO's crowds,
             VOC's difficult objects.
-        numbers: int64 [T], by what number messages name the box: its annotation's id, or its
-            place in its file.
+        numbers: int64 [T], the number of the box in messages: its annotation's id, or its place
+            in its file.
         class_names: Name of each label.
         category_ids: The data set's own id of each label.
         ranges: int64 [n, 2], (offset, length) in bytes of the image within its file; None: images
@@ -78,16 +84,16 @@ class Annotations:
 
     @property
     def num_images(self) -> int:
-        """How many images."""
+        """The number of images, n."""
         return len(self.files)
 
     def place_of(self, index: int) -> tuple[str, int, int | None]:
-        """Where an image lies: (file, offset, length in bytes), length None = up to the end."""
+        """The (file, offset, length in bytes) of an image; length None = up to the end."""
         offset, length = (0, None) if self.ranges is None else map(int, self.ranges[index])
         return self.files[index], offset, length
 
     def known_areas(self) -> np.ndarray:
-        """float64 [T], `areas` with those of the boxes where the data set has none."""
+        """float64 [T], `areas`; that of the box where the data set has none."""
         box_areas = np.prod(self.boxes[:, 2:] - self.boxes[:, :2], axis=1)
         return np.where(np.isnan(self.areas), box_areas, self.areas)
 
@@ -111,11 +117,11 @@ class Annotations:
 
 
 class ReadResult(NamedTuple):
-    """What reading the annotations of a split gives.
+    """The annotations of a split, as read.
 
     Attributes:
-        annotations: The split, clean: what had faults is gone from it, or mended.
-        faults: What was wrong, in the order of the files.
+        annotations: The split, clean: items with faults are dropped or corrected.
+        faults: Errors of the annotations, in the order of the files.
         other_classes: Name -> number of objects of classes that were not asked for.
     """
 
@@ -132,12 +138,12 @@ def check_annotations(
     Dropped are boxes with a value that is not finite, without area (x2 <= x1 or y2 <= y1), or
     outside an image of known size; also those that reach over it and have less than a pixel in it.
     Cutting off more than `OVERHANG` is a fault, too, though the rest is kept; less is usual (COCO's
-    own boxes reach over by hundredths). What is left is rounded to thousandths of a pixel.
+    own boxes reach over by hundredths). Kept boxes are rounded to thousandths of a pixel.
 
     Args:
         annotations: As read.
-        origins: The annotation file of each image, or the one of all, for the messages.
-        item: What a box is called there, for example "annotation".
+        origins: The annotation file of each image, or of all, for messages.
+        item: The noun for a box there, for example "annotation".
 
     Returns:
         The clean annotations, and a fault for each box that is dropped or cut.
@@ -167,20 +173,16 @@ def check_annotations(
             what = f"lies outside {image}"
         else:
             what = f"lies outside {image}, but for a strip of {left[row]:g} pixels"
-        owner = annotations.owners[row]
-        origin = origins if isinstance(origins, str) else origins[owner]
-        corners = ", ".join(f"{value:g}" for value in boxes[row])
-        number = annotations.numbers[row]
-        faults.append(
-            Fault(origin, f"{item} {number}", f"box ({corners}) {what}", kept=bool(used[row]))
-        )
+        origin = origins if isinstance(origins, str) else origins[annotations.owners[row]]
+        what = f"box ({', '.join(f'{value:g}' for value in boxes[row])}) {what}"
+        faults.append(Fault(origin, f"{item} {annotations.numbers[row]}", what, bool(used[row])))
     return replace(annotations, boxes=clipped).rows(used), faults
 
 
 def select(
     annotations: Annotations, where: str, *, skip_empty: bool, max_boxes: int | None
 ) -> tuple[Annotations, list[str]]:
-    """Leaves out what the caller does not want, and names each thing that is left out."""
+    """Leaves out images and boxes that the caller does not want; also returns their names."""
     left_out = {}
     if max_boxes is not None:
         learned = np.cumsum(~annotations.ignored)
@@ -188,10 +190,9 @@ def select(
         before = learned[first] - ~annotations.ignored[first]
         surplus = ~annotations.ignored & (learned - before > max_boxes)
         left_out[f"boxes over max_boxes={max_boxes}"] = [
-            f"{annotations.files[owner]}: box {number} is over max_boxes={max_boxes}"
-            for owner, number in zip(
-                annotations.owners[surplus], annotations.numbers[surplus], strict=True
-            )
+            f"{annotations.files[annotations.owners[row]]}: box {annotations.numbers[row]} is over "
+            f"max_boxes={max_boxes}"
+            for row in np.flatnonzero(surplus)
         ]
         annotations = annotations.rows(~surplus)
     if skip_empty:
@@ -210,13 +211,13 @@ def select(
 def report_faults(
     where: str, faults: Sequence[Fault], other_classes: Mapping[str, int], max_faults: int
 ) -> None:
-    """Logs what is wrong with the annotations of a split and what that leaves out.
+    """Logs the faults in the annotations of a split, and the objects of other classes.
 
     Args:
         where: The split, for example "voc train".
-        faults: What was found; all of them are in `dataset.faults`.
-        other_classes: Objects left out because their class was not asked for: name -> how many.
-        max_faults: How much may be dropped.
+        faults: All of them are also in `dataset.faults`.
+        other_classes: Class -> number of its objects, left out as not asked for.
+        max_faults: How many may be dropped.
 
     Raises:
         ValueError: More than `max_faults` were dropped.
@@ -226,27 +227,28 @@ def report_faults(
         logging.warning("%s: left out objects of other classes: %s", where, counts)
     if not faults:
         return
-    dropped = [fault for fault in faults if not fault.kept]
-    shown = (dropped + [fault for fault in faults if fault.kept])[:MAX_LISTED]
-    lines = [f"{fault} ({'kept' if fault.kept else 'dropped'})" for fault in shown]
-    if len(faults) > len(shown):
-        lines.append(f"... and {len(faults) - len(shown)} more")
-    title = f"{where}: {len(faults)} faults in the annotations, {len(dropped)} of them dropped"
-    text = "\n  ".join([title, *lines])
-    if len(dropped) > max_faults:
+    dropped = sum(not fault.kept for fault in faults)
+    text = f"{where}: {len(faults)} faults in the annotations, {dropped} of them dropped"
+    for fault in sorted(faults, key=lambda fault: fault.kept)[:MAX_LISTED]:  # dropped ones first
+        text += f"\n  {fault} ({'kept' if fault.kept else 'dropped'})"
+    if len(faults) > MAX_LISTED:
+        text += f"\n  ... and {len(faults) - MAX_LISTED} more"
+    if dropped > max_faults:
         raise ValueError(f"{text}\nexpected at most max_faults={max_faults} dropped")
     logging.warning("%s", text)
 
 
 class ImageFaults:
-    """What was met while images were read; filled from several threads.
+    """Messages about images, collected while they are read; filled from several threads.
+
+    Not `Fault`s, which are errors of the annotations and known before any image is read.
 
     Args:
         max_bad_images: How many different images may be skipped.
 
     Attributes:
-        skipped: Message of each image that could not be read, once for each image.
-        notes: Message of each image that was read but is not as its annotation says.
+        skipped: A message for each image that cannot be read, once for each image.
+        notes: Messages about images that are used, but are not as annotated.
     """
 
     def __init__(self, max_bad_images: int):
@@ -260,31 +262,27 @@ class ImageFaults:
         """Counts an image that cannot be read.
 
         Returns:
-            Empty while that is tolerated, else what to stop with.
+            Empty while tolerated, else the message to stop with.
         """
+        most = self.max_bad_images
         with self._lock:
-            if message not in self._seen:
+            is_new = message not in self._seen
+            if is_new:
                 self._seen.add(message)
                 self.skipped.append(message)
-                if len(self.skipped) <= self.max_bad_images:
-                    logging.warning(
-                        "skipped bad image %d of at most %d: %s",
-                        len(self.skipped),
-                        self.max_bad_images,
-                        message,
-                    )
-            if len(self.skipped) <= self.max_bad_images:
-                return ""
-            number = len(self.skipped)
+            count = len(self.skipped)
+            if is_new and count <= most:
+                logging.warning("skipped bad image %d of at most %d: %s", count, most, message)
+        if count <= most:
+            return ""
+        if count == 1:
+            return message
         return (
-            message
-            if number == 1
-            else f"{number} images cannot be read, more than max_bad_images={self.max_bad_images}; "
-            f"the last: {message}"
+            f"{count} images cannot be read, more than max_bad_images={most}; the last: {message}"
         )
 
     def note(self, messages: Sequence[str]) -> None:
-        """Names things about images that are used all the same."""
+        """Adds messages about images that are used all the same."""
         with self._lock:
             for message in messages:
                 if message in self._seen:

@@ -1,9 +1,9 @@
-"""Images: from the bytes of a file to pixels of the size that is wanted.
+"""Decoding and resizing of images, with Python and NumPy only, safe in many threads.
 
-Python and NumPy only, safe in many threads. Pillow reads every usual format and says what is wrong
-with a file. Whole JPEGs are left to OpenCV: the same pixels, a quarter faster. Both use the
-accurate DCT, as PyTorch's loaders do (TensorFlow's default differs by up to 18 grey levels). The
-pixels are those stored: EXIF orientation does not count, as the boxes of COCO and VOC mean it.
+Pillow reads every usual format and names the error of a corrupt file. OpenCV decodes whole JPEGs:
+the same pixels, a quarter faster. Both use the accurate DCT, as PyTorch's loaders do (TensorFlow's
+default differs by up to 18 grey levels). EXIF orientation is not applied: the boxes of COCO and VOC
+refer to the stored pixels.
 
 h, w: the size of an image.
 """
@@ -15,19 +15,19 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-# tf.data keeps a thread for every core busy; more of them for one image stand in each other's way.
+# tf.data keeps a thread for every core busy; several for one image compete.
 cv2.setNumThreads(1)
 
-# A JPEG is decoded at 1/2, 1/4 or 1/8 where that still leaves so many times the size it is resized
-# to. With 2, the result can hardly be told from that of the whole image.
+# A JPEG is decoded at 1/2, 1/4 or 1/8 if that leaves this multiple of the size it is resized to.
+# With 2, the result hardly differs from that of the whole image.
 REDUCTION_MARGIN = 2
 
-# (height, width) of the stored image -> (height, width) to bring it to
+# (height, width) of the stored image -> (height, width) to resize to
 SizeRule = Callable[[int, int], tuple[int, int]]
 
 
 class ImageError(Exception):
-    """An image that cannot be read; the message names the file and what is wrong."""
+    """An image that cannot be read; the message names the file and the error."""
 
 
 def read_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> bytes:
@@ -35,11 +35,11 @@ def read_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> byte
 
     Args:
         file: A path, or a URL such as gs://bucket/file that TensorFlow can open.
-        offset: Where to begin.
-        num_bytes: How many; None: up to the end.
+        offset: Of the first byte.
+        num_bytes: Number of bytes; None: up to the end.
 
     Raises:
-        ImageError: The file is not there, cannot be read, or is too short.
+        ImageError: The file is missing, cannot be read, or is too short.
     """
     try:
         if "://" in file:
@@ -64,23 +64,23 @@ def read_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> byte
 
 
 def stored_size(file: str | io.BytesIO) -> tuple[int, int] | None:
-    """(height, width) as an image's header has it, EXIF not applied; None: it cannot be read."""
+    """(height, width) in an image's header, EXIF not applied; None: it cannot be read."""
     try:
         with Image.open(file) as image:
             return image.size[1], image.size[0]
-    except Exception:  # Pillow's plugins raise whatever they stumble over; decoding will say it
+    except Exception:  # Pillow's plugins raise anything; decoding names the error
         return None
 
 
 def decode_image(data: bytes, name: str, size_for: SizeRule) -> tuple[np.ndarray, tuple[int, int]]:
     """Decodes an image and resizes it.
 
-    Alpha channels are left out, palettes and grey levels become RGB, 16 bits become 8, and of an
-    animation the first picture counts.
+    Alpha channels are left out, palettes and grey levels become RGB, 16 bits become 8, and an
+    animation is its first picture.
 
     Args:
         data: The content of a JPEG, PNG, GIF, BMP, WebP or other file that Pillow reads.
-        name: What messages call it.
+        name: For messages.
         size_for: Stored (height, width) -> (height, width) to resize to.
 
     Returns:
@@ -102,7 +102,7 @@ def decode_image(data: bytes, name: str, size_for: SizeRule) -> tuple[np.ndarray
                 pixels = to_rgb(image)
     except UnidentifiedImageError as error:
         raise ImageError(f"cannot decode image {name}: it is of no known format") from error
-    except Exception as error:  # Pillow's plugins raise whatever they stumble over
+    except Exception as error:  # Pillow's plugins raise anything
         raise ImageError(f"cannot decode image {name}: {error or type(error).__name__}") from error
     return resize_image(pixels, height, width), stored
 
@@ -118,23 +118,18 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
         width: Columns of the result.
 
     Returns:
-        [height, width, 3] of the same dtype: uint8 are whole grey levels, within one level of the
-        exact result, and several times faster.
+        [height, width, 3] of the same dtype; uint8 is several times faster and within one grey
+        level of the exact result.
     """
     if image.shape[:2] == (height, width):
         return image
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def _decode_whole_jpeg(
-    image: Image.Image, data: bytes, stored: tuple[int, int]
-) -> np.ndarray | None:
-    """The pixels of a JPEG that is to be decoded in full size, None of anything else.
-
-    OpenCV would fill up a file that was cut off without a word, so only those count that end with
-    the marker of the end.
-    """
+def _decode_whole_jpeg(image: Image.Image, data: bytes, stored: tuple[int, int]):
+    """The pixels of a JPEG that is to be decoded in full size, None of anything else."""
     is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and image.size == stored[::-1]
+    # OpenCV silently fills up a truncated file, which lacks the end marker.
     if not is_plain or not data.endswith(b"\xff\xd9"):
         return None
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -142,10 +137,10 @@ def _decode_whole_jpeg(
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """The pixels of an image of Pillow, uint8 [h, w, 3] RGB, as `decode_image` gives them.
+    """The pixels of a Pillow image, uint8 [h, w, 3] RGB, as from `decode_image`.
 
     Raises:
-        ValueError: It has grey levels of more than 16 bits, or of fractions.
+        ValueError: Its grey levels have more than 16 bits, or are fractions.
     """
     if image.mode == "RGB":
         return np.asarray(image)

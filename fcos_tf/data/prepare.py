@@ -1,4 +1,4 @@
-"""Images for a detector's `predict`, brought to its size exactly as evaluation does it.
+"""Images for a detector's `predict`, resized exactly as in evaluation.
 
 h, w: the size of an image on disk. H, W: the size of the canvas of a batch of B images.
 """
@@ -13,7 +13,7 @@ from fcos_tf.data.images import ImageError, decode_image, read_bytes, resize_ima
 from fcos_tf.data.input.transforms import pad_image
 from fcos_tf.image_size import MULTIPLE, ImageSize, parse_image_size
 
-# A path, the bytes of an image file, uint8 [h, w, 3] RGB, or an image of Pillow.
+# A path, the bytes of an image file, pixels uint8 [h, w, 3] RGB, or a Pillow image.
 ImageSource = str | os.PathLike | bytes | np.ndarray | Image.Image
 
 
@@ -23,16 +23,16 @@ def prepare_image(
     """Reads an image and resizes it for a detector.
 
     Args:
-        source: What `read_pixels` takes.
-        image_size: The rule, such as `model.image_size`; of a random one the largest size counts.
-        name: What messages call an image that is no path.
+        source: As for `read_pixels`.
+        image_size: The rule, such as `model.image_size`; of a random one the largest size.
+        name: For messages about an image that is no path.
 
     Returns:
-        float32 [height, width, 3] RGB, 0-255 and not rounded, and the (h, w) it had.
+        float32 [height, width, 3] RGB, 0-255 and not rounded, and the original (h, w).
 
     Raises:
         ImageError: The file cannot be read or decoded; names it.
-        ValueError: Pixels of another shape or dtype, or an image size that is none.
+        ValueError: Pixels of another shape or dtype, or an invalid image size.
     """
     rule = parse_image_size(image_size).fixed()
     pixels = read_pixels(source, name=name)
@@ -41,18 +41,12 @@ def prepare_image(
 
 
 def read_pixels(source: ImageSource, *, name: str = "") -> np.ndarray:
-    """The pixels of an image, whatever it comes as.
-
-    They are those stored: EXIF orientation is not applied. An image of Pillow is converted as a
-    file is: alpha is left out, palettes and grey levels become RGB, 16 bits become 8.
+    """The stored pixels of an image, uint8 [h, w, 3] RGB; EXIF orientation is not applied.
 
     Args:
-        source: A path, the bytes of an image file, pixels: uint8 [h, w, 3] RGB, or an image of
-            Pillow.
-        name: What messages call an image that is no path.
-
-    Returns:
-        uint8 [h, w, 3] RGB.
+        source: A path, the bytes of an image file, pixels uint8 [h, w, 3] RGB, or a Pillow image,
+            which is converted as a file is, see `decode_image`.
+        name: For messages about an image that is no path.
 
     Raises:
         ImageError: It cannot be read or decoded; names it.
@@ -61,7 +55,7 @@ def read_pixels(source: ImageSource, *, name: str = "") -> np.ndarray:
     if isinstance(source, Image.Image):
         try:
             source = to_rgb(source)
-        except Exception as error:  # Pillow reads late, and raises whatever it stumbles over
+        except Exception as error:  # Pillow reads late, and raises anything
             raise ImageError(f"cannot read image{name and ' ' + name}: {error}") from error
     if isinstance(source, np.ndarray):
         is_rgb = source.dtype == np.uint8 and source.ndim == 3 and source.shape[2] == 3
@@ -90,12 +84,11 @@ def prepare_batch(
     Returns:
         `images` float32 [B, H, W, 3], padded with zeros right and bottom to the fixed canvas, or
         to the least multiple of 32 that holds all; `image_sizes` and `original_sizes` float32
-        [B, 2], (height, width) before padding, and on disk. The first two are what
-        `model.predict` takes, as a dict.
+        [B, 2], (height, width) before padding, and on disk. `model.predict` takes the first two.
 
     Raises:
         ImageError: A file cannot be read or decoded; names it.
-        ValueError: No images, pixels of another shape or dtype, or an image size that is none.
+        ValueError: No images, pixels of another shape or dtype, or an invalid image size.
 
     Example:
         batch = prepare_batch(["a.jpg", "b.jpg"], model.image_size)
@@ -106,23 +99,10 @@ def prepare_batch(
     prepared = [
         prepare_image(source, rule, name=f"{i} of the batch") for i, source in enumerate(sources)
     ]
-    return pad_batch(prepared, rule)
-
-
-def pad_batch(
-    prepared: Sequence[tuple[np.ndarray, tuple[int, int]]],
-    image_size: str | tuple[int, int] | ImageSize,
-) -> dict[str, np.ndarray]:
-    """The second half of `prepare_batch`: one canvas for what `prepare_image` gave.
-
-    Raises:
-        ValueError: No images.
-    """
     if not prepared:
         raise ValueError("expected at least one image, got none")
     sizes = np.array([image.shape[:2] for image, _ in prepared])
-    canvas = parse_image_size(image_size).canvas
-    canvas = canvas or tuple(-(-sizes.max(axis=0) // MULTIPLE) * MULTIPLE)
+    canvas = rule.canvas or tuple(-(-sizes.max(axis=0) // MULTIPLE) * MULTIPLE)
     return {
         "images": np.stack([pad_image(image, *canvas) for image, _ in prepared]),
         "image_sizes": sizes.astype(np.float32),

@@ -1,4 +1,4 @@
-"""What a split of a data set holds, in lines of text."""
+"""The summary of a split of a data set, in lines of text."""
 
 from collections.abc import Iterator
 
@@ -11,10 +11,10 @@ from fcos_tf.image_size import parse_image_size
 
 
 def summary(found: ReadResult) -> Iterator[str]:
-    """The lines that describe the annotations of a split, each fault of them included.
+    """The lines about the annotations of a split, with each fault.
 
     Args:
-        found: What `fcos_tf.data.read_annotations` gave.
+        found: From `fcos_tf.data.read_annotations`.
     """
     annotations, faults = found.annotations, found.faults
     learned = ~annotations.ignored
@@ -40,16 +40,15 @@ def summary(found: ReadResult) -> Iterator[str]:
 
 
 def check_images(annotations: Annotations, image_size: str) -> Iterator[str]:
-    """Reads every image as training would; the lines say how many and name those that are broken.
+    """Reads every image as training does; the lines give the numbers and the unreadable images.
 
     Args:
         annotations: Of image files.
-        image_size: As of `fcos_tf.data.load`.
+        image_size: As for `fcos_tf.data.load`.
     """
     messages: list[str] = []
     source = make_source(annotations, messages.extend)
-    size_for = parse_image_size(image_size).fixed().resized
-    bad = 0
+    size_for, bad = parse_image_size(image_size).fixed().resized, 0
     for index in range(source.num_images):
         try:
             source.read(index, size_for)

@@ -1,11 +1,9 @@
 """COCO: a folder of images, and one JSON file with the annotations of all of them.
 
-    data_dir/annotations/instances_SPLIT.json    SPLIT: train2017, val2017, train2014, ...
-    data_dir/SPLIT/NAME.jpg                      or data_dir/images/SPLIT/NAME.jpg
+    data_dir/annotations/instances_SPLIT.json    or data_dir/annotations/SPLIT.json
+    data_dir/SPLIT/NAME.jpg                      or data_dir/images/SPLIT, or data_dir/images
 
-A data set of one's own may leave "instances_" out, and may keep all its images in data_dir/images.
-
-Source: https://cocodataset.org/#format-data. What the records must look like: `coco_records`.
+Source: https://cocodataset.org/#format-data. The records: `coco_records`.
 """
 
 import gc
@@ -26,11 +24,16 @@ from fcos_tf.data.annotations import (
     Fault,
     ReadResult,
     check_annotations,
+    size_mismatch,
 )
 from fcos_tf.data.formats import coco_records
 from fcos_tf.data.images import stored_size
 
 KEYS = ("images", "annotations", "categories")
+PLACES = {
+    "annotation file": ("annotations/instances_{split}.json", "annotations/{split}.json"),
+    "images folder": ("{split}", "images/{split}", "images"),
+}
 
 
 def read_coco(
@@ -45,49 +48,42 @@ def read_coco(
     """Reads one split of a COCO data set; the images themselves are not opened.
 
     Labels follow the ascending category ids, as in pycocotools. Crowds are kept and marked
-    `ignored`. `numbers` are the annotations' ids; where there is none, the place in the list,
-    counted from 0. Segmentations do not matter, nor do keys that nobody knows.
+    `ignored`. `numbers` are the annotations' ids, else their places in the list, from 0.
+    Segmentations and unknown keys do not matter.
 
-    Images without annotations stay. An image goes, and its annotations with it, if its file is
-    not there or if its id is also that of another one. `file_name` is relative to the images
-    folder; where there is no such file, its last part counts ("train2017/1.jpg" in the folder
-    train2017).
+    Images without annotations stay. An image is dropped with its annotations if its file is
+    missing or another image has its id. `file_name` is relative to the images folder; where there
+    is no such file, its last part counts ("train2017/1.jpg" in the folder train2017).
 
     Args:
-        split: For example "val2017"; only used to find things in `data_dir`.
+        split: For example "val2017"; only used to find files in `data_dir`.
         data_dir: The folder that holds annotations and images; not needed if both are given.
-        annotations: The JSON file, instead of the one in `data_dir`; "{split}" in it stands for
-            the split.
-        images: The folder of images, instead of the one in `data_dir`; likewise.
+        annotations: The JSON file; "{split}" in it stands for the split.
+        images: The folder of the images; likewise.
         class_names: Name of each label: some of the data set's classes, in any order. Objects of
             its other classes are left out and counted in `other_classes`.
         limit: Read only the first `limit` images.
 
-    Returns:
-        A `ReadResult`.
-
     Raises:
-        FileNotFoundError: No annotation file or no images folder; says what was looked for.
-        ValueError: Not a COCO ground truth; no image or no category that can be used; an id with
-            two category names; a name in `class_names` that is not among the categories.
+        FileNotFoundError: No annotation file or no images folder; names all places tried.
+        ValueError: Not a COCO ground truth; no usable image or category; a category id with two
+            names; none of `class_names` among the categories.
     """
-    file, folder = _find_json(split, data_dir, annotations), _find_images(split, data_dir, images)
+    file = _find("annotation file", split, data_dir, annotations)
+    folder = _find("images folder", split, data_dir, images)
     content = _load(file)
     names, category_faults = coco_records.read_categories(content["categories"], str(file))
     names, chosen, absent = _choose(names, class_names, file)
-    listed = coco_records.read_images(content["images"], str(folder), limit)
+    listed = coco_records.read_images(content, str(folder), limit)
     objects = coco_records.read_objects(content["annotations"], listed, names, chosen)
     faults = [
         *category_faults,
         *absent,
-        *coco_records.faults(
-            _with_losses(listed.problems, objects.per_image), content["images"], "image", str(file)
-        ),
+        *coco_records.faults(listed.problems, content["images"], "image", str(file)),
         *coco_records.faults(objects.problems, content["annotations"], "annotation", str(file)),
     ]
     if not listed.used.any():
-        reason = f"; the first fault: {faults[0]}" if faults else ""
-        raise ValueError(f"{file}: none of its images can be used{reason}")
+        raise ValueError(f"{file}: none of its images can be used; the first fault: {faults[0]}")
     read = Annotations(
         files=listed.files,
         image_ids=listed.ids,
@@ -96,7 +92,7 @@ def read_coco(
         class_names=tuple(names[category] for category in chosen),
         category_ids=chosen,
     ).images(listed.used)
-    read, size_faults = _believe_images(read)
+    read, size_faults = _correct_sizes(read)
     clean, box_faults = check_annotations(read, str(file), "annotation")
     return ReadResult(clean, faults + size_faults + box_faults, objects.other_classes)
 
@@ -114,13 +110,13 @@ def write_coco(
     1. Areas that are NaN are written as those of the boxes: COCO's own tools need a number.
 
     Args:
-        annotations: What to write.
-        json_file: Where to; its folder is made if it is not there.
-        file_names: `file_name` of each image, relative to the folder where the images will be.
-            Default: the base names of `annotations.files`.
+        annotations: Of n images.
+        json_file: The output file; its folder is created.
+        file_names: n different names, relative to the folder of the images. Default: the base
+            names of `annotations.files`.
 
     Raises:
-        ValueError: File names that are not as many as the images, or not all different.
+        ValueError: Not n different file names.
     """
     if file_names is None:
         file_names = [os.path.basename(file) for file in annotations.files]
@@ -152,8 +148,7 @@ def write_coco(
             iscrowd=annotations.ignored.astype(int).tolist(),
         ),
         "categories": _records(
-            id=[int(category) for category in annotations.category_ids],
-            name=annotations.class_names,
+            id=list(map(int, annotations.category_ids)), name=annotations.class_names
         ),
     }
     Path(json_file).parent.mkdir(parents=True, exist_ok=True)
@@ -165,48 +160,34 @@ def _records(**columns: Sequence) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def _find_json(split: str, data_dir, annotations) -> Path:
-    folder = _data_dir(data_dir, annotations) / "annotations"
-    files = [folder / f"instances_{split}.json", folder / f"{split}.json"]
-    if annotations:
-        files = [Path(str(annotations).replace("{split}", split))]
-    for file in files:
-        if file.is_file():
-            return file
-    there = ", ".join(sorted(path.name for path in files[0].parent.glob("*.json"))) or "none"
-    raise FileNotFoundError(
-        f"no annotation file {' or '.join(map(str, files))}; JSON files there: {there}"
-    )
-
-
-def _find_images(split: str, data_dir, images) -> Path:
-    root = _data_dir(data_dir, images)
-    folders = [root / split, root / "images" / split, root / "images"]
-    if images:
-        folders = [Path(str(images).replace("{split}", split))]
-    for folder in folders:
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError(f"no images folder {' or '.join(map(str, folders))}")
-
-
-def _data_dir(data_dir, instead) -> Path:
-    if not data_dir and not instead:
+def _find(what: str, split: str, data_dir, given) -> Path:
+    """The given file or folder, else the first of its `PLACES` in `data_dir`."""
+    if not data_dir and not given:
         raise ValueError("coco needs data_dir, or both an annotation file and an images folder")
-    return Path(data_dir or "")
+    root, names = ("", [given]) if given else (data_dir, PLACES[what])
+    places = [Path(root, str(name).replace("{split}", split)) for name in names]
+    is_file = what == "annotation file"
+    for place in places:
+        if place.is_file() if is_file else place.is_dir():
+            return place
+    message = f"no {what} {' or '.join(map(str, places))}"
+    if is_file:
+        there = ", ".join(sorted(path.name for path in places[0].parent.glob("*.json"))) or "none"
+        message += f"; JSON files there: {there}"
+    raise FileNotFoundError(message)
 
 
 def _load(file: Path) -> dict[str, list[dict]]:
     """The three lists, without segmentations, which are most of the file.
 
-    What is not a record becomes an empty one, so that it is found to have no id.
+    An entry that is no record becomes an empty one, which has no id.
     """
 
     def drop_segmentation(record: dict) -> dict:
         record.pop("segmentation", None)
         return record
 
-    # Looking for cycles among millions of new lists would take as long as reading them.
+    # The search for cycles among millions of new lists would take as long as reading them.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -218,7 +199,6 @@ def _load(file: Path) -> dict[str, list[dict]]:
     finally:
         if collecting:
             gc.enable()
-
     wanted = f"expected a ground truth, a dict with the lists {', '.join(KEYS)}"
     if not isinstance(content, dict):
         first = content[0] if isinstance(content, list) and content else None
@@ -236,23 +216,11 @@ def _load(file: Path) -> dict[str, list[dict]]:
     }
 
 
-def _with_losses(
-    problems: list[coco_records.Problem], per_image: np.ndarray
-) -> list[coco_records.Problem]:
-    """The images' problems, saying how many annotations go with an image that is not used."""
-    return [
-        problem._replace(what=f"{problem.what}; annotations lost with it: {count}")
-        if (count := per_image[problem.place]) and not problem.kept
-        else problem
-        for problem in problems
-    ]
+def _correct_sizes(read: Annotations) -> tuple[Annotations, list[Fault]]:
+    """Uses the size of the stored image where boxes contradict the annotated one.
 
-
-def _believe_images(read: Annotations) -> tuple[Annotations, list[Fault]]:
-    """Puts sizes right of which boxes say that they are wrong.
-
-    Opening all images would take minutes. Boxes that reach over an image by more than `OVERHANG`
-    are a reason to look at that one's header; all others are compared when they are decoded.
+    Opening all images would take minutes. Only those are opened here that have boxes reaching
+    over them by more than `OVERHANG`; all others are compared when they are decoded.
     """
     sizes, faults = read.sizes.copy(), []
     limits = np.tile(sizes[read.owners][:, ::-1], 2) + OVERHANG
@@ -262,10 +230,7 @@ def _believe_images(read: Annotations) -> tuple[Annotations, list[Fault]]:
         annotated, stored = tuple(sizes[index].tolist()), stored_size(read.files[index])
         if stored and stored != annotated:
             sizes[index] = stored
-            what = (
-                f"expected an image of {annotated[1]}x{annotated[0]} pixels, as annotated, "
-                f"got {stored[1]}x{stored[0]}; the image is believed"
-            )
+            what = size_mismatch(annotated, stored)
             faults.append(Fault(read.files[index], "", what, kept=True))
     return replace(read, sizes=sizes), faults
 
@@ -273,10 +238,9 @@ def _believe_images(read: Annotations) -> tuple[Annotations, list[Fault]]:
 def _choose(
     names: dict[int, str], class_names: Sequence[str] | None, file: Path
 ) -> tuple[dict[int, str], tuple[int, ...], list[Fault]]:
-    """The categories, the id of each label, and faults for classes that are not there.
+    """The categories, the id of each label, and faults for absent classes.
 
-    Files that list only the categories they use are common: a class that another split has gets
-    an id that is free here.
+    Many files list only the categories that they use: a class of another split gets a free id.
     """
     id_of = {name: category for category, name in names.items()}
     unknown = [name for name in class_names or () if name not in id_of]

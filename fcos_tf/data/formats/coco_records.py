@@ -1,4 +1,4 @@
-"""The records of a COCO JSON as columns, and what is wrong with single ones.
+"""The records of a COCO JSON as columns, and the problems of single ones.
 
 R images, T annotations and the categories are lists of dicts:
 
@@ -6,8 +6,8 @@ R images, T annotations and the categories are lists of dicts:
     annotation  image_id, category_id, bbox; id, area and iscrowd, if there are such
     category    id, name
 
-A bbox is [x, y, width, height] with x and y from the left and upper edge of the image, so that
-x2 = x + width without any +1. A record's place is counted from 0 in its list.
+A bbox is [x, y, width, height] with x and y from the left and upper edge of the image: x2 = x +
+width, without any +1. A record's place is counted from 0 in its list.
 """
 
 import math
@@ -39,13 +39,15 @@ class Images(NamedTuple):
 
     Attributes:
         ids: int64 [R].
+        owners: int64 [T], the image of each annotation; -1: none.
         files: R paths, empty for images that are not used.
-        sizes: int32 [R, 2], (height, width), 0 where they are not known.
-        used: bool [R]; not: those with faults, and those over the limit.
-        problems: What is wrong with them.
+        sizes: int32 [R, 2], (height, width), 0 where unknown.
+        used: bool [R]; false for those with faults, and those over the limit.
+        problems: Of these records.
     """
 
     ids: np.ndarray
+    owners: np.ndarray
     files: list[str]
     sizes: np.ndarray
     used: np.ndarray
@@ -57,23 +59,17 @@ class Objects(NamedTuple):
 
     Attributes:
         columns: `Annotations`' columns of the annotations that are used, owners ascending.
-        per_image: int64 [R], how many annotations name each image.
-        other_classes: How many annotations each category has that was not chosen.
-        problems: What is wrong with them; boxes are for `check_annotations` to judge.
+        other_classes: Category that was not chosen -> number of its annotations.
+        problems: Of these records; `check_annotations` judges the boxes.
     """
 
     columns: dict[str, np.ndarray]
-    per_image: np.ndarray
     other_classes: dict[str, int]
     problems: list[Problem]
 
 
 def read_categories(records: list[dict], file: str) -> tuple[dict[int, str], list[Fault]]:
-    """Reads the categories.
-
-    Args:
-        records: The list in the file.
-        file: For messages.
+    """Reads the list of categories of a file.
 
     Returns:
         Name of each category id, ids ascending, names all different; and the faults.
@@ -108,18 +104,12 @@ def read_categories(records: list[dict], file: str) -> tuple[dict[int, str], lis
     return names, found
 
 
-def read_images(records: list[dict], folder: str, limit: int | None) -> Images:
-    """Reads the images.
-
-    Args:
-        records: The list in the file.
-        folder: Where the image files are.
-        limit: Use only the first `limit`.
-
-    Returns:
-        An `Images`.
-    """
+def read_images(content: dict[str, list[dict]], folder: str, limit: int | None) -> Images:
+    """Reads the first `limit` images, whose files are in `folder`."""
+    records = content["images"]
     ids = _ids(records, "id")
+    owners = _find_first(_ids(content["annotations"], "image_id"), ids)  # [T]
+    per_image = np.bincount(owners[owners >= 0], minlength=len(ids))  # [R]
     first = _find_first(ids, ids)  # [R]
     repeats = _repeats(first)
     contested = {first[place] for place in repeats if records[place] != records[first[place]]}
@@ -145,6 +135,8 @@ def read_images(records: list[dict], folder: str, limit: int | None) -> Images:
             else:
                 what = f"has no file {name} in {folder}"
         if what:
+            if per_image[place]:
+                what += f"; annotations lost with it: {per_image[place]}"
             problems.append(Problem(place, what))
             continue
         used[place] = True
@@ -155,7 +147,7 @@ def read_images(records: list[dict], folder: str, limit: int | None) -> Images:
         elif (height, width) != (None, None):
             what = f"has height {height!r} and width {width!r}, taken as unknown"
             problems.append(Problem(place, what, True))
-    return Images(ids, files, sizes, used, problems)
+    return Images(ids, owners, files, sizes, used, problems)
 
 
 def read_objects(
@@ -165,15 +157,11 @@ def read_objects(
 
     Args:
         records: The list in the file.
-        images: Those that the annotations may name.
+        images: The images of the file.
         names: Name of each category id, ids ascending.
         chosen: The category id of each label.
-
-    Returns:
-        An `Objects`.
     """
-    problems = []
-    owners = _find_first(_ids(records, "image_id"), images.ids)  # [T]
+    problems, owners = [], images.owners
     categories = _find_first(_ids(records, "category_id"), np.array([*names]))  # [T]
     label_of = {category: label for label, category in enumerate(chosen)}
     labels = np.array([*(label_of.get(category, -1) for category in names), -1], np.int32)
@@ -227,14 +215,13 @@ def read_objects(
     order = order[np.argsort(columns["owners"][order], kind="stable")]
     return Objects(
         columns={name: column[order] for name, column in columns.items()},
-        per_image=np.bincount(owners[owners >= 0], minlength=len(images.ids)),
         other_classes={name: int(n) for name, n in zip(names.values(), others, strict=True) if n},
         problems=problems,
     )
 
 
 def faults(problems: list[Problem], records: list[dict], noun: str, file: str) -> list[Fault]:
-    """The problems in the order of the file, with the records called by their ids."""
+    """The problems as faults, in the order of the file; items are the ids of the records."""
     found = []
     for place, what, kept in sorted(problems):
         number = _id(records[place].get("id"))
@@ -255,7 +242,7 @@ def _list_files(folder: str) -> frozenset[str]:
 
 
 def _find_first(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Where in `ids` each value comes first; -1 where it does not, or is no id."""
+    """The first index in `ids` of each value; -1: absent, or no id."""
     order = np.argsort(ids, kind="stable")
     index = order[np.searchsorted(ids[order], values).clip(max=len(ids) - 1)]
     return np.where((ids[index] == values) & (values != _NO_ID), index, -1)

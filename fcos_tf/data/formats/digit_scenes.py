@@ -1,10 +1,9 @@
 """Draws scenes of handwritten digits on photo crops: the pictures behind `digits.py`.
 
 The same numbers give the same bytes on every machine: random numbers are PCG64 doubles, glyphs are
-sampled with integer arithmetic and the photo crops are resized by OpenCV's bit-exact kernel. Two
-things lie outside: another JPEG decoder inside Pillow may change a background, and with it a
-colour, by a grey level (never a box or a label), and other glyphs in scikit-learn would be another
-data set.
+sampled with integer arithmetic and the photo crops are resized by OpenCV's bit-exact kernel. But
+another JPEG decoder inside Pillow may change a background, and with it a colour, by a grey level
+(never a box or a label), and other glyphs in scikit-learn would be another data set.
 """
 
 import math
@@ -23,7 +22,7 @@ MAX_ANGLE = 20.0  # degrees
 MAX_IOU = 0.35  # of two boxes
 MAX_COVERED = 0.4  # of a box, by one other
 MIN_CONTRAST = 90  # grey levels between a digit and what it is drawn on
-MIN_COLOUR_DISTANCE = 130  # RGB distance between digits that touch, where it can be had
+MIN_COLOUR_DISTANCE = 130  # RGB distance between digits that touch, where possible
 INK = 64  # alpha, of 255, from which a pixel belongs to the digit
 
 _CELLS = 8  # of a glyph, each way
@@ -33,12 +32,13 @@ _STRENGTH = (0.32, 0.66)  # ink of a cell where the stroke begins and where it i
 _TRIES = 12  # places, and colours, to try for one glyph
 
 Random = Callable[..., float]  # the next number in [0, 1), or an array of them of a given shape
+Box = tuple[int, int, int, int]  # xyxy
 
 
 class Scene(NamedTuple):
-    """One picture.
+    """One picture with its objects.
 
-    Args:
+    Attributes:
         image: uint8 [SCENE_SIZE, SCENE_SIZE, 3] RGB.
         boxes: float32 [M, 4], xyxy pixels; the tight box of the pixels with alpha >= INK, also
             where another digit covers them.
@@ -53,21 +53,16 @@ class Scene(NamedTuple):
 
 
 def draw_scene(pool: np.ndarray, key: list[int]) -> Scene:
-    """Draws one scene.
+    """Draws one scene with 1 to MOST_GLYPHS digits.
 
     Args:
         pool: The glyphs to choose from, indices into `load_digits`.
         key: Non-negative integers; the same ones give the same scene.
-
-    Returns:
-        A `Scene` with 1 to MOST_GLYPHS digits.
     """
     random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key))).random
     masks, digit_of = glyph_masks()
     canvas = draw_background(random).astype(np.int32)
-    boxes: list[tuple[int, int, int, int]] = []
-    glyphs: list[int] = []
-    colours: list[np.ndarray] = []
+    boxes, glyphs, colours = [], [], []
     for _ in range(1 + int(random() * MOST_GLYPHS)):
         glyph = pool[int(random() * len(pool))]
         height = GLYPH_HEIGHTS[0] * (GLYPH_HEIGHTS[1] / GLYPH_HEIGHTS[0]) ** random()
@@ -98,7 +93,7 @@ def glyph_masks() -> tuple[np.ndarray, np.ndarray]:
     side = _CELLS + 2 * _BORDER
     blur = (2 * np.eye(side) + np.eye(side, k=1) + np.eye(side, k=-1)) / 4
     # Cubic interpolation (Keys, a = -1/2). All weights are multiples of 2^-13 and all inks of
-    # 2^-8, so the sums are exact in float64 in whatever order they are taken.
+    # 2^-8, so sums in any order are exact in float64.
     position = (np.arange(side * _UPSAMPLE) + 0.5) / _UPSAMPLE - 0.5
     d = np.abs(position[:, None] - np.arange(side))
     near, far = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
@@ -140,7 +135,7 @@ def draw_glyph(mask: np.ndarray, height: float, aspect: float, angle: float) -> 
         quads = mask.reshape(mask.shape[0] // 2, 2, -1, 2).astype(np.uint16)
         mask = ((quads.sum((1, 3)) + 2) >> 2).astype(np.uint8)
     side = mask.shape[0]
-    # Rounded, so that the last bit of another machine's sine makes no difference.
+    # Rounded: the last bit of another machine's sine makes no difference.
     cos = round(math.cos(math.radians(angle)), 9)
     sin = round(math.sin(math.radians(angle)), 9)
     tall = round(height / _CELLS, 6)  # pixels per cell
@@ -165,7 +160,7 @@ def draw_glyph(mask: np.ndarray, height: float, aspect: float, angle: float) -> 
     return ((top * (256 - v) + bottom * v + (1 << 15)) >> 16).astype(np.uint8)
 
 
-def tight_box(alpha: np.ndarray) -> tuple[int, int, int, int]:
+def tight_box(alpha: np.ndarray) -> Box:
     """The box of the pixels with alpha >= INK: (x1, y1, x2, y2), x2 = last column + 1."""
     rows = np.flatnonzero((alpha >= INK).any(axis=1))
     columns = np.flatnonzero((alpha >= INK).any(axis=0))
@@ -196,9 +191,7 @@ def draw_background(random: Random) -> np.ndarray:
     return np.clip(table, 0, 255).astype(np.uint8)[crop]
 
 
-def _place(
-    width: int, height: int, others: list[tuple[int, int, int, int]], random: Random
-) -> tuple[int, int, int, int] | None:
+def _place(width: int, height: int, others: list[Box], random: Random) -> Box | None:
     """A box of this size inside the scene that leaves all boxes visible; None if none is found."""
     for _ in range(_TRIES):
         x1 = int(random() * (SCENE_SIZE - width + 1))
@@ -209,39 +202,25 @@ def _place(
     return None
 
 
-def _may_overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+def _may_overlap(a: Box, b: Box) -> bool:
     shared = _shared(a, b)
     areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
     return shared <= MAX_IOU * (sum(areas) - shared) and shared <= MAX_COVERED * min(areas)
 
 
-def _shared(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> int:
+def _shared(a: Box, b: Box) -> int:
     """Area of the intersection of two boxes."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     return max(width, 0) * max(height, 0)
 
 
-def _paint(
-    canvas: np.ndarray,
-    alpha: np.ndarray,
-    x: int,
-    y: int,
-    touched: list[np.ndarray],
-    random: Random,
-) -> np.ndarray:
-    """Paints a digit in a colour that stands out, in place.
+def _paint(canvas, alpha, x: int, y: int, touched: list[np.ndarray], random: Random) -> np.ndarray:
+    """Paints a digit onto a canvas, in a colour that differs from those it touches.
 
-    Args:
-        canvas: int32 [SCENE_SIZE, SCENE_SIZE, 3].
-        alpha: uint8 [rows, columns]; what reaches over the canvas is cut off.
-        x: Column of the canvas where alpha's first column comes to lie; may be negative.
-        y: The same for rows.
-        touched: Colours of the digits that this one touches, int32 [3] each.
-        random: Source of the colour.
-
-    Returns:
-        The colour, int32 [3].
+    `canvas` is int32 [SCENE_SIZE, SCENE_SIZE, 3], `alpha` uint8 [rows, columns], cut off at the
+    canvas; (x, y) is the pixel of the canvas under alpha's first, maybe negative. Returns the
+    colour; colours are int32 [3].
     """
     alpha = alpha[max(0, -y) :, max(0, -x) :]
     y, x = max(0, y), max(0, x)
@@ -249,7 +228,7 @@ def _paint(
     patch = canvas[y : y + alpha.shape[0], x : x + alpha.shape[1]]
     covered = patch[alpha >= INK]
     best, best_distance = None, -1.0
-    # All numbers are drawn at once, so that what comes after does not depend on any pixel.
+    # All numbers are drawn at once: the later ones must not depend on any pixel.
     for numbers in random((_TRIES, 4)):
         colour = _contrasting_colour(covered, numbers)
         distance = min((float(((colour - c) ** 2).sum()) for c in touched), default=math.inf)
@@ -262,14 +241,9 @@ def _paint(
 
 
 def _contrasting_colour(pixels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """A random colour whose luma differs from the mean luma of `pixels` by MIN_CONTRAST or more.
+    """A colour int32 [3] whose luma differs from the mean of `pixels` [P, 3] by MIN_CONTRAST.
 
-    Args:
-        pixels: int [P, 3] that the colour will cover.
-        numbers: Four random numbers in [0, 1).
-
-    Returns:
-        int32 [3].
+    At least; it is a function of four random `numbers` in [0, 1).
     """
     ground = int(pixels.sum(axis=0) @ (299, 587, 114)) / (1000 * len(pixels))
     if ground > 127.5:

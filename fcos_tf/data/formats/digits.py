@@ -1,8 +1,8 @@
-"""The embedded data set: scenes of handwritten digits on photo crops, made on the fly.
+"""The embedded data set: scenes of handwritten digits on photo crops, drawn on the fly.
 
 The glyphs are scikit-learn's `load_digits` (1797 handwritten digits of 8x8 cells), the backgrounds
-crops of its two sample photos. Nothing is downloaded and nothing is stored: a scene is a function
-of (seed, split, index), see `digit_scenes`. No glyph of val occurs in train.
+crops of its two sample photos. A scene is a function of (seed, split, index), see `digit_scenes`.
+No glyph of val occurs in train.
 """
 
 from collections.abc import Sequence
@@ -28,42 +28,35 @@ SPLIT_SIZES = {"train": 8192, "val": 256}
 
 
 def make_scene(index: int, split: str, seed: int = 0) -> Scene:
-    """Draws scene `index` of a split.
+    """Draws scene `index` of a split, 0 <= index < SPLIT_SIZES[split] for its own.
 
     Args:
-        index: From 0; the split's own are under SPLIT_SIZES[split].
+        index: Of the scene.
         split: "train" or "val".
         seed: Another seed is another data set.
-
-    Returns:
-        A `Scene`.
 
     Raises:
         ValueError: An unknown split.
     """
-    check_split(split)
     return draw_scene(split_glyphs(split), [seed, list(SPLIT_SIZES).index(split), index])
 
 
-def digits_source(split: str, *, limit: int | None = None, seed: int = 0) -> Source:
-    """A split of the digits for `pipeline.batches`.
+def digits_source(split: str, *, limit: int | None = None) -> Source:
+    """A split of the digits for `pipeline.batches`; the image id is the scene's index + 1.
 
-    `image_id` is the scene's index + 1. `load`'s seed shuffles and flips; the scenes have a seed
-    of their own, so that `val` is the same for everybody.
+    The seed of `load` shuffles and flips, but does not change the scenes.
 
     Args:
         split: "train" or "val".
         limit: Only the first `limit` scenes.
-        seed: Another seed is another data set.
 
     Raises:
         ValueError: An unknown split.
     """
-    check_split(split)
-    glyph_masks(), photos()  # here rather than in the first training step
+    split_glyphs(split), photos()  # here rather than in the first training step
 
     def read(index, size_for):
-        scene = make_scene(index, split, seed)
+        scene = make_scene(index, split)
         boxes = scene.boxes.astype(np.float64)
         return Example(
             image=resize_image(scene.image, *size_for(SCENE_SIZE, SCENE_SIZE)),
@@ -76,8 +69,7 @@ def digits_source(split: str, *, limit: int | None = None, seed: int = 0) -> Sou
             ignored_labels=np.zeros(0, np.int32),
         )
 
-    size = SPLIT_SIZES[split]
-    num_images = size if limit is None else min(limit, size)
+    num_images = len(range(SPLIT_SIZES[split])[:limit])
     return Source(
         read=read,
         num_images=num_images,
@@ -88,12 +80,6 @@ def digits_source(split: str, *, limit: int | None = None, seed: int = 0) -> Sou
         portrait=np.zeros(num_images, bool),
         can_flip=False,  # a mirrored 2 is not a 2
     )
-
-
-def check_split(split: str) -> None:
-    """Raises ValueError for a split that the digits do not have."""
-    if split not in SPLIT_SIZES:
-        raise ValueError(f"no split {split!r} in digits; there are: {', '.join(SPLIT_SIZES)}")
 
 
 def check_classes(classes: Sequence[str] | None) -> None:
@@ -108,29 +94,33 @@ def split_glyphs(split: str) -> np.ndarray:
 
     Returns:
         int [G], ascending indices into `load_digits`.
+
+    Raises:
+        ValueError: An unknown split.
     """
+    if split not in SPLIT_SIZES:
+        raise ValueError(f"no split {split!r} in digits; there are: {', '.join(SPLIT_SIZES)}")
     labels = glyph_masks()[1]
-    rank = np.zeros(len(labels), np.int64)  # how many of its class come before it
+    rank = np.zeros(len(labels), np.int64)  # the number of its class before it
     for label in range(len(CLASS_NAMES)):
-        mine = labels == label
-        rank[mine] = np.arange(mine.sum())
+        rank[labels == label] = np.arange((labels == label).sum())
     return np.flatnonzero((rank % 5 == 0) == (split == "val"))
 
 
 def read_digits(split: str, *, limit: int | None = None) -> ReadResult:
-    """The annotations of a split, as other formats give them; every scene is drawn for it.
+    """The annotations of a split, as of other formats; draws every scene.
 
-    Args, Raises: see `digits_source`. `files` are the names that the scenes get when written.
+    Args, Raises: see `digits_source`. `files` are the names for `read_scene_bytes`.
     """
     source = digits_source(split, limit=limit)
     scenes = [make_scene(index, split) for index in range(source.num_images)]
     counts = [len(scene.labels) for scene in scenes]
-    total = sum(counts)
+    image_ids, total = np.arange(1, len(scenes) + 1), sum(counts)
     annotations = Annotations(
-        files=[f"{split}_{index + 1:05d}.png" for index in range(len(scenes))],
-        image_ids=np.arange(1, len(scenes) + 1),
+        files=[f"{split}_{image_id:05d}.png" for image_id in image_ids],
+        image_ids=image_ids,
         sizes=np.full([len(scenes), 2], SCENE_SIZE, np.int32),
-        owners=np.repeat(np.arange(len(scenes)), counts),
+        owners=np.repeat(image_ids - 1, counts),
         boxes=np.concatenate([scene.boxes for scene in scenes]).astype(np.float64),
         labels=np.concatenate([scene.labels for scene in scenes]),
         areas=np.full(total, np.nan),
@@ -143,7 +133,7 @@ def read_digits(split: str, *, limit: int | None = None) -> ReadResult:
 
 
 def read_scene_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> bytes:
-    """A scene as PNG, by the name that `read_digits` gives it; in place of `images.read_bytes`."""
+    """The PNG of a scene, by its name in `read_digits`; in place of `images.read_bytes`."""
     split, number = file.removesuffix(".png").rsplit("_", 1)
     image = make_scene(int(number) - 1, split).image
     data = cv2.imencode(".png", image[..., ::-1])[1].tobytes()  # OpenCV writes BGR

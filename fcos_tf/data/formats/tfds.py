@@ -1,22 +1,24 @@
-"""Data sets prepared by TensorFlow Datasets (TFDS), without TFDS on the way of the images.
+"""Data sets prepared by TensorFlow Datasets (TFDS).
 
-A prepared data set is a folder with `dataset_info.json`, `features.json` and TFRecord shards. The
-shards are gone through once to get all annotations and the byte range of every encoded image.
-After that images can be read in any order, which TFDS' own way does not offer.
+A data set is a folder, DATA_DIR/NAME/VERSION or DATA_DIR/NAME/CONFIG/VERSION, of JSON files and
+TFRecord shards. One pass over the shards gives all annotations and the byte range of every encoded
+image. Images can then be read in any order, which TFDS itself does not offer.
 """
 
+import glob
+import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from fcos_tf.data.annotations import Annotations, Fault, ReadResult, check_annotations
-from fcos_tf.data.formats.tfds_features import find_detection_features
-from fcos_tf.data.formats.tfds_folders import find_builder_dir
-from fcos_tf.data.formats.tfds_shards import read_shards
 
 
 def read_tfds(
@@ -30,46 +32,43 @@ def read_tfds(
 ) -> ReadResult:
     """Reads the annotations of a split of a prepared TFDS data set. Downloads nothing.
 
-    Which features are used, see `find_detection_features`. Objects with a true `is_crowd`,
-    `is_difficult` or `is_group_of` (or `iscrowd`, `crowd`, `difficult`) are ignored. Boxes are
-    scaled by the size that is stored in the image itself; where it cannot be read, the size is 0
-    and the boxes stay normalised.
-
-    `image_id` is the feature `image/id`, or the file name as a number where every one consists of
-    digits; where neither is there and different for all images, the position from 1.
-
-    Two published data sets have boxes that are off, and are put right: those of voc keep VOC's
-    one-based corners, and in kitti the y axis points up.
+    `find_detection_features` chooses the features; objects with a true `is_crowd`, `is_difficult`
+    or `is_group_of` (or `iscrowd`, `crowd`, `difficult`) are ignored. Boxes are scaled by the size
+    of the stored image; where that cannot be read, the size is 0 and boxes stay normalised. Image
+    ids are the feature `image/id`, or the file names where all are numbers; where these are not
+    all different, positions from 1. Boxes of two published data sets are corrected: those of voc
+    are VOC's one-based corners, and in kitti the y axis points up.
 
     Args:
-        name: As for `tfds.load`: "voc/2007", "coco/2017:1.1.0".
-        split: As for `tfds.load`: "train", "train[:80%]", "train+validation". The order is that of
-            the files.
+        name: NAME, NAME/CONFIG, NAME:VERSION or NAME/CONFIG:VERSION, for example "voc/2007" or
+            "coco/2017:1.*.*"; default: the newest version. Several configs require CONFIG.
+        split: As for `tfds.load`: "train[:80%]", "train+validation"; in the order of the files.
         data_dir: As for `tfds.load`; may be a URL such as gs://bucket/folder.
-        class_names: Name of each label: some of the data set's classes, in any order. Objects of
-            the others are left out. Default: all.
-        include_difficult: Use objects with a true `is_difficult` like others.
-        limit: Only the first `limit` images.
+        class_names: Name of each label; objects of other classes are left out. Default: all.
+        include_difficult: As for `fcos_tf.data.load`.
+        limit: As for `fcos_tf.data.load`.
 
     Returns:
         A `ReadResult`, the annotations with `ranges`.
 
     Raises:
         FileNotFoundError: No such data set has been prepared there, or a shard is missing.
-        ValueError: No such split or class name, features without boxes, or a broken shard.
+        ValueError: No such split or class, several configs, no boxes, or a corrupt shard.
 
     Example:
         >>> result = read_tfds("voc/2007", "train+validation", data_dir="~/tensorflow_datasets")
     """
-    folder = find_builder_dir(name, data_dir)
-    info = _read_info(folder)
+    folder = _find_folder(name, data_dir)
+    info, shards = _open(folder, split, limit)
+    # Imported here: both import TFDS, which takes seconds.
+    from fcos_tf.data.formats.tfds_features import find_detection_features
+    from fcos_tf.data.formats.tfds_shards import read_shards
+
     features = find_detection_features(info.features, folder)
     if include_difficult:
         ignored = tuple(n for n in features.ignored if not n.endswith("difficult"))
-        features = replace(features, ignored=ignored)
-    shards = _shards(info, split, limit, folder)
+        features = features._replace(ignored=ignored)
     columns = read_shards(shards, features)
-
     counts = columns.pop("counts")
     owners = np.repeat(np.arange(len(counts)), counts)
     image_ids, faults = _image_ids(columns.pop("ids"), columns.pop("names"), folder)
@@ -82,16 +81,41 @@ def read_tfds(
         category_ids=_category_ids(info, len(features.class_names), folder),
         **columns,
     )
-    origins = [
-        f"{file} image {number}" for file, number in zip(stored.files, image_ids, strict=True)
-    ]
+    origins = [f"{file} image {n}" for file, n in zip(stored.files, image_ids, strict=True)]
     kept, bad_labels, other_classes = _choose_classes(stored, class_names, origins, folder)
     annotations, bad_boxes = check_annotations(kept, origins, "object")
     return ReadResult(annotations, faults + bad_labels + bad_boxes, other_classes)
 
 
-def _read_info(folder: str) -> Any:
-    """The `DatasetInfo` of TFDS, from the files alone."""
+def _find_folder(name: str, data_dir: str | os.PathLike | None) -> str:
+    """The folder of a data set; TFDS' own search does not find a `voc` that has no configs."""
+    if data_dir is None:
+        from tensorflow_datasets.core.constants import DATA_DIR as data_dir  # noqa: N811
+    root = os.path.expanduser(os.fspath(data_dir)).rstrip("/")
+    wanted, _, pattern = name.partition(":")
+    found = [p for p in _prepared(root, wanted) if wanted and fnmatch(p[1], pattern or "*")]
+    found = [p for p in found if p[0] == wanted] or found
+    there = ", ".join(map(":".join, found or _prepared(root, "*"))) or "none"
+    if not found:
+        raise FileNotFoundError(
+            f"no prepared TFDS data set {name!r} in {root}; there are: {there}. TFDS prepares its "
+            f"own: import tensorflow_datasets as tfds; tfds.load({name!r}, data_dir={root!r})"
+        )
+    if len({full_name for full_name, _ in found}) > 1:
+        raise ValueError(f"tfds: {name!r} has several configs in {root}, expected one of: {there}")
+    return "/".join([root, *max(found, key=lambda p: [int(n) for n in p[1].split(".")])])
+
+
+def _prepared(root: str, name: str) -> list[tuple[str, str]]:
+    """(NAME or NAME/CONFIG, VERSION) of the prepared data sets of a name."""
+    folder = f"{glob.escape(root)}/{name}"
+    files = tf.io.gfile.glob([f"{folder}/*/features.json", f"{folder}/*/*/features.json"])
+    found = [file.removeprefix(f"{root}/").rsplit("/", 2)[:2] for file in sorted(files)]
+    return [tuple(p) for p in found if re.fullmatch(r"\d+\.\d+\.\d+", p[1])]
+
+
+def _open(folder: str, split: str, limit: int | None) -> tuple[Any, list[Any]]:
+    """TFDS' `DatasetInfo`, and its `FileInstruction`s for the first images of a split, in order."""
     import tensorflow_datasets as tfds
 
     try:
@@ -103,33 +127,27 @@ def _read_info(folder: str) -> Any:
             f"{folder}: expected TFRecord files, got {info.file_format.value}; prepare it in "
             "another folder: tfds.load(..., builder_kwargs={'file_format': 'tfrecord'})"
         )
-    return info
-
-
-def _shards(info: Any, split: str, limit: int | None, where: str) -> list:
-    """TFDS' `FileInstruction`s for a split, or for a slice or sum of splits, in order."""
     try:
         instructions = info.splits[split].file_instructions
     except Exception as error:  # AssertionError, KeyError and ValueError, with long messages
         there = ", ".join(sorted(info.splits)) or "none"
-        raise ValueError(f"{where}: no split {split!r}; there are: {there}") from error
-    shards, left = [], sum(shard.take for shard in instructions) if limit is None else limit
+        raise ValueError(f"{folder}: no split {split!r}; there are: {there}") from error
+    shards, left = [], math.inf if limit is None else limit
     for shard in instructions:
-        take = min(shard.take, left)
+        if take := min(shard.take, left):
+            shards.append(replace(shard, take=take))
         left -= take
-        shards += [replace(shard, take=take)] if take else []
     if not shards:
-        raise ValueError(f"{where}: split {split!r} has no images")
-    return shards
+        raise ValueError(f"{folder}: split {split!r} has no images")
+    return info, shards
 
 
 def _to_pixels(boxes: np.ndarray, sizes: np.ndarray, info: Any) -> np.ndarray:
     """Normalised (ymin, xmin, ymax, xmax) [T, 4] to xyxy in pixels of images of `sizes` [T, 2]."""
-    ymin, xmin, ymax, xmax = boxes.T
+    boxes = boxes[:, [1, 0, 3, 2]]
     if _prepared_by(info, "kitti"):
-        ymin, ymax = 1.0 - ymax, 1.0 - ymin
-    height, width = np.where(sizes > 0, sizes, 1).T.astype(np.float64)
-    boxes = np.stack([xmin * width, ymin * height, xmax * width, ymax * height], axis=1)
+        boxes[:, [1, 3]] = 1.0 - boxes[:, [3, 1]]
+    boxes *= np.tile(np.where(sizes > 0, sizes, 1)[:, ::-1], 2)
     if _prepared_by(info, "voc"):
         # As in `voc_files`: corners that coincide are faults, no boxes of one pixel.
         shifted = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (sizes > 0).all(axis=1)
@@ -145,63 +163,54 @@ def _prepared_by(info: Any, builder: str) -> bool:
     return package == "tensorflow_datasets" and builder in modules
 
 
-def _image_ids(
-    ids: np.ndarray, file_names: np.ndarray, where: str
-) -> tuple[np.ndarray, list[Fault]]:
-    """See `read_tfds`; a fault where the data set's own ids are of no use."""
-    faults = []
-    if (ids >= 0).any():
-        what = "image ids are negative or not all different: images are numbered from 1 instead"
-        faults = [Fault(where, "", what, kept=True)]
-    else:
-        stems = [PurePath(name).stem for name in file_names]
+def _image_ids(ids: np.ndarray, names: np.ndarray, where: str) -> tuple[np.ndarray, list[Fault]]:
+    """See `read_tfds`; a fault where the data set's own ids are not used."""
+    if not (has_ids := (ids >= 0).any()):
+        stems = [PurePath(name).stem for name in names]
         numbers = [int(stem) if stem.isdecimal() else -1 for stem in stems]
         ids = np.array([number if number < 2**63 else -1 for number in numbers], np.int64)
     if (ids >= 0).all() and len(np.unique(ids)) == len(ids):
         return ids, []
-    return np.arange(1, len(ids) + 1), faults
+    what = "image ids are negative or not all different: images are numbered from 1 instead"
+    return np.arange(1, len(ids) + 1), [Fault(where, "", what, kept=True)] if has_ids else []
 
 
 def _category_ids(info: Any, num_classes: int, folder: str) -> tuple[int, ...]:
-    """The labels themselves, unless `write_tfds` has stored what they were before."""
+    """Those that `write_tfds` has stored, else the labels."""
     if not info.module_name.startswith("fcos_tf."):
         return tuple(range(num_classes))
-    file = f"{folder}/metadata.json"
+    where = f"{folder}/metadata.json: expected {num_classes} category_ids"
     try:
-        stored = info.metadata["category_ids"]
+        stored = tuple(info.metadata["category_ids"])
     except Exception as error:  # of JSON, or of its content
-        raise ValueError(f"{file}: expected category_ids: {error!r}") from error
+        raise ValueError(f"{where}: {error!r}") from error
     if len(stored) != num_classes:
-        raise ValueError(f"{file}: expected {num_classes} category_ids, got {len(stored)}")
-    return tuple(stored)
+        raise ValueError(f"{where}, got {len(stored)}")
+    return stored
 
 
 def _choose_classes(
     stored: Annotations, class_names: Sequence[str] | None, origins: Sequence[str], where: str
 ) -> tuple[Annotations, list[Fault], dict[str, int]]:
-    """Keeps the objects of some classes; labels of no class, and the objects of other classes."""
+    """The objects of some classes; a fault for each label of no class; counts of other classes."""
     names, labels = stored.class_names, stored.labels
     unknown = ", ".join(repr(name) for name in class_names or () if name not in names)
     if unknown:
         raise ValueError(f"{where}: classes: no class {unknown}; there are: {', '.join(names)}")
     known = (labels >= 0) & (labels < len(names))
-    faults = [
-        Fault(
-            origins[stored.owners[row]],
-            f"object {stored.numbers[row]}",
-            f"expected a label from 0 to {len(names) - 1}, got {labels[row]}",
-        )
-        for row in np.flatnonzero(~known)
-    ]
+    faults = []
+    for row in np.flatnonzero(~known):
+        what = f"expected a label from 0 to {len(names) - 1}, got {labels[row]}"
+        faults.append(Fault(origins[stored.owners[row]], f"object {stored.numbers[row]}", what))
     chosen = [names.index(name) for name in class_names or names]
-    new_label = np.full(len(names), -1, np.int32)
+    new_label = np.full(len(names) + 1, -1, np.int32)  # the last: of labels of no class
     new_label[chosen] = np.arange(len(chosen))
-    new_labels = new_label[np.where(known, labels, 0)]
+    new_labels = new_label[np.where(known, labels, -1)]
     others = np.bincount(labels[known & (new_labels < 0)], minlength=len(names))
     kept = replace(
         stored,
         labels=new_labels,
         class_names=tuple(names[label] for label in chosen),
         category_ids=tuple(stored.category_ids[label] for label in chosen),
-    ).rows(known & (new_labels >= 0))
+    ).rows(new_labels >= 0)
     return kept, faults, {name: int(n) for name, n in zip(names, others, strict=True) if n}

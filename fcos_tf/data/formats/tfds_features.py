@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from tensorflow_datasets import features as kinds
 
 _IMAGE_IDS = ("image/id", "image_id")
 _FILE_NAMES = ("image/filename", "image/file_name", "filename")
@@ -15,15 +15,14 @@ _LABEL = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class DetectionFeatures:
-    """Names of features as they are in the stored examples; None: the data set has none."""
+class DetectionFeatures(NamedTuple):
+    """Names of features in the stored examples; None: the data set has none."""
 
     image: str  # the encoded image
     bbox: str  # normalised (ymin, xmin, ymax, xmax) of each object
     label: str | None  # number of each object's class; None: all are of one class
     class_names: tuple[str, ...]  # name of each label
-    ignored: tuple[str, ...]  # flags of each object, any of which takes it out of learning
+    ignored: tuple[str, ...]  # flags of each object; with any of them set it is not learned
     area: str | None  # of each object, in pixels
     object_id: str | None  # of each object
     image_id: str | None  # integer of the image
@@ -43,26 +42,19 @@ def find_detection_features(features: Mapping, where: str) -> DetectionFeatures:
     """Finds the features of object detection, whatever the data set calls them.
 
     Boxes are those of the one `Sequence` that holds a `BBoxFeature` (`objects` in most data sets,
-    `faces` in wider_face, `bobjects` in open_images_v4). Labels are its `ClassLabel`; of several
-    (VOC has poses besides) the one called `label`, else the only one whose classes have names.
-    Where boxes are a `Sequence` by themselves, those beside it count as if all were in one.
-
-    Where nothing could be a label of objects, all are of one class, named as the `Sequence`. A
-    label of the whole image is none.
+    `bobjects` in open_images_v4). Labels are its `ClassLabel`; of several (VOC also has poses) the
+    one called `label`, else the only one whose classes have names. Where boxes are a `Sequence` by
+    themselves, the lists beside it belong to them. Where nothing can be labels of objects, all are
+    of one class, named as the `Sequence` (`faces` in wider_face).
 
     Args:
         features: `info.features` of a TFDS builder.
         where: The data set, for messages.
 
-    Returns:
-        A `DetectionFeatures`.
-
     Raises:
-        ValueError: No image or boxes, or several and nothing says which; labels without names, or
-            elsewhere than the boxes; lists the features. Images that are not stored as they are.
+        ValueError: No image or boxes, or several candidates; labels without names, or elsewhere
+            than the boxes; lists the features. Images that are not stored as they are.
     """
-    from tensorflow_datasets import features as kinds
-
     leaves = list(_leaves(features))
 
     def unexpected(found: Iterable[str], what: str) -> ValueError:
@@ -78,12 +70,9 @@ def find_detection_features(features: Mapping, where: str) -> DetectionFeatures:
             raise unexpected(found, f"one {what}")
         return usual if usual in found else found[0]
 
-    def of_kind(features: Mapping[str, Any], kind: type) -> list[str]:
-        return [name for name, feature in features.items() if isinstance(feature, kind)]
-
     single = {leaf.name: leaf.feature for leaf in leaves if leaf.depth == 0}
-    labeled = of_kind(single, kinds.LabeledImage)
-    images = [name for name in of_kind(single, kinds.Image) if name not in labeled]
+    images = [n for n, f in single.items() if isinstance(f, kinds.Image)]
+    images = [n for n in images if not isinstance(single[n], kinds.LabeledImage)]
     image = pick(images, "image", "Image feature")
     dtype = np.dtype(single[image].np_dtype)
     if dtype not in (np.uint8, np.uint16):  # TFDS hides the bits of float32 in the PNG of an RGBA
@@ -97,23 +86,22 @@ def find_detection_features(features: Mapping, where: str) -> DetectionFeatures:
         lists = [leaf for leaf in listed if leaf.name == leaf.sequence]
         own += [a for a in lists if a.name.startswith(folder) and a.name not in boxed]
     members = {leaf.name.removeprefix(folder): leaf.feature for leaf in own}
-    bbox = pick(of_kind(members, kinds.BBoxFeature), "bbox", f"BBoxFeature in {objects}")
+    boxes = [name for name, f in members.items() if isinstance(f, kinds.BBoxFeature)]
+    bbox = pick(boxes, "bbox", f"BBoxFeature in {objects}")
     stored_as = members[bbox].bbox_format  # None in data sets older than the option
     if stored_as is not None and stored_as.value != "REL_YXYX":
         raise ValueError(
             f"{where}: expected boxes of format REL_YXYX (the default of BBoxFeature) in "
             f"{objects}, got {stored_as.value}"
         )
-    labels = {name: members[name] for name in of_kind(members, kinds.ClassLabel)}
+
+    labels = {name: f for name, f in members.items() if isinstance(f, kinds.ClassLabel)}
     named = [n for n, f in labels.items() if f.names != [str(i) for i in range(f.num_classes)]]
     label = pick(named or labels, "label", f"ClassLabel in {objects}") if labels else None
     lists = [leaf for leaf in leaves if leaf.sequence or leaf.feature.shape != ()]
     lists = [leaf for leaf in lists if leaf.sequence == objects or leaf.sequence not in boxed]
     if label is None and (maybe := [leaf.name for leaf in lists if _may_be_label(leaf)]):
         raise unexpected(maybe, f"a ClassLabel as the label of each object of {objects}")
-
-    image_ids = (name for name in _IMAGE_IDS if _is_integer(single.get(name)))
-    file_names = (name for name in _FILE_NAMES if isinstance(single.get(name), kinds.Text))
     return DetectionFeatures(
         image=image,
         bbox=folder + bbox,
@@ -122,16 +110,12 @@ def find_detection_features(features: Mapping, where: str) -> DetectionFeatures:
         ignored=tuple(folder + name for name in _IGNORED if name in members),
         area=f"{folder}area" if "area" in members else None,
         object_id=f"{folder}id" if _is_integer(members.get("id")) else None,
-        image_id=next(image_ids, None),
-        file_name=next(file_names, None),
+        image_id=next((n for n in _IMAGE_IDS if _is_integer(single.get(n))), None),
+        file_name=next((n for n in _FILE_NAMES if isinstance(single.get(n), kinds.Text)), None),
     )
 
 
-def _leaves(
-    feature: Any, name: str = "", sequence: str | None = None, depth: int = 0
-) -> Iterator[_Leaf]:
-    from tensorflow_datasets import features as kinds
-
+def _leaves(feature: Any, name="", sequence=None, depth=0) -> Iterator[_Leaf]:
     if isinstance(feature, kinds.FeaturesDict):
         for inner, inside in feature.items():
             yield from _leaves(inside, f"{name}/{inner}".lstrip("/"), sequence, depth)
@@ -145,11 +129,9 @@ def _leaves(
 
 def _may_be_label(leaf: _Leaf) -> bool:
     """Whether the kind or the name of a feature says that it is a label."""
-    from tensorflow_datasets.core.features import ClassLabel, Text
-
     if not _LABEL.fullmatch(leaf.name.rpartition("/")[2]):
-        return isinstance(leaf.feature, ClassLabel)
-    return isinstance(leaf.feature, Text) or np.issubdtype(leaf.feature.np_dtype, np.integer)
+        return isinstance(leaf.feature, kinds.ClassLabel)
+    return isinstance(leaf.feature, kinds.Text) or np.issubdtype(leaf.feature.np_dtype, np.integer)
 
 
 def _is_integer(feature: Any) -> bool:

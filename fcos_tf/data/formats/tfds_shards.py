@@ -1,9 +1,8 @@
-"""What the shards of a TFDS data set say, as columns of arrays; images stay where they are.
+"""The shards of a TFDS data set as columns of arrays; images stay where they are.
 
-A TFRecord file is a row of records: 8 bytes of length (little endian), 4 of its checksum, the data,
-4 of the data's checksum (the TFRecord guide of tensorflow.org). The data is a `tf.train.Example`,
-in which an encoded image lies in one piece. Its offset and length are all that it takes to read it
-later, in any order, without the rest of the file.
+A TFRecord file is a sequence of records: 8 bytes of length (little endian), 4 of its checksum, the
+data, 4 of the data's checksum (the TFRecord guide of tensorflow.org). The data, a
+`tf.train.Example`, holds the encoded image in one piece: offset and length suffice to read it.
 """
 
 import io
@@ -12,35 +11,29 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from fcos_tf.data.formats.tfds_features import DetectionFeatures
 from fcos_tf.data.images import stored_size
 
 _HEADER_BYTES, _FOOTER_BYTES = 12, 4
-_THREADS = 8
 
 
 def read_shards(instructions: Sequence[Any], features: DetectionFeatures) -> dict[str, np.ndarray]:
-    """Reads shards, several at once, each record by record.
-
-    Args:
-        instructions: At least one `FileInstruction` of TFDS: images [skip, skip + take) of a shard
-            that has `examples_in_shard` of them.
-        features: What to read.
+    """Reads shards, several at once: at least one `FileInstruction` of TFDS.
 
     Returns:
         Columns of n images with T objects, named as those of `Annotations`: `ranges`, `sizes`,
         `boxes` (float64 [T, 4], normalised (ymin, xmin, ymax, xmax)), `labels`, `areas`, `ignored`
-        and `numbers` (places in the image, from 1, where objects have no ids). Besides: `ids`
-        int64 [n], -1 = none; `names` str [n] of files, empty = none; `counts` [n] of objects.
+        and `numbers` (places in the image, from 1, where objects have no ids). Also `ids` int64
+        [n], -1 = none; `names` str [n] of files, empty = none; `counts` [n] of objects.
 
     Raises:
-        FileNotFoundError: A shard is not there.
-        ValueError: A shard is broken; says which, and where.
+        FileNotFoundError: A shard is missing.
+        ValueError: A shard is corrupt.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        columns = pool.map(lambda shard: _read_shard(shard, features), instructions)
-    return _concatenate(columns)
+    with ThreadPoolExecutor(8) as pool:
+        return _concatenate(pool.map(lambda shard: _read_shard(shard, features), instructions))
 
 
 def _concatenate(columns: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -49,8 +42,6 @@ def _concatenate(columns: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarr
 
 
 def _read_shard(shard: Any, features: DetectionFeatures) -> dict[str, np.ndarray]:
-    import tensorflow as tf
-
     file, rows = shard.filename, []
     listed = f"expected {shard.examples_in_shard} records, as dataset_info.json says"
     try:
@@ -74,7 +65,7 @@ def _read_shard(shard: Any, features: DetectionFeatures) -> dict[str, np.ndarray
 
 
 def _records(stream: Any, file: str) -> Iterator[tuple[int, int]]:
-    """(offset, length) of the data of each record, to which the stream is set; no checksums."""
+    """(offset, length) of the data of each record; leaves `stream` at it. Ignores checksums."""
     stream.seek(0, 2)
     size, offset = stream.tell(), 0
     while offset < size:
@@ -92,12 +83,10 @@ def _records(stream: Any, file: str) -> Iterator[tuple[int, int]]:
 
 def _read_example(record: bytes, offset: int, features: DetectionFeatures) -> dict:
     """The columns of one image."""
-    from tensorflow.train import Example
-
-    stored = Example.FromString(record).features.feature
+    stored = tf.train.Example.FromString(record).features.feature
 
     def values(name: str | None, default: np.ndarray) -> np.ndarray:
-        """The values of a feature in the default's dtype; the default where it is not there."""
+        """The values of a feature in the dtype of `default`, which stands for an absent one."""
         kind = stored[name].WhichOneof("kind") if name and name in stored else None
         return np.array(getattr(stored[name], kind).value, default.dtype) if kind else default
 
@@ -113,6 +102,9 @@ def _read_example(record: bytes, offset: int, features: DetectionFeatures) -> di
     lengths = [len(found) for found in (labels, areas, *flags, numbers)]
     if set(lengths) != {count}:
         raise ValueError(f"has {count} boxes, but {str(lengths)[1:-1]} values that go with them")
+    ids = values(features.image_id, np.array([-1]))
+    if len(ids) != 1:
+        raise ValueError(f"expected one number in {features.image_id}, got {len(ids)}")
     name = values(features.file_name, np.array([b""], object))[0].decode(errors="replace")
     return {
         "ranges": np.array([(offset + _find(images[0], record), len(images[0]))]),
@@ -122,14 +114,14 @@ def _read_example(record: bytes, offset: int, features: DetectionFeatures) -> di
         "areas": areas,
         "ignored": np.any([np.zeros(count, bool), *flags], axis=0),
         "numbers": numbers,
-        "ids": values(features.image_id, np.array([-1]))[:1],
+        "ids": ids,
         "names": np.array([name]),
         "counts": np.array([count]),
     }
 
 
 def _find(image: bytes, record: bytes) -> int:
-    """Where a value lies in its record; by its first bytes, since that is much faster."""
+    """Offset of the image in its record; searches its first bytes, which is much faster."""
     at = record.index(image[:64])
     while not record.startswith(image, at):
         at = record.index(image[:64], at + 1)

@@ -1,24 +1,24 @@
 """Writes data sets in the form of TensorFlow Datasets (TFDS), for `read_tfds` and `tfds.load`.
 
-That is a folder of TFRecord shards and JSON files that describe them: few large files, as buckets
-and many hosts like them.
+That is a folder of TFRecord shards and JSON files: few large files, for buckets and many hosts.
 """
 
 import io
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 from PIL import Image
 
-from fcos_tf.data.annotations import Annotations
-from fcos_tf.data.images import ImageError, decode_image, read_bytes
+from fcos_tf.data.annotations import Annotations, size_mismatch
+from fcos_tf.data.images import decode_image, read_bytes, stored_size
 
-_JPEG = b"\xff\xd8\xff"
-_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG_OR_PNG = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
 
 def write_tfds(
@@ -34,8 +34,8 @@ def write_tfds(
 
     JPEG and PNG images are stored as they are, byte for byte, others as PNG with the same pixels.
     Features: `image`, `image/id`, `image/filename`, and of `objects` `bbox`, `label`, `area` (of
-    the box where annotations have none), `is_crowd` (what they call ignored) and `id`. The category
-    ids are in `metadata.json`.
+    the box where annotations have none), `is_crowd` (`ignored`) and `id`. The category ids are in
+    `metadata.json`.
 
     TFDS keeps boxes as normalised float32: exact to thousandths of a pixel up to 16,000 pixels (a
     value under 1 is off by up to 2^-25, times 16,000 is .00048). `read_tfds` gives the same
@@ -54,14 +54,13 @@ def write_tfds(
 
     Raises:
         FileExistsError: There is a data set of that name and version.
-        ImageError: An image cannot be read. What was written until then is no data set for TFDS.
+        ImageError: An image cannot be read; TFDS then sees no data set.
         ValueError: No split, an empty one, different classes, a bad name or version.
 
     Example:
         >>> write_tfds({"train": train, "val": val}, "gs://bucket/data", name="cells")
         >>> fcos_tf.data.load("tfds:cells", data_dir="gs://bucket/data", split="val", batch_size=8)
     """
-    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     first = _check(splits, name, version, images_per_shard)
@@ -74,6 +73,7 @@ def write_tfds(
     features = _features(first.class_names)
     infos = []
     for split, annotations in splits.items():
+        annotations = replace(annotations, areas=annotations.known_areas())
         template = tfds.core.ShardedFileTemplate(
             data_dir=folder, dataset_name=name, split=split, filetype_suffix="tfrecord"
         )
@@ -84,7 +84,10 @@ def write_tfds(
             indices = range(start, min(start + images_per_shard, annotations.num_images))
             with tf.io.TFRecordWriter(os.fspath(file)) as writer:
                 for index in indices:
-                    record = _serialize(features, _example(annotations, index, read_bytes))
+                    example = features.serialize_example(_example(annotations, index, read_bytes))
+                    # TFDS leaves the order of features to protobuf, which has none.
+                    record = tf.train.Example.FromString(example)
+                    record = record.SerializeToString(deterministic=True)
                     writer.write(record)
                     num_bytes += len(record)
             lengths.append(len(indices))
@@ -108,9 +111,7 @@ def write_tfds(
     return folder
 
 
-def _check(
-    splits: Mapping[str, Annotations], name: str, version: str, images_per_shard: int
-) -> Annotations:
+def _check(splits: Mapping[str, Annotations], name: str, version: str, images_per_shard: int):
     """The first split, whose classes are those of all."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"name: expected small letters, digits and '_', got {name!r}")
@@ -146,14 +147,8 @@ def _features(class_names: Sequence[str]):
         "is_crowd": np.bool_,
         "id": np.int64,
     }
-    return features.FeaturesDict(
-        {
-            "image": features.Image(),
-            "image/id": np.int64,
-            "image/filename": features.Text(),
-            "objects": features.Sequence(objects),
-        }
-    )
+    names = {"image": features.Image(), "image/id": np.int64, "image/filename": features.Text()}
+    return features.FeaturesDict({**names, "objects": features.Sequence(objects)})
 
 
 def _example(annotations: Annotations, index: int, read: Callable[..., bytes]) -> dict:
@@ -163,17 +158,11 @@ def _example(annotations: Annotations, index: int, read: Callable[..., bytes]) -
     if num_bytes is not None:
         file_name = str(annotations.image_ids[index])  # the file is one of many images
     data, (height, width) = _encoded(read(file, offset, num_bytes), file)
-    rows = slice(*np.searchsorted(annotations.owners, [index, index + 1]))
-    boxes = annotations.boxes[rows]
-    annotated = tuple(annotations.sizes[index])
+    annotated = tuple(annotations.sizes[index].tolist())
     if min(annotated) > 0 and annotated != (height, width):
-        logging.warning(
-            "%s: expected an image of %dx%d pixels, as annotated, got %dx%d; the image is believed",
-            *(file, *annotated[::-1], width, height),
-        )
-    areas = annotations.areas[rows]
-    areas = np.where(np.isnan(areas), np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), areas)
-    normalised = boxes[:, [1, 0, 3, 2]] / (height, width, height, width)
+        logging.warning("%s: %s", file, size_mismatch(annotated, (height, width)))
+    rows = slice(*np.searchsorted(annotations.owners, [index, index + 1]))
+    normalised = annotations.boxes[rows][:, [1, 0, 3, 2]] / (height, width, height, width)
     return {
         "image": data,
         "image/id": annotations.image_ids[index],
@@ -181,7 +170,7 @@ def _example(annotations: Annotations, index: int, read: Callable[..., bytes]) -
         "objects": {
             "bbox": list(normalised.clip(0.0, 1.0)),
             "label": annotations.labels[rows].tolist(),
-            "area": areas,
+            "area": annotations.areas[rows],
             "is_crowd": annotations.ignored[rows],
             "id": annotations.numbers[rows],
         },
@@ -190,21 +179,9 @@ def _example(annotations: Annotations, index: int, read: Callable[..., bytes]) -
 
 def _encoded(data: bytes, file: str) -> tuple[bytes, tuple[int, int]]:
     """JPEG or PNG bytes of an image, and its stored (height, width)."""
-    if data.startswith((_JPEG, _PNG)):
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                return data, (image.height, image.width)
-        except Exception as error:  # Pillow's plugins raise whatever they stumble over
-            raise ImageError(f"cannot decode image {file}: {error}") from error
+    if data.startswith(_JPEG_OR_PNG) and (size := stored_size(io.BytesIO(data))):
+        return data, size
     pixels, size = decode_image(data, file, lambda height, width: (height, width))
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue(), size
-
-
-def _serialize(features, example: dict) -> bytes:
-    """A record. TFDS leaves the order of its features to protobuf, which has none."""
-    from tensorflow.train import Example
-
-    record = Example.FromString(features.serialize_example(example))
-    return record.SerializeToString(deterministic=True)

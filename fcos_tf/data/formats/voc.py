@@ -1,7 +1,4 @@
-"""PASCAL VOC trees as annotations, and the other way round.
-
-Where things are in a tree, and what is in the XML file of an image: `voc_files`.
-"""
+"""Reads PASCAL VOC trees as annotations, and writes them. The files of a tree: `voc_files`."""
 
 import os
 import warnings
@@ -51,31 +48,28 @@ def read_voc(
 ) -> ReadResult:
     """Reads a split of one or several VOC trees.
 
-    The image of an annotation has its name and a usual ending, `.jpg` before others; where there
-    is none, it is the one that `<filename>` names. Its size comes from its header, or else from
-    the annotation: where they disagree, the image is believed and a fault names it.
-
-    Its id is made of all digits of its name (000012 -> 12, 2008_000008 -> 2008000008) where that
-    gives every name of the split another number, else it is the position in the split, from 1.
+    The image of an annotation has its name and a usual ending, `.jpg` before others; otherwise it
+    is that of `<filename>`. Its size comes from its header, or else from the annotation: where
+    they differ, the size of the image is used, with a fault. `image_ids_of` makes its id.
 
     Args:
         data_dir: The folder that holds JPEGImages, Annotations and ImageSets; or the folder above
             several of those (VOCdevkit), which stands for those in it that have the split, by
-            name. Several, in a sequence or with commas between, are read one after the other.
+            name. Several, in a sequence or separated by commas, are read one after the other.
         split: Name of a file in ImageSets/Main, without `.txt`; "train+val" reads both.
         class_names: Name of each label; objects of other classes are left out and counted.
             Default: the sorted names of all annotations of all splits, so that the splits of a
             data set agree. (The 20 VOC classes in alphabetical order are in VOC's own order.)
         limit: Read only the first `limit` names of the split.
-        include_difficult: Let objects marked difficult count like all others.
+        include_difficult: Use objects marked difficult like all others.
 
     Returns:
         A `ReadResult`; `category_ids` are 1..C.
 
     Raises:
         FileNotFoundError: A folder or a split file is missing.
-        ValueError: A split that names nothing or of which no image is left, a data set without
-            objects, or a tree given twice.
+        ValueError: A split without names or without a usable image, a data set without objects,
+            or a tree given twice.
     """
     listed = list_split(data_dir, split)
     names = _find_class_names(listed.trees) if class_names is None else tuple(class_names)
@@ -135,17 +129,9 @@ def _find_class_names(trees: list[Path]) -> tuple[str, ...]:
 def _read_image(
     tree: Path, stem: str, present: set[str], class_names: Sequence[str]
 ) -> tuple[_Image | None, list[Fault], list[str]]:
-    """One annotation and its image.
+    """One annotation with its image (None: unusable), its faults, and its objects' other classes.
 
-    Args:
-        tree: Where it is.
-        stem: Its name without ending.
-        present: Names of the image files that are there.
-        class_names: The classes to read.
-
-    Returns:
-        What it says (None: nothing that can be used), what is wrong with it, and the class of
-        each object that is of another one.
+    `present` are the names of the image files of the tree.
     """
     xml, folder = tree / ANNOTATIONS / f"{stem}.xml", tree / IMAGES
     try:
@@ -201,7 +187,7 @@ def _columns(
 
 
 def _object_number(fault: Fault) -> int:
-    """Its object's place in the annotation; 0: before all objects."""
+    """The place of its object in the annotation; 0: before all objects."""
     kind, _, number = fault.item.partition(" ")
     return int(number) if kind == "object" else 0
 
@@ -216,20 +202,20 @@ def write_voc(
 ) -> None:
     """Writes annotations and the list of a split, such that `read_voc` gives them back.
 
-    The images are left to the caller, who puts them into JPEGImages under `file_names`. Splits of
-    one tree may be written one after the other. VOC has no place for areas other than that of the
-    box, for category ids and for the annotations' own numbers; the ids of images come back where
-    they are the digits of the stems, see `voc_files.image_ids_of`.
+    The caller puts the images into JPEGImages under `file_names`. Splits of one tree may be
+    written one after the other. VOC has no place for areas other than that of the box, for
+    category ids and for the annotations' own numbers; the ids of images come back where they are
+    the digits of the stems, see `voc_files.image_ids_of`.
 
     Args:
-        annotations: n images; `ignored` boxes are marked difficult.
-        data_dir: The folder to make.
+        annotations: Of n images; `ignored` boxes are marked difficult.
+        data_dir: The tree; its folders are created.
         split: Name of the list.
         stems: n names without ending, all different.
         file_names: n names of the image files. Default: the stem with the ending of the image.
 
     Raises:
-        ValueError: Names that could not be read back, or not n of them.
+        ValueError: Names that would not read back, or not n of them.
     """
     stems = list(stems)
     if file_names is None:

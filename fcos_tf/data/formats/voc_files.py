@@ -1,12 +1,11 @@
-"""The files of PASCAL VOC trees: what images a split names, and the XML file of each image.
+"""The files of PASCAL VOC trees: the list of a split, and the XML file of each image.
 
 data_dir/JPEGImages/NAME.jpg
 data_dir/Annotations/NAME.xml
 data_dir/ImageSets/Main/SPLIT.txt      one NAME a line
 
 Source: the VOC2007 development kit documentation (Everingham et al.). Corners in the XML are
-one-based and inclusive; outside of this file they are continuous edges, (xmin - 1, ymin - 1, xmax,
-ymax).
+one-based and inclusive; other modules see continuous edges, (xmin - 1, ymin - 1, xmax, ymax).
 """
 
 import os
@@ -19,23 +18,20 @@ from typing import NamedTuple
 from fcos_tf.data.annotations import COORDINATE_DECIMALS, Fault
 
 IMAGES, ANNOTATIONS, LISTS = FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Main")
-
 DataDir = str | os.PathLike | Sequence[str | os.PathLike]
-
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-
-# Less than what boxes are rounded to: keeps the corners of a box of one pixel from being equal.
+# Less than the rounding of boxes: keeps the corners of a box of one pixel from being equal.
 HAIR = 0.1**COORDINATE_DECIMALS / 10
 
 
 class VocSplit(NamedTuple):
-    """What a split names.
+    """The images of a split.
 
     Attributes:
-        trees: All trees of the data set, whether the split reads them or not.
+        trees: All trees of the data set, also those without the split.
         names: (tree, name without ending) of each image, all different.
         image_ids: Of each image, see `image_ids_of`.
-        faults: Names that are there more than once.
+        faults: Repeated names.
     """
 
     trees: list[Path]
@@ -45,14 +41,11 @@ class VocSplit(NamedTuple):
 
 
 def list_split(data_dir: DataDir, split: str) -> VocSplit:
-    """Lists the images of a split, without looking whether they are there.
+    """Lists the images of a split, whether their files exist or not.
 
     Args:
         data_dir: As for `voc.read_voc`.
         split: As for `voc.read_voc`.
-
-    Returns:
-        A `VocSplit`.
 
     Raises:
         FileNotFoundError: A folder or a split file is missing.
@@ -64,13 +57,16 @@ def list_split(data_dir: DataDir, split: str) -> VocSplit:
         trees += inside
         parts = [_split_files(inside, part) for part in split.split("+")]
         for tree, file in [(tree, part[tree]) for tree in inside for part in parts if tree in part]:
-            lines = parse_list(_read_list(file), os.listdir(tree / ANNOTATIONS))
+            try:
+                text = file.read_text(encoding="utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{file}: expected text in UTF-8, got {error}") from None
+            lines = parse_list(text, os.listdir(tree / ANNOTATIONS))
             if not any(lines):
                 raise ValueError(f"{file} names no image")
             for number, name in enumerate(lines, start=1):
                 if (tree, name) in names:
-                    what = f"names {name!r} once more"
-                    faults.append(Fault(str(file), f"line {number}", what))
+                    faults.append(Fault(str(file), f"line {number}", f"names {name!r} once more"))
                 elif name:
                     names[tree, name] = None
     if len({tree.resolve() for tree in trees}) < len(trees):
@@ -95,13 +91,13 @@ def image_ids_of(names: Sequence[str]) -> list[int]:
 def parse_list(text: str, annotations: Iterable[str]) -> list[str]:
     """The name on each line of a split file; empty for a blank line.
 
-    The per-class lists of the published sets (cat_train.txt) carry a second column, whether the
-    image has the class. It does not count: they name the same images. It is one only if all lines
-    have it and none is the name of an image as it stands ("photo 1").
+    The per-class lists of the published sets (cat_train.txt) have a second column, whether the
+    image has the class, which is ignored. It exists only if all lines have it and none is the name
+    of an image as it stands ("photo 1").
 
     Args:
         text: Of the split file.
-        annotations: Names of the annotation files that are there.
+        annotations: Names of the existing annotation files.
     """
     lines = [line.strip() for line in text.splitlines()]
     without = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]
@@ -112,12 +108,12 @@ def parse_list(text: str, annotations: Iterable[str]) -> list[str]:
 
 
 def join(trees: Sequence[Path]) -> str:
-    """Folders for a message."""
+    """The folders in a message."""
     return ", ".join(map(str, trees))
 
 
 def _folders(data_dir: DataDir) -> list[Path]:
-    """The folders that a `data_dir` names."""
+    """The folders in a `data_dir`."""
     if data_dir is None:
         raise ValueError(f"dataset voc needs data_dir, the folder with {', '.join(FOLDERS)}")
     if isinstance(data_dir, str | os.PathLike):
@@ -131,10 +127,9 @@ def _folders(data_dir: DataDir) -> list[Path]:
 
 def _find_trees(folder: Path) -> list[Path]:
     """The folder itself; where it has no images, the trees right in it, by name."""
-    if not (folder / IMAGES).is_dir():
-        inside = sorted(images.parent for images in folder.glob(f"*/{IMAGES}"))
-        if inside:
-            return inside
+    inside = sorted(images.parent for images in folder.glob(f"*/{IMAGES}"))
+    if inside and not (folder / IMAGES).is_dir():
+        return inside
     _check_tree(folder)
     return [folder]
 
@@ -162,13 +157,6 @@ def _split_files(trees: list[Path], part: str) -> dict[Path, Path]:
     return files
 
 
-def _read_list(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: expected text in UTF-8, got {error}") from None
-
-
 class VocObject(NamedTuple):
     """An object of an annotation.
 
@@ -184,15 +172,12 @@ class VocObject(NamedTuple):
 
 
 def read_root(file: Path) -> ElementTree.Element:
-    """Reads an annotation.
+    """Reads an annotation: the element `annotation`.
 
-    Entities that blow up are left to expat, which refuses them from version 2.4.1 on.
-
-    Returns:
-        The element `annotation`.
+    Expat refuses exponential entities from version 2.4.1 on.
 
     Raises:
-        ValueError: With what is wrong; it does not name the file.
+        ValueError: With the error, but without the name of the file.
     """
     try:
         root = ElementTree.parse(file).getroot()
@@ -208,12 +193,12 @@ def read_root(file: Path) -> ElementTree.Element:
 
 
 def text_of(element: ElementTree.Element, path: str) -> str:
-    """The text of what is at `path`, stripped; empty where there is nothing."""
+    """The text of the element at `path`, stripped; empty: none."""
     return (element.findtext(path) or "").strip()
 
 
 def read_size(root: ElementTree.Element) -> tuple[int, int] | None:
-    """(height, width) of the image as the annotation has it; None where that is no size."""
+    """The annotated (height, width) of the image; None where that is no size."""
     try:
         height, width = (int(float(text_of(root, f"size/{side}"))) for side in ("height", "width"))
     except (ValueError, OverflowError):
@@ -225,7 +210,7 @@ def read_object(element: ElementTree.Element) -> VocObject:
     """Reads an `object`; only its `name` and `bndbox` are required.
 
     Raises:
-        ValueError: With what is wrong.
+        ValueError: With the error, but without the name of the file.
     """
     name = text_of(element, "name")
     if not name:
@@ -246,10 +231,10 @@ def read_object(element: ElementTree.Element) -> VocObject:
 def _edges(xmin: float, ymin: float, xmax: float, ymax: float) -> tuple[float, ...]:
     """One-based inclusive corners to continuous edges.
 
-    Read literally, equal corners (xmin == xmax) would mean one pixel. In practice they are stray
-    clicks of an annotation tool, so they stay as they are, without area, and `check_annotations`
-    drops and names them with the numbers that are in the file; so it does with corners in the
-    wrong order. (Fractions less than 1 in the wrong order are a box narrower than a pixel.)
+    Equal corners (xmin == xmax) should mean one pixel, but are stray clicks of an annotation tool.
+    They stay as they are, without area, like corners in the wrong order, and `check_annotations`
+    drops them with the numbers of the file. (Less than 1 in the wrong order is a box narrower than
+    a pixel.)
     """
     if any(extent == 0 or extent <= -1 for extent in (xmax - xmin, ymax - ymin)):
         return (xmin, ymin, xmax, ymax)
@@ -262,10 +247,10 @@ def write_annotation(
     """Writes an annotation that reads back the same, in thousandths of a pixel.
 
     Args:
-        file: What to write.
+        file: The XML file.
         image_name: Name of the image file.
-        size: (height, width), 0 where unknown.
-        objects: What is in it.
+        size: (height, width) of the image, 0 where unknown.
+        objects: Of the image.
     """
     root = ElementTree.Element("annotation")
     _add(root, filename=image_name)
@@ -275,21 +260,17 @@ def write_annotation(
     for name, difficult, box in objects:
         element = ElementTree.SubElement(root, "object")
         _add(element, name=name, difficult=int(difficult))
-        corners = zip(SIDES, map(_number, _corners(*box)), strict=True)
-        _add(ElementTree.SubElement(element, "bndbox"), **dict(corners))
+        corners = (f"{corner:.10g}" for corner in _corners(*box))
+        bndbox = ElementTree.SubElement(element, "bndbox")
+        _add(bndbox, **dict(zip(SIDES, corners, strict=True)))
     ElementTree.indent(root)
     ElementTree.ElementTree(root).write(file)
 
 
 def _corners(x1: float, y1: float, x2: float, y2: float) -> list[float]:
-    """The inverse of `_edges`, but for a box of one pixel, where that has none."""
+    """The inverse of `_edges`, except for boxes of one pixel."""
     xmin, ymin, xmax, ymax = (round(v, COORDINATE_DECIMALS) for v in (x1 + 1, y1 + 1, x2, y2))
     return [xmin, ymin, xmax + HAIR * (xmax == xmin), ymax + HAIR * (ymax == ymin)]
-
-
-def _number(value: float) -> str:
-    """Without trailing zeros."""
-    return f"{value:.{COORDINATE_DECIMALS + 1}f}".rstrip("0").rstrip(".")
 
 
 def _add(parent: ElementTree.Element, **texts: object) -> None:

@@ -16,8 +16,6 @@ from fcos_tf.data.formats.voc_files import image_ids_of
 from fcos_tf.data.images import ImageError, read_bytes
 
 FORMATS = ("coco", "voc", "tfds")
-_ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp",
-            "WEBP": ".webp"}  # fmt: skip
 
 
 def write_dataset(
@@ -30,24 +28,24 @@ def write_dataset(
 ) -> Path:
     """Writes splits so that `fcos_tf.data.load` reads the same examples back.
 
-    Images keep their bytes (TFDS: those that are neither JPEG nor PNG become PNG). Nothing that is
-    there is overwritten. A VOC tree has no place for areas, category ids and the order of classes.
+    Images keep their bytes (TFDS: those that are neither JPEG nor PNG become PNG). Existing files
+    are not overwritten. A VOC tree has no place for areas, category ids and the order of classes.
 
     Args:
         data_format: "coco": output_dir/annotations/instances_SPLIT.json and output_dir/SPLIT;
             "voc": a tree of JPEGImages, Annotations and ImageSets; "tfds": TFRecord shards under
-            output_dir/NAME, to be read with `dataset="tfds:NAME"` and `data_dir=output_dir`.
+            output_dir/NAME, for `dataset="tfds:NAME"`.
         splits: Name of each split -> annotations.
-        output_dir: Where to.
+        output_dir: The folder.
         name: Name of the data set, for "tfds".
         read_bytes: (file, offset, number of bytes or None) -> bytes of an image.
 
     Returns:
-        What to give as `data_dir` to read it.
+        The `data_dir` to read it.
 
     Raises:
         ValueError: An unknown format, or an image that cannot be read; names it.
-        FileExistsError: Something of that name is there.
+        FileExistsError: A file or folder to write exists.
     """
     if data_format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {data_format!r}")
@@ -76,11 +74,11 @@ def write_dataset(
 def drop_unreadable(
     annotations: Annotations, faults: ImageFaults, read_bytes: Callable[..., bytes] = read_bytes
 ) -> Annotations:
-    """The split without images that are not there or not an image; others may still be corrupt.
+    """The split without missing files and files of no image; others may still be corrupt.
 
     Args:
         annotations: The split.
-        faults: Counts and names what is left out.
+        faults: Counts the images that are left out.
         read_bytes: As for `write_dataset`.
 
     Raises:
@@ -98,7 +96,7 @@ def drop_unreadable(
 
 
 def _copy(annotations: Annotations, folder: Path, stems: Sequence[str], read) -> list[str]:
-    """Writes the images; returns their names, with the endings that their content asks for."""
+    """Writes the images; returns their names, with the endings of their formats."""
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for index, stem in enumerate(stems):
@@ -115,22 +113,20 @@ def _check_absent(*paths: Path) -> None:
 
 
 def _check_shared_folder(stems: Mapping[str, Sequence[str]], output_dir: Path) -> None:
-    """All splits of a VOC tree have their images in one folder: no name may come twice."""
+    """All splits of a VOC tree have their images in one folder: names must differ."""
     _check_absent(*(output_dir / "ImageSets" / "Main" / f"{split}.txt" for split in stems))
     owner: dict[str, str] = {}
-    for split, names in stems.items():
-        for name in names:
-            if name in owner:
-                raise ValueError(
-                    f"format voc: image {name} is in {owner[name]} and in {split}; write one split "
-                    "into each folder"
-                )
-            owner[name] = split
-            _check_absent(output_dir / "Annotations" / f"{name}.xml")
+    for split, name in [(split, name) for split, names in stems.items() for name in names]:
+        if owner.setdefault(name, split) != split:
+            raise ValueError(
+                f"format voc: image {name} is in {owner[name]} and in {split}; write one split "
+                "into each folder"
+            )
+        _check_absent(output_dir / "Annotations" / f"{name}.xml")
 
 
 def _stems(annotations: Annotations) -> Sequence[str]:
-    """Names without ending: those of the files where they tell the image ids, else the ids."""
+    """Names without ending: those of the files if they give the image ids, else the ids."""
     ids = annotations.image_ids.tolist()
     stems = [Path(file).stem for file in annotations.files]
     if annotations.ranges is None and len(set(stems)) == len(ids) and image_ids_of(stems) == ids:
@@ -141,6 +137,6 @@ def _stems(annotations: Annotations) -> Sequence[str]:
 def _ending(data: bytes, file: str) -> str:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return _ENDINGS.get(image.format) or f".{image.format.lower()}"
-    except Exception as error:  # Pillow's plugins raise whatever they stumble over
+            return ".jpg" if image.format in ("JPEG", "MPO") else f".{image.format.lower()}"
+    except Exception as error:  # Pillow's plugins raise anything
         raise ImageError(f"cannot decode image {file}: {error}") from None

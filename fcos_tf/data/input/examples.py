@@ -126,7 +126,7 @@ def _inside(annotations, index, rows, stored, name, note) -> np.ndarray:
     messages = []
     if (annotations.sizes[index] > 0).all():
         expected = "{1}x{0} pixels, as annotated".format(*annotations.sizes[index])
-        got = f"{width}x{height}; the image is believed"
+        got = f"{width}x{height}; the size of the image is used"
         messages.append(f"{name}: expected an image of {expected}, got {got}")
     corners, numbers = annotations.boxes[rows], annotations.numbers[rows]
     inside = (corners[:, 0] < width) & (corners[:, 1] < height)
