@@ -17,6 +17,7 @@ FLOORS = {
     "fcos_tf.ops": 0,
     "fcos_tf.config": 0,
     "fcos_tf.image_size": 0,
+    "fcos_tf.image_suffixes": 0,
     "fcos_tf.keras_cv_import": 0,
     "fcos_tf.options": 0,
     "fcos_tf.tensorflow_words": 0,

@@ -8,11 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-# The image files of a folder; a file given by name may have any suffix.
-IMAGE_SUFFIXES = {
-    ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",
-    ".webp",
-}  # fmt: skip
+from fcos_tf.image_suffixes import IMAGE_SUFFIXES
 
 
 class Picture(NamedTuple):
@@ -95,7 +91,7 @@ def read_picture(source: Any, number: int = 0) -> Picture:
     return Picture(name, read_pixels(source, name=name), data, source=source)
 
 
-def files_in(folder: Path, suffixes: set[str]) -> list[Path]:
+def files_in(folder: Path, suffixes: Iterable[str]) -> list[Path]:
     """The files of a folder, without subfolders, with one of the suffixes; by name."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
     return [file for file in files if file.suffix.lower() in suffixes]

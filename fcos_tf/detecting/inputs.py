@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from fcos_tf.detecting.images import IMAGE_SUFFIXES, files_in
+from fcos_tf.detecting.images import files_in
+from fcos_tf.image_suffixes import IMAGE_SUFFIXES
 
 IMAGE, VIDEO, CAMERA = "image", "video", "camera"
 _VIDEO_SUFFIXES = {
@@ -49,7 +50,7 @@ def find_inputs(text: str) -> list[Input]:
 def _expand(part: str) -> Iterator[Input]:
     path = Path(part)
     if path.is_dir():
-        files = files_in(path, IMAGE_SUFFIXES | _VIDEO_SUFFIXES)
+        files = files_in(path, (*IMAGE_SUFFIXES, *_VIDEO_SUFFIXES))
         problem = "no images or videos in the folder"
     elif path.exists():
         files = [path]

@@ -1,11 +1,7 @@
 """COCO: a folder of images, and one JSON file with the annotations of all of them.
 
-    data_dir/annotations/instances_SPLIT.json    SPLIT: train2017, val2017, train2014, ...
-    data_dir/SPLIT/NAME.jpg                      or data_dir/images/SPLIT/NAME.jpg
-
-A data set of one's own may leave "instances_" out, and may keep all its images in data_dir/images.
-
-Source: https://cocodataset.org/#format-data. What the records must look like: `coco_records`.
+Source: https://cocodataset.org/#format-data. Where they are: `coco_places`. What the records must
+look like: `coco_records`.
 """
 
 import gc
@@ -27,7 +23,7 @@ from fcos_tf.data.annotations import (
     ReadResult,
     check_annotations,
 )
-from fcos_tf.data.formats import coco_records
+from fcos_tf.data.formats import coco_places, coco_records
 from fcos_tf.data.images import stored_size
 
 KEYS = ("images", "annotations", "categories")
@@ -41,6 +37,7 @@ def read_coco(
     images: str | os.PathLike | None = None,
     class_names: Sequence[str] | None = None,
     limit: int | None = None,
+    val_fraction: float = 0.2,
 ) -> ReadResult:
     """Reads one split of a COCO data set; the images themselves are not opened.
 
@@ -62,6 +59,7 @@ def read_coco(
         class_names: Name of each label: some of the data set's classes, in any order. Objects of
             its other classes are left out and counted in `other_classes`.
         limit: Read only the first `limit` images.
+        val_fraction: Where one JSON file has the images of all splits, see `splits.choose`.
 
     Returns:
         A `ReadResult`.
@@ -71,13 +69,18 @@ def read_coco(
         ValueError: Not a COCO ground truth; no image or no category that can be used; an id with
             two category names; a name in `class_names` that is not among the categories.
     """
-    file, folder = _find_json(split, data_dir, annotations), _find_images(split, data_dir, images)
-    content = _load(file)
+    file, folder, has_split = coco_places.find(split, data_dir, annotations, images)
+    content, notes, list_faults = _load(file), (), []
+    if not has_split:
+        root = Path(data_dir or folder)
+        content, notes, list_faults = coco_places.part_of(content, split, root, val_fraction)
+    content["categories"], left_out = coco_places.without_set_name(content, class_names, file)
     names, category_faults = coco_records.read_categories(content["categories"], str(file))
     names, chosen, absent = _choose(names, class_names, file)
     listed = coco_records.read_images(content["images"], str(folder), limit)
     objects = coco_records.read_objects(content["annotations"], listed, names, chosen)
     faults = [
+        *list_faults,
         *category_faults,
         *absent,
         *coco_records.faults(
@@ -95,6 +98,7 @@ def read_coco(
         **objects.columns,
         class_names=tuple(names[category] for category in chosen),
         category_ids=chosen,
+        notes=(*notes, *left_out),
     ).images(listed.used)
     read, size_faults = _believe_images(read)
     clean, box_faults = check_annotations(read, str(file), "annotation")
@@ -163,37 +167,6 @@ def write_coco(
 def _records(**columns: Sequence) -> list[dict[str, Any]]:
     rows = zip(*columns.values(), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
-
-
-def _find_json(split: str, data_dir, annotations) -> Path:
-    folder = _data_dir(data_dir, annotations) / "annotations"
-    files = [folder / f"instances_{split}.json", folder / f"{split}.json"]
-    if annotations:
-        files = [Path(str(annotations).replace("{split}", split))]
-    for file in files:
-        if file.is_file():
-            return file
-    there = ", ".join(sorted(path.name for path in files[0].parent.glob("*.json"))) or "none"
-    raise FileNotFoundError(
-        f"no annotation file {' or '.join(map(str, files))}; JSON files there: {there}"
-    )
-
-
-def _find_images(split: str, data_dir, images) -> Path:
-    root = _data_dir(data_dir, images)
-    folders = [root / split, root / "images" / split, root / "images"]
-    if images:
-        folders = [Path(str(images).replace("{split}", split))]
-    for folder in folders:
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError(f"no images folder {' or '.join(map(str, folders))}")
-
-
-def _data_dir(data_dir, instead) -> Path:
-    if not data_dir and not instead:
-        raise ValueError("coco needs data_dir, or both an annotation file and an images folder")
-    return Path(data_dir or "")
 
 
 def _load(file: Path) -> dict[str, list[dict]]:
