@@ -9,7 +9,7 @@ from fcos_tf.image_suffixes import IMAGE_SUFFIXES, stem_of
 
 # Folders of a data set that tell nothing of an image: a/images/b.jpg is a/b.jpg.
 _PLACES = {"images", "image", "imgs", "img", "jpegimages", "annotations", "annotation", "labels",
-           "xml", "xmls", "json"}  # fmt: skip
+           "photos", "xml", "xmls", "json"}  # fmt: skip
 
 
 def plain_name(name: str) -> str:
@@ -87,9 +87,10 @@ class ImageIndex:
             exact = [name for name in same if posixpath.basename(name) == last]
             return min(exact or same, key=_preference)
         if stated:
-            for name in (posixpath.join(posixpath.dirname(stem), stated), stated):
-                if posixpath.normpath(name) in self._names:
-                    return posixpath.normpath(name)
+            for path in (posixpath.join(posixpath.dirname(stem), stated), stated):
+                name = posixpath.normpath(path)
+                if not name.startswith(("/", "..")) and (self.root / name).is_file():
+                    return name  # whatever its suffix
         found = (last and self._only(self._by_last, last)) or self._only(
             self._by_last, posixpath.basename(stem)
         )
