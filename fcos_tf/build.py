@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from fcos_tf import data, evaluation
 from fcos_tf.config import AugmentationOptions, Config, DetectionOptions, ModelOptions
+from fcos_tf.data.formats.splits import shared_images
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.image_model import ImageModel
 from fcos_tf.models.train_steps import learning_norms
@@ -57,6 +58,23 @@ def load_val_data(
     config = with_defaults(config, AugmentationOptions)
     arguments = {"split": split, "training": False, **share._asdict()}
     return data.load(**_data_options(config, data.load, **arguments))
+
+
+def check_disjoint(config: Config, train_data: tf.data.Dataset, val_data: tf.data.Dataset) -> None:
+    """Checks that no image is trained on and evaluated on, but for `overfit`.
+
+    Raises:
+        ValueError: Some are; names the first.
+    """
+    if config.overfit or train_data.annotations is None or val_data.annotations is None:
+        return
+    shared = shared_images(train_data.annotations, val_data.annotations)
+    if shared:
+        raise ValueError(
+            f"--train_split={config.train_split} and --val_split={config.val_split}: {len(shared)} "
+            f"of {val_data.num_images} images to evaluate on are trained on, first {shared[0]}; "
+            "give other splits, or --overfit=N to train and evaluate on the same N images"
+        )
 
 
 def read_annotations(config: Config, split: str):

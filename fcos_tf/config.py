@@ -23,21 +23,23 @@ class DataOptions(Options):
     """The data set, its place, and its subset."""
 
     title = "Data"
-    dataset: str = option("digits", "digits (generated on the fly, no download), coco, voc, or "
-        "tfds:NAME (prepared by TFDS, such as tfds:voc/2007).")
+    dataset: str = option("", "digits (generated on the fly, no download), coco, voc, xml, yolo, "
+        "csv, labelme, tfds:NAME (prepared by TFDS, such as tfds:voc/2007), or auto (one of these, "
+        "by what is in DATA_DIR); empty = auto with a place of data, else digits.")
     data_dir: str = option("", "Folder of the data set, for voc also a comma-separated list; none "
         "for digits.", means=_NOTHING, harmless=True, per_host=True,
         also=("data", "data_path", "data_root", "dataset_dir", "root"))
-    annotations: str = option("", "With --dataset=coco: the JSON file, {split} in it replaced by "
-        "the split; empty = DATA_DIR/annotations/instances_SPLIT.json.", means=_NOTHING,
+    annotations: str = option("", "The file or folder of the annotations (coco, csv, yolo, xml, "
+        "labelme), {split} in a file replaced by the split; empty = in DATA_DIR.", means=_NOTHING,
         harmless=True, per_host=True, also=("ann_file", "json", "labels"))
-    images: str = option("", "With --dataset=coco: the image folder, likewise; empty = "
-        "DATA_DIR/SPLIT.", means=_NOTHING, harmless=True, per_host=True,
-        also=("img_dir", "image_dir"))
+    images: str = option("", "The image folder, likewise; empty = in DATA_DIR.", means=_NOTHING,
+        harmless=True, per_host=True, also=("img_dir", "image_dir"))
     train_split: str = option("train", "Split to train on.")
     classes: tuple[str, ...] = option((), "Class names in the order of their labels; objects of "
         "other classes are left out; empty = all classes.", means={(): None},
         also=("names", "class_names"))
+    val_fraction: float = option(0.2, "Share of the images in the split val, by a hash of their "
+        "names, of data without splits.", above=0, most=1)
     overfit: int = option(0, "Train on the first N images of the training split, unflipped, and "
         "evaluate on the same images; 0 = off. All other flags apply.", least=0)
     max_faults: int = option(100, "Stop if more annotations than this are invalid and dropped.",
@@ -47,6 +49,9 @@ class DataOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
+        if not self.dataset:
+            has_place = self.data_dir or self.annotations or self.images
+            object.__setattr__(self, "dataset", "auto" if has_place else "digits")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"--classes: expected different names, got {','.join(self.classes)}")
 

@@ -5,10 +5,13 @@
     python tools/dataset.py --what=write --format=tfds --name=my_coco --dataset=coco
         --data_dir=COCO --split=train2017 --output_dir=TFDS
 
+    python tools/dataset.py --what=split --data_dir=PHOTOS --val_fraction=0.2
+
 The summary counts images, boxes and classes of both splits, or of --split, and lists all faulty
 annotations; with --check_images it reads every image as training does. Output formats are coco, voc
 and tfds (TFRecord shards, for --dataset=tfds:NAME --data_dir=OUTPUT_DIR). Up to --max_bad_images
-unreadable images are skipped.
+unreadable images are skipped. With --what=split the splits of data that has none are written as
+lists, DATA_DIR/splits/train.txt and val.txt, which are read from then on and may be edited.
 """
 
 import dataclasses
@@ -26,7 +29,7 @@ from fcos_tf.tensorflow_words import load_tensorflow
 class DatasetOptions(Options):
     """What to do with the data set."""
 
-    what: str = option("summary", "What to do.", choices=("summary", "write"))
+    what: str = option("summary", "What to do.", choices=("summary", "write", "split"))
     split: str | None = option(
         None, "Split to summarise or to write; default: --train_split and --val_split.")
     check_images: bool = option(
@@ -55,6 +58,9 @@ def _dataset(config: Config, options: DatasetOptions, given: frozenset[str]) -> 
     if options.what == "write":
         print(write(config, splits, options.format, options.output_dir, name=options.name))
         return
+    if options.what == "split":
+        print(*write_lists(config, splits), sep="\n")
+        return
     from fcos_tf import build
     from fcos_tf.data import summary
 
@@ -65,6 +71,17 @@ def _dataset(config: Config, options: DatasetOptions, given: frozenset[str]) -> 
         if options.check_images and config.dataset != "digits":
             for line in summary.check_images(found.annotations, config.image_size):
                 print(line, flush=True)
+
+
+def write_lists(config: Config, splits: Sequence[str]) -> list[Path]:
+    """Writes lists of the splits that a hash makes; see `splits.write_lists`."""
+    from fcos_tf import build
+    from fcos_tf.data.formats import splits as lists
+
+    found = {name: build.read_annotations(config, name).annotations for name in splits}
+    root = Path(config.data_dir or config.images).expanduser()
+    root = root.parent if root.is_file() else root
+    return lists.write_lists(found, root, Path(config.images or root).expanduser())
 
 
 def write(

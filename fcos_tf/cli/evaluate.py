@@ -126,6 +126,8 @@ def evaluate(
         config = dataclasses.replace(config, image_size=model.image_size)
     class_names = model.class_names and detectable(model.class_names)
     dataset = build.load_val_data(config, class_names)
+    for note in dataset.notes:
+        print(note)
     if not class_names and len(dataset.class_names) != model.num_classes:
         raise ValueError(
             f"{path}: a model of {model.num_classes} classes; expected "

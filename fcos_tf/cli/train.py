@@ -121,6 +121,9 @@ def train(
 
     train_data = build.load_train_data(config, start_step=start_step, share=share)
     val_data = build.load_val_data(config, train_data.class_names, share=share)
+    for note in dict.fromkeys(train_data.notes + val_data.notes):
+        tell(note)
+    build.check_disjoint(config, train_data, val_data)
     run.check_readable(val_data)
     counts = {
         "images to train on": train_data.num_images,

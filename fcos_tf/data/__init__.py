@@ -1,13 +1,34 @@
 """Data sets as `tf.data` batches of images and padded ground truth."""
 
+import functools
+import inspect
 import os
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import tensorflow as tf
+from absl import logging
 
-from fcos_tf.data.annotations import Fault, ImageFaults, ReadResult, report_faults, select
-from fcos_tf.data.formats import coco, digits, tfds, voc
+from fcos_tf.data.annotations import (
+    Annotations,
+    Fault,
+    ImageFaults,
+    ReadResult,
+    report_faults,
+    select,
+)
+from fcos_tf.data.formats import (
+    coco,
+    csv_table,
+    digits,
+    labelme,
+    recognise,
+    tfds,
+    voc,
+    xml_folder,
+    yolo,
+)
 from fcos_tf.data.input.augment import check_augmentations
 from fcos_tf.data.input.examples import ExampleMapper, Source, make_source
 from fcos_tf.data.input.order import Order, check_counts, check_hosts
@@ -15,7 +36,15 @@ from fcos_tf.data.input.pipeline import batches
 from fcos_tf.data.keras_cv_targets import from_keras_cv
 from fcos_tf.image_size import check_image_size, parse_image_size
 
-DATASETS = ("digits", "coco", "voc", "tfds:NAME")
+_READERS = {
+    "coco": coco.read_coco,
+    "voc": voc.read_voc,
+    "xml": xml_folder.read_xml,
+    "yolo": yolo.read_yolo,
+    "csv": csv_table.read_csv,
+    "labelme": labelme.read_labelme,
+}
+DATASETS = ("auto", "digits", *_READERS, "tfds:NAME")
 
 __all__ = ["DATASETS", "from_keras_cv", "load", "read_annotations"]
 
@@ -35,6 +64,7 @@ def load(
     start_step: int = 0,
     limit: int | None = None,
     classes: Sequence[str] | None = None,
+    val_fraction: float = 0.2,
     horizontal_flip: bool | None = None,
     augment: Sequence[str] = (),
     scale_jitter: tuple[float, float] = (0.1, 2.0),
@@ -68,16 +98,20 @@ def load(
     Boxes refer to the pixels as stored: the EXIF orientation of an image is not applied.
 
     Args:
-        dataset: "digits" (embedded, no files needed), "coco", "voc", or "tfds:" and the name of a
-            data set prepared by TFDS, such as "tfds:voc/2007".
+        dataset: "digits" (embedded, no files needed), "coco", "voc", "xml", "yolo", "csv",
+            "labelme", "auto" (one of these, by what is in `data_dir`), or "tfds:" and the name of
+            a data set prepared by TFDS, such as "tfds:voc/2007".
         split: "train" or "val" of the digits; "train2017" of COCO; a file name in ImageSets/Main of
-            a VOC tree, or several with "+"; a split of TFDS, such as "train[:80%]".
+            a VOC tree, or several with "+"; a split of TFDS, such as "train[:80%]"; of data
+            without splits "train", "val" or "all", see `formats.splits.choose`.
         batch_size: B, over all devices and hosts.
         data_dir: The folder of the data set: see `read_coco`, `read_voc` (which takes several
-            trees) and `read_tfds` in `formats`.
-        annotations: For "coco", the JSON file; default: where `data_dir` has it. "{split}" in it
-            stands for the split.
-        images: For "coco", the folder of the images; likewise.
+            trees), `read_xml`, `read_yolo`, `read_csv`, `read_labelme` and `read_tfds` in
+            `formats`; or the file with the annotations in that folder.
+        annotations: The JSON file of "coco", the table of "csv", data.yaml or the labels of "yolo",
+            the folder of the annotation files of "xml" and "labelme"; default: where `data_dir`
+            has it. In that of "coco" and "csv" "{split}" stands for the split.
+        images: The folder of the images of these; likewise.
         image_size: "512x512" or (512, 512) for a fixed canvas, height first; "800,1333" for the
             limits of the short and the long side, where H and W are the smallest multiples of 32
             that hold the batch; "640-800,1333" to draw the short side for every training image.
@@ -89,7 +123,8 @@ def load(
             was not interrupted. In training only with `repeat`.
         limit: Use only the first `limit` images of the split.
         classes: Names of the classes in the order of their labels; objects of others are left
-            out. Default: all, COCO's and TFDS' in their own order, VOC's sorted.
+            out. Default: all, in the order of the data set (COCO, TFDS, YOLO), or sorted.
+        val_fraction: Of data without splits, the share of the images in "val".
         horizontal_flip: Mirror every other image, at random. Default: when training, unless the
             data set does not stand it (digits).
         augment: What else is done to training images: "color_jitter", "rand_augment",
@@ -120,8 +155,9 @@ def load(
         `category_ids` (tuple of int, the data set's own id of each label), `annotations`
         (`annotations.Annotations` of the split; None of the digits), `faults` (list of
         `annotations.Fault`), `dropped` (list of str, each thing that was left out, named),
-        `image_faults` (`annotations.ImageFaults`, filled while images are read), and `num_hosts`
-        and `host` as given.
+        `image_faults` (`annotations.ImageFaults`, filled while images are read), `annotations`
+        (`annotations.Annotations`; None of digits), `notes` (tuple of str, how the data was
+        recognised and split), and `num_hosts` and `host` as given.
 
     Raises:
         ValueError: An argument that cannot be met, or a file that cannot be read; says which.
@@ -160,6 +196,7 @@ def load(
         max_faults=max_faults, max_bad_images=max_bad_images,
         data_dir=data_dir, annotations=annotations, images=images,
         classes=classes, limit=limit, include_difficult=include_difficult,
+        val_fraction=val_fraction,
     )  # fmt: skip
     source = found.source
     if orientation_buckets and source.portrait is None:
@@ -199,6 +236,8 @@ def load(
     result.faults = found.faults
     result.dropped = found.dropped
     result.image_faults = found.image_faults
+    result.annotations = found.annotations
+    result.notes = found.annotations.notes if found.annotations else ()
     result.num_hosts = num_hosts
     result.host = host
     return result
@@ -214,6 +253,7 @@ def read_annotations(
     classes: Sequence[str] | None = None,
     limit: int | None = None,
     include_difficult: bool = False,
+    val_fraction: float = 0.2,
 ) -> ReadResult:
     """Reads what a data set says about a split, without decoding its images.
 
@@ -227,22 +267,41 @@ def read_annotations(
     for name in classes or ():
         if list(classes).count(name) > 1:
             raise ValueError(f"classes: {name!r} is there more than once")
-    options = {"class_names": classes, "limit": limit}
-    data_dir, annotations, images = map(_expand_user, (data_dir, annotations, images))
+    where = {"data_dir": data_dir, "annotations": annotations, "images": images}
+    where = {key: _expand_user(path) for key, path in where.items()}
     if dataset == "digits":
+        _check_place(dataset, where, digits.read_digits)
         digits.check_classes(classes)
         return digits.read_digits(split, limit=limit)
-    if dataset == "coco":
-        return coco.read_coco(
-            split, data_dir=data_dir, annotations=annotations, images=images, **options
-        )
-    options["include_difficult"] = include_difficult
-    if dataset == "voc":
-        return voc.read_voc(data_dir, split, **options)
+    notes = ()
+    if dataset == "auto":
+        dataset, notes = recognise.recognise(**where)
+    reader = _READERS.get(dataset)
     if dataset.startswith("tfds:"):
-        name = dataset.removeprefix("tfds:")
-        return tfds.read_tfds(name, split, data_dir=data_dir, **options)
-    raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
+        reader = functools.partial(tfds.read_tfds, dataset.removeprefix("tfds:"))
+    if reader is None:
+        raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
+    where = recognise.file_as_annotations(where) if dataset != "voc" else where
+    taken = _check_place(dataset, where, reader)
+    options = {
+        "class_names": classes,
+        "limit": limit,
+        "include_difficult": include_difficult,
+        "val_fraction": val_fraction,
+        **where,
+    }
+    found = reader(split=split, **{key: value for key, value in options.items() if key in taken})
+    annotations = replace(found.annotations, notes=notes + found.annotations.notes)
+    return found._replace(annotations=annotations)
+
+
+def _check_place(dataset: str, where: Mapping[str, Any], reader: Callable) -> set[str]:
+    """The parameters of a reader; ValueError for a place that it does not take."""
+    taken = set(inspect.signature(reader).parameters)
+    for name, value in where.items():
+        if value is not None and name not in taken:
+            raise ValueError(f"{name}: dataset {dataset} takes none, got {str(value)!r}")
+    return taken
 
 
 class _Split(NamedTuple):
@@ -253,12 +312,14 @@ class _Split(NamedTuple):
         faults: Of the annotations.
         dropped: Each thing that was left out, named.
         image_faults: To be filled while images are read.
+        annotations: Those of the images that are used; None: the images are made.
     """
 
     source: Source
     faults: list[Fault]
     dropped: list[str]
     image_faults: ImageFaults
+    annotations: Annotations | None = None
 
 
 def _open_split(
@@ -277,15 +338,16 @@ def _open_split(
     Args, Raises: see `fcos_tf.data.load`; `where_and_what` are options of `read_annotations`.
     """
     image_faults, name = ImageFaults(max_bad_images), f"{dataset} {split}"
-    files = {key: where_and_what[key] for key in ("annotations", "images")}
-    if dataset != "coco" and set(files.values()) != {None}:
-        raise ValueError(f"annotations and images: expected with dataset coco, got {dataset!r}")
     if dataset == "digits":
+        places = {key: where_and_what[key] for key in ("data_dir", "annotations", "images")}
+        _check_place(dataset, places, digits.read_digits)
         digits.check_classes(where_and_what["classes"])
         source = digits.digits_source(split, limit=where_and_what["limit"])
         opened = _Split(source, [], [], image_faults)
     else:
         found = read_annotations(dataset, split, **where_and_what)
+        for note in found.annotations.notes:
+            logging.info("%s", note)
         report_faults(name, found.faults, found.other_classes, max_faults)
         most = max_boxes if training else None
         kept, left_out = select(found.annotations, name, skip_empty=skip_empty, max_boxes=most)
@@ -296,7 +358,8 @@ def _open_split(
                 f"{name}: no box to learn of the classes {', '.join(kept.class_names)}"
             )
         dropped = [str(fault) for fault in found.faults if not fault.kept] + left_out
-        opened = _Split(make_source(kept, image_faults.note), found.faults, dropped, image_faults)
+        source = make_source(kept, image_faults.note)
+        opened = _Split(source, found.faults, dropped, image_faults, kept)
     most = opened.source.most_boxes
     if max_boxes is not None and max_boxes < most:
         raise ValueError(f"max_boxes={max_boxes}, but an image of this split has {most} boxes")

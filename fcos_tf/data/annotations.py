@@ -67,6 +67,7 @@ class Annotations:
         category_ids: The data set's own id of each label.
         ranges: int64 [n, 2], (offset, length) in bytes of the image within its file; None: images
             are whole files.
+        notes: What a run says of the split: how it was made, what a reader decided.
     """
 
     files: Sequence[str]
@@ -81,6 +82,7 @@ class Annotations:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     ranges: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def num_images(self) -> int:

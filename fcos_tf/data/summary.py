@@ -20,6 +20,7 @@ def summary(found: ReadResult) -> Iterator[str]:
     learned = ~annotations.ignored
     per_image = np.bincount(annotations.owners[learned], minlength=annotations.num_images)
     yield f"{annotations.num_images} images, {learned.sum()} boxes"
+    yield from (f"  {note}" for note in annotations.notes)
     yield (
         f"  boxes per image: mean {per_image.mean():.1f}, most {per_image.max()}; "
         f"{(per_image == 0).sum()} images without; {(~learned).sum()} ignored (crowd, difficult)"

@@ -12,16 +12,12 @@ import numpy as np
 from PIL import Image
 
 from fcos_tf.detecting.detections import Detections
+from fcos_tf.image_suffixes import IMAGE_SUFFIXES
 
-# The files of a folder; a file given by name may have any suffix.
-IMAGE_SUFFIXES = {
-    ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff",
-    ".webp",
-}  # fmt: skip
-_VIDEO_SUFFIXES = {
+_VIDEO_SUFFIXES = (
     ".3gp", ".avi", ".flv", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",
     ".mts", ".ogv", ".ts", ".webm", ".wmv",
-}  # fmt: skip
+)  # fmt: skip
 _LOSSLESS = (".png", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 IMAGE, VIDEO, CAMERA = "image", "video", "camera"
 DETECTIONS_FILE = "detections.json"
@@ -60,7 +56,7 @@ def find_inputs(names: str | Sequence[str]) -> list[Input]:
 def _expand(part: str) -> Iterator[Input]:
     path = Path(part)
     if path.is_dir():
-        files = files_in(path, IMAGE_SUFFIXES | _VIDEO_SUFFIXES)
+        files = files_in(path, IMAGE_SUFFIXES + _VIDEO_SUFFIXES)
         problem = "no images or videos in the folder"
     elif path.exists():
         files = [path]
@@ -77,7 +73,7 @@ def _expand(part: str) -> Iterator[Input]:
         yield Input(VIDEO if file.suffix.lower() in _VIDEO_SUFFIXES else IMAGE, file)
 
 
-def files_in(folder: str | Path, suffixes: set[str]) -> list[Path]:
+def files_in(folder: str | Path, suffixes: Sequence[str]) -> list[Path]:
     """The files of a folder, without subfolders, with one of the suffixes; by name."""
     files = sorted(Path(folder).iterdir())
     return [file for file in files if file.suffix.lower() in suffixes and file.is_file()]

@@ -171,7 +171,8 @@ def list_images(images: Any) -> list[Any]:
         FileNotFoundError: a folder without images.
         ValueError: no image, another type, or pixels of another shape or dtype.
     """
-    from fcos_tf.detecting.files import IMAGE_SUFFIXES, files_in
+    from fcos_tf.detecting.files import files_in
+    from fcos_tf.image_suffixes import IMAGE_SUFFIXES
 
     def is_single(item):
         is_known = isinstance(item, str | os.PathLike | bytes | Image.Image)

@@ -1,9 +1,7 @@
 """COCO: a folder of images, and one JSON file with the annotations of all of them.
 
-    data_dir/annotations/instances_SPLIT.json    or data_dir/annotations/SPLIT.json
-    data_dir/SPLIT/NAME.jpg                      or data_dir/images/SPLIT, or data_dir/images
-
-Source: https://cocodataset.org/#format-data. The records: `coco_records`.
+Source: https://cocodataset.org/#format-data. Where they are: `coco_places`. What the records must
+look like: `coco_records`.
 """
 
 import gc
@@ -26,14 +24,10 @@ from fcos_tf.data.annotations import (
     check_annotations,
     size_mismatch,
 )
-from fcos_tf.data.formats import coco_records
+from fcos_tf.data.formats import coco_places, coco_records
 from fcos_tf.data.images import stored_size
 
 KEYS = ("images", "annotations", "categories")
-PLACES = {
-    "annotation file": ("annotations/instances_{split}.json", "annotations/{split}.json"),
-    "images folder": ("{split}", "images/{split}", "images"),
-}
 
 
 def read_coco(
@@ -44,6 +38,7 @@ def read_coco(
     images: str | os.PathLike | None = None,
     class_names: Sequence[str] | None = None,
     limit: int | None = None,
+    val_fraction: float = 0.2,
 ) -> ReadResult:
     """Reads one split of a COCO data set; the images themselves are not opened.
 
@@ -63,20 +58,25 @@ def read_coco(
         class_names: Name of each label: some of the data set's classes, in any order. Objects of
             its other classes are left out and counted in `other_classes`.
         limit: Read only the first `limit` images.
+        val_fraction: Where one JSON file has the images of all splits, see `splits.choose`.
 
     Raises:
         FileNotFoundError: No annotation file or no images folder; names all places tried.
         ValueError: Not a COCO ground truth; no usable image or category; a category id with two
             names; none of `class_names` among the categories.
     """
-    file = _find("annotation file", split, data_dir, annotations)
-    folder = _find("images folder", split, data_dir, images)
-    content = _load(file)
+    file, folder, has_split = coco_places.find(split, data_dir, annotations, images)
+    content, notes, list_faults = _load(file), (), []
+    if not has_split:
+        root = Path(data_dir or folder)
+        content, notes, list_faults = coco_places.part_of(content, split, root, val_fraction)
+    content["categories"], left_out = coco_places.without_set_name(content, class_names, file)
     names, category_faults = coco_records.read_categories(content["categories"], str(file))
     names, chosen, absent = _choose(names, class_names, file)
     listed = coco_records.read_images(content, str(folder), limit)
     objects = coco_records.read_objects(content["annotations"], listed, names, chosen)
     faults = [
+        *list_faults,
         *category_faults,
         *absent,
         *coco_records.faults(listed.problems, content["images"], "image", str(file)),
@@ -91,6 +91,7 @@ def read_coco(
         **objects.columns,
         class_names=tuple(names[category] for category in chosen),
         category_ids=chosen,
+        notes=(*notes, *left_out),
     ).images(listed.used)
     read, size_faults = _correct_sizes(read)
     clean, box_faults = check_annotations(read, str(file), "annotation")
@@ -158,23 +159,6 @@ def write_coco(
 def _records(**columns: Sequence) -> list[dict[str, Any]]:
     rows = zip(*columns.values(), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
-
-
-def _find(what: str, split: str, data_dir, given) -> Path:
-    """The given file or folder, else the first of its `PLACES` in `data_dir`."""
-    if not data_dir and not given:
-        raise ValueError("coco needs data_dir, or both an annotation file and an images folder")
-    root, names = ("", [given]) if given else (data_dir, PLACES[what])
-    places = [Path(root, str(name).replace("{split}", split)) for name in names]
-    is_file = what == "annotation file"
-    for place in places:
-        if place.is_file() if is_file else place.is_dir():
-            return place
-    message = f"no {what} {' or '.join(map(str, places))}"
-    if is_file:
-        there = ", ".join(sorted(path.name for path in places[0].parent.glob("*.json"))) or "none"
-        message += f"; JSON files there: {there}"
-    raise FileNotFoundError(message)
 
 
 def _load(file: Path) -> dict[str, list[dict]]:

@@ -12,6 +12,7 @@ width, without any +1. A record's place is counted from 0 in its list.
 
 import math
 import os
+import re
 import struct
 from collections import Counter
 from functools import cache
@@ -116,6 +117,8 @@ def read_images(content: dict[str, list[dict]], folder: str, limit: int | None) 
     files_in = cache(lambda parent: _list_files(os.path.join(folder, parent)))
     files, used, problems = [""] * len(ids), np.zeros(len(ids), bool), []
     sizes = np.zeros([len(ids), 2], np.int32)
+    stated = {str(record.get("file_name")): None for record in records}
+    same_last = Counter(map(_last_part, stated))
     for place, record in enumerate(records[:limit]):
         name, what = record.get("file_name"), ""
         if ids[place] == _NO_ID:
@@ -128,12 +131,17 @@ def read_images(content: dict[str, list[dict]], folder: str, limit: int | None) 
             what = f"has file_name {name!r}, expected a path"
         else:
             parent, _, last = name.rpartition("/")
+            if last not in files_in(parent):
+                parent, _, last = name.replace("\\", "/").rpartition("/")
             if last in files_in(parent):
-                files[place] = os.path.join(folder, name)
-            elif last in files_in(""):
+                files[place] = os.path.join(folder, parent, last)
+            elif last not in files_in(""):
+                what = f"has no file {name} in {folder}"
+            elif same_last[last] == 1:
                 files[place] = os.path.join(folder, last)
             else:
-                what = f"has no file {name} in {folder}"
+                other = next(n for n in stated if n != name and _last_part(n) == last)
+                what = f"has no file {name} in {folder}, and {last} there may be that of {other}"
         if what:
             if per_image[place]:
                 what += f"; annotations lost with it: {per_image[place]}"
@@ -228,6 +236,10 @@ def faults(problems: list[Problem], records: list[dict], noun: str, file: str) -
         item = f"{noun} at place {place}" if number == _NO_ID else f"{noun} {number}"
         found.append(Fault(file, item, what, kept))
     return found
+
+
+def _last_part(name: str) -> str:
+    return re.split(r"[/\\]", name)[-1]
 
 
 def _wrong_id(record: dict) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fcos_tf.data.annotations import COORDINATE_DECIMALS, Fault
+from fcos_tf.data.formats.records import ObjectRecord
 
 IMAGES, ANNOTATIONS, LISTS = FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Main")
 DataDir = str | os.PathLike | Sequence[str | os.PathLike]
@@ -102,9 +103,11 @@ def parse_list(text: str, annotations: Iterable[str]) -> list[str]:
     lines = [line.strip() for line in text.splitlines()]
     without = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]
     has_column = all(cut != line for cut, line in zip(without, lines, strict=True) if line)
-    if has_column and {f"{line}.xml" for line in lines}.isdisjoint(annotations):
-        return without
-    return lines
+    there = set(annotations)
+    if has_column and {f"{line}.xml" for line in lines}.isdisjoint(there):
+        lines = without
+    # Datumaro puts names with spaces into quotes.
+    return [line if f"{line}.xml" in there else re.sub('^"(.+)"$', r"\1", line) for line in lines]
 
 
 def join(trees: Sequence[Path]) -> str:
@@ -157,20 +160,6 @@ def _split_files(trees: list[Path], part: str) -> dict[Path, Path]:
     return files
 
 
-class VocObject(NamedTuple):
-    """An object of an annotation.
-
-    Attributes:
-        name: Its class.
-        difficult: Whether it is marked as hard to recognise.
-        box: (x1, y1, x2, y2), continuous edges.
-    """
-
-    name: str
-    difficult: bool
-    box: tuple[float, ...]
-
-
 def read_root(file: Path) -> ElementTree.Element:
     """Reads an annotation: the element `annotation`.
 
@@ -206,7 +195,7 @@ def read_size(root: ElementTree.Element) -> tuple[int, int] | None:
     return (height, width) if 0 < min(height, width) <= max(height, width) < 2**31 else None
 
 
-def read_object(element: ElementTree.Element) -> VocObject:
+def read_object(element: ElementTree.Element) -> ObjectRecord:
     """Reads an `object`; only its `name` and `bndbox` are required.
 
     Raises:
@@ -215,8 +204,9 @@ def read_object(element: ElementTree.Element) -> VocObject:
     name = text_of(element, "name")
     if not name:
         raise ValueError("has no name")
-    if element.find("bndbox") is None:
-        raise ValueError("has no bndbox")
+    boxes = element.findall("bndbox")
+    if len(boxes) != 1:
+        raise ValueError(f"has {len(boxes) or 'no'} bndbox, expected one")
     corners = []
     for side in SIDES:
         text = text_of(element, f"bndbox/{side}")
@@ -224,8 +214,18 @@ def read_object(element: ElementTree.Element) -> VocObject:
             corners.append(float(text))
         except ValueError:
             raise ValueError(f"{side}: expected a number, got {text!r}") from None
-    difficult = text_of(element, "difficult").lower() not in ("", "0", "false")
-    return VocObject(name, difficult, _edges(*corners))
+    return ObjectRecord(name, _is_difficult(text_of(element, "difficult")), _edges(*corners))
+
+
+def _is_difficult(text: str) -> bool:
+    """Unspecified, as tools write where nobody said anything, means not difficult."""
+    word = text.lower()
+    if word in ("", "false", "no", "unspecified"):
+        return False
+    try:
+        return word in ("true", "yes") or bool(("0", "1").index(f"{float(word):g}"))
+    except ValueError:
+        raise ValueError(f"difficult: expected 0 or 1, got {text!r}") from None
 
 
 def _edges(xmin: float, ymin: float, xmax: float, ymax: float) -> tuple[float, ...]:
@@ -242,7 +242,7 @@ def _edges(xmin: float, ymin: float, xmax: float, ymax: float) -> tuple[float, .
 
 
 def write_annotation(
-    file: Path, image_name: str, size: tuple[int, int], objects: Iterable[VocObject]
+    file: Path, image_name: str, size: tuple[int, int], objects: Iterable[ObjectRecord]
 ) -> None:
     """Writes an annotation that reads back the same, in thousandths of a pixel.
 

@@ -69,7 +69,7 @@ def test_annotations_that_cannot_be_read(root, content, what):
     [
         ("<object/>", "has no name"),
         (voc_object(name="  "), "has no name"),
-        ("<object><name>cat</name></object>", "has no bndbox"),
+        ("<object><name>cat</name></object>", "has no bndbox, expected one"),
         (voc_object().replace("ymin", "top"), "ymin: expected a number, got ''"),
         (voc_object(corners=("one", 1, 2, 3)), "xmin: expected a number, got 'one'"),
         (voc_object(corners=(1, 1, 2, "3,5")), "ymax: expected a number, got '3,5'"),

@@ -125,21 +125,50 @@ def test_explicit_paths_go_before_the_layout(tmp_path):
     assert [fault.item for fault in faults] == ["image 5", "image 3"]
 
 
+def test_file_names_of_windows(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "night").mkdir(parents=True)
+    (folder / "night" / "1.jpg").touch(), (folder / "2.jpg").touch()
+    names = ["night\\1.jpg", "..\\media\\2.jpg"]
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(CONTENT | {"images": images, "annotations": []}))
+    annotations, faults, _ = read_coco("", annotations=file, images=folder)
+    assert faults == []
+    assert annotations.files == [str(folder / "night" / "1.jpg"), str(folder / "2.jpg")]
+
+
+def test_the_last_part_of_a_name_counts_only_where_one_record_has_it(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "1.jpg").touch(), (folder / "2.jpg").touch()
+    names = ["a/1.jpg", "b/1.jpg", "c/2.jpg"]
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(CONTENT | {"images": images, "annotations": []}))
+    annotations, faults, _ = read_coco("", annotations=file, images=folder)
+    assert annotations.files == [str(folder / "2.jpg")]
+    assert [fault.what for fault in faults] == [
+        f"has no file a/1.jpg in {folder}, and 1.jpg there may be that of b/1.jpg",
+        f"has no file b/1.jpg in {folder}, and 1.jpg there may be that of a/1.jpg",
+    ]
+
+
 def test_file_name_with_a_folder(tmp_path):
     images = [
         {"id": 1, "file_name": "night/1.jpg"},  # in val2017/night
         {"id": 2, "file_name": "val2017/2.jpg"},  # in val2017 itself
-        {"id": 3, "file_name": "/somebody/elses/disk/2.jpg"},
+        {"id": 3, "file_name": "/somebody/elses/disk/3.jpg"},
         {"id": 4, "file_name": "day/1.jpg"},  # 1.jpg is there, but not in day
     ]
     folder = tmp_path / "val2017"
     (folder / "night").mkdir(parents=True)
     (folder / "night" / "1.jpg").touch()
-    (folder / "2.jpg").touch()
+    (folder / "2.jpg").touch(), (folder / "3.jpg").touch()
     file = tmp_path / "a.json"
     file.write_text(json.dumps(CONTENT | {"images": images, "annotations": []}))
     annotations, faults, _ = read_coco("", annotations=file, images=folder)
-    assert annotations.files == [str(folder / name) for name in ("night/1.jpg", "2.jpg", "2.jpg")]
+    assert annotations.files == [str(folder / name) for name in ("night/1.jpg", "2.jpg", "3.jpg")]
     assert [str(fault) for fault in faults] == [
         f"{file}: image 4 has no file day/1.jpg in {folder}"
     ]

@@ -310,8 +310,10 @@ def test_folders_are_listed_once(tree, monkeypatch):
     for stem in "abcd":
         root = tree(stem, voc_object())
     calls = []
-    listdir = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda path: calls.append(path) or listdir(path))
+    walk = os.walk
+    monkeypatch.setattr(
+        os, "walk", lambda path, **options: calls.append(path) or walk(path, **options)
+    )
     read(root, "train")
     assert calls.count(root / "JPEGImages") == 1
 
@@ -363,3 +365,23 @@ def test_voc2007(shared_data):
     mine = val.owners == 0
     np.testing.assert_array_equal(val.boxes[mine], [[110, 159, 166, 241]])
     assert [names.split()[i] for i in val.labels[mine]] == ["train"]
+
+
+def test_subfolders_as_datumaro_writes_them(tree):
+    for stem in ("cam1/f", "cam2/f"):
+        for folder in ("JPEGImages", "Annotations"):
+            (tree("g") / folder / stem).parent.mkdir(parents=True, exist_ok=True)
+        root = tree(stem, voc_object(), head="<filename>f.jpg</filename>")
+    write_list(root, "train", "cam1/f", "g", "cam2/f")
+    found = read(root, "train")
+    names = [os.path.relpath(file, root / "JPEGImages") for file in found.files]
+    assert names == ["cam1/f.jpg", "g.jpg", "cam2/f.jpg"]
+
+
+def test_names_in_quotes(tree):
+    root = tree("my photo", voc_object())
+    tree('"b"'), tree("c")
+    write_list(root, "train", '"my photo"', '"b"', '"c"')
+    assert names_of(read(root, "train")) == ["my photo.jpg", '"b".jpg', "c.jpg"]
+    write_list(root, "cat_train", '"my photo"  1', "c -1")
+    assert names_of(read(root, "cat_train")) == ["my photo.jpg", "c.jpg"]

@@ -1,0 +1,125 @@
+"""The image files below a folder, found by the names that annotations give them."""
+
+import os
+import posixpath
+from collections import defaultdict
+from pathlib import Path
+
+from fcos_tf.image_suffixes import IMAGE_SUFFIXES, stem_of
+
+# Folders of a data set that tell nothing of an image: a/images/b.jpg is a/b.jpg.
+_PLACES = {"images", "image", "imgs", "img", "jpegimages", "annotations", "annotation", "labels",
+           "photos", "xml", "xmls", "json"}  # fmt: skip
+
+
+def plain_name(name: str) -> str:
+    """A relative path with `/`, without the folders that only say "images" or "annotations"."""
+    *folders, last = posixpath.normpath(name.replace("\\", "/")).split("/")
+    return "/".join([*(part for part in folders if part.lower() not in _PLACES), last])
+
+
+def files_below(root: str | os.PathLike, *suffixes: str) -> list[str]:
+    """The files with these suffixes below a folder, relative with `/`, sorted; hidden ones not."""
+    found = []
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        relative = os.path.relpath(folder, root).replace(os.sep, "/")
+        found += [
+            name if relative == "." else f"{relative}/{name}"
+            for name in files
+            if name.lower().endswith(suffixes) and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+class ImageIndex:
+    """The image files below a folder.
+
+    Args:
+        root: The folder.
+
+    Attributes:
+        root: The folder.
+        names: Of all image files, relative to it with `/`, sorted.
+
+    Raises:
+        FileNotFoundError: No such folder.
+    """
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"no images folder {root}")
+        self.names = files_below(root, *IMAGE_SUFFIXES)
+        self._names = set(self.names)
+        self._by_stem, self._by_plain, self._by_last = (defaultdict(list) for _ in range(3))
+        for name in self.names:
+            self._by_stem[stem_of(name)].append(name)
+            self._by_plain[stem_of(plain_name(name))].append(name)
+            self._by_last[posixpath.basename(name)].append(name)
+            self._by_last[stem_of(posixpath.basename(name))].append(name)
+
+    def path(self, name: str) -> str:
+        """The path of an image."""
+        return str(self.root / name)
+
+    def find(self, stem: str, stated: str = "") -> str:
+        """Finds the image of an annotation file.
+
+        It is the one with the name of the annotation file, of those with several suffixes the
+        stated one, else `.jpg` before others. Where there is none, it is the stated one: a path
+        from the folder of the annotation, from `root`, or a name that only one image has.
+
+        Args:
+            stem: Path of the annotation file, relative to its folder, without suffix.
+            stated: The name that the annotation gives.
+
+        Returns:
+            The name.
+
+        Raises:
+            ValueError: There is none, or several; it does not name the annotation.
+        """
+        stated = stated.replace("\\", "/")
+        last = posixpath.basename(stated)
+        same = self._by_stem.get(stem) or self._only(self._by_plain, plain_name(stem))
+        if same:
+            exact = [name for name in same if posixpath.basename(name) == last]
+            return min(exact or same, key=_preference)
+        if stated:
+            for path in (posixpath.join(posixpath.dirname(stem), stated), stated):
+                name = posixpath.normpath(path)
+                if not name.startswith(("/", "..")) and (self.root / name).is_file():
+                    return name  # whatever its suffix
+        found = (last and self._only(self._by_last, last)) or self._only(
+            self._by_last, posixpath.basename(stem)
+        )
+        if not found:
+            raise ValueError(f"expected its image {self.root / stem}.jpg, got no such file")
+        return min(found, key=_preference)
+
+    def find_stated(self, stated: str) -> str:
+        """Finds an image by the path that a table gives it; see `find`."""
+        stated = stated.replace("\\", "/")
+        name = posixpath.normpath(stated)
+        if name in self._names:
+            return name
+        if name.startswith("/") and name.startswith(f"{self.root.resolve().as_posix()}/"):
+            return self.find_stated(posixpath.relpath(name, self.root.resolve().as_posix()))
+        for key, names in ((stem_of(plain_name(name)), self._by_plain),
+                           (posixpath.basename(name), self._by_last)):  # fmt: skip
+            if found := self._only(names, key):
+                return found[0]
+        raise ValueError(f"expected image {self.root / name}, got no such file")
+
+    @staticmethod
+    def _only(index: dict[str, list[str]], key: str) -> list[str]:
+        """The images of a name, all in one folder with one stem."""
+        found = index.get(key, [])
+        if len({stem_of(name) for name in found}) > 1:
+            raise ValueError(f"expected one image {key}, got {', '.join(found[:3])}")
+        return found
+
+
+def _preference(name: str) -> int:
+    return IMAGE_SUFFIXES.index(posixpath.splitext(name)[1].lower())

@@ -1,0 +1,120 @@
+"""labelme: a JSON file beside each image.
+
+    {"imagePath": "a.jpg", "imageHeight": 480, "imageWidth": 640, "shapes": [
+        {"label": "cat", "shape_type": "rectangle", "points": [[10, 20], [110, 220]]}]}
+
+Source: https://github.com/wkentaro/labelme. Points are pixels with continuous edges.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fcos_tf.data.annotations import Fault, ReadResult
+from fcos_tf.data.formats.image_index import ImageIndex, files_below
+from fcos_tf.data.formats.listing import Listing, read_listing
+from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
+from fcos_tf.data.formats.xml_folder import annotation_folder, unannotated
+
+_POINTS = {"rectangle": 2, "polygon": 3}  # least number of them
+
+
+def read_labelme(
+    split: str,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    annotations: str | os.PathLike | None = None,
+    images: str | os.PathLike | None = None,
+    class_names: Sequence[str] | None = None,
+    limit: int | None = None,
+    val_fraction: float = 0.2,
+) -> ReadResult:
+    """Reads a split of labelme's files, subfolders included.
+
+    Rectangles count, and the boxes around polygons; other shapes are faults. The image of a JSON
+    file has the same path, or is the one of `imagePath`; the copy in `imageData` is not read.
+    Images without JSON are left out: nobody knows what is in them.
+
+    Args:
+        split: See `splits.choose`.
+        data_dir: The folder with both.
+        annotations: The folder of the JSON files, instead of `data_dir`.
+        images: The folder of the images, instead of `data_dir`.
+        class_names: Name of each label; objects of other classes are left out and counted.
+            Default: the sorted labels of all files.
+        limit: Read only the first `limit` images, by name.
+        val_fraction: See `splits.choose`.
+
+    Returns:
+        A `ReadResult`; `category_ids` are 1..C, `numbers` are places in `shapes`, from 1.
+
+    Raises:
+        FileNotFoundError: A folder is missing, or has no JSON files.
+        ValueError: See `read_listing`.
+    """
+    folder, index = annotation_folder(data_dir, annotations, images, "labelme")
+    files = files_below(folder, ".json")
+    if not files:
+        raise FileNotFoundError(f"no JSON files in {folder}")
+    names = [os.path.splitext(file)[0] for file in files]
+    read = {
+        name: _read(folder / file, name, index) for name, file in zip(names, files, strict=True)
+    }
+
+    def find_class_names() -> Sequence[str]:
+        found = {each.name for record in read.values() for each in record.objects.values()}
+        if not found:
+            raise ValueError(f"no rectangle or polygon in any JSON file of {folder}")
+        return sorted(found)
+
+    listing = Listing(
+        root=Path(data_dir or images),
+        names=names,
+        read=lambda name, wanted: read[name],
+        find_class_names=find_class_names,
+        item="shape",
+        notes=unannotated(index, names),
+    )
+    return read_listing(
+        listing, split, class_names=class_names, limit=limit, val_fraction=val_fraction
+    )
+
+
+def _read(file: Path, stem: str, index: ImageIndex) -> ImageRecord:
+    origin = str(file)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+            raise ValueError("expected a JSON file of labelme with a list of shapes")
+        image = index.path(index.find(stem, str(content.get("imagePath") or "")))
+    except (OSError, ValueError, RecursionError) as error:
+        return ImageRecord(origin, faults=[Fault(origin, "", str(error))])
+    objects, faults = {}, []
+    for number, shape in enumerate(content["shapes"], start=1):
+        try:
+            objects[number] = _object(shape)
+        except ValueError as error:
+            faults.append(Fault(origin, f"shape {number}", str(error)))
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    known = all(type(side) is int and side > 0 for side in (height, width))
+    return ImageRecord(origin, image, (height, width) if known else None, objects, faults)
+
+
+def _object(shape: Any) -> ObjectRecord:
+    """Reads a shape; ValueError says what is wrong."""
+    if not isinstance(shape, dict):
+        raise ValueError(f"expected a shape, got {shape!r:.80}")
+    name, kind = shape.get("label"), shape.get("shape_type") or "polygon"
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"has label {name!r:.80}, expected a text")
+    if kind not in _POINTS:
+        raise ValueError(f"is a {kind}, expected a rectangle or a polygon")
+    try:
+        xs, ys = zip(*((float(x), float(y)) for x, y in shape["points"]), strict=True)
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"has points {shape.get('points')!r:.80}, expected [x, y] each") from None
+    if len(xs) < _POINTS[kind]:
+        raise ValueError(f"is a {kind} of {len(xs)} points, expected {_POINTS[kind]}")
+    return ObjectRecord(name.strip(), False, (min(xs), min(ys), max(xs), max(ys)))

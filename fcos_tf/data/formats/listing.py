@@ -1,0 +1,82 @@
+"""What formats of one's own data have in common: from a list of images to a split of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from fcos_tf.data.annotations import Fault, ReadResult
+from fcos_tf.data.formats import splits
+from fcos_tf.data.formats.records import ImageRecord, absent_classes, read_result
+from fcos_tf.data.formats.voc_files import image_ids_of
+from fcos_tf.image_suffixes import stem_of
+
+
+class Listing(NamedTuple):
+    """All images of a data set, not read yet.
+
+    Attributes:
+        root: The data set.
+        names: Of n images, relative to their folder, sorted.
+        read: A name and the classes to read -> the record of that image.
+        find_class_names: -> the classes of the data set.
+        item: What an object is called in messages.
+        faults: What is wrong apart from single images.
+        notes: What a run says of the data.
+        split: The split that the names are already; None: all.
+    """
+
+    root: Path
+    names: Sequence[str]
+    read: Callable[[str, Sequence[str]], ImageRecord]
+    find_class_names: Callable[[], Sequence[str]]
+    item: str = "object"
+    faults: Sequence[Fault] = ()
+    notes: tuple[str, ...] = ()
+    split: str | None = None
+
+
+def read_listing(
+    listing: Listing,
+    split: str,
+    *,
+    class_names: Sequence[str] | None,
+    limit: int | None,
+    val_fraction: float,
+    include_difficult: bool = False,
+) -> ReadResult:
+    """Reads a split of a listing.
+
+    Image ids are the digits of the names, or positions, see `voc_files.image_ids_of`.
+
+    Args:
+        listing: The data set.
+        split: See `splits.choose`.
+        class_names: Name of each label; None: those of the data set.
+        limit: Read only the first `limit` images.
+        val_fraction: See `splits.choose`.
+        include_difficult: Let objects marked difficult count like all others.
+
+    Raises:
+        FileNotFoundError, ValueError: No such split, or no image of it is left.
+    """
+    if not listing.names:
+        raise FileNotFoundError(f"no image with annotations in {listing.root}")
+    if listing.split is None:
+        chosen = splits.choose(listing.names, split, listing.root, val_fraction)
+    else:
+        chosen = splits.Chosen(list(range(len(listing.names))))
+    names = [listing.names[index] for index in chosen.indices]
+    ids = image_ids_of([stem_of(name) for name in names])
+    wanted = tuple(listing.find_class_names() if class_names is None else class_names)
+    records = [listing.read(name, wanted) for name in names[:limit]]
+    where = f"split {split!r} of {listing.root}"
+    found = read_result(
+        records, ids[:limit], wanted,
+        where=where, item=listing.item, include_difficult=include_difficult,
+    )  # fmt: skip
+    faults = [*listing.faults, *chosen.faults, *found.faults]
+    if class_names is not None and len(records) == len(names):
+        faults += absent_classes(records, wanted, str(listing.root), split)
+    annotations = replace(found.annotations, notes=listing.notes + chosen.notes)
+    return ReadResult(annotations, faults, found.other_classes)

@@ -1,0 +1,128 @@
+"""`dataset="auto"`: which format a folder of data is in."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fcos_tf.data.formats import csv_table, voc_files, yolo_places
+from fcos_tf.data.formats.image_index import files_below
+
+_CHOICES = "coco, voc, xml, yolo, csv, labelme or tfds:NAME"
+_HEAD = 2**22  # characters of a JSON file that are looked at
+_FEW = 20  # files of a kind that are looked at
+_SOME = 1000  # label files, which may be empty
+
+
+def recognise(
+    *, data_dir: Any = None, annotations: Any = None, images: Any = None
+) -> tuple[str, tuple[str, ...]]:
+    """Recognises the format of a data set by its files.
+
+    Args:
+        data_dir: See `fcos_tf.data.load`.
+        annotations: Likewise; if given, only this place is looked at.
+        images: Likewise.
+
+    Returns:
+        The name of the format, and a note that says why it is this one.
+
+    Raises:
+        ValueError: It is none of them, or may be several.
+        FileNotFoundError: No such file or folder.
+    """
+    place = annotations or data_dir
+    if not place:
+        raise ValueError("dataset auto needs data_dir, the folder of the data")
+    if not isinstance(place, str | os.PathLike) or "," in os.fspath(place):
+        return "voc", (f"{place} is read as voc: several folders",)
+    path = Path(os.fspath(place).replace("{split}", "train"))
+    if path.is_file():
+        found = _of_file(path)
+    elif path.is_dir():
+        found = _of_folder(path)
+    else:
+        raise FileNotFoundError(f"no folder or file {path}")
+    if len(found) != 1:
+        what = "; ".join(f"{name} ({why})" for name, why in found.items()) or "none of them"
+        raise ValueError(
+            f"dataset auto: cannot tell what {path} is: {what}; give --dataset, one of {_CHOICES}"
+        )
+    ((name, why),) = found.items()
+    return name, (f"{path} is read as {name}: it has {why}",)
+
+
+def file_as_annotations(where: Mapping[str, Any]) -> dict[str, Any]:
+    """The places of a data set, where `data_dir` may be the file with its annotations."""
+    place = where["data_dir"]
+    if where["annotations"] or not isinstance(place, str | os.PathLike):
+        return dict(where)
+    if not os.path.isfile(place):
+        return dict(where)
+    return {**where, "data_dir": os.path.dirname(place) or ".", "annotations": place}
+
+
+def _of_file(file: Path) -> dict[str, str]:
+    suffix = file.suffix.lower()
+    if suffix in (".yaml", ".yml"):
+        return {"yolo": file.name}
+    if suffix == ".csv" and csv_table.is_table(file):
+        return {"csv": file.name}
+    kind = _kind_of_json(file) if suffix == ".json" else None
+    return {kind: file.name} if kind else {}
+
+
+def _of_folder(root: Path) -> dict[str, str]:
+    """The formats that a folder may be in, and a file or folder that says so."""
+    for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
+        if all((folder / name).is_dir() for name in voc_files.FOLDERS):
+            return {"voc": ", ".join(voc_files.FOLDERS)}
+    names = files_below(root, ".xml", ".json", ".csv", ".txt", ".yaml", ".yml", ".tfrecord")
+    by_suffix = defaultdict(list)
+    for name in names:
+        by_suffix[os.path.splitext(name)[1].lower()].append(name)
+    if (root / "features.json").is_file():
+        raise ValueError(
+            f"dataset auto: {root} is a data set of TFDS; give --dataset=tfds:NAME and the folder "
+            "above its name as --data_dir"
+        )
+    found: dict[str, str] = {}
+    if config := yolo_places.find_config(root):
+        found["yolo"] = config.name
+    elif label := next((n for n in by_suffix[".txt"][:_SOME] if _is_label(root / n)), None):
+        found["yolo"] = f"label files such as {label}"
+    for name in by_suffix[".json"][:_FEW]:
+        if kind := _kind_of_json(root / name):
+            found.setdefault(kind, name)
+    tables = [name for name in by_suffix[".csv"][:_FEW] if csv_table.is_table(root / name)]
+    if tables:
+        found["csv"] = tables[0]
+    for name in by_suffix[".xml"][:_FEW]:
+        try:
+            voc_files.read_root(root / name)
+        except ValueError:
+            continue
+        found.setdefault("xml", name)
+    return found
+
+
+def _kind_of_json(file: Path) -> str | None:
+    """By the first key that only one format has."""
+    with open(file, encoding="utf-8-sig", errors="replace") as text:
+        key = re.search(r'"(shapes|images|annotations|categories)"\s*:', text.read(_HEAD))
+    if key is None:
+        return None
+    return "labelme" if key[1] == "shapes" else "coco"
+
+
+def _is_label(file: Path) -> bool:
+    """Whether a text file is a label file of YOLO with an object on its first line."""
+    with open(file, encoding="utf-8-sig", errors="replace") as text:
+        fields = text.readline().split()
+    try:
+        label, *values = map(float, fields)
+    except ValueError:
+        return False
+    return label.is_integer() and len(values) >= 4 and all(-1 <= v <= 2 for v in values)

@@ -1,0 +1,184 @@
+"""From the objects of single images, as annotation files state them, to the columns of a split."""
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from fcos_tf.data.annotations import Annotations, Fault, ReadResult, check_annotations
+from fcos_tf.data.images import stored_size
+
+
+class ObjectRecord(NamedTuple):
+    """An object of an image.
+
+    Attributes:
+        name: Its class.
+        difficult: Whether it is marked as hard to recognise.
+        box: (x1, y1, x2, y2), continuous edges; pixels, or fractions of the sides of the image.
+    """
+
+    name: str
+    difficult: bool
+    box: tuple[float, ...]
+
+
+class ImageRecord(NamedTuple):
+    """An image and its objects, as stated.
+
+    Attributes:
+        origin: The annotation file.
+        file: The image; empty: it cannot be used, and `faults` say why.
+        size: (height, width) as annotated; None: not annotated.
+        objects: By number in the annotation file.
+        faults: What is wrong with them.
+        others: The class of each object that is left out as of another class.
+        in_fractions: Whether boxes are fractions of the sides.
+    """
+
+    origin: str
+    file: str = ""
+    size: tuple[int, int] | None = None
+    objects: Mapping[int, ObjectRecord] = MappingProxyType({})
+    faults: Sequence[Fault] = ()
+    others: Sequence[str] = ()
+    in_fractions: bool = False
+
+
+def read_result(
+    records: Sequence[ImageRecord],
+    image_ids: Sequence[int],
+    class_names: Sequence[str],
+    *,
+    where: str,
+    item: str = "object",
+    include_difficult: bool = False,
+) -> ReadResult:
+    """Makes the columns of a split from the records of its images, and checks them.
+
+    The size of an image comes from its header, or else from the annotation; a fault names those
+    that disagree. An image with several records is dropped: each names the other's file.
+
+    Args:
+        records: Of n images.
+        image_ids: n ids.
+        class_names: Name of each label; objects of other classes are left out and counted.
+        where: The split, for messages.
+        item: What an object is called in messages, for example "line".
+        include_difficult: Let objects marked difficult count like all others.
+
+    Raises:
+        ValueError: No image is left.
+    """
+    class_names = tuple(class_names)
+    found = _drop_repeated_images(records)
+    with warnings.catch_warnings():  # of large images; but nothing is decoded here
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        found = [_with_stored_size(record) if record.file else record for record in found]
+    used = [(record, i) for record, i in zip(found, image_ids, strict=True) if record.file]
+    faults_of: dict[str, list[Fault]] = {}  # of each annotation file
+    for record in found:
+        faults_of.setdefault(record.origin, []).extend(record.faults)
+    if not used:
+        first = next((f"; the first fault: {f[0]}" for f in faults_of.values() if f), "")
+        raise ValueError(f"{where}: none of {len(records)} images is left{first}")
+    others = Counter(name for record, _ in used for name in record.others)
+    others.update(
+        each.name
+        for record, _ in used
+        for each in record.objects.values()
+        if each.name not in class_names
+    )
+    columns = _columns([record for record, _ in used], class_names, include_difficult)
+    read = Annotations(
+        image_ids=np.array([image_id for _, image_id in used], np.int64),
+        class_names=class_names,
+        category_ids=tuple(range(1, len(class_names) + 1)),
+        **columns,
+    )
+    clean, dropped = check_annotations(read, [record.origin for record, _ in used], item)
+    for fault in dropped:
+        faults_of[fault.file].append(fault)
+
+    def number(fault: Fault) -> int:
+        """The place of the object in its file; 0: before all objects."""
+        kind, _, text = fault.item.partition(" ")
+        return int(text) if kind == item else 0
+
+    faults = [fault for mine in faults_of.values() for fault in sorted(mine, key=number)]
+    return ReadResult(clean, faults, dict(others))
+
+
+def absent_classes(
+    records: Sequence[ImageRecord], class_names: Sequence[str], where: str, split: str
+) -> list[Fault]:
+    """A fault for each class that no object of the split has."""
+    seen = {each.name for record in records if record.file for each in record.objects.values()}
+    what = f"was asked for, but no object of split {split!r} has it"
+    return [
+        Fault(where, f"class {name!r}", what, kept=True) for name in class_names if name not in seen
+    ]
+
+
+def _drop_repeated_images(records: Sequence[ImageRecord]) -> list[ImageRecord]:
+    origins: dict[str, list[str]] = {}
+    for record in records:
+        if record.file:
+            origins.setdefault(record.file, []).append(record.origin)
+    found = []
+    for record in records:
+        if record.file and len(origins[record.file]) > 1:
+            others = ", ".join(sorted({*origins[record.file]} - {record.origin})[:3])
+            what = f"has image {record.file}, which {others or 'it'} has too"
+            found.append(ImageRecord(record.origin, faults=[Fault(record.origin, "", what)]))
+        else:
+            found.append(record)
+    return found
+
+
+def _with_stored_size(record: ImageRecord) -> ImageRecord:
+    """The record with the size of the stored image, and boxes in pixels."""
+    stored, faults = stored_size(record.file), list(record.faults)
+    if record.in_fractions:
+        if stored is None:
+            what = "cannot be read; its size is needed for its boxes"
+            return ImageRecord(record.origin, faults=[*faults, Fault(record.file, "", what)])
+        height, width = stored
+        scale = np.array([width, height, width, height], float)
+        objects = {
+            number: each._replace(box=tuple((scale * each.box).tolist()))
+            for number, each in record.objects.items()
+        }
+        record = record._replace(objects=objects)
+    elif stored and record.size and stored != record.size:
+        what = "expected {1}x{0} pixels, as the image has, got {3}x{2}"
+        what = what.format(*stored, *record.size)
+        faults.insert(0, Fault(record.origin, "size", what, kept=True))
+    return record._replace(size=stored or record.size or (0, 0), faults=faults)
+
+
+def _columns(
+    records: Sequence[ImageRecord], class_names: tuple[str, ...], with_difficult: bool
+) -> dict:
+    label_of = {name: label for label, name in enumerate(class_names)}
+    rows = [
+        (owner, number, label_of[each.name], each.difficult and not with_difficult, each.box)
+        for owner, record in enumerate(records)
+        for number, each in record.objects.items()
+        if each.name in label_of
+    ]
+    owners, numbers, labels, ignored, boxes = zip(*rows, strict=True) if rows else [()] * 5
+    return {
+        "files": [record.file for record in records],
+        "sizes": np.array([record.size for record in records], np.int32),
+        "owners": np.array(owners, np.int64),
+        "boxes": np.array(boxes, np.float64).reshape(-1, 4),
+        "labels": np.array(labels, np.int32),
+        "areas": np.full(len(rows), np.nan),
+        "ignored": np.array(ignored, bool),
+        "numbers": np.array(numbers, np.int64),
+    }

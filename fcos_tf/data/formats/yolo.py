@@ -1,0 +1,127 @@
+"""YOLO: a text file of boxes for each image, as Ultralytics, darknet, CVAT and Roboflow have it.
+
+    data.yaml                  path, train, val, names
+    images/train/a.jpg         or train/images/a.jpg
+    labels/train/a.txt         or train/labels/a.txt, or a.txt beside a.jpg
+
+A line is `class cx cy w h`, fractions of the sides of the image, or `class x1 y1 x2 y2 x3 y3 ...`,
+a polygon, of which the box around it is taken. An image without label file has no objects.
+
+Source: https://docs.ultralytics.com/datasets/detect/. Where files are: `yolo_places`.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from fcos_tf.data.annotations import Fault, ReadResult
+from fcos_tf.data.formats.listing import Listing, read_listing
+from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
+from fcos_tf.data.formats.yolo_places import find_places
+
+# Beyond 0 and 1: rounded numbers and polygons that overhang a little; the boxes are cut.
+TOLERANCE = 0.01
+
+
+def read_yolo(
+    split: str,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    annotations: str | os.PathLike | None = None,
+    images: str | os.PathLike | None = None,
+    class_names: Sequence[str] | None = None,
+    limit: int | None = None,
+    val_fraction: float = 0.2,
+) -> ReadResult:
+    """Reads a split of a YOLO data set.
+
+    Args:
+        split: A key of data.yaml ("train", "val", "test"); without one see `splits.choose`.
+        data_dir: The folder with data.yaml, or with images and labels.
+        annotations: The file data.yaml, or the folder of the labels, instead of those there.
+        images: The folder of the images, instead of that in `data_dir`.
+        class_names: Name of each label; objects of other classes are left out and counted. Where
+            neither data.yaml nor classes.txt names the classes, the names of class 0, 1, ...
+        limit: Read only the first `limit` images, by name.
+        val_fraction: See `splits.choose`.
+
+    Returns:
+        A `ReadResult`; `category_ids` are 1..C, `numbers` are lines from 1.
+
+    Raises:
+        FileNotFoundError: A folder or file is missing, or no image has a label file.
+        ValueError: A data.yaml that cannot be used, no names of classes; see `read_listing`.
+    """
+    places = find_places(split, data_dir, annotations, images)
+    names = places.class_names or tuple(class_names or ())
+    if not names:
+        raise ValueError(
+            f"{places.root}: expected the names of the classes in data.yaml, classes.txt or "
+            "obj.names, or --classes, got none"
+        )
+
+    def read(name: str, wanted: Sequence[str]) -> ImageRecord:
+        image, label = places.images[name], places.labels[name]
+        if label is None:
+            return ImageRecord(image, image, in_fractions=True)
+        objects, faults = _read_label(label, names)
+        return ImageRecord(label, image, None, objects, faults, in_fractions=True)
+
+    listing = Listing(
+        root=places.root,
+        names=sorted(places.images),
+        read=read,
+        find_class_names=lambda: names,
+        item="line",
+        faults=places.faults,
+        notes=places.notes,
+        split=split if places.has_splits else None,
+    )
+    return read_listing(
+        listing, split, class_names=class_names, limit=limit, val_fraction=val_fraction
+    )
+
+
+def _read_label(
+    file: str, class_names: Sequence[str]
+) -> tuple[dict[int, ObjectRecord], list[Fault]]:
+    """The objects of a label file by line, in fractions of the image, and what is wrong."""
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        return {}, [Fault(file, "", f"cannot be read: {error}")]
+    objects, faults, seen = {}, [], {}
+    for number, line in enumerate(lines, start=1):
+        fields = tuple(line.split())
+        if not fields:
+            continue
+        try:
+            if fields in seen:
+                raise ValueError(f"repeats line {seen[fields]}")
+            objects[number] = _read_line(fields, class_names)
+            seen[fields] = number
+        except ValueError as error:
+            faults.append(Fault(file, f"line {number}", str(error)))
+    return objects, faults
+
+
+def _read_line(fields: Sequence[str], class_names: Sequence[str]) -> ObjectRecord:
+    """Reads a line; ValueError says what is wrong."""
+    try:
+        label, *values = map(float, fields)
+    except ValueError:
+        raise ValueError(f"expected numbers, got {' '.join(fields)!r:.80}") from None
+    if label not in range(len(class_names)):
+        raise ValueError(f"has class {label:g}, expected 0 to {len(class_names) - 1}")
+    if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+        raise ValueError(f"has {len(fields)} numbers, expected 5, or a class and 3 points or more")
+    outside = [value for value in values if not -TOLERANCE <= value <= 1 + TOLERANCE]
+    if outside:
+        raise ValueError(f"has {outside[0]:g}, expected fractions of the image from 0 to 1")
+    if len(values) == 4:
+        x, y, width, height = values
+        box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    else:
+        xs, ys = values[::2], values[1::2]
+        box = (min(xs), min(ys), max(xs), max(ys))
+    return ObjectRecord(class_names[int(label)], False, box)

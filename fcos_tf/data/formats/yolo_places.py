@@ -1,0 +1,239 @@
+"""Where the images, labels and class names of a YOLO data set are."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from fcos_tf.data.annotations import Fault
+from fcos_tf.data.formats import splits
+from fcos_tf.data.formats.image_index import ImageIndex, plain_name
+from fcos_tf.image_suffixes import is_image_name, stem_of
+
+_NAMES_FILES = ("classes.txt", "obj.names", "*.names")
+_SPLITS = ("train", "val", "valid", "validation", "test")
+
+
+class Places(NamedTuple):
+    """The files of a data set, or of one split of it.
+
+    Attributes:
+        root: The data set.
+        images: Name -> path of each image.
+        labels: Name -> path of its label file; None: it has none.
+        class_names: By class index; empty: no file has them.
+        has_splits: Whether these are the images of one split.
+        faults: Images that are not there, and labels without image.
+        notes: What a run says of them.
+    """
+
+    root: Path
+    images: dict[str, str]
+    labels: dict[str, str | None]
+    class_names: tuple[str, ...]
+    has_splits: bool
+    faults: list[Fault]
+    notes: tuple[str, ...]
+
+
+def find_places(split: str, data_dir, annotations, images) -> Places:
+    """Finds the files of a split, or of all images where there is no data.yaml with splits.
+
+    Paths in data.yaml are relative to its `path`, and that to the file; where one that begins with
+    `../` is not there, as in Roboflow's exports, it counts without. A split is a folder, a text
+    file with an image on each line, or several of them. The label file of an image is found by
+    `labels` for the last `images` in its path, else beside it.
+
+    Args:
+        split: See `yolo.read_yolo`.
+        data_dir: Likewise.
+        annotations: Likewise.
+        images: Likewise.
+
+    Raises:
+        FileNotFoundError, ValueError: See `yolo.read_yolo`.
+    """
+    if not data_dir and not annotations:
+        raise ValueError("dataset yolo needs data_dir, or annotations, the file data.yaml")
+    labels = Path(annotations) if annotations and Path(annotations).is_dir() else None
+    places = [Path(path) for path in (annotations, data_dir) if path]
+    config = next(filter(None, map(find_config, places)), None)
+    content = read_config(config) if config else {}
+    names = _names_in(content, config) if config else ()
+    root, notes = _root(content, config, data_dir, annotations, images)
+    faults: list[Fault] = []
+    if any(content.get(key) for key in _SPLITS) and not images and not labels:
+        parts = [_entries(content, part, config) for part in split.split("+")]
+        found = dict.fromkeys(
+            image
+            for entries in parts
+            for entry in entries
+            for image in _images_of(_find(entry, root, config), root, faults)
+        )
+        named = {_name(image, root): image for image in found}
+        if len(named) < len(found):
+            named = {image: image for image in found}
+        return _with_labels(root, named, None, names, faults, notes, has_splits=True)
+    index = ImageIndex(images or root)
+    named = {name: index.path(name) for name in index.names}
+    names = names or _names_beside([root, *map(Path, filter(None, (annotations, images)))])
+    places = _with_labels(root, named, labels, names, faults, notes, has_splits=False)
+    faults += _orphans(places, labels)
+    return places
+
+
+def find_config(path: Path) -> Path | None:
+    """The data.yaml that a path is or has, if any."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(f"no folder or file {path}")
+    files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in (".yaml", ".yml")]
+    preferred = [file for file in files if file.stem == "data"]
+    for file in preferred or files:
+        content = read_config(file)
+        if "names" in content or "train" in content:
+            return file
+    return None
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Reads a data.yaml.
+
+    Raises:
+        ValueError: It is none; names it.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected train, val and names, got {content!r:.80}")
+    return content
+
+
+def _names_in(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
+    """The class names of a data.yaml, a list or a dict from class index to name."""
+    names = content.get("names") or []
+    if isinstance(names, dict):
+        try:
+            names = {int(key): name for key, name in names.items()}
+            names = [names[index] for index in range(len(names))]
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"{file}: names: expected the classes 0 to {len(names) - 1}, got {[*names]}"
+            ) from None
+    if not isinstance(names, list) or len({*map(str, names)}) < len(names):
+        raise ValueError(f"{file}: names: expected different names, got {names!r:.200}")
+    count = content.get("nc")
+    if names and count is not None and count != len(names):
+        raise ValueError(f"{file}: expected nc={len(names)}, as names has, got {count!r}")
+    return tuple(map(str, names))
+
+
+def _names_beside(folders: Sequence[Path]) -> tuple[str, ...]:
+    """The class names in a classes.txt or obj.names of these folders, or of folders in them."""
+    for folder in dict.fromkeys(folders):
+        for pattern in [p for name in _NAMES_FILES for p in (name, f"*/{name}", f"*/*/{name}")]:
+            for file in sorted(folder.glob(pattern)):
+                lines = map(str.strip, file.read_text(encoding="utf-8-sig").splitlines())
+                names = tuple(filter(None, lines))
+                if len(set(names)) < len(names):
+                    raise ValueError(f"{file}: expected different names, got {', '.join(names)}")
+                return names
+    return ()
+
+
+def _root(content, config, data_dir, annotations, images) -> tuple[Path, tuple[str, ...]]:
+    """The folder that paths are relative to."""
+    base = Path(data_dir) if data_dir else None
+    if base is None or not base.is_dir():
+        base = config.parent if config else Path(images or annotations)
+    if not content.get("path"):
+        return base, ()
+    root = config.parent / str(content["path"])
+    if root.is_dir():
+        return root, ()
+    return base, (f"{config}: its path {content['path']} is not there; {base} is used",)
+
+
+def _entries(content: Mapping[str, Any], split: str, config: Path) -> list[str]:
+    """The folders and lists of a split."""
+    for key in (split, *splits.words_for(split)):
+        if value := content.get(key):
+            return [str(each) for each in (value if isinstance(value, list) else [value])]
+    there = ", ".join(key for key in _SPLITS if content.get(key))
+    raise FileNotFoundError(f"{config}: no split {split!r}; there are: {there}")
+
+
+def _find(entry: str, root: Path, config: Path) -> Path:
+    inside = entry
+    while inside.startswith("../"):
+        inside = inside.removeprefix("../")
+    candidates = [root / entry, root / inside, config.parent / inside]
+    for path in candidates:
+        if path.exists():
+            return path
+    raise FileNotFoundError(f"{config}: no folder or list {' or '.join(map(str, candidates[:2]))}")
+
+
+def _images_of(path: Path, root: Path, faults: list[Fault]) -> Iterator[str]:
+    """The paths of the images of a folder, or of a list of images."""
+    if path.is_dir():
+        index = ImageIndex(path)
+        yield from map(index.path, index.names)
+        return
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line:
+            continue
+        found = [each / line for each in (path.parent, root) if (each / line).is_file()]
+        if found:
+            yield os.path.normpath(found[0])
+        else:
+            faults.append(Fault(str(path), f"line {number}", f"names {line!r}, which is no file"))
+
+
+def _name(image: str, root: Path) -> str:
+    name = os.path.relpath(image, root)
+    return os.path.basename(image) if name.startswith("..") else plain_name(name)
+
+
+def _with_labels(root, images, labels, class_names, faults, notes, *, has_splits) -> Places:
+    found = {name: _label_of(image, name, labels) for name, image in images.items()}
+    if not any(found.values()):
+        where = next(iter(images.values()), root)
+        raise FileNotFoundError(
+            f"{root}: none of {len(images)} images has a label file; expected one in labels/ for "
+            f"images/, or beside it; the first image: {where}"
+        )
+    return Places(root, images, found, class_names, has_splits, faults, notes)
+
+
+def _label_of(image: str, name: str, labels: Path | None) -> str | None:
+    if labels:
+        candidates = [labels / f"{stem_of(plain_name(name))}.txt", labels / f"{stem_of(name)}.txt"]
+    else:
+        before, images, after = os.path.join(".", image).rpartition("/images/")
+        beside = f"{stem_of(image)}.txt"
+        candidates = [f"{before}/labels/{stem_of(after)}.txt", beside] if images else [beside]
+    return next((str(file) for file in candidates if os.path.isfile(file)), None)
+
+
+def _orphans(places: Places, labels: Path | None) -> list[Fault]:
+    """Label files without image, in folders that have label files only."""
+    used = {label for label in places.labels.values() if label}
+    folders = {os.path.dirname(label) for label in used} | ({str(labels)} if labels else set())
+    faults = []
+    for folder in sorted(folders):
+        files = sorted(os.listdir(folder))
+        if any(map(is_image_name, files)):
+            continue
+        faults += [
+            Fault(path, "", "has no image of its name")
+            for path in (os.path.join(folder, file) for file in files if file.endswith(".txt"))
+            if path not in used and os.path.basename(path) not in _NAMES_FILES
+        ]
+    return faults

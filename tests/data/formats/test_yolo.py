@@ -1,0 +1,207 @@
+"""YOLO label files: what is read, and what is wrong with them."""
+
+import os
+
+import pytest
+from PIL import Image
+
+from fcos_tf.data.annotations import Fault
+from fcos_tf.data.formats.yolo import read_yolo
+
+
+def add(root, image, lines=None, label=None):
+    """Adds an image of 40x20 pixels, and its label file unless `lines` are None."""
+    (root / image).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 20)).save(root / image)
+    if lines is not None:
+        file = (root / (label or image.replace("images", "labels"))).with_suffix(".txt")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(f"{line}\n" for line in lines))
+
+
+def configure(root, text, name="data.yaml"):
+    (root / name).write_text(text)
+
+
+def names_of(annotations, root):
+    return [os.path.relpath(file, root) for file in annotations.files]
+
+
+def test_boxes_are_fractions_of_the_image(tmp_path):
+    # Of 40x20 pixels: centre (20, 5), size (20, 10); and centre (10, 15), size (4, 2).
+    add(tmp_path, "images/a.jpg", ["1 0.5 0.25 0.5 0.5", "", "0 .25 0.75 1e-1 0.1"])
+    configure(tmp_path, "names: [cat, dog]\n")
+    found, faults, _ = read_yolo("all", data_dir=tmp_path)
+    assert faults == [] and found.boxes.tolist() == [[10, 0, 30, 10], [8, 14, 12, 16]]
+    assert found.labels.tolist() == [1, 0] and found.class_names == ("cat", "dog")
+    assert found.numbers.tolist() == [1, 3] and found.sizes.tolist() == [[20, 40]]
+
+
+def test_polygons_become_their_boxes(tmp_path):
+    # x from .1 to .5 of 40, y from .2 to .9 of 20; then the four corners of a rotated box.
+    triangle = "0 0.1 0.2 0.5 0.3 0.2 0.9"
+    add(tmp_path, "images/a.jpg", [triangle, "0 0 0.5 0.5 0 1 0.5 0.5 1"])
+    configure(tmp_path, "names: {0: cat}\n")
+    found, faults, _ = read_yolo("all", data_dir=tmp_path)
+    assert faults == [] and found.boxes.tolist() == [[4, 4, 20, 18], [0, 0, 40, 20]]
+
+
+def test_an_empty_or_missing_label_file_is_an_image_without_objects(tmp_path):
+    add(tmp_path, "images/a.jpg", [])
+    add(tmp_path, "images/b.jpg")
+    add(tmp_path, "images/c.jpg", ["0 0.5 0.5 1 1"])
+    configure(tmp_path, "names: [cat]\n")
+    found, faults, _ = read_yolo("all", data_dir=tmp_path)
+    assert faults == [] and found.num_images == 3 and found.owners.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("2 0.5 0.5 0.1 0.1", "has class 2, expected 0 to 1"),
+        ("-1 0.5 0.5 0.1 0.1", "has class -1, expected 0 to 1"),
+        ("0.5 0.5 0.5 0.1 0.1", "has class 0.5, expected 0 to 1"),
+        ("0 0.5 0.5 0.1", "has 4 numbers, expected 5, or a class and 3 points or more"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "has 6 numbers, expected 5, or a class and 3 points or more"),
+        ("0 0 0 1 1 1 0 1", "has 8 numbers, expected 5, or a class and 3 points or more"),
+        ("cat 0.5 0.5 0.1 0.1", "expected numbers, got 'cat 0.5 0.5 0.1 0.1'"),
+        ("0 0.5 1.02 0.1 0.1", "has 1.02, expected fractions of the image from 0 to 1"),
+        ("0 -0.02 0.5 0.1 0.1", "has -0.02, expected fractions of the image from 0 to 1"),
+        ("0 20 10 8 4", "has 20, expected fractions of the image from 0 to 1"),
+        ("0 nan 0.5 0.1 0.1", "has nan, expected fractions of the image from 0 to 1"),
+        ("0 0.5 0.5 0 0.1", "box (20, 9, 20, 11) has no area"),
+        ("1 0.5 0.5 0.2 0.2", "repeats line 1"),
+    ],
+)
+def test_lines_with_faults_are_named(tmp_path, line, what):
+    add(tmp_path, "images/a.jpg", ["1 0.5 0.5 0.2 0.2", line, "0 0.5 0.5 0.2 0.2"])
+    configure(tmp_path, "names: [cat, dog]\n")
+    found, faults, _ = read_yolo("all", data_dir=tmp_path)
+    assert faults == [Fault(str(tmp_path / "labels" / "a.txt"), "line 2", what)]
+    assert found.numbers.tolist() == [1, 3]
+
+
+def test_boxes_that_overhang_a_little_are_cut(tmp_path):
+    # Centre (40, 10), size (8, 4): from 36 to 44 of 40 pixels.
+    add(tmp_path, "images/a.jpg", ["0 1.0 0.5 0.2 0.2"])
+    configure(tmp_path, "names: [cat]\n")
+    found, (fault,), _ = read_yolo("all", data_dir=tmp_path)
+    assert found.boxes.tolist() == [[36, 8, 40, 12]] and fault.kept
+
+
+SPLITS = {
+    "folders of ultralytics": (
+        "path: .\ntrain: images/train\nval: images/val\n", "images/train/a.jpg", "images/val/b.jpg"
+    ),
+    "folders of Roboflow": (
+        "train: ../train/images\nval: ../valid/images\n", "train/images/a.jpg", "valid/images/b.jpg"
+    ),
+    "the key validation": (
+        "train: [images/x, images/z]\nvalidation: images/y\n", "images/x/a.jpg", "images/y/b.jpg"
+    ),
+    "a path of another machine": (
+        "path: /datasets/cats\ntrain: t/images\nval: v/images\n", "t/images/a.jpg", "v/images/b.jpg"
+    ),
+    "lists": ("train: train.txt\nval: val.txt\n", "images/a.jpg", "images/b.jpg"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_splits_of_data_yaml(tmp_path, name):
+    text, train, val = SPLITS[name]
+    add(tmp_path, train, ["0 0.5 0.5 1 1"]), add(tmp_path, val, ["1 0.5 0.5 1 1"])
+    (tmp_path / "images" / "z").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "train.txt").write_text(
+        f"./{train}\n\nimages/lost.jpg\n" if "lists" in name else ""
+    )
+    (tmp_path / "val.txt").write_text(f"{tmp_path / val}\n")
+    configure(tmp_path, f"{text}nc: 2\nnames: ['cat', 'dog']\n")
+    for split, image, label in (("train", train, 0), ("val", val, 1)):
+        found, faults, _ = read_yolo(split, data_dir=tmp_path)
+        lost = [Fault(str(tmp_path / "train.txt"), "line 3", "names 'images/lost.jpg', which is no "
+                                                             "file")]  # fmt: skip
+        assert faults == (lost if (name, split) == ("lists", "train") else [])
+        assert names_of(found, tmp_path) == [image] and found.labels.tolist() == [label]
+    found, _, _ = read_yolo("val", annotations=tmp_path / "data.yaml")
+    assert names_of(found, tmp_path) == [val]
+    assert read_yolo("train+val", data_dir=tmp_path).annotations.num_images == 2
+    with pytest.raises(FileNotFoundError, match=r"data\.yaml: no split 'test'; there are: train, "):
+        read_yolo("test", data_dir=tmp_path)
+
+
+def test_the_path_of_data_yaml_is_relative_to_it(tmp_path):
+    add(tmp_path, "cats/images/a.jpg", ["0 0.5 0.5 1 1"])
+    configure(tmp_path, "path: cats\ntrain: images\nnames: [cat]\n", "cats.yml")
+    found, _, _ = read_yolo("train", data_dir=tmp_path)
+    assert names_of(found, tmp_path) == ["cats/images/a.jpg"] and found.notes == ()
+    configure(tmp_path, "path: gone\ntrain: cats/images\nnames: [cat]\n", "cats.yml")
+    (note,) = read_yolo("train", data_dir=tmp_path).annotations.notes
+    assert note == f"{tmp_path / 'cats.yml'}: its path gone is not there; {tmp_path} is used"
+
+
+@pytest.mark.parametrize("place", ["classes.txt", "labels/classes.txt", "obj.names"])
+def test_names_of_classes_beside_the_labels(tmp_path, place):
+    add(tmp_path, "images/a.jpg", ["1 0.5 0.5 1 1"])
+    (tmp_path / place).write_text("cat\ndog\n\n")
+    found, faults, _ = read_yolo("all", data_dir=tmp_path)
+    assert faults == [] and found.class_names == ("cat", "dog") and found.labels.tolist() == [1]
+    found, _, others = read_yolo("all", data_dir=tmp_path, class_names=["cat"])
+    assert found.labels.tolist() == [] and others == {"dog": 1}
+
+
+def test_given_names_of_classes(tmp_path):
+    add(tmp_path, "photos/a.jpg", ["1 0.5 0.5 1 1"], label="boxes/a.txt")
+    where = {"images": tmp_path / "photos", "annotations": tmp_path / "boxes"}
+    found, faults, _ = read_yolo("all", class_names=["cat", "dog"], **where)
+    assert found.labels.tolist() == [1]
+    assert [fault.item for fault in faults if not fault.kept] == []
+    with pytest.raises(ValueError, match=r"names of the classes in data\.yaml, classes\.txt or"):
+        read_yolo("all", **where)
+
+
+def test_labels_beside_the_images(tmp_path):
+    add(tmp_path, "a.jpg", ["0 0.5 0.5 1 1"])
+    add(tmp_path, "b.jpg")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    found, faults, _ = read_yolo("all", data_dir=tmp_path)
+    assert faults == [] and found.owners.tolist() == [0] and found.num_images == 2
+
+
+def test_labels_without_image_and_images_that_cannot_be_read(tmp_path):
+    for name in "abc":
+        add(tmp_path, f"images/{name}.jpg", ["0 0.5 0.5 1 1"])
+    (tmp_path / "images" / "b.jpg").unlink(), (tmp_path / "images" / "c.jpg").write_text("none")
+    configure(tmp_path, "names: [cat]\n")
+    found, faults, _ = read_yolo("all", data_dir=tmp_path)
+    assert names_of(found, tmp_path / "images") == ["a.jpg"]
+    what = "cannot be read; its size is needed for its boxes"
+    assert faults == [
+        Fault(str(tmp_path / "labels" / "b.txt"), "", "has no image of its name"),
+        Fault(str(tmp_path / "images" / "c.jpg"), "", what),
+    ]
+
+
+def test_no_label_file_at_all_is_an_error(tmp_path):
+    add(tmp_path, "images/a.jpg")
+    configure(tmp_path, "names: [cat]\n")
+    with pytest.raises(FileNotFoundError, match="none of 1 images has a label file; expected one"):
+        read_yolo("all", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: [cat\n", "is not YAML: while parsing"),
+        ("- cat\n", r"expected train, val and names, got \['cat'\]"),
+        ("names: [cat, cat]\n", r"names: expected different names, got \['cat', 'cat'\]"),
+        ("names: cat\n", "names: expected different names, got 'cat'"),
+        ("names: {1: cat}\n", r"names: expected the classes 0 to 0, got \[1\]"),
+        ("names: [cat]\nnc: 2\n", "expected nc=1, as names has, got 2"),
+        ("names: [cat]\ntrain: nowhere\n", "no folder or list .*nowhere"),
+    ],
+)
+def test_a_wrong_data_yaml_is_refused(tmp_path, text, message):
+    add(tmp_path, "images/a.jpg", ["0 0.5 0.5 1 1"])
+    configure(tmp_path, text)
+    with pytest.raises((ValueError, FileNotFoundError), match=rf"data\.yaml:? {message}"):
+        read_yolo("train", data_dir=tmp_path)
