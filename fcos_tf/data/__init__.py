@@ -152,8 +152,7 @@ def load(
 
     Returns:
         A `tf.data.Dataset` that has, besides: `class_names` (tuple of str), `num_images` (int),
-        `category_ids` (tuple of int, the data set's own id of each label), `annotations`
-        (`annotations.Annotations` of the split; None of the digits), `faults` (list of
+        `category_ids` (tuple of int, the data set's own id of each label), `faults` (list of
         `annotations.Fault`), `dropped` (list of str, each thing that was left out, named),
         `image_faults` (`annotations.ImageFaults`, filled while images are read), `annotations`
         (`annotations.Annotations`; None of digits), `notes` (tuple of str, how the data was
@@ -232,7 +231,6 @@ def load(
     result.class_names = source.class_names
     result.num_images = source.num_images
     result.category_ids = source.category_ids
-    result.annotations = source.annotations
     result.faults = found.faults
     result.dropped = found.dropped
     result.image_faults = found.image_faults

@@ -57,7 +57,6 @@ class Source:
         category_ids: The data set's own id of each label.
         portrait: bool [n], whether an image is higher than wide; None: nobody knows.
         can_flip: Whether a mirrored image is still a fair example (mirrored digits are not).
-        annotations: What it was made of, if that was `Annotations`.
     """
 
     read: Callable[[int, SizeRule], Example]
@@ -68,7 +67,6 @@ class Source:
     category_ids: tuple[int, ...]
     portrait: np.ndarray | None = None
     can_flip: bool = True
-    annotations: Annotations | None = None
 
 
 def make_source(annotations: Annotations, note: Callable[[list[str]], None]) -> Source:
@@ -116,7 +114,6 @@ def make_source(annotations: Annotations, note: Callable[[list[str]], None]) -> 
         class_names=annotations.class_names,
         category_ids=annotations.category_ids,
         portrait=annotations.sizes[:, 0] > annotations.sizes[:, 1] if known else None,
-        annotations=annotations,
     )
 
 
