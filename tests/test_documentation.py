@@ -80,6 +80,9 @@ def test_the_python_of_the_pages_runs(tmp_path, monkeypatch):
     names["model"] = model
     exec(python_of("docs/training.md").replace("epochs=12", "epochs=1"), names)
     assert {"val_AP", "val_mAP_voc07"} <= set(model.history.history)
+    exec(python_of("docs/own_data.md"), names)
+    assert names["train"].notes == ("VOC2007 is read as voc: it has JPEGImages, Annotations, "
+                                    "ImageSets/Main",)  # fmt: skip
 
 
 def test_the_readme_is_short_and_leads_to_all_pages():
