@@ -163,8 +163,8 @@ def test_an_image_of_another_size_than_annotated(tmp_path):
     assert example.original_size.tolist() == [30, 50]
     assert example.boxes.tolist() == [[5, 5, 10, 10], [40, 20, 50, 30]]
     assert notes == [
-        f"{file}: expected an image of 200x100 pixels, as annotated, got 50x30; the image is "
-        "believed",
+        f"{file}: expected an image of 200x100 pixels, as annotated, got 50x30; the size "
+        "of the image is used",
         f"{file}: left out box 3 (60, 5, 70, 10), outside the image of 50x30 pixels",
     ]
 
