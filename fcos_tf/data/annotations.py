@@ -145,13 +145,12 @@ def check_annotations(
     Args:
         annotations: As read.
         origins: The annotation file of each image, or of all, for messages.
-        item: The noun for a box there, for example "annotation".
+        item: The noun for a box in messages, for example "annotation".
 
     Returns:
         The clean annotations, and a fault for each box that is dropped or cut.
     """
-    boxes = np.asarray(annotations.boxes, np.float64).reshape(-1, 4)
-    sizes = np.asarray(annotations.sizes)[annotations.owners]  # [T, 2]
+    boxes, sizes = annotations.boxes, annotations.sizes[annotations.owners]  # [T, 4], [T, 2]
     known = (sizes > 0).all(axis=1, keepdims=True)
     limits = np.where(known, np.tile(sizes[:, ::-1], 2), np.inf)  # [T, 4]
     finite = np.isfinite(boxes).all(axis=1)
@@ -163,8 +162,7 @@ def check_annotations(
     used = finite & has_area & np.where(cut, left >= 1.0, left > 0.0)
     faults = []
     for row in np.flatnonzero(~used | cut & finite & has_area):
-        height, width = sizes[row]
-        image = f"the image of {width}x{height} pixels"
+        image = "the image of {1}x{0} pixels".format(*sizes[row])
         if not finite[row]:
             what = "is not finite"
         elif not has_area[row] or (left[row] <= 0 and not known[row]):
@@ -241,9 +239,9 @@ def report_faults(
 
 
 class ImageFaults:
-    """Messages about images, collected while they are read; filled from several threads.
+    """Messages about images, filled while they are read, from several threads.
 
-    Not `Fault`s, which are errors of the annotations and known before any image is read.
+    A `Fault` is an error of the annotations and known before that.
 
     Args:
         max_bad_images: How many different images may be skipped.
@@ -268,30 +266,27 @@ class ImageFaults:
         """
         most = self.max_bad_images
         with self._lock:
-            is_new = message not in self._seen
-            if is_new:
-                self._seen.add(message)
+            if is_new := self._is_new(message):
                 self.skipped.append(message)
             count = len(self.skipped)
-            if is_new and count <= most:
-                logging.warning("skipped bad image %d of at most %d: %s", count, most, message)
+        if is_new and count <= most:
+            logging.warning("skipped bad image %d of at most %d: %s", count, most, message)
         if count <= most:
             return ""
-        if count == 1:
-            return message
-        return (
-            f"{count} images cannot be read, more than max_bad_images={most}; the last: {message}"
-        )
+        many = f"{count} images cannot be read, more than max_bad_images={most}; the last: "
+        return message if count == 1 else many + message
 
     def note(self, messages: Sequence[str]) -> None:
         """Adds messages about images that are used all the same."""
         with self._lock:
-            for message in messages:
-                if message in self._seen:
-                    continue
-                self._seen.add(message)
+            for message in filter(self._is_new, messages):
                 self.notes.append(message)
                 if len(self.notes) <= MAX_LISTED:
                     logging.warning("%s", message)
                 elif len(self.notes) == MAX_LISTED + 1:
                     logging.warning("further notes on images are in dataset.image_faults.notes")
+
+    def _is_new(self, message: str) -> bool:
+        is_new = message not in self._seen
+        self._seen.add(message)
+        return is_new

@@ -36,37 +36,22 @@ class Problem(NamedTuple):
 
 
 class Images(NamedTuple):
-    """The list of images.
+    """The list of images."""
 
-    Attributes:
-        ids: int64 [R].
-        owners: int64 [T], the image of each annotation; -1: none.
-        files: R paths, empty for images that are not used.
-        sizes: int32 [R, 2], (height, width), 0 where unknown.
-        used: bool [R]; false for those with faults, and those over the limit.
-        problems: Of these records.
-    """
-
-    ids: np.ndarray
-    owners: np.ndarray
-    files: list[str]
-    sizes: np.ndarray
-    used: np.ndarray
+    ids: np.ndarray  # int64 [R]
+    owners: np.ndarray  # int64 [T], the image of each annotation; -1: none
+    files: list[str]  # R paths, empty for images that are not used
+    sizes: np.ndarray  # int32 [R, 2], (height, width), 0 where unknown
+    used: np.ndarray  # bool [R]; false for those with faults, and those over the limit
     problems: list[Problem]
 
 
 class Objects(NamedTuple):
-    """The list of annotations.
+    """The list of annotations."""
 
-    Attributes:
-        columns: `Annotations`' columns of the annotations that are used, owners ascending.
-        other_classes: Category that was not chosen -> number of its annotations.
-        problems: Of these records; `check_annotations` judges the boxes.
-    """
-
-    columns: dict[str, np.ndarray]
-    other_classes: dict[str, int]
-    problems: list[Problem]
+    columns: dict[str, np.ndarray]  # `Annotations`' columns of the used ones, owners ascending
+    other_classes: dict[str, int]  # category that was not chosen -> number of its annotations
+    problems: list[Problem]  # without those of boxes, see `check_annotations`
 
 
 def read_categories(records: list[dict], file: str) -> tuple[dict[int, str], list[Fault]]:
@@ -219,8 +204,8 @@ def read_objects(
         "ignored": np.array([crowd in (1, "1") for crowd in crowds], bool),
         "numbers": np.where(ids == _NO_ID, places, ids),
     }
-    order = np.flatnonzero(kept)
-    order = order[np.argsort(columns["owners"][order], kind="stable")]
+    order = np.argsort(columns["owners"], kind="stable")
+    order = order[kept[order]]
     return Objects(
         columns={name: column[order] for name, column in columns.items()},
         other_classes={name: int(n) for name, n in zip(names.values(), others, strict=True) if n},

@@ -12,14 +12,8 @@ import cv2
 import numpy as np
 
 from fcos_tf.data.annotations import Annotations, ReadResult
-from fcos_tf.data.formats.digit_scenes import (
-    MOST_GLYPHS,
-    SCENE_SIZE,
-    Scene,
-    draw_scene,
-    glyph_masks,
-    photos,
-)
+from fcos_tf.data.formats import digit_scenes
+from fcos_tf.data.formats.digit_scenes import MOST_GLYPHS, SCENE_SIZE, Scene
 from fcos_tf.data.images import resize_image
 from fcos_tf.data.input.examples import Example, Source
 
@@ -38,7 +32,9 @@ def make_scene(index: int, split: str, seed: int = 0) -> Scene:
     Raises:
         ValueError: An unknown split.
     """
-    return draw_scene(split_glyphs(split), [seed, list(SPLIT_SIZES).index(split), index])
+    return digit_scenes.draw_scene(
+        split_glyphs(split), [seed, list(SPLIT_SIZES).index(split), index]
+    )
 
 
 def digits_source(split: str, *, limit: int | None = None) -> Source:
@@ -53,7 +49,7 @@ def digits_source(split: str, *, limit: int | None = None) -> Source:
     Raises:
         ValueError: An unknown split.
     """
-    split_glyphs(split), photos()  # here rather than in the first training step
+    split_glyphs(split), digit_scenes.photos()  # here rather than in the first training step
 
     def read(index, size_for):
         scene = make_scene(index, split)
@@ -100,7 +96,7 @@ def split_glyphs(split: str) -> np.ndarray:
     """
     if split not in SPLIT_SIZES:
         raise ValueError(f"no split {split!r} in digits; there are: {', '.join(SPLIT_SIZES)}")
-    labels = glyph_masks()[1]
+    labels = digit_scenes.glyph_masks()[1]
     rank = np.zeros(len(labels), np.int64)  # the number of its class before it
     for label in range(len(CLASS_NAMES)):
         rank[labels == label] = np.arange((labels == label).sum())

@@ -166,7 +166,7 @@ def _prepared_by(info: Any, builder: str) -> bool:
 def _image_ids(ids: np.ndarray, names: np.ndarray, where: str) -> tuple[np.ndarray, list[Fault]]:
     """See `read_tfds`; a fault where the data set's own ids are not used."""
     if not (has_ids := (ids >= 0).any()):
-        stems = [PurePath(name).stem for name in names]
+        stems = (PurePath(name).stem for name in names)
         numbers = [int(stem) if stem.isdecimal() else -1 for stem in stems]
         ids = np.array([number if number < 2**63 else -1 for number in numbers], np.int64)
     if (ids >= 0).all() and len(np.unique(ids)) == len(ids):
@@ -194,8 +194,7 @@ def _choose_classes(
 ) -> tuple[Annotations, list[Fault], dict[str, int]]:
     """The objects of some classes; a fault for each label of no class; counts of other classes."""
     names, labels = stored.class_names, stored.labels
-    unknown = ", ".join(repr(name) for name in class_names or () if name not in names)
-    if unknown:
+    if unknown := ", ".join(repr(name) for name in class_names or () if name not in names):
         raise ValueError(f"{where}: classes: no class {unknown}; there are: {', '.join(names)}")
     known = (labels >= 0) & (labels < len(names))
     faults = []

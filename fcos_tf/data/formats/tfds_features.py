@@ -44,8 +44,8 @@ def find_detection_features(features: Mapping, where: str) -> DetectionFeatures:
     Boxes are those of the one `Sequence` that holds a `BBoxFeature` (`objects` in most data sets,
     `bobjects` in open_images_v4). Labels are its `ClassLabel`; of several (VOC also has poses) the
     one called `label`, else the only one whose classes have names. Where boxes are a `Sequence` by
-    themselves, the lists beside it belong to them. Where nothing can be labels of objects, all are
-    of one class, named as the `Sequence` (`faces` in wider_face).
+    themselves, the lists beside it belong to them. Without labels of objects, all are of one class,
+    named as the `Sequence` (`faces` in wider_face).
 
     Args:
         features: `info.features` of a TFDS builder.
@@ -128,7 +128,6 @@ def _leaves(feature: Any, name="", sequence=None, depth=0) -> Iterator[_Leaf]:
 
 
 def _may_be_label(leaf: _Leaf) -> bool:
-    """Whether the kind or the name of a feature says that it is a label."""
     if not _LABEL.fullmatch(leaf.name.rpartition("/")[2]):
         return isinstance(leaf.feature, kinds.ClassLabel)
     return isinstance(leaf.feature, kinds.Text) or np.issubdtype(leaf.feature.np_dtype, np.integer)

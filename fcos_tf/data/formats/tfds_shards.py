@@ -59,8 +59,7 @@ def _read_shard(shard: Any, features: DetectionFeatures) -> dict[str, np.ndarray
     except (FileNotFoundError, tf.errors.NotFoundError):
         raise FileNotFoundError(f"no shard {file}, though dataset_info.json lists it") from None
     if len(rows) < shard.take:
-        end = shard.skip + shard.take
-        raise ValueError(f"{file}: data loss: {listed}, got fewer than {end}")
+        raise ValueError(f"{file}: data loss: {listed}, got fewer than {shard.skip + shard.take}")
     return _concatenate(rows)
 
 

@@ -6,7 +6,7 @@ That is a folder of TFRecord shards and JSON files: few large files, for buckets
 import io
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -37,23 +37,23 @@ def write_tfds(
     the box where annotations have none), `is_crowd` (`ignored`) and `id`. The category ids are in
     `metadata.json`.
 
-    TFDS keeps boxes as normalised float32: exact to thousandths of a pixel up to 16,000 pixels (a
-    value under 1 is off by up to 2^-25, times 16,000 is .00048). `read_tfds` gives the same
-    annotations back.
+    `read_tfds` gives the same annotations back: boxes as normalised float32 are exact to
+    thousandths of a pixel up to 16,000 pixels (a value under 1 is off by up to 2^-25, times 16,000
+    is .00048).
 
     Args:
         splits: Name of each split -> annotations; all with the same classes.
         output_dir: `data_dir` of `tfds.load` and `read_tfds`; may be a URL such as gs://bucket.
         name: Of the data set: small letters, digits and "_".
         version: Of the data set.
-        images_per_shard: The most in one file.
+        images_per_shard: The maximum in one file.
         read_bytes: (file, offset, number of bytes or None) -> bytes of an image.
 
     Returns:
         The folder of the data set, OUTPUT_DIR/NAME/VERSION.
 
     Raises:
-        FileExistsError: There is a data set of that name and version.
+        FileExistsError: A data set of that name and version exists.
         ImageError: An image cannot be read; TFDS then sees no data set.
         ValueError: No split, an empty one, different classes, a bad name or version.
 
@@ -70,7 +70,21 @@ def write_tfds(
         raise FileExistsError(f"{folder} holds a data set; delete it or choose another name")
     tf.io.gfile.makedirs(folder)
 
-    features = _features(first.class_names)
+    objects = {
+        "bbox": tfds.features.BBoxFeature(),
+        "label": tfds.features.ClassLabel(names=first.class_names),
+        "area": np.float32,
+        "is_crowd": np.bool_,
+        "id": np.int64,
+    }
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(),
+            "image/id": np.int64,
+            "image/filename": tfds.features.Text(),
+            "objects": tfds.features.Sequence(objects),
+        }
+    )
     infos = []
     for split, annotations in splits.items():
         annotations = replace(annotations, areas=annotations.known_areas())
@@ -84,9 +98,9 @@ def write_tfds(
             indices = range(start, min(start + images_per_shard, annotations.num_images))
             with tf.io.TFRecordWriter(os.fspath(file)) as writer:
                 for index in indices:
-                    example = features.serialize_example(_example(annotations, index, read_bytes))
+                    record = features.serialize_example(_example(annotations, index, read_bytes))
                     # TFDS leaves the order of features to protobuf, which has none.
-                    record = tf.train.Example.FromString(example)
+                    record = tf.train.Example.FromString(record)
                     record = record.SerializeToString(deterministic=True)
                     writer.write(record)
                     num_bytes += len(record)
@@ -128,35 +142,17 @@ def _check(splits: Mapping[str, Annotations], name: str, version: str, images_pe
         if not annotations.num_images:
             raise ValueError(f"{name}: split {split!r} has no images")
         for what in ("class_names", "category_ids"):
-            expected, got = getattr(first, what), getattr(annotations, what)
-            if tuple(got) != tuple(expected):
-                raise ValueError(
-                    f"{name}: {what} of split {split!r}: expected those of the first split, "
-                    f"{expected}, got {got}"
-                )
+            expected, got = tuple(getattr(first, what)), tuple(getattr(annotations, what))
+            if got != expected:
+                where = f"{name}: {what} of split {split!r}"
+                raise ValueError(f"{where}: expected {expected}, as of the first split, got {got}")
     return first
 
 
-def _features(class_names: Sequence[str]):
-    from tensorflow_datasets import features
-
-    objects = {
-        "bbox": features.BBoxFeature(),
-        "label": features.ClassLabel(names=class_names),
-        "area": np.float32,
-        "is_crowd": np.bool_,
-        "id": np.int64,
-    }
-    names = {"image": features.Image(), "image/id": np.int64, "image/filename": features.Text()}
-    return features.FeaturesDict({**names, "objects": features.Sequence(objects)})
-
-
 def _example(annotations: Annotations, index: int, read: Callable[..., bytes]) -> dict:
-    """One example in the form that TFDS' features encode."""
+    """One example for TFDS' features to encode."""
     file, offset, num_bytes = annotations.place_of(index)
-    file_name = PurePath(file).name
-    if num_bytes is not None:
-        file_name = str(annotations.image_ids[index])  # the file is one of many images
+    is_whole = num_bytes is None  # else the file holds many images
     data, (height, width) = _encoded(read(file, offset, num_bytes), file)
     annotated = tuple(annotations.sizes[index].tolist())
     if min(annotated) > 0 and annotated != (height, width):
@@ -166,7 +162,7 @@ def _example(annotations: Annotations, index: int, read: Callable[..., bytes]) -
     return {
         "image": data,
         "image/id": annotations.image_ids[index],
-        "image/filename": file_name,
+        "image/filename": PurePath(file).name if is_whole else str(annotations.image_ids[index]),
         "objects": {
             "bbox": list(normalised.clip(0.0, 1.0)),
             "label": annotations.labels[rows].tolist(),

@@ -430,7 +430,7 @@ def test_a_class_that_the_file_does_not_list(tmp_path):
         read_coco("val", data_dir=root, class_names=["cow", "hen"])
 
 
-def test_the_image_is_believed_where_boxes_doubt_its_size(tmp_path):
+def test_the_size_of_the_image_is_used_where_boxes_contradict_the_annotated_one(tmp_path):
     content = sound_content()
     image, annotation = content["images"][0], content["annotations"][0]
     content["annotations"] = [{**annotation, "bbox": [150, 150, 40, 40]}]

@@ -190,7 +190,7 @@ def test_thousandths_of_a_pixel_survive_up_to_4000_pixels(tmp_path):
     assert result.faults == []
 
 
-def test_an_image_of_another_size_than_annotated_is_believed(tmp_path):
+def test_the_size_of_the_image_is_used_where_it_is_not_the_annotated_one(tmp_path):
     file = tmp_path / "image.png"
     file.write_bytes(image_bytes(40, 60))
     objects = [(0, (10, 5, 50, 35), 0, 1.0, False, 1), (0, (30, 20, 90, 80), 0, 1.0, False, 2)]

@@ -213,7 +213,7 @@ def test_images_with_other_endings(tree, suffix):
     assert found.sizes.tolist() == [[30, 40]] * 2
 
 
-def test_the_image_is_believed_over_the_annotation(tree):
+def test_the_size_of_the_image_is_used_where_the_annotation_differs(tree):
     head = "<size><width>400</width><height>300</height></size>"
     root = tree("a", voc_object(corners=(1, 1, 100, 20)), head=head)
     annotations, faults, _ = read_voc(root, "train")
