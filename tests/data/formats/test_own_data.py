@@ -104,7 +104,7 @@ def test_what_cannot_be_told_is_refused_with_the_choices(photos):
     photos("a.jpg", xml=XML, txt="0 0.5 0.5 0.1 0.1")
     with pytest.raises(ValueError, match=rf"yolo \(.*a\.txt\); xml \(a\.xml\); {choices}"):
         recognise(data_dir=root)
-    with pytest.raises(FileNotFoundError, match="no folder or file .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"no folder or file .*nowhere"):
         recognise(data_dir=root / "nowhere")
 
 

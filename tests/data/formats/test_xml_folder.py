@@ -92,7 +92,7 @@ def test_two_annotations_of_one_image_are_faults(tmp_path):
 
 def test_objects_with_faults_are_named_and_others_counted(tmp_path):
     stray = voc_object(corners=(5, 5, 5, 5))
-    two = voc_object().replace("</object>", voc_object()[len("<object><name>cat</name>"):])
+    two = voc_object().replace("</object>", voc_object()[len("<object><name>cat</name>") :])
     add(tmp_path, "a.jpg", "a.xml", stray, voc_object("dog"), two, voc_object())
     annotations, faults, others = read_xml("all", data_dir=tmp_path, class_names=["cat"])
     xml = str(tmp_path / "a.xml")
@@ -128,7 +128,7 @@ def test_another_difficult_is_a_fault(tmp_path):
 def test_suffixes_of_images_in_any_case(tmp_path, suffix):
     add(tmp_path, xml="a.xml", image="a.jpg")
     (tmp_path / "a.jpg").rename(tmp_path / f"a{suffix}")
-    annotations, faults, _ = read_xml("all", data_dir=tmp_path, class_names=["cat"], limit=1)
+    annotations, _, _ = read_xml("all", data_dir=tmp_path, class_names=["cat"], limit=1)
     assert Path(annotations.files[0]).suffix == suffix
 
 
@@ -148,7 +148,7 @@ def test_folders_of_splits(tmp_path):
 def test_missing_folders_and_files(tmp_path):
     with pytest.raises(ValueError, match="xml needs data_dir, or both annotations and images"):
         read_xml("train", images=tmp_path)
-    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
         read_xml("train", data_dir=tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="no XML files in"):
         read_xml("train", data_dir=tmp_path)

@@ -111,7 +111,9 @@ def test_splits_of_data_yaml(tmp_path, name):
     text, train, val = SPLITS[name]
     add(tmp_path, train, ["0 0.5 0.5 1 1"]), add(tmp_path, val, ["1 0.5 0.5 1 1"])
     (tmp_path / "images" / "z").mkdir(parents=True, exist_ok=True)
-    (tmp_path / "train.txt").write_text(f"./{train}\n\nimages/lost.jpg\n" if "lists" in name else "")
+    (tmp_path / "train.txt").write_text(
+        f"./{train}\n\nimages/lost.jpg\n" if "lists" in name else ""
+    )
     (tmp_path / "val.txt").write_text(f"{tmp_path / val}\n")
     configure(tmp_path, f"{text}nc: 2\nnames: ['cat', 'dog']\n")
     for split, image, label in (("train", train, 0), ("val", val, 1)):
