@@ -132,7 +132,7 @@ def test_wrong_flags_are_told(capsys, arguments, message, monkeypatch, tmp_path)
     [
         (["--what=write", "--output_dir=x", "--format=csv"], "expected one of coco, voc, tfds"),
         (["--check_images=yes"], "--check_images: expected true or false, got 'yes'"),
-        (["--what=draw"], "--what: expected one of summary, write, got 'draw'"),
+        (["--what=draw"], "--what: expected one of summary, write, split, got 'draw'"),
         (["--val_splits=test"], "unknown flag --val_splits; did you mean --val_split?"),
         (["--batch_size=3"], "--batch_size is not used by tool.py; --help lists its flags"),
     ],

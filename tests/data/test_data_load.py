@@ -130,7 +130,7 @@ def test_more_boxes_than_max_boxes(tmp_path):
         ({"augment": ["scale_jitter"], "training": True, "scale_jitter": (2, 1)}, "low <= high"),
         ({"augment": ["scale_jitter"], "training": True, "cache": True}, "images of one size"),
         ({"max_bad_images": -1}, "max_bad_images: expected at least 0, got -1"),
-        ({"annotations": "a.json"}, "annotations and images: expected with dataset coco"),
+        ({"annotations": "a.json"}, "annotations: dataset digits takes none, got 'a.json'"),
         ({"training": True, "limit": 7}, "batch_size=8 is more than the 7 images"),
     ],
 )
@@ -141,9 +141,8 @@ def test_bad_arguments_are_named(kwargs, message):
 
 def test_unknown_data_set_and_missing_folder(tmp_path):
     options = {"split": "val", "batch_size": 1}
-    with pytest.raises(
-        ValueError, match="expected one of digits, coco, voc, tfds:NAME, got 'lvis'"
-    ):
+    expected = "auto, digits, coco, voc, xml, yolo, csv, labelme, tfds:NAME"
+    with pytest.raises(ValueError, match=f"expected one of {expected}, got 'lvis'"):
         fcos_tf.data.load("lvis", **options)
     with pytest.raises(ValueError, match="voc needs data_dir, the folder with JPEGImages"):
         fcos_tf.data.load("voc", **options)
