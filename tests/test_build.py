@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from fcos_tf import FCOS, build
 from fcos_tf.config import Config
@@ -23,6 +24,7 @@ from fcos_tf.training.progress_bar import ProgressBar
 from fcos_tf.training.run import DetectionPictures
 from fcos_tf.training.schedules import WarmupConstant, WarmupCosine
 from fcos_tf.training.strategy import Share
+from tests.data.formats.voc_trees import voc_object
 
 
 def rate(config, total_steps, step):
@@ -243,3 +245,19 @@ def test_options_that_several_hosts_do_not_take(monkeypatch):
     build.check_devices(Config(image_size="64x64"), Devices())
     with pytest.raises(ValueError, match=r"--image_size: .* with several hosts, got 800,1333"):
         build.check_devices(Config(image_size="800,1333"), Devices())
+
+
+def test_images_in_both_splits_are_refused(tmp_path):
+    for name in "abcd":
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{name}.jpg")
+        (tmp_path / f"{name}.xml").write_text(f"<annotation>{voc_object()}</annotation>")
+    options = {"data_dir": str(tmp_path), "image_size": "64x64", "batch_size": 2}
+    config = Config(**options, train_split="all", val_split="all")
+    assert config.dataset == "auto" and Config().dataset == "digits"
+    data = build.load_train_data(config), build.load_val_data(config)
+    message = "--train_split=all and --val_split=all: 4 of 4 images to evaluate on are trained on"
+    with pytest.raises(ValueError, match=rf"{message}, first .*a\.jpg; give other splits"):
+        build.check_disjoint(config, *data)
+    build.check_disjoint(dataclasses.replace(config, overfit=2), *data)
+    config = Config(**options)  # a and b to train on, c and d to evaluate on
+    build.check_disjoint(config, build.load_train_data(config), build.load_val_data(config))

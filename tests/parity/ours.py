@@ -51,7 +51,7 @@ def photos(
     listed = {"images": images, "annotations": [], "categories": categories}
     annotations.write_text(json.dumps(listed))
     dataset = fcos_tf.data.load(
-        "coco", split="val", annotations=annotations, images=folder, batch_size=1,
+        "coco", split="all", annotations=annotations, images=folder, batch_size=1,
         image_size=model.image_size,
     )  # fmt: skip
     for image, targets in dataset:

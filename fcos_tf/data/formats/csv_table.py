@@ -164,7 +164,9 @@ def _parse(file: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: expected text in UTF-8, got {error}") from None
     first = text.lstrip().split("\n", 1)[0]
-    reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=first.count))
+    reader = csv.reader(
+        io.StringIO(text), delimiter=max(",;\t", key=first.count), skipinitialspace=True
+    )
     lines = [(reader.line_num, [field.strip() for field in row]) for row in reader if any(row)]
     head = lines[0][1] if lines else []
     words = [_COLUMN_OF.get(word.lower().translate({32: "", 95: "", 45: ""}), "") for word in head]

@@ -1,0 +1,156 @@
+"""CSV tables of boxes: both forms, and what is wrong with them."""
+
+import os
+
+import pytest
+from PIL import Image
+
+from fcos_tf.data.annotations import Fault
+from fcos_tf.data.formats.csv_table import read_csv
+
+HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+
+
+def add(root, *images):
+    """Adds images of 40x30 pixels."""
+    for image in images:
+        (root / image).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30)).save(root / image)
+
+
+def names_of(annotations, root):
+    return [os.path.relpath(file, root) for file in annotations.files]
+
+
+def test_a_table_with_a_header(tmp_path):
+    add(tmp_path, "images/a.jpg", "images/b.jpg", "images/c.jpg")
+    lines = "b.jpg,40,30,dog,1,2,11,22\na.jpg,40,30,cat,0,0,40,30\nb.jpg,40,30,cat,3,4,5,6.5\n"
+    (tmp_path / "boxes.csv").write_text(HEADER + lines)
+    found, faults, _ = read_csv("all", data_dir=tmp_path)
+    assert faults == [] and names_of(found, tmp_path) == ["images/a.jpg", "images/b.jpg"]
+    # Continuous edges: the numbers as they are.
+    assert found.boxes.tolist() == [[0, 0, 40, 30], [1, 2, 11, 22], [3, 4, 5, 6.5]]
+    assert found.owners.tolist() == [0, 1, 1] and found.labels.tolist() == [0, 1, 0]
+    assert found.numbers.tolist() == [3, 2, 4] and found.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("header", "line"),
+    [
+        ("x_max,y_max,x_min,y_min,Label,Image_Path", "5,6,3,4,cat,a.jpg"),
+        ("image;x1;y1;x2;y2;class name", "a.jpg;3;4;5;6;cat"),
+        ("category\tfile-name\tleft\ttop\tright\tbottom\tnote", "cat\ta.jpg\t3\t4\t5\t6\t,"),
+        ("\ufefffilename,xmin,ymin,xmax,ymax,class", ' "a.jpg",3, 4 ,5.0,6,"cat"'),
+    ],
+)
+def test_columns_of_other_names_in_any_order(tmp_path, header, line):
+    add(tmp_path, "a.jpg")
+    (tmp_path / "x.csv").write_text(f"{header}\r\n{line}\r\n", encoding="utf-8", newline="")
+    found, faults, _ = read_csv("all", data_dir=tmp_path)
+    assert faults == [] and found.boxes.tolist() == [[3, 4, 5, 6]]
+    assert found.class_names == ("cat",)
+
+
+def test_a_table_without_header(tmp_path):
+    add(tmp_path, "photos/a.jpg", "photos/b.jpg")
+    text = "photos/b.jpg,,,,,\nphotos/a.jpg,1,2,3,4,cat\n"
+    (tmp_path / "boxes.csv").write_text(text), (tmp_path / "classes.csv").write_text("cat,0\n")
+    found, faults, _ = read_csv("all", data_dir=tmp_path)
+    assert faults == [] and names_of(found, tmp_path) == ["photos/a.jpg", "photos/b.jpg"]
+    assert found.boxes.tolist() == [[1, 2, 3, 4]] and found.owners.tolist() == [0]
+
+
+def test_paths_relative_to_the_table_to_the_images_and_bare_names(tmp_path):
+    add(tmp_path, "sub/beside.jpg", "photos/x/deep.jpg", "photos/flat.jpg")
+    (tmp_path / "sub" / "boxes.csv").write_text(
+        "beside.jpg,1,2,3,4,cat\nx/deep.jpg,1,2,3,4,cat\nC:\\mine\\flat.jpg,1,2,3,4,cat\n"
+        f"{tmp_path}/photos/y/gone.jpg,1,2,3,4,cat\n"
+    )
+    found, faults, _ = read_csv(
+        "all", annotations=tmp_path / "sub" / "boxes.csv", images=tmp_path / "photos"
+    )
+    assert sorted(names_of(found, tmp_path)) == [
+        "photos/flat.jpg", "photos/x/deep.jpg", "sub/beside.jpg"
+    ]  # fmt: skip
+    what = f"names no image, or one of several: {tmp_path}/photos/y/gone.jpg; boxes lost with it: 1"
+    assert faults == [Fault(str(tmp_path / "sub" / "boxes.csv"), "line 4", what)]
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("a.jpg,40,30,cat,one,2,3,4", "expected a number, got xmin 'one'"),
+        ("a.jpg,40,30,cat,1,2,3,", "expected a number, got ymax ''"),
+        ("a.jpg,40,30,,1,2,3,4", "has no class"),
+        ("a.jpg,40,30,cat,1,2,3", "expected 8 fields, the first a file, got "
+                                  "'a.jpg,40,30,cat,1,2,3'"),
+        (",40,30,cat,1,2,3,4", "expected 8 fields, the first a file, got ',40,30,cat,1,2,3,4'"),
+        ("a.jpg,40,30,cat,5,2,3,4", "box (5, 2, 3, 4) has no area"),
+        ("a.jpg,40,30,cat,nan,2,3,4", "box (nan, 2, 3, 4) is not finite"),
+        ("a.jpg,40,30,cat,50,2,60,4", "box (50, 2, 60, 4) lies outside the image of 40x30 pixels"),
+    ],
+)  # fmt: skip
+def test_lines_with_faults_are_named(tmp_path, line, what):
+    add(tmp_path, "a.jpg")
+    good = "a.jpg,40,30,cat,1,2,3,4\n"
+    (tmp_path / "boxes.csv").write_text(f"{HEADER}{good}{line}\n\n{good}")
+    found, faults, _ = read_csv("all", data_dir=tmp_path)
+    assert faults == [Fault(str(tmp_path / "boxes.csv"), "line 3", what)]
+    assert found.numbers.tolist() == [2, 5]
+
+
+def test_a_size_that_disagrees_is_kept_and_counts(tmp_path):
+    add(tmp_path, "a.jpg")
+    (tmp_path / "boxes.csv").write_text(f"{HEADER}a.jpg,30,40,cat,1,2,3,4\n")
+    found, faults, _ = read_csv("all", data_dir=tmp_path)
+    what = "expected 40x30 pixels, as the image has, got 30x40"
+    assert faults == [Fault(str(tmp_path / "boxes.csv"), "size", what, kept=True)]
+    assert found.sizes.tolist() == [[30, 40]]
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("train.csv", "val.csv"),
+        ("train_labels.csv", "validation_labels.csv"),
+        ("train/_annotations.csv", "valid/_annotations.csv"),
+    ],
+)
+def test_a_table_for_each_split(tmp_path, train, val):
+    for table, name in ((train, "cat"), (val, "dog")):
+        folder = (tmp_path / table).parent
+        add(folder, f"{name}.jpg")
+        (tmp_path / table).write_text(f"{HEADER}{name}.jpg,40,30,{name},1,2,3,4\n")
+    for split, label in (("train", 0), ("val", 1)):
+        found, faults, _ = read_csv(split, data_dir=tmp_path)
+        # Classes are those of both.
+        assert faults == [] and found.class_names == ("cat", "dog")
+        assert found.labels.tolist() == [label] and found.notes == ()
+    with pytest.raises(FileNotFoundError, match="no table of split 'test'; there are: "):
+        read_csv("test", data_dir=tmp_path)
+    pattern = str(tmp_path / train).replace("train", "{split}")
+    assert read_csv("train", annotations=pattern, images=tmp_path).annotations.num_images == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.jpg,1,2,3,4\n", "expected a header with filename, class, .*; got none of them"),
+        ("filename,xmin,ymin,xmax,class\na.jpg,1,2,3,cat\n", "; not one each of ymax"),
+        (f"{HEADER}a.jpg,40,30,cat,.1,.2,.5,1\n", "expected corners in pixels, got none above 1"),
+    ],
+)
+def test_tables_of_another_form_are_refused(tmp_path, text, message):
+    add(tmp_path, "a.jpg")
+    (tmp_path / "boxes.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"boxes\.csv: .*{message}"):
+        read_csv("all", annotations=tmp_path / "boxes.csv")
+
+
+def test_missing_tables(tmp_path):
+    with pytest.raises(ValueError, match="csv needs data_dir, or annotations, the table"):
+        read_csv("train")
+    with pytest.raises(FileNotFoundError, match="no CSV table with boxes in"):
+        read_csv("train", data_dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no table .*nowhere\.csv"):
+        read_csv("train", annotations=tmp_path / "nowhere.csv")

@@ -1,0 +1,225 @@
+"""Splits of data that has none: hash, lists of one's own, folders; images in two splits."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fcos_tf.data.annotations import Fault
+from fcos_tf.data.formats import splits
+from fcos_tf.data.formats.coco import read_coco
+from fcos_tf.data.formats.xml_folder import read_xml
+from tests.data.formats.voc_trees import voc_object
+
+NAMES = [f"photo_{number}.jpg" for number in range(1000)]
+
+
+def chosen(names, split, val_fraction=0.2, root="/nowhere"):
+    return [names[i] for i in splits.choose(names, split, Path(root), val_fraction).indices]
+
+
+def test_the_hash_is_that_of_the_name_alone():
+    # 0x4ce1c689 / 2^32 = .30032
+    assert hashlib.sha256(b"photo_1").hexdigest().startswith("4ce1c689")
+    for name in ("photo_1.jpg", "photo_1", "photo_1.PNG", "images/photo_1.jpg", "./photo_1.jpg"):
+        assert splits.is_val(name, 0.3004) and not splits.is_val(name, 0.3003)
+    assert splits.is_val("cam1/photo_1.jpg", 0.5) == splits.is_val("cam1\\photo_1.jpg", 0.5)
+    # A letter with its accent, as one character and as two (macOS).
+    assert splits.is_val("caf\xe9.jpg", 0.5) == splits.is_val("cafe\u0301.jpg", 0.5)
+
+
+def test_shares_are_near_val_fraction_and_splits_disjoint():
+    for share in (0.1, 0.2, 0.5):
+        val, train = chosen(NAMES, "val", share), chosen(NAMES, "train", share)
+        # Binomial: the standard deviation of the count is at most 16.
+        assert abs(len(val) - 1000 * share) < 4 * np.sqrt(1000 * share * (1 - share))
+        assert sorted(val + train) == sorted(NAMES) == sorted(chosen(NAMES, "all", share))
+    assert set(chosen(NAMES, "val", 0.1)) < set(chosen(NAMES, "val", 0.2))
+
+
+def test_more_photos_change_nothing():
+    few = NAMES[::3]
+    assert chosen(few, "val") == [name for name in chosen(NAMES, "val") if name in few]
+
+
+def test_the_split_is_stated():
+    (note,) = splits.choose(NAMES[:5], "train", Path("/photos"), 0.5).notes
+    count = sum(splits.is_val(name, 0.5) for name in NAMES[:5])
+    assert note == (
+        "/photos has no splits of its own: val_fraction=0.5 by a hash of the file names puts "
+        f"{count} of 5 images into val; 'dataset.py --what=split' writes the lists"
+    )
+
+
+def test_splits_that_there_are_not():
+    with pytest.raises(ValueError, match=r"no split 'test' in /x, which has none .* val or all"):
+        chosen(NAMES, "test", root="/x")
+    for share in (0, 1, -0.1):
+        with pytest.raises(ValueError, match="val_fraction: expected a number between 0 and 1"):
+            chosen(NAMES, "val", share)
+    name = next(name for name in NAMES if not splits.is_val(name, 0.2))
+    with pytest.raises(ValueError, match="val has none of 1 images"):
+        chosen([name], "val")
+
+
+def test_folders_of_splits_are_the_splits():
+    names = ["images/train/a.jpg", "images/valid/b.jpg", "test/c.jpg", "other/d.jpg"]
+    assert chosen(names, "train") == names[:1] and chosen(names, "val") == names[1:2]
+    assert chosen(names, "test") == names[2:3] and chosen(names, "all") == names
+    (note,) = splits.choose(names, "val", Path("/x"), 0.2).notes
+    assert note == "/x: 1 images are in no folder of a split and left out"
+    with pytest.raises(FileNotFoundError, match="no split 'train' in /x; there are: test, val"):
+        chosen(names[1:], "train", root="/x")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Twelve images with XML in two subfolders."""
+    for number in range(12):
+        stem = tmp_path / f"cam{number % 2}" / f"photo_{number}"
+        stem.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30)).save(f"{stem}.jpg")
+        Path(f"{stem}.xml").write_text(f"<annotation>{voc_object()}</annotation>")
+    return tmp_path
+
+
+def read_both(root, **where):
+    where = where or {"data_dir": root}
+    return {split: read_xml(split, val_fraction=0.5, **where) for split in ("train", "val")}
+
+
+def test_written_lists_are_read_back_and_may_be_edited(photos):
+    before = read_both(photos)
+    annotations = {split: found.annotations for split, found in before.items()}
+    files = splits.write_lists(annotations, photos, photos)
+    assert files == [photos / "splits" / "train.txt", photos / "splits" / "val.txt"]
+    lines = {file.stem: file.read_text().splitlines() for file in files}
+    assert sorted(lines["train"] + lines["val"]) == sorted(
+        f"cam{number % 2}/photo_{number}.jpg" for number in range(12)
+    )
+    for split, found in read_both(photos).items():
+        assert found.faults == []
+        assert found.annotations.files == annotations[split].files
+        assert found.annotations.notes == (
+            f"{len(lines[split])} images by the list {photos}/splits/{split}.txt",
+        )
+    with pytest.raises(ValueError, match="has a split train of its own; nothing to write"):
+        splits.write_lists({"train": read_both(photos)["train"].annotations}, photos, photos)
+    with pytest.raises(FileExistsError, match=r"train\.txt is there already; edit it, or remove"):
+        splits.write_lists(annotations, photos, photos)
+
+    (photos / "splits" / "test.txt").write_text(
+        "# mine\ncam1/photo_1\n\n cam0/photo_2.jpg \ncam1/photo_1.jpg\ncam3/photo_3.jpg\n"
+    )
+    found, faults, _ = read_xml("test", data_dir=photos)
+    assert [Path(file).name for file in found.files] == ["photo_2.jpg", "photo_1.jpg"]
+    file = str(photos / "splits" / "test.txt")
+    assert faults == [
+        Fault(file, "line 5", "names 'cam1/photo_1.jpg' once more"),
+        Fault(file, "line 6", "names 'cam3/photo_3.jpg', which is no image"),
+    ]
+    with pytest.raises(FileNotFoundError, match=r"no split 'x' in .*splits; there are: test, tr"):
+        read_xml("x", data_dir=photos)
+
+
+def write_coco(root, names):
+    """One JSON for all: image i of 40x30 has i boxes."""
+    (root / "images").mkdir()
+    for name in names:
+        Image.new("RGB", (40, 30)).save(root / "images" / name)
+    images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+    boxes = [
+        {"id": 100 * i + k, "image_id": i, "category_id": 7, "bbox": [1, 2, 3, 4]}
+        for i in range(len(names))
+        for k in range(i)
+    ]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 7, "name": "cat"}]}
+    (root / "result.json").write_text(json.dumps(content))
+
+
+def test_one_coco_file_for_all(tmp_path):
+    names = NAMES[:10]
+    write_coco(tmp_path, names)
+    for where in (
+        {"data_dir": tmp_path},
+        {"annotations": tmp_path / "result.json", "images": tmp_path / "images"},
+    ):
+        for split in ("train", "val", "all"):
+            found, faults, _ = read_coco(split, val_fraction=0.4, **where)
+            expected = chosen(names, split, 0.4)
+            assert faults == []
+            assert [Path(file).name for file in found.files] == expected
+            counts = np.bincount(found.owners, minlength=found.num_images)
+            assert counts.tolist() == [names.index(name) for name in expected]
+            assert len(found.notes) == (split != "all")
+        first = read_coco("val", val_fraction=0.4, limit=1, **where).annotations
+        assert [Path(file).name for file in first.files] == chosen(names, "val", 0.4)[:1]
+    # A name that no hash makes: of a file of that split alone.
+    assert read_coco("mine", **where).annotations.num_images == 10
+
+
+def test_a_coco_file_of_one_split_is_not_divided(tmp_path):
+    write_coco(tmp_path, NAMES[:3])
+    (tmp_path / "result.json").rename(tmp_path / "instances_val2017.json")
+    with pytest.raises(FileNotFoundError, match="no annotation file"):
+        read_coco("train", data_dir=tmp_path)
+
+
+def test_faults_of_one_coco_file_are_those_of_the_split(tmp_path):
+    write_coco(tmp_path, NAMES[:10])
+    content = json.loads((tmp_path / "result.json").read_text())
+    content["annotations"][0]["bbox"] = [1, 2, 0, 0]
+    content["annotations"].append({"id": 9, "image_id": 99, "category_id": 7, "bbox": [1, 2, 3, 4]})
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    lost = "has image_id 99, which does not exist"
+    faults = {
+        split: [fault.what for fault in read_coco(split, data_dir=tmp_path).faults]
+        for split in ("train", "val")
+    }
+    empty = "box (1, 2, 1, 2) has no area"
+    mine = "val" if splits.is_val(NAMES[1], 0.2) else "train"
+    assert faults == {split: [lost, empty] if split == mine else [lost] for split in faults}
+
+
+SET_NAME = {"id": 0, "name": "pets", "supercategory": "none"}
+
+
+@pytest.mark.parametrize(
+    ("classes", "used", "names"),
+    [
+        (None, False, ("cat", "dog")),
+        (["pets", "cat"], False, ("pets", "cat")),
+        (None, True, ("pets", "cat", "dog")),
+    ],
+)
+def test_the_category_that_only_names_the_set(tmp_path, classes, used, names):
+    (tmp_path / "valid").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "valid" / "a.jpg")
+    pets = [{"id": i, "name": n, "supercategory": "pets"} for i, n in ((1, "cat"), (2, "dog"))]
+    box = {"id": 1, "image_id": 0, "category_id": 0 if used else 1, "bbox": [1, 2, 3, 4]}
+    file = tmp_path / "valid" / "_annotations.coco.json"
+    images = [{"id": 0, "file_name": "a.jpg"}]
+    content = {"images": images, "annotations": [box], "categories": [SET_NAME, *pets]}
+    file.write_text(json.dumps(content))
+    found, faults, _ = read_coco("val", data_dir=tmp_path, class_names=classes)
+    assert faults == [] and found.class_names == names
+    assert found.category_ids == tuple({"pets": 0, "cat": 1, "dog": 2}[name] for name in names)
+    note = f"{file}: category 0 'pets' only names the set and is left out; --classes keeps it"
+    assert found.notes == (() if "pets" in names else (note,))
+
+
+def test_images_in_two_splits_are_found_by_file(photos, tmp_path_factory):
+    found = {split: result.annotations for split, result in read_both(photos).items()}
+    assert splits.shared_images(found["train"], found["val"]) == []
+    assert splits.shared_images(found["train"], found["train"]) == list(found["train"].files)
+    # The same photo by a link in another folder.
+    other = tmp_path_factory.mktemp("other")
+    source = Path(found["train"].files[0])
+    os.symlink(source, other / "renamed.jpg")
+    (other / "renamed.xml").write_text(f"<annotation>{voc_object()}</annotation>")
+    linked = read_xml("all", data_dir=other).annotations
+    assert splits.shared_images(found["train"], linked) == [str(other / "renamed.jpg")]
