@@ -38,7 +38,8 @@ def poisoned(monkeypatch):
             return tf.where(step + 1 == BAD_STEP, images + hole, images), targets
 
         data = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), source).map(poison)
-        for name in ("class_names", "category_ids", "num_images", "image_faults"):
+        names = ("class_names", "category_ids", "num_images", "image_faults", "notes")
+        for name in (*names, "annotations"):
             setattr(data, name, getattr(source, name))
         return data
 

@@ -36,10 +36,13 @@ def test_a_folder_of_broken_images_is_told_before_training(tmp_path):
          r"--batch_size=8 \(was 16\), --augment=mosaic \(was empty\)"),
         # A number is itself however it is spelt.
         ({"epochs": 2.0}, {"epochs": 2}, ""),
-        # The end of the run moves the steps at which the learning rate falls, unless they are said.
+        # The end of the run moves warm-up and decays of the learning rate, unless they are said.
         ({"steps": 90}, {"steps": 120}, r"--steps=120 \(was 90\)"),
-        ({"steps": 90, "decay_steps": (60,)}, {"steps": 120, "decay_steps": (60,)}, ""),
-        ({"steps": 90, "schedule": "constant"}, {"steps": 120, "schedule": "constant"}, ""),
+        ({"steps": 90, "decay_steps": (60,)}, {"steps": 120, "decay_steps": (60,)}, "--steps=120"),
+        ({"steps": 90, "decay_steps": (60,), "warmup_steps": 5},
+         {"steps": 120, "decay_steps": (60,), "warmup_steps": 5}, ""),
+        ({"steps": 90, "schedule": "constant", "warmup_steps": 5},
+         {"steps": 120, "schedule": "constant", "warmup_steps": 5}, ""),
         ({"steps": 90, "schedule": "cosine"}, {"steps": 120, "schedule": "cosine"}, "--steps=120"),
     ],
 )  # fmt: skip
