@@ -176,8 +176,9 @@ def score_files(
         try:
             # utf-8-sig: some tools write a byte order mark.
             loaded.append(json.loads(Path(name).read_text(encoding="utf-8-sig")))
-        except (ValueError, RecursionError) as error:  # recursion: nested too deeply
-            raise ValueError(f"--{flag}: {name} cannot be read as JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            what = "it is nested too deeply" if isinstance(error, RecursionError) else error
+            raise ValueError(f"--{flag}: {name} cannot be read as JSON: {what}") from error
     try:
         return score_records(Records(*loaded), metrics)
     except ValueError as error:

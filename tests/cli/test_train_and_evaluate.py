@@ -188,22 +188,22 @@ def test_evaluate_knows_the_size_that_a_model_was_made_for(run_dir, tmp_path, ca
 
 
 def write_voc(folder, *, cut):
-    """A VOC tree of one image with one object; the last `cut` bytes of the image are missing."""
+    """A VOC tree of an image in each split, with one object; its last `cut` bytes are missing."""
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / name).mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    image = folder / "JPEGImages" / "a.jpg"
-    Image.fromarray(noise).save(image)
-    content = image.read_bytes()
-    image.write_bytes(content[: len(content) - cut])
-    (folder / "Annotations" / "a.xml").write_text(
-        "<annotation><filename>a.jpg</filename>"
-        "<size><width>64</width><height>64</height><depth>3</depth></size>"
-        "<object><name>cell</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>40</xmax>"
-        "<ymax>40</ymax></bndbox></object></annotation>"
-    )
     for split in ("train", "val"):
-        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("a\n")
+        image = folder / "JPEGImages" / f"{split}_a.jpg"
+        Image.fromarray(noise).save(image)
+        content = image.read_bytes()
+        image.write_bytes(content[: len(content) - cut])
+        (folder / "Annotations" / f"{split}_a.xml").write_text(
+            f"<annotation><filename>{image.name}</filename>"
+            "<size><width>64</width><height>64</height><depth>3</depth></size>"
+            "<object><name>cell</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>40</xmax>"
+            "<ymax>40</ymax></bndbox></object></annotation>"
+        )
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(f"{split}_a\n")
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ NESTED = "[" * 100_000 + "]" * 100_000
         ({"categories": 5}, [FOUND], "'categories' of .*: expected a list, got 5"),
         ({"images": [{"id": 10**23}]}, [FOUND], "image at position 0: .* 64 bits, got 10{23}$"),
         ({"categories": [{"id": 10**23}]}, [FOUND], "category at .* 64 bits, got 10{23}$"),
-        ({}, NESTED, "--detections: .*found.json: expected COCO's format, got JSON nested too"),
+        ({}, NESTED, "--detections: .*found.json cannot be read as JSON: it is nested too"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(score, truth, found, message):

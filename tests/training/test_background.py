@@ -18,6 +18,7 @@ class DroppingDetector(Detector):
 
     loss_names = {"loss_of_all": "mean squared distance from 1"}  # noqa: RUF012
     count_names = {"num_positives": "always 1"}  # noqa: RUF012
+    learns_boxes = False
 
     def __init__(self, **kwargs):
         super().__init__(**{"num_classes": 1, **kwargs})
