@@ -1,7 +1,6 @@
 """Splits of data that has none: hash, lists of one's own, folders; images in two splits."""
 
 import hashlib
-import json
 import os
 from pathlib import Path
 
@@ -9,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcos_tf.cli.dataset import write_lists
+from fcos_tf.config import Config
 from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
-from fcos_tf.data.formats.coco import read_coco
 from fcos_tf.data.formats.xml_folder import read_xml
 from tests.data.formats.voc_trees import voc_object
 
@@ -30,6 +30,19 @@ def test_the_hash_is_that_of_the_name_alone():
     assert splits.is_val("cam1/photo_1.jpg", 0.5) == splits.is_val("cam1\\photo_1.jpg", 0.5)
     # A letter with its accent, as one character and as two (macOS).
     assert splits.is_val("caf\xe9.jpg", 0.5) == splits.is_val("cafe\u0301.jpg", 0.5)
+
+
+def test_the_hash_is_that_of_hashlib_and_the_share_near_the_fraction():
+    names = [f"cam{number % 7}/img {number}.jpg" for number in range(2000)]
+    expected = []
+    for name in names:
+        digest = hashlib.sha256(name.removesuffix(".jpg").encode()).hexdigest()
+        if int(digest[:16], 16) / 2**64 < 0.2:
+            expected.append(name)
+    assert chosen(names, "val") == expected
+    # Binomial: 400 expected, standard deviation sqrt(2000 * .2 * .8) = 17.9, four of them 72.
+    assert 328 < len(expected) < 472
+    assert chosen(names, "train+val") == names
 
 
 def test_shares_are_near_val_fraction_and_splits_disjoint():
@@ -126,90 +139,23 @@ def test_written_lists_are_read_back_and_may_be_edited(photos):
         read_xml("x", data_dir=photos)
 
 
-def write_coco(root, names):
-    """One JSON for all: image i of 40x30 has i boxes."""
-    (root / "images").mkdir()
-    for name in names:
-        Image.new("RGB", (40, 30)).save(root / "images" / name)
-    images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
-    boxes = [
-        {"id": 100 * i + k, "image_id": i, "category_id": 7, "bbox": [1, 2, 3, 4]}
-        for i in range(len(names))
-        for k in range(i)
-    ]
-    content = {"images": images, "annotations": boxes, "categories": [{"id": 7, "name": "cat"}]}
-    (root / "result.json").write_text(json.dumps(content))
+def test_the_tool_writes_lists_of_a_hash_alone(photos):
+    config = Config(data_dir=str(photos), val_fraction=0.5)
+    before = {split: found.annotations.files for split, found in read_both(photos).items()}
+    files = write_lists(config, ["train", "val"])
+    assert files == [photos / "splits" / "train.txt", photos / "splits" / "val.txt"]
+    texts = [file.read_text() for file in files]
+    assert {s: found.annotations.files for s, found in read_both(photos).items()} == before
+    with pytest.raises(ValueError, match="has a split train of its own; nothing to write"):
+        write_lists(config, ["train", "val"])
+    assert [file.read_text() for file in files] == texts
 
 
-def test_one_coco_file_for_all(tmp_path):
-    names = NAMES[:10]
-    write_coco(tmp_path, names)
-    for where in (
-        {"data_dir": tmp_path},
-        {"annotations": tmp_path / "result.json", "images": tmp_path / "images"},
-    ):
-        for split in ("train", "val", "all"):
-            found, faults, _ = read_coco(split, val_fraction=0.4, **where)
-            expected = chosen(names, split, 0.4)
-            assert faults == []
-            assert [Path(file).name for file in found.files] == expected
-            counts = np.bincount(found.owners, minlength=found.num_images)
-            assert counts.tolist() == [names.index(name) for name in expected]
-            assert len(found.notes) == (split != "all")
-        first = read_coco("val", val_fraction=0.4, limit=1, **where).annotations
-        assert [Path(file).name for file in first.files] == chosen(names, "val", 0.4)[:1]
-    # A name that no hash makes: of a file of that split alone.
-    assert read_coco("mine", **where).annotations.num_images == 10
-
-
-def test_a_coco_file_of_one_split_is_not_divided(tmp_path):
-    write_coco(tmp_path, NAMES[:3])
-    (tmp_path / "result.json").rename(tmp_path / "instances_val2017.json")
-    with pytest.raises(FileNotFoundError, match="no annotation file"):
-        read_coco("train", data_dir=tmp_path)
-
-
-def test_faults_of_one_coco_file_are_those_of_the_split(tmp_path):
-    write_coco(tmp_path, NAMES[:10])
-    content = json.loads((tmp_path / "result.json").read_text())
-    content["annotations"][0]["bbox"] = [1, 2, 0, 0]
-    content["annotations"].append({"id": 9, "image_id": 99, "category_id": 7, "bbox": [1, 2, 3, 4]})
-    (tmp_path / "result.json").write_text(json.dumps(content))
-    lost = "has image_id 99, which does not exist"
-    faults = {
-        split: [fault.what for fault in read_coco(split, data_dir=tmp_path).faults]
-        for split in ("train", "val")
-    }
-    empty = "box (1, 2, 1, 2) has no area"
-    mine = "val" if splits.is_val(NAMES[1], 0.2) else "train"
-    assert faults == {split: [lost, empty] if split == mine else [lost] for split in faults}
-
-
-SET_NAME = {"id": 0, "name": "pets", "supercategory": "none"}
-
-
-@pytest.mark.parametrize(
-    ("classes", "used", "names"),
-    [
-        (None, False, ("cat", "dog")),
-        (["pets", "cat"], False, ("pets", "cat")),
-        (None, True, ("pets", "cat", "dog")),
-    ],
-)
-def test_the_category_that_only_names_the_set(tmp_path, classes, used, names):
-    (tmp_path / "valid").mkdir()
-    Image.new("RGB", (40, 30)).save(tmp_path / "valid" / "a.jpg")
-    pets = [{"id": i, "name": n, "supercategory": "pets"} for i, n in ((1, "cat"), (2, "dog"))]
-    box = {"id": 1, "image_id": 0, "category_id": 0 if used else 1, "bbox": [1, 2, 3, 4]}
-    file = tmp_path / "valid" / "_annotations.coco.json"
-    images = [{"id": 0, "file_name": "a.jpg"}]
-    content = {"images": images, "annotations": [box], "categories": [SET_NAME, *pets]}
-    file.write_text(json.dumps(content))
-    found, faults, _ = read_coco("val", data_dir=tmp_path, class_names=classes)
-    assert faults == [] and found.class_names == names
-    assert found.category_ids == tuple({"pets": 0, "cat": 1, "dog": 2}[name] for name in names)
-    note = f"{file}: category 0 'pets' only names the set and is left out; --classes keeps it"
-    assert found.notes == (() if "pets" in names else (note,))
+def test_the_tool_writes_no_lists_where_folders_are_the_splits(photos):
+    (photos / "cam0").rename(photos / "train"), (photos / "cam1").rename(photos / "valid")
+    with pytest.raises(ValueError, match="has a split train of its own; nothing to write"):
+        write_lists(Config(data_dir=str(photos)), ["train", "val"])
+    assert not (photos / "splits").exists()
 
 
 def test_images_in_two_splits_are_found_by_file(photos, tmp_path_factory):

@@ -203,6 +203,15 @@ def test_the_image_is_the_one_that_filename_names(tree):
     assert names_of(read(root, "train")) == ["a.png", "b.jpg", "d.png"]
 
 
+def test_of_two_images_with_one_name_filename_names_the_one(tree):
+    root = tree("a", voc_object(), head="<filename>a.png</filename>")
+    for stem in ("b", "c"):  # no filename, and one without suffix: .jpg before others
+        tree(stem, head="<filename>c</filename>" * (stem == "c"))
+    for stem in "abc":
+        Image.new("RGB", (40, 30)).save(root / "JPEGImages" / f"{stem}.png")
+    assert names_of(read(root, "train")) == ["a.png", "b.jpg", "c.jpg"]
+
+
 @pytest.mark.parametrize("suffix", [".jpeg", ".png", ".JPG", ".bmp", ".webp", ".gif"])
 def test_images_with_other_endings(tree, suffix):
     # A copied annotation still names the image that it was copied from.
