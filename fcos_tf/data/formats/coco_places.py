@@ -41,7 +41,9 @@ def find(split: str, data_dir, annotations, images) -> tuple[Path, Path, bool]:
     elif file.name == ROBOFLOW and not annotations:
         folders = [file.parent]
     else:
-        root, word = _data_dir(data_dir, images), split if has_split else _word(file)
+        root = _data_dir(data_dir, images)
+        by_file = not has_split or (annotations and _is_of_split(file))
+        word = _word(file) if by_file else split
         folders = [root / word, root / "images" / word, root / "images"]
         folders += [root / other for other in splits.words_for(word)]
         folders += [] if has_split else [root]
@@ -109,7 +111,7 @@ def _find_json(split: str, data_dir, annotations) -> tuple[Path, bool]:
         files = [file]
         one_for_all = {*split.split("+")} <= {*_ONE_FOR_ALL} and "{split}" not in str(annotations)
         if file.is_file():
-            return file, not one_for_all
+            return file, not one_for_all or _is_of_split(file)
     else:
         files = [
             inside / name

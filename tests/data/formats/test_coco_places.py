@@ -61,6 +61,15 @@ def test_a_json_file_anywhere(tmp_path):
         read_coco("all", annotations=file, images=tmp_path / "z")
 
 
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_a_file_of_one_split_is_read_whole(tmp_path, split):
+    # With "train", too: what was asked for by name is not divided by a hash.
+    file = add(tmp_path, "annotations/instances_val2017.json", "val2017")
+    found, faults, _ = read_coco(split, annotations=file, data_dir=tmp_path)
+    assert faults == [] and found.notes == ()
+    assert found.files == [str(tmp_path / "val2017" / "a.jpg")]
+
+
 def test_the_split_in_the_names_of_files(tmp_path):
     for split in ("train", "val"):
         add(tmp_path, f"x/{split}-labels.json", f"photos/{split}", f"{split}.jpg")
