@@ -85,7 +85,12 @@ class WarmupStepDecay(_WarmupSchedule):
     """
 
     def __init__(
-        self, learning_rate, *, decay_steps: Sequence[int], decay_factor: float = 0.1, **warmup
+        self,
+        learning_rate: float,
+        *,
+        decay_steps: Sequence[int],
+        decay_factor: float = 0.1,
+        **warmup,
     ):
         super().__init__(learning_rate, **warmup)
         decay_steps = [int(step) for step in decay_steps]
@@ -120,7 +125,7 @@ class WarmupCosine(_WarmupSchedule):
         0.5
     """
 
-    def __init__(self, learning_rate, *, total_steps: int, **warmup):
+    def __init__(self, learning_rate: float, *, total_steps: int, **warmup):
         super().__init__(learning_rate, **warmup)
         if total_steps <= self.warmup_steps:
             raise ValueError(
