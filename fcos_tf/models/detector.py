@@ -59,11 +59,28 @@ class Detector(ImageModel):
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.max_detections = max_detections
 
-    def decode(self, raw: dict, image_size, image_sizes=None, **options) -> dict:
-        """Detections from the outputs of `call` for padded images of (height, width).
+    def decode(
+        self,
+        raw: dict,
+        image_size,
+        image_sizes=None,
+        *,
+        score_threshold=None,
+        max_detections: int | None = None,
+        jit_compile: bool = False,
+    ) -> dict:
+        """Detections from raw predictions.
 
-        Boxes are clipped to `image_sizes`, or to the padded size. The options are the keyword
-        arguments of `detect`.
+        Args:
+            raw: outputs of `call`.
+            image_size: (height, width) of the padded images.
+            image_sizes: [B, 2] (height, width) to clip the boxes to; None: the padded size.
+            score_threshold: see `detect`.
+            max_detections: see `detect`.
+            jit_compile: see `detect`.
+
+        Returns:
+            dict, see `detect`.
         """
         raise NotImplementedError
 

@@ -80,7 +80,13 @@ def fcos_detections(
 
 
 def decode_points(predictions: dict, image_size, strides: Sequence[int], rules: FCOSRules):
-    """Boxes and scores of all points, before any selection; arguments as of `fcos_detections`.
+    """Boxes and scores of all points, before any selection.
+
+    Args:
+        predictions: as in `fcos_detections`.
+        image_size: (height, width) of the padded images.
+        strides: L strides in pixels.
+        rules: position of points.
 
     Returns:
         boxes [B, N, 4] float32 xyxy pixels, not clipped; scores and class probabilities, [B, N, C].
@@ -94,7 +100,17 @@ def decode_points(predictions: dict, image_size, strides: Sequence[int], rules: 
 
 
 def place_points(grids, strides: Sequence[int], image_size, rules: FCOSRules):
-    """`ops.points.pyramid_points` of padded images, under the rules of an implementation."""
+    """`ops.points.pyramid_points` under the rules of an implementation.
+
+    Args:
+        grids: L pairs (rows, columns).
+        strides: L strides in pixels.
+        image_size: (height, width) of the padded images.
+        rules: position of points.
+
+    Returns:
+        points [N, 2] float32, (x, y) pixels, and point_strides [N] float32.
+    """
     canvas = image_size if rules.point_spacing == "canvas" else None
     return pyramid_points(grids, strides, offset=rules.point_offset, image_size=canvas)
 

@@ -14,9 +14,8 @@ from typing import Any
 
 from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats.image_index import ImageIndex, files_below
-from fcos_tf.data.formats.listing import Listing, read_listing
+from fcos_tf.data.formats.listing import Listing, annotation_folder, read_listing, unannotated
 from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
-from fcos_tf.data.formats.xml_folder import annotation_folder, unannotated
 
 _POINTS = {"rectangle": 2, "polygon": 3}  # least number of them
 

@@ -1,5 +1,6 @@
 """What formats of one's own data have in common: from a list of images to a split of them."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import NamedTuple
 
 from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats import splits
+from fcos_tf.data.formats.image_index import ImageIndex, plain_name
 from fcos_tf.data.formats.records import ImageRecord, absent_classes, read_result
 from fcos_tf.data.formats.voc_files import image_ids_of
 from fcos_tf.image_suffixes import stem_of
@@ -80,3 +82,27 @@ def read_listing(
         faults += absent_classes(records, wanted, str(listing.root), split)
     annotations = replace(found.annotations, notes=listing.notes + chosen.notes)
     return ReadResult(annotations, faults, found.other_classes)
+
+
+def annotation_folder(data_dir, annotations, images, dataset: str) -> tuple[Path, ImageIndex]:
+    """The folder of the annotation files, and the images.
+
+    Raises:
+        ValueError: Neither `data_dir` nor both others are given.
+        FileNotFoundError: A folder is missing.
+    """
+    if not data_dir and not (annotations and images):
+        raise ValueError(f"dataset {dataset} needs data_dir, or both annotations and images")
+    folder = Path(annotations or data_dir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}")
+    return folder, ImageIndex(images or data_dir)
+
+
+def unannotated(index: ImageIndex, names: Sequence[str]) -> tuple[str, ...]:
+    """A note on images without annotation file, if there are some."""
+    there = {plain_name(name) for name in names}
+    lost = [name for name in index.names if plain_name(os.path.splitext(name)[0]) not in there]
+    if not lost:
+        return ()
+    return (f"{index.root}: {len(lost)} images without annotations are left out, first {lost[0]}",)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fcos_tf.data.annotations import Annotations, ReadResult
+from fcos_tf.data.annotations import Annotations, Fault, ReadResult
 from fcos_tf.data.formats.image_index import ImageIndex
-from fcos_tf.data.formats.records import ObjectRecord, absent_classes, read_result
+from fcos_tf.data.formats.records import ImageRecord, ObjectRecord, absent_classes, read_result
 from fcos_tf.data.formats.voc_files import (
     ANNOTATIONS,
     FOLDERS,
@@ -18,9 +18,12 @@ from fcos_tf.data.formats.voc_files import (
     join,
     list_split,
     parse_list,
+    read_object,
+    read_root,
+    read_size,
+    text_of,
     write_annotation,
 )
-from fcos_tf.data.formats.xml_folder import find_class_names, read_record
 
 
 def read_voc(
@@ -80,6 +83,53 @@ def read_voc(
     if class_names is not None and len(records) == len(listed.names):
         faults += absent_classes(records, names, trees, split)
     return ReadResult(found.annotations, faults, found.other_classes)
+
+
+def read_record(xml: Path, stem: str, index: ImageIndex, class_names: Sequence[str]) -> ImageRecord:
+    """Reads an XML file.
+
+    Args:
+        xml: The file.
+        stem: Its path from the folder of annotations, without suffix.
+        index: The images.
+        class_names: The classes to read; those of other objects are in `others`.
+    """
+    origin = str(xml)
+    try:
+        root = read_root(xml)
+        file = index.path(index.find(stem, text_of(root, "filename")))
+    except ValueError as error:
+        return ImageRecord(origin, faults=[Fault(origin, "", str(error))])
+    objects, faults, others = {}, [], []
+    for number, element in enumerate(root.iterfind("object"), start=1):
+        class_name = text_of(element, "name")
+        if class_name and class_name not in class_names:
+            others.append(class_name)
+            continue
+        try:
+            objects[number] = read_object(element)
+        except ValueError as error:
+            faults.append(Fault(origin, f"object {number}", str(error)))
+    return ImageRecord(origin, file, read_size(root), objects, faults, others)
+
+
+def find_class_names(files: Sequence[Path], folders: Sequence[Path]) -> tuple[str, ...]:
+    """The sorted names of the objects in XML files.
+
+    Raises:
+        ValueError: There is no object in any; names the folders.
+    """
+    names, broken = set(), []
+    for file in files:
+        try:
+            names |= {text_of(found, "name") for found in read_root(file).iterfind("object")}
+        except ValueError as error:  # a fault, if the split names it
+            broken.append(f"{file}: {error}")
+    names.discard("")
+    if not names:
+        reason = f"; the first that is broken: {broken[0]}" if broken else ""
+        raise ValueError(f"no object in any annotation of {join(folders)}{reason}")
+    return tuple(sorted(names))
 
 
 def write_voc(
