@@ -9,8 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from fcos_tf.data.images import ImageError, decode_image, read_bytes, resize_image, to_rgb
-from fcos_tf.data.input.transforms import pad_image
+from fcos_tf.data.images import (
+    ImageError,
+    decode_image,
+    pad_image,
+    read_bytes,
+    resize_image,
+    to_rgb,
+)
 from fcos_tf.image_size import MULTIPLE, ImageSize, parse_image_size
 
 # A path, the bytes of an image file, pixels uint8 [h, w, 3] RGB, or a Pillow image.

@@ -5,11 +5,21 @@ import posixpath
 from collections import defaultdict
 from pathlib import Path
 
-from fcos_tf.image_suffixes import IMAGE_SUFFIXES, stem_of
+from fcos_tf.image_suffixes import IMAGE_SUFFIXES
 
 # Folders of a data set that tell nothing of an image: a/images/b.jpg is a/b.jpg.
 _PLACES = {"images", "image", "imgs", "img", "jpegimages", "annotations", "annotation", "labels",
            "photos", "xml", "xmls", "json"}  # fmt: skip
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name counts as an image; upper and lower case are the same."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def stem_of(name: str) -> str:
+    """The name without the suffix of an image, if it has one."""
+    return os.path.splitext(name)[0] if is_image_name(name) else name
 
 
 def plain_name(name: str) -> str:

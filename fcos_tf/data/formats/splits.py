@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fcos_tf.data.annotations import Annotations, Fault
-from fcos_tf.data.formats.image_index import plain_name
-from fcos_tf.image_suffixes import stem_of
+from fcos_tf.data.formats.image_index import plain_name, stem_of
 
 LISTS = "splits"  # folder of lists of one's own
 EVERYTHING = "all"  # the split that has all images

@@ -9,8 +9,7 @@ import yaml
 
 from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
-from fcos_tf.data.formats.image_index import ImageIndex, plain_name
-from fcos_tf.image_suffixes import is_image_name, stem_of
+from fcos_tf.data.formats.image_index import ImageIndex, is_image_name, plain_name, stem_of
 
 _NAMES_FILES = ("classes.txt", "obj.names", "*.names")
 _SPLITS = ("train", "val", "valid", "validation", "test")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fcos_tf.data.input.transforms import LEAST_SIDE
+from fcos_tf.data.images import LEAST_SIDE
 from fcos_tf.image_size import ImageSize
 from fcos_tf.keras_cv_import import import_keras_cv
 

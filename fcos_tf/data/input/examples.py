@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fcos_tf.data import images
 from fcos_tf.data.annotations import Annotations, ImageFaults
-from fcos_tf.data.images import ImageError, SizeRule, decode_image, read_bytes, resize_image
-from fcos_tf.data.input import transforms
 from fcos_tf.data.input.order import FILLER
 from fcos_tf.image_size import ImageSize
 
@@ -59,7 +58,7 @@ class Source:
         can_flip: Whether a mirrored image is still a fair example (mirrored digits are not).
     """
 
-    read: Callable[[int, SizeRule], Example]
+    read: Callable[[int, images.SizeRule], Example]
     num_images: int
     most_boxes: int
     most_ignored: int
@@ -80,10 +79,12 @@ def make_source(annotations: Annotations, note: Callable[[list[str]], None]) -> 
     # Image i owns the rows starts[i] to starts[i + 1].
     starts = np.searchsorted(annotations.owners, np.arange(annotations.num_images + 1))
 
-    def read(index: int, size_for: SizeRule) -> Example:
+    def read(index: int, size_for: images.SizeRule) -> Example:
         file, offset, num_bytes = annotations.place_of(index)
         name = file if num_bytes is None else f"{file}, {num_bytes} bytes from {offset} on"
-        image, stored = decode_image(read_bytes(file, offset, num_bytes), name, size_for)
+        image, stored = images.decode_image(
+            images.read_bytes(file, offset, num_bytes), name, size_for
+        )
         rows = slice(starts[index], starts[index + 1])
         boxes = annotations.boxes[rows]
         if stored != tuple(annotations.sizes[index].tolist()):
@@ -214,7 +215,7 @@ class ExampleMapper:
                     current, lambda h, w: self.image_size.resized(h, w, chances.size, fit)
                 )
                 break
-            except ImageError as error:
+            except images.ImageError as error:
                 complaint = self.faults.skip(str(error))
                 if complaint or not self.training:
                     return _filler(), complaint
@@ -225,26 +226,26 @@ class ExampleMapper:
             self._cached[index] = example
         return example, ""
 
-    def _read_resized(self, index: int, size_for: SizeRule) -> Example:
+    def _read_resized(self, index: int, size_for: images.SizeRule) -> Example:
         if self.training:
             return self.source.read(index, size_for)
         example = self.source.read(index, lambda h, w: (h, w))
         pixels = example.image.astype(np.float32)
-        return example._replace(image=resize_image(pixels, *size_for(*pixels.shape[:2])))
+        return example._replace(image=images.resize_image(pixels, *size_for(*pixels.shape[:2])))
 
     def _finish(self, index: int, example: Example, chances: _Chances):
         """Crops, flips and pads; returns the image and its targets."""
         image, labels = example.image, example.labels
         before, after = tuple(example.original_size.tolist()), image.shape[:2]
-        boxes = transforms.scale_boxes(example.boxes, before, after)
+        boxes = images.scale_boxes(example.boxes, before, after)
         if self.image_size.scale_jitter is not None:
-            image, boxes, labels = transforms.crop_to_canvas(
+            image, boxes, labels = images.crop_to_canvas(
                 image, boxes, labels, self.image_size.canvas, (chances.crop_y, chances.crop_x)
             )
         flipped = self.horizontal_flip and chances.flip < 0.5
         if flipped:
-            image, boxes = transforms.flip_horizontal(image, boxes)
-        boxes, labels = transforms.pad_boxes(boxes, labels, self.most_boxes)
+            image, boxes = images.flip_horizontal(image, boxes)
+        boxes, labels = images.pad_boxes(boxes, labels, self.most_boxes)
         targets = {
             "boxes": boxes,  # [M, 4]
             "labels": labels,  # [M]
@@ -253,22 +254,22 @@ class ExampleMapper:
             "image_ids": np.int64(example.image_id),
         }
         if not self.training:
-            ignored = transforms.scale_boxes(example.ignored_boxes, before, after)
+            ignored = images.scale_boxes(example.ignored_boxes, before, after)
             originals = [example.boxes, example.ignored_boxes]
             if flipped:
-                ignored = transforms.flip_boxes(ignored, image.shape[1])
-                originals = [transforms.flip_boxes(found, before[1]) for found in originals]
-            targets["ignored_boxes"], targets["ignored_labels"] = transforms.pad_boxes(
+                ignored = images.flip_boxes(ignored, image.shape[1])
+                originals = [images.flip_boxes(found, before[1]) for found in originals]
+            targets["ignored_boxes"], targets["ignored_labels"] = images.pad_boxes(
                 ignored, example.ignored_labels, self.source.most_ignored
             )  # [K, 4], [K]
-            targets["original_boxes"] = transforms.pad_rows(originals[0], self.most_boxes)
-            targets["original_ignored_boxes"] = transforms.pad_rows(
+            targets["original_boxes"] = images.pad_rows(originals[0], self.most_boxes)
+            targets["original_ignored_boxes"] = images.pad_rows(
                 originals[1], self.source.most_ignored
             )
-            targets["areas"] = transforms.pad_rows(example.areas, self.most_boxes)
+            targets["areas"] = images.pad_rows(example.areas, self.most_boxes)
         canvas = self._canvas(index) or image.shape[:2]
         image = image.astype(np.uint8 if self.training else np.float32, copy=False)
-        return transforms.pad_image(image, *canvas), targets
+        return images.pad_image(image, *canvas), targets
 
     def _canvas(self, index: int) -> tuple[int, int] | None:
         """(H, W) of the batch that an image will be in, where that is known before."""

@@ -4,15 +4,14 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fcos_tf.data.images import resize_image
-from fcos_tf.data.input import transforms
+from fcos_tf.data import images
 from fcos_tf.image_size import ImageSize, parse_image_size
 
 
 def test_boxes_follow_the_whole_pixel_size_of_each_axis():
     # 480x640 -> 800x1066: y by 800/480 = 1.66667, x by 1066/640 = 1.665625
     boxes = np.float32([[64, 48, 640, 480]])
-    scaled = transforms.scale_boxes(boxes, (480, 640), (800, 1066))
+    scaled = images.scale_boxes(boxes, (480, 640), (800, 1066))
     np.testing.assert_allclose(scaled, [[106.6, 80.0, 1066.0, 800.0]], rtol=1e-6)
 
 
@@ -21,7 +20,7 @@ def test_scaled_boxes_end_where_the_image_ends():
     for before in range(1, 40):
         for after in (1, 7, 32, 333, 1333):
             boxes = np.float32([[0, 0, before, before]])
-            scaled = transforms.scale_boxes(boxes, (before, before), (after, after))
+            scaled = images.scale_boxes(boxes, (before, before), (after, after))
             np.testing.assert_array_equal(scaled, [[0, 0, after, after]])
 
 
@@ -37,7 +36,7 @@ def test_crop_by_hand():
             [4.0, 0.0, 6.0, 2.0],  # x 4..5, y 1..2: exactly one pixel
         ]
     )
-    window, left, labels = transforms.crop(image, boxes, np.arange(6), (1, 2), (2, 3))
+    window, left, labels = images.crop(image, boxes, np.arange(6), (1, 2), (2, 3))
     np.testing.assert_array_equal(window, image[1:3, 2:5])
     # Minus (2, 1), clipped to 3x2.
     np.testing.assert_array_equal(left, [[0, 0, 3, 2], [1, 0, 2.5, 1.5], [2, 0, 3, 1]])
@@ -46,15 +45,13 @@ def test_crop_by_hand():
 
 def test_crop_over_the_border_is_smaller():
     image = np.arange(5 * 6 * 3).reshape(5, 6, 3)
-    window, boxes, _ = transforms.crop(
-        image, np.float32([[0, 0, 6, 5]]), np.array([1]), (3, 0), (4, 9)
-    )
+    window, boxes, _ = images.crop(image, np.float32([[0, 0, 6, 5]]), np.array([1]), (3, 0), (4, 9))
     np.testing.assert_array_equal(window, image[3:])
     np.testing.assert_array_equal(boxes, [[0, 0, 6, 2]])
 
 
 def test_crop_without_boxes():
-    _, boxes, labels = transforms.crop(
+    _, boxes, labels = images.crop(
         np.zeros([5, 6, 3]), np.zeros([0, 4]), np.zeros(0, int), (1, 1), (2, 2)
     )
     assert boxes.shape == (0, 4) and labels.shape == (0,)
@@ -65,16 +62,16 @@ def test_crop_to_canvas_reaches_every_place():
     image = np.arange(5 * 6 * 3).reshape(5, 6, 3)
     none = np.zeros([0, 4]), np.zeros(0, int)
     for chance, place in [(0.0, 0), (0.33, 0), (0.34, 1), (0.66, 1), (0.67, 2), (0.9999999, 2)]:
-        down, *_ = transforms.crop_to_canvas(image, *none, (3, 4), (chance, 0.0))
+        down, *_ = images.crop_to_canvas(image, *none, (3, 4), (chance, 0.0))
         np.testing.assert_array_equal(down, image[place : place + 3, :4])
-        across, *_ = transforms.crop_to_canvas(image, *none, (3, 4), (0.0, chance))
+        across, *_ = images.crop_to_canvas(image, *none, (3, 4), (0.0, chance))
         np.testing.assert_array_equal(across, image[:3, place : place + 4])
 
 
 def test_crop_to_canvas_leaves_what_fits():
     image = np.arange(2 * 9 * 3).reshape(2, 9, 3)
     box = np.float32([[0, 0, 9, 2]])
-    cropped, boxes, _ = transforms.crop_to_canvas(image, box, np.array([0]), (4, 9), (0.9, 0.9))
+    cropped, boxes, _ = images.crop_to_canvas(image, box, np.array([0]), (4, 9), (0.9, 0.9))
     np.testing.assert_array_equal(cropped, image)
     np.testing.assert_array_equal(boxes, box)
 
@@ -82,29 +79,29 @@ def test_crop_to_canvas_leaves_what_fits():
 def test_flip_by_hand_and_twice():
     image = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
     boxes = np.float32([[0, 0, 1, 2], [0.5, 1, 3, 2]])
-    flipped, moved = transforms.flip_horizontal(image, boxes)
+    flipped, moved = images.flip_horizontal(image, boxes)
     np.testing.assert_array_equal(flipped[0, :, 0], [6, 3, 0])
     # Width 3: (0, 1) -> (3 - 1, 3 - 0); (.5, 3) -> (0, 2.5)
     np.testing.assert_array_equal(moved, [[2, 0, 3, 2], [0, 1, 2.5, 2]])
-    again, back = transforms.flip_horizontal(flipped, moved)
+    again, back = images.flip_horizontal(flipped, moved)
     np.testing.assert_array_equal(again, image)
     np.testing.assert_array_equal(back, boxes)
 
 
 def test_pad_is_right_and_bottom_with_zeros():
     image = np.ones([2, 3, 3], np.uint8)
-    padded = transforms.pad_image(image, 4, 5)
+    padded = images.pad_image(image, 4, 5)
     assert padded.shape == (4, 5, 3) and padded.dtype == np.uint8
     assert padded[:2, :3].min() == 1 and padded.sum() == 2 * 3 * 3
-    np.testing.assert_array_equal(transforms.pad_image(image[:, ::-1], 2, 3), image)
+    np.testing.assert_array_equal(images.pad_image(image[:, ::-1], 2, 3), image)
 
 
 def test_pad_boxes():
-    boxes, labels = transforms.pad_boxes(np.float32([[1, 2, 3, 4]]), np.array([6]), 3)
+    boxes, labels = images.pad_boxes(np.float32([[1, 2, 3, 4]]), np.array([6]), 3)
     np.testing.assert_array_equal(boxes, [[1, 2, 3, 4], [0, 0, 0, 0], [0, 0, 0, 0]])
     assert labels.tolist() == [6, -1, -1]
     assert (boxes.dtype, labels.dtype) == (np.float32, np.int32)
-    boxes, labels = transforms.pad_boxes(np.zeros([0, 4]), np.zeros(0, int), 2)
+    boxes, labels = images.pad_boxes(np.zeros([0, 4]), np.zeros(0, int), 2)
     assert labels.tolist() == [-1, -1] and not boxes.any()
 
 
@@ -125,16 +122,16 @@ def chain(image, boxes, labels, rule, chance, chances, flip):
     """What the pipeline does to a training example: image and size of its valid part, targets."""
     before = image.shape[:2]
     after = rule.resized(*before, chance)
-    image = resize_image(image, *after)
-    boxes = transforms.scale_boxes(np.array(boxes, np.float32), before, after)
+    image = images.resize_image(image, *after)
+    boxes = images.scale_boxes(np.array(boxes, np.float32), before, after)
     labels = np.array(labels, np.int32)
     if rule.scale_jitter is not None:
-        image, boxes, labels = transforms.crop_to_canvas(image, boxes, labels, rule.canvas, chances)
+        image, boxes, labels = images.crop_to_canvas(image, boxes, labels, rule.canvas, chances)
     if flip:
-        image, boxes = transforms.flip_horizontal(image, boxes)
+        image, boxes = images.flip_horizontal(image, boxes)
     size = tuple(image.shape[:2])
     canvas = rule.canvases()[before[0] > before[1]]
-    return transforms.pad_image(image, *canvas), size, boxes, labels
+    return images.pad_image(image, *canvas), size, boxes, labels
 
 
 @st.composite
