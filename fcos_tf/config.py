@@ -128,9 +128,9 @@ class ModelOptions(Options):
         "resnext101_32x8d, resnext101_64x4d, regnetx_400mf and others of that family, "
         "mobilenet_v2, simple_cnn, or keras_cv/PRESET, such as "
         "keras_cv/efficientnetv2_b0_imagenet.")
-    backbone_weights: str = option("", "Empty = random; imagenet = downloaded once, from Keras "
-        "for resnet50, resnet101 and keras_cv, else from torchvision; imagenet_v1, imagenet_v2 = "
-        "torchvision's; or a .keras file, such as that of tools/convert.py.", means=_NOTHING,
+    backbone_weights: str = option("", "Empty = random; imagenet = downloaded once, from keras_cv "
+        "for its presets, else torchvision's, the same as imagenet_v1; imagenet_v2 = torchvision's "
+        "newer ones; or a .keras file, such as that of tools/convert.py.", means=_NOTHING,
         also=("weights_backbone",))
     backbone_norm: str = option("auto", "Batch norm of the backbone: trained per device (batch), "
         "frozen, or synchronised over devices; auto = frozen with backbone weights, else batch.",

@@ -30,8 +30,7 @@ def fetch_weights(name: str, *, backbone: str | None = None) -> Path:
 
     Args:
         name: of a detector, "torchvision_coco"; with `backbone` "imagenet_v1" or "imagenet_v2",
-            torchvision's IMAGENET1K_V1 and _V2, or "imagenet", here the same as "imagenet_v1"
-            (for resnet50 and resnet101 `backbone_weights="imagenet"` is Keras').
+            torchvision's IMAGENET1K_V1 and _V2, or "imagenet", the same as "imagenet_v1".
         backbone: a name of `layers.backbones`, for the weights of a backbone.
 
     Returns:

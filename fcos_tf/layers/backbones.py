@@ -9,7 +9,7 @@ import keras
 
 from fcos_tf.layers.blocks import NORM_EPSILON
 from fcos_tf.layers.keras_cv import PREFIX as KERAS_CV
-from fcos_tf.layers.keras_cv import KerasCVBackbone, keras_home
+from fcos_tf.layers.keras_cv import KerasCVBackbone
 from fcos_tf.layers.mobilenet import mobilenet_v2
 from fcos_tf.layers.regnet import VARIANTS, regnet
 from fcos_tf.layers.resnet import resnet
@@ -28,9 +28,6 @@ BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "mobilenet_v2": mobilenet_v2,
     "simple_cnn": simple_cnn,
 }
-# "imagenet" of keras.applications; of the other backbones it is torchvision's. Keras' MobileNetV2
-# pads on one side only, so its weights do not fit ours.
-IMAGENET_BACKBONES = {"resnet50": "ResNet50", "resnet101": "ResNet101"}
 TORCH_EXTENSIONS = (".pth", ".pt", ".bin", ".tar", ".pkl", ".safetensors")
 
 
@@ -52,15 +49,6 @@ class BackbonePreset:
 RANDOM = BackbonePreset()
 # keras_cv's rescaling, 0-255 to 0-1, with which its presets with weights were trained.
 KERAS_CV_RANDOM = BackbonePreset(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
-# keras.applications: "caffe" preprocessing; frozen as in the FCOS recipes.
-IMAGENET = BackbonePreset(
-    channel_order="bgr",
-    mean=(103.939, 116.779, 123.68),
-    std=(1.0, 1.0, 1.0),
-    stride_in_3x3=False,
-    norm="frozen",
-    frozen_stages=2,
-)
 
 
 def resolve_preset(backbone: str, weights: str | None, **overrides) -> BackbonePreset:
@@ -73,13 +61,10 @@ def resolve_preset(backbone: str, weights: str | None, **overrides) -> BackboneP
             files; 0-1 for backbones of keras_cv.
         **overrides: fields of `BackbonePreset`; None leaves the preset's value.
     """
-    of_keras = weights == "imagenet" and backbone in IMAGENET_BACKBONES
-    preset = IMAGENET if of_keras else RANDOM
-    if backbone.startswith(KERAS_CV):
-        preset = KERAS_CV_RANDOM
+    preset = KERAS_CV_RANDOM if backbone.startswith(KERAS_CV) else RANDOM
     given = {name: value for name, value in overrides.items() if value is not None}
-    if weights is not None:
-        given = {"norm": IMAGENET.norm, "frozen_stages": IMAGENET.frozen_stages, **given}
+    if weights is not None:  # as in the FCOS recipes
+        given = {"norm": "frozen", "frozen_stages": 2, **given}
     return dataclasses.replace(preset, **given)
 
 
@@ -96,10 +81,10 @@ def build_backbone(
 
     Args:
         name: a key of `BACKBONES`, or "keras_cv/" and a preset of keras_cv.
-        weights: None (random); "imagenet", of Keras for resnet50, resnet101 and keras_cv, of
-            torchvision for others; "imagenet_v1" or "imagenet_v2" of torchvision, see
-            `fcos_tf.published`; or a `.keras` file of this backbone, as written by
-            `detector.backbone.save(file)` and `tools/convert.py`.
+        weights: None (random); "imagenet", of keras_cv for its presets, else torchvision's, the
+            same as "imagenet_v1"; "imagenet_v2" of torchvision, see `fcos_tf.published`; or a
+            `.keras` file of this backbone, as written by `detector.backbone.save(file)` and
+            `tools/convert.py`.
         stride_in_3x3: see `layers.resnet.resnet`; False for ResNets only.
         norm_epsilon: added to the variance; no choice for keras_cv.
         dtype: dtype policy of the layers; None: the global one.
@@ -131,7 +116,7 @@ def build_backbone(
     elif not stride_in_3x3:
         raise ValueError(f"stride_in_3x3 must be True for {name}; got {stride_in_3x3!r}")
     if weights is not None:
-        _check_weights(name, weights, stride_in_3x3)
+        _check_weights(name, weights)
 
     global_policy = keras.config.dtype_policy()
     try:
@@ -140,9 +125,7 @@ def build_backbone(
     finally:
         keras.config.set_dtype_policy(global_policy)
 
-    if weights == "imagenet" and name in IMAGENET_BACKBONES:
-        copy_keras_applications(_download(name), backbone)
-    elif weights is not None and not (weights == "imagenet" and is_keras_cv):
+    if weights is not None and not (weights == "imagenet" and is_keras_cv):
         if weights in PUBLISHED:
             from fcos_tf import fetch_weights
 
@@ -155,17 +138,11 @@ def build_backbone(
     return backbone
 
 
-def _check_weights(name, weights, stride_in_3x3):
+def _check_weights(name, weights):
     """Refuses weights that do not exist for a backbone."""
     if weights == "imagenet" and name.startswith(KERAS_CV):
         return
-    if weights == "imagenet" and name in IMAGENET_BACKBONES:
-        if stride_in_3x3:
-            raise ValueError(
-                "backbone_weights='imagenet' were trained with stride_in_3x3=False; got True; "
-                "'imagenet_v1' and 'imagenet_v2', of torchvision, with True"
-            )
-    elif weights in PUBLISHED:
+    if weights in PUBLISHED:
         try:
             find_published(weights, name)
         except ValueError as error:
@@ -211,42 +188,3 @@ def _copy_layers(source, target, file):
         if hasattr(layer, "epsilon"):
             values[-1] = values[-1] + theirs.epsilon - layer.epsilon
         layer.set_weights(values)
-
-
-def _download(name: str) -> keras.Model:
-    build = getattr(keras.applications, IMAGENET_BACKBONES[name])
-    try:
-        return build(weights="imagenet", include_top=False)
-    except Exception as error:  # keras raises a bare Exception when a download fails
-        raise OSError(
-            f"cannot download the ImageNet weights of {name} ({error}); put "
-            f"{name}_weights_tf_dim_ordering_tf_kernels_notop.h5 into {keras_home() / 'models'}, "
-            "or leave --backbone_weights empty"
-        ) from error
-
-
-def copy_keras_applications(source: keras.Model, target: keras.Model) -> None:
-    """Copies the weights of a `keras.applications` ResNet-50 or 101 into ours.
-
-    Its convolutions have biases and its batch norms epsilon 1.001e-5. A bias before batch norm is
-    the same as a smaller mean, a larger epsilon the same as a larger variance.
-    """
-    for layer in target.layers:
-        if not layer.name.endswith("_conv"):
-            continue
-        name = layer.name.removesuffix("_conv")
-        prefix = _keras_applications_name(name)
-        kernel, bias = source.get_layer(f"{prefix}_conv").get_weights()
-        theirs, ours = source.get_layer(f"{prefix}_bn"), target.get_layer(f"{name}_norm")
-        gamma, beta, mean, variance = theirs.get_weights()
-        layer.set_weights([kernel])
-        ours.set_weights([gamma, beta, mean - bias, variance + theirs.epsilon - ours.epsilon])
-
-
-def _keras_applications_name(name: str) -> str:
-    """`stage1_block2_3` to `conv2_block2_3`; the stem is `conv1`, a shortcut number 0."""
-    if name == "stem":
-        return "conv1"
-    stage, block, part = name.split("_")
-    part = "0" if part == "shortcut" else part
-    return f"conv{int(stage.removeprefix('stage')) + 1}_{block}_{part}"
