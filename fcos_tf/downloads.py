@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
+from fcos_tf.atomic_files import put_in_place
+
 TIMEOUT = 30.0  # seconds without a byte
 MAX_BYTES = 1 << 30
 _CHUNK_BYTES = 1 << 16
@@ -56,7 +58,7 @@ def download(url: str, path: str | os.PathLike, *, sha256: str) -> None:
     except ValueError:
         part.unlink()
         raise
-    os.replace(part, path)
+    put_in_place(part, path)
 
 
 def check_digest(path: Path, sha256: str) -> None:

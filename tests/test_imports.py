@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
     "fcos_tf": 0,  # the lazy __init__ and the version
     "fcos_tf.ops": 0,
+    "fcos_tf.atomic_files": 0,
     "fcos_tf.config": 0,
     "fcos_tf.downloads": 0,
     "fcos_tf.published": 0,

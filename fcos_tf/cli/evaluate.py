@@ -105,12 +105,12 @@ def evaluate(
         FileNotFoundError: No such file, or no data.
     """
     from fcos_tf import build, detecting, evaluation
+    from fcos_tf.atomic_files import write_text
     from fcos_tf.detecting.files import DETECTIONS_FILE
     from fcos_tf.evaluation.tta import parse_tta
     from fcos_tf.models.detector import detectable
     from fcos_tf.models.weights import load_model
     from fcos_tf.training import checkpoints, run
-    from fcos_tf.training.interruption import write_text
     from fcos_tf.training.strategy import make_strategy
 
     flip, sizes = parse_tta(**options_for(config, parse_tta))

@@ -90,9 +90,9 @@ def train(
     import keras
 
     from fcos_tf import build, evaluation
+    from fcos_tf.atomic_files import remove_leftovers, write_text
     from fcos_tf.training import checkpoints, loop, run
     from fcos_tf.training import strategy as strategies
-    from fcos_tf.training.interruption import remove_leftovers, write_text
     from fcos_tf.training.learnable import unlearnable
     from fcos_tf.training.optimizers import averaged_weights
 

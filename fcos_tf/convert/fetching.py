@@ -15,6 +15,7 @@ from pathlib import Path
 
 import keras
 
+from fcos_tf.atomic_files import remove_leftovers, replacing
 from fcos_tf.convert.backbones import load_imagenet_file
 from fcos_tf.convert.fcos_checkpoints import convert_checkpoint
 from fcos_tf.downloads import check_digest, download, locked
@@ -108,9 +109,9 @@ def _convert(entry: Published, source: Path, target: Path) -> None:
     finally:
         random.setstate(state)
     report.raise_if_incomplete(source)
-    temporary = target.with_name(f".writing_{target.name}")  # of no other process: see the lock
-    model.save(temporary)
-    os.replace(temporary, target)
+    remove_leftovers(target.parent, target.name)  # of no other process: see the lock
+    with replacing(target) as temporary:
+        model.save(temporary)
 
 
 def _tell(line: str) -> None:

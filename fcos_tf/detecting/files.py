@@ -2,7 +2,6 @@
 
 import glob
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from PIL import Image
 
+from fcos_tf.atomic_files import put_in_place
 from fcos_tf.detecting.detections import Detections
 from fcos_tf.image_suffixes import IMAGE_SUFFIXES
 
@@ -155,6 +155,6 @@ class Results(AbstractContextManager):
         with self._array:
             self._array.write("[]\n" if self._separator == "[\n" else "\n]\n")
         if kind is None:
-            os.replace(self._temporary, self._path)
+            put_in_place(self._temporary, self._path)
         else:
             self._temporary.unlink()

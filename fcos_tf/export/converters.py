@@ -10,7 +10,6 @@ Both take one image on a canvas of H x W pixels and give all N candidates:
 Class-wise non-maximum suppression is left to the caller: every runtime has its own operator.
 """
 
-import os
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from fcos_tf.atomic_files import replacing
 from fcos_tf.export.checks import compare, whole_float32
 from fcos_tf.export.folding import inference_copy
 from fcos_tf.image_size import parse_image_size
@@ -136,14 +136,9 @@ def _check(run: Callable, model: Detector, canvas: tuple[int, int], file: Path, 
 
 
 def _write(file: Path, content: bytes) -> Path:
-    """Writes under a temporary name, and renames into place."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".writing_{os.getpid()}_{file.name}")
-    try:
+    with replacing(file) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
     return file
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import keras
 
+from fcos_tf.atomic_files import write_text
 from fcos_tf.models.image_model import read_means, write_means
 from fcos_tf.models.train_steps import has_hosts
 from fcos_tf.training import checkpoints
-from fcos_tf.training.interruption import StopSignals, TrainingStopped, write_text
+from fcos_tf.training.interruption import StopSignals, TrainingStopped
 from fcos_tf.training.loop import EvaluationCallback, StepCallback
 from fcos_tf.training.strategy import any_host
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import h5py
 import keras
 
+from fcos_tf.atomic_files import naming, remove_leftovers, replacing
 from fcos_tf.models.weights import check_whole, find_damage, first_lines
-from fcos_tf.training.interruption import naming, remove_leftovers, replacing
 from fcos_tf.training.optimizers import averaged_weights, swap_averages
 
 FOLDER = "checkpoints"

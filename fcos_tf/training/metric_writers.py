@@ -20,7 +20,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.scalar.summary import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from fcos_tf.training.interruption import naming, write_text
+from fcos_tf.atomic_files import naming, write_text
 
 
 class JsonLinesWriter:

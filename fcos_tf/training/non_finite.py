@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from fcos_tf.atomic_files import replacing
 from fcos_tf.training import checkpoints
-from fcos_tf.training.interruption import replacing
 from fcos_tf.training.loop import StepCallback
 
 

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from fcos_tf.atomic_files import TEMPORARY_PREFIX, naming
 from fcos_tf.models.train_steps import has_hosts
 from fcos_tf.training.cluster import VARIABLE, read_cluster
-from fcos_tf.training.interruption import TEMPORARY_PREFIX, naming
 
 # Exists if the driver of an NVIDIA GPU is loaded, even if TensorFlow finds no GPU.
 _NVIDIA_DRIVER = Path("/dev/nvidiactl")

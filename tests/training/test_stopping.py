@@ -207,19 +207,6 @@ def test_records_that_find_no_room_are_told_by_the_name_of_their_file(full_disk,
         assert lines and set(lines) == {'{"step": 1, "kind": "train", "loss": 1.0}'}
 
 
-def test_files_appear_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "a.txt"
-    interruption.write_text(path, "first")
-    with pytest.raises(RuntimeError), interruption.replacing(path) as temporary:
-        temporary.write_text("sec")
-        raise RuntimeError
-    assert path.read_text() == "first" and os.listdir(tmp_path) == ["a.txt"]
-    (tmp_path / ".writing_1_a.txt").write_text("of a killed process")
-    interruption.remove_leftovers(tmp_path)
-    assert os.listdir(tmp_path) == ["a.txt"]
-    interruption.remove_leftovers(tmp_path / "none")
-
-
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_hosts_stops_both_and_both_go_on(tmp_path):
     flags = [*FLAGS, f"--model_dir={tmp_path}", "--eval_every=40", "--steps=40"]
