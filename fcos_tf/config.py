@@ -128,10 +128,10 @@ class ModelOptions(Options):
         "resnext101_32x8d, resnext101_64x4d, regnetx_400mf and others of that family, "
         "mobilenet_v2, simple_cnn, or keras_cv/PRESET, such as "
         "keras_cv/efficientnetv2_b0_imagenet.")
-    backbone_weights: str = option("", "Empty = random; imagenet = downloaded once, from keras_cv "
-        "for its presets, else torchvision's, the same as imagenet_v1; imagenet_v2 = torchvision's "
-        "newer ones; or a .keras file, such as that of tools/convert.py.", means=_NOTHING,
-        also=("weights_backbone",))
+    backbone_weights: str = option("", "Empty or none = random; imagenet = downloaded once, from "
+        "keras_cv for its presets, else torchvision's, the same as imagenet_v1; imagenet_v2 = "
+        "torchvision's newer ones; or a .keras file, such as that of tools/convert.py.",
+        means=_NOTHING, also=("weights_backbone",))
     backbone_norm: str = option("auto", "Batch norm of the backbone: trained per device (batch), "
         "frozen, or synchronised over devices; auto = frozen with backbone weights, else batch.",
         choices=("auto", "batch", "frozen", "sync"), means=_AUTO, also=("sync_bn",))
@@ -165,6 +165,8 @@ class ModelOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.backbone_weights == "none":
+            object.__setattr__(self, "backbone_weights", "")
         if self.fpn_channels % 32:
             # The heads' GroupNorm has 32 groups.
             raise ValueError(f"--fpn_channels: expected a multiple of 32, got {self.fpn_channels}")

@@ -126,6 +126,12 @@ def test_options_arrive_by_the_names_of_parameters_with_their_meaning():
     assert options_for(config, function) == {"seed": 0, "jit_compile": True, "data_dir": "d"}
 
 
+def test_none_overrides_the_backbone_weights_of_a_flag_file():
+    none = Config(backbone_weights="none")
+    assert none == Config() and "--backbone_weights=\n" in to_flags(none)
+    assert options_for(none, build.MODELS["fcos"])["backbone_weights"] is None
+
+
 def test_options_without_a_value_and_required_ones():
     @dataclasses.dataclass(frozen=True)
     class Some(Options):

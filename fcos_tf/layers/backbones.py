@@ -142,6 +142,7 @@ def _check_weights(name, weights):
     """Refuses weights that do not exist for a backbone."""
     if weights == "imagenet" and name.startswith(KERAS_CV):
         return
+    expected = ", ".join(PUBLISHED)
     if weights in PUBLISHED:
         try:
             find_published(weights, name)
@@ -153,13 +154,13 @@ def _check_weights(name, weights):
     elif weights.endswith(TORCH_EXTENSIONS):
         output = Path(weights).with_suffix(".keras")
         raise ValueError(
-            f"backbone_weights: expected 'imagenet' or a .keras file; got {weights!r}; convert it "
+            f"backbone_weights: expected {expected} or a .keras file; got {weights!r}; convert it "
             f"by python tools/convert.py --flavour=imagenet --backbone={name} --source={weights} "
             f"--output={output}"
         )
     elif not (Path(weights).is_file() and weights.endswith(".keras")):
         raise FileNotFoundError(
-            f"backbone_weights: expected 'imagenet' or an existing .keras file; got {weights!r}"
+            f"backbone_weights: expected {expected} or an existing .keras file; got {weights!r}"
         )
 
 

@@ -190,7 +190,8 @@ def test_files_of_pytorch_are_to_be_converted(name):
 
 def test_missing_file():
     with pytest.raises(
-        FileNotFoundError, match=r"'imagenet' or an existing .keras file.*'no.keras'"
+        FileNotFoundError,
+        match=r"imagenet_v1, imagenet_v2, imagenet or an existing .keras file.*'no.keras'",
     ):
         backbones.build_backbone("mobilenet_v2", weights="no.keras")
 
