@@ -17,6 +17,7 @@ process per core. Evaluation: COCO's twelve numbers of 5000 images with 100 rand
 """
 
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ import numpy as np
 from fcos_tf import config as sections
 from fcos_tf.cli import command_line
 from fcos_tf.config import Config
-from fcos_tf.options import Options, option
+from fcos_tf.options import Options, fields_of, option
 from fcos_tf.tensorflow_words import load_tensorflow
 
 _USES = (
@@ -39,6 +40,14 @@ _PEERS = {
     "inference": ("torchvision", "float32"),
     "input": ("torchvision",),
     "evaluation": ("pycocotools",),
+}
+_MODEL = ("model", "initial_weights", sections.ModelOptions, sections.DetectionOptions)
+_FILES = (sections.DataOptions, sections.AugmentationOptions)
+_UNUSED = {
+    "training": (*_FILES, sections.DetectionOptions, "saved_model"),
+    "inference": (*_FILES, *(fields_of(sections.TrainingOptions).keys() - {"precision"})),
+    "input": (*_MODEL, sections.TrainingOptions, "saved_model"),
+    "evaluation": ({*fields_of(Config), "saved_model"} - {"seed"}),
 }
 _NUM_CLASSES = 3  # of random images
 _STEPS = {"training": 4, "inference": 4, "input": 100, "evaluation": 1}
@@ -75,19 +84,22 @@ def main(argv: list[str] | None = None) -> None:
     command_line.run(_benchmark, __doc__, argv, uses=_USES, options=BenchmarkOptions)
 
 
-def _benchmark(config: Config, options: BenchmarkOptions, given: frozenset[str]) -> None:
+def _benchmark(config: Config, options: BenchmarkOptions, given: command_line.Given) -> None:
     what, peer, saved_model = options.what, options.peer, options.saved_model
     if peer not in (None, *_PEERS[what]):
         expected = " or ".join(_PEERS[what])
         raise ValueError(f"--peer: expected {expected} with --what={what}, got {peer!r}")
     if peer == "float32" and (saved_model or config.precision == "float32"):
         raise ValueError("--peer=float32: expected another --precision, and no --saved_model")
-    if saved_model and what != "inference":
-        raise ValueError(f"--saved_model: expected with --what=inference, got --what={what}")
-    if options.input and not saved_model:
-        raise ValueError("--input: expected with --saved_model only")
+    refuse = functools.partial(command_line.refuse_unused, given)
+    refuse(f"--what={what}", _UNUSED[what])
+    if saved_model and what == "inference":
+        used = {"batch_size"} | (fields_of(sections.ModelOptions).keys() if peer else set())
+        refuse("--saved_model", fields_of(Config).keys() - used)
+    else:
+        refuse(f"--what={what} without --saved_model", ["input"])
     load_tensorflow()
-    if saved_model:
+    if saved_model and what == "inference":
         from benchmarks import exported
 
         title, images_per_step, sides = exported.sides(config, saved_model, options.input, peer)

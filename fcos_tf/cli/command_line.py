@@ -9,7 +9,7 @@ import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,17 @@ if not CONFIGS.is_dir():
 _HELP = ("--help", "-help", "--helpshort", "-helpshort", "--helpfull", "-h", "-?")
 _NEAR = 0.7  # least similarity, 0 to 1, of an unknown name to a suggested one
 
-Uses = Sequence[type[Options] | str]
+Uses = Iterable[type[Options] | str]
+
+
+class Given(frozenset[str]):
+    """The names of all options on the command line or in a flag file; `typed`: on the former."""
+
+    typed: frozenset[str] = frozenset()
 
 
 def run(
-    tool: Callable[[Config, Any, frozenset[str]], None],
+    tool: Callable[[Config, Any, Given], None],
     description: str,
     argv: list[str] | None = None,
     *,
@@ -87,7 +93,7 @@ def parse(
     options: type[Options] = Options,
     *,
     config: type[Config] = Config,
-) -> tuple[Config, Any, frozenset[str]]:
+) -> tuple[Config, Any, Given]:
     """Parses a command line and its flag files.
 
     Flags on the command line override those in flag files, in any order. Options in flag files
@@ -127,7 +133,9 @@ def parse(
             raise ValueError("--flagfile: expected the name of a file, got none")
         from_files += read_flag_file(file, counts)
     try:
-        rest = values([argv[0], *from_files, *arguments])[1:]
+        values([argv[0], *from_files])
+        in_files = {name: values[name].present for name in fields if values[name].present}
+        rest = values([argv[0], *arguments])[1:]
     except flags.UnrecognizedFlagError as error:
         name = error.flagname
         if name.removeprefix("no") in {**fields, **known}:
@@ -148,11 +156,31 @@ def parse(
         if takes[0] in found:
             raise ValueError(f"expected --{takes[0]} or arguments without a flag, got both: {got}")
         found[takes[0]] = tuple(rest)
+    given = Given(found)
+    given.typed = frozenset(n for n in found if values[n].present != in_files.get(n))
     return (
         config(**{name: value for name, value in found.items() if name in used}),
         options(**{name: value for name, value in found.items() if name in own}),
-        frozenset(found),
+        given,
     )
+
+
+def refuse_unused(given: Given, mode: str, unused: Uses) -> None:
+    """Refuses options on the command line that a mode of a tool does not use.
+
+    Flag files may hold them, as all tools and modes read the same files.
+
+    Args:
+        given: See `parse`.
+        mode: The flags that choose the mode, such as "--what=curves".
+        unused: Sections and single names of options.
+
+    Raises:
+        ValueError: Some are typed; names all.
+    """
+    if typed := sorted(given.typed & _names(unused)):
+        names = ", ".join(f"--{name}" for name in typed)
+        raise ValueError(f"{names}: not used with {mode}; leave it out")
 
 
 def read_flag_file(
@@ -256,8 +284,11 @@ def _flag_file_name(argument: str) -> str | None:
 
 def _used(uses: Uses, config: type[Config]) -> dict[str, dataclasses.Field]:
     fields = fields_of(config)
-    names = {n for use in uses for n in ([use] if isinstance(use, str) else fields_of(use))}
-    return {name: fields[name] for name in sorted(names, key=list(fields).index)}
+    return {name: fields[name] for name in sorted(_names(uses), key=list(fields).index)}
+
+
+def _names(uses: Uses) -> set[str]:
+    return {n for use in uses for n in ([use] if isinstance(use, str) else fields_of(use))}
 
 
 def _define(fields: Mapping[str, dataclasses.Field]) -> flags.FlagValues:

@@ -50,14 +50,14 @@ def main(argv: list[str] | None = None) -> None:
     command_line.run(_convert, __doc__, argv, uses=_USES, options=ConvertOptions)
 
 
-def _convert(config: Config, options: ConvertOptions, given: frozenset[str]) -> None:
-    if options.variant and options.flavour != "official":
-        raise ValueError(f"--variant: expected with --flavour=official only, got {options.flavour}")
+def _convert(config: Config, options: ConvertOptions, given: command_line.Given) -> None:
+    mode = f"--flavour={options.flavour}"
+    if options.flavour != "official":
+        command_line.refuse_unused(given, mode, ["variant"])
     if options.flavour == "imagenet" and "backbone" not in given:
         raise ValueError("--backbone: expected with --flavour=imagenet, got none")
-    unused = sorted(given & set(fields_of(Config)) - {"backbone"})
-    if options.flavour == "imagenet" and unused:
-        raise ValueError(f"--{unused[0]}: expected with a detector only, got --flavour=imagenet")
+    if options.flavour == "imagenet":
+        command_line.refuse_unused(given, mode, fields_of(Config).keys() - {"backbone"})
     if Path(options.output).suffix != ".keras":
         raise ValueError(f"--output: expected a file that ends in .keras, got {options.output}")
     if Path(options.output).exists():

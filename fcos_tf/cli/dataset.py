@@ -15,6 +15,7 @@ lists, DATA_DIR/splits/train.txt and val.txt, which are read from then on and ma
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,6 +41,9 @@ class DatasetOptions(Options):
     output_dir: str | None = option(
         None, "With --what=write: output folder.", also=OUTPUT_WORDS)
 # fmt: on
+_WRITING = ("format", "name", "output_dir", "max_faults", "max_bad_images")
+_READING = ("check_images", "image_size")
+_UNUSED = {"summary": _WRITING, "write": _READING, "split": (*_WRITING, *_READING)}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,7 +52,15 @@ def main(argv: list[str] | None = None) -> None:
     command_line.run(_dataset, __doc__, argv, uses=uses, options=DatasetOptions)
 
 
-def _dataset(config: Config, options: DatasetOptions, given: frozenset[str]) -> None:
+def _dataset(config: Config, options: DatasetOptions, given: command_line.Given) -> None:
+    refuse = functools.partial(command_line.refuse_unused, given)
+    refuse(f"--what={options.what}", _UNUSED[options.what])
+    if not options.check_images:
+        refuse("--check_images=false", ["image_size"])
+    if options.format in ("coco", "voc"):
+        refuse(f"--format={options.format}", ["name"])
+    if options.split:
+        refuse(f"--split={options.split}", ["train_split", "val_split"])
     both = dict.fromkeys([config.train_split, config.val_split])
     splits = [options.split] if options.split else list(both)
     for name in ("format", "output_dir") if options.what == "write" else ():

@@ -33,7 +33,11 @@ from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config
 from fcos_tf.options import Options, fields_of, option
 from fcos_tf.tensorflow_words import load_tensorflow
 
-_MODELS = ("weights", "model_dir", "saved_model", "server")
+# Choices of the model -> options that it does not use.
+_UNUSED = {
+    "weights": {"description"}, "model_dir": {"description"},
+    "saved_model": {"description", "image_size"}, "server": {"image_size"},
+}  # fmt: skip
 
 
 # fmt: off
@@ -69,19 +73,20 @@ def main(argv: list[str] | None = None) -> None:
     command_line.run(_detect, __doc__, argv, uses=uses, options=DetectOptions)
 
 
-def _detect(config: Config, options: DetectOptions, given: frozenset[str]) -> None:
+def _detect(config: Config, options: DetectOptions, given: command_line.Given) -> None:
     models = vars(config) | vars(options)
-    named = [name for name in _MODELS if models[name]]
+    named = [name for name in _UNUSED if models[name]]
+    named = [name for name in named if name in given.typed] or named  # rather than a file's
     if len(named) != 1:
-        names = ", ".join(f"--{name}" for name in _MODELS)
+        names = ", ".join(f"--{name}" for name in _UNUSED)
         got = " and ".join(f"--{name}" for name in named) or "none"
         raise ValueError(f"expected one of {names}; got {got}")
-    if options.description and named != ["server"]:
-        raise ValueError(f"--description: expected with --server only, got --{named[0]}")
+    (kind,) = named
+    command_line.refuse_unused(given, f"--{kind}", _UNUSED[kind])
     from fcos_tf.detecting.files import find_inputs
 
     flags = {name: name for name in (*fields_of(DetectOptions), "image_size", "classes")}
-    with command_line.arguments_as_flags({**flags, "model": named[0]}):
+    with command_line.arguments_as_flags({**flags, "model": kind}):
         inputs = find_inputs(options.input)
         load_tensorflow()
         from fcos_tf.detecting.exported import ExportedModel
@@ -91,14 +96,14 @@ def _detect(config: Config, options: DetectOptions, given: frozenset[str]) -> No
         from fcos_tf.detecting.videos import Window
         from fcos_tf.training.run import find_weights
 
-        if options.saved_model:
+        if kind == "saved_model":
             model = ExportedModel(options.saved_model)
-        elif options.server:
+        elif kind == "server":
             model = ServedModel(options.server, options.description)
         else:
-            model = find_weights(config.model_dir, options.weights)
+            model = find_weights(config.model_dir, options.weights if kind == "weights" else None)
         window = Window() if options.show else None
-        image_size = config.image_size if "image_size" in given else None
+        image_size = config.image_size if "image_size" in given - _UNUSED[kind] else None
         run = FolderRun(
             open_model(model, image_size=image_size),
             options.output_dir or _free_folder("detections"),

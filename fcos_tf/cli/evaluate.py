@@ -41,7 +41,7 @@ class EvaluateOptions(Options):
         "checkpoint in --model_dir, or model.keras there.",
         also=WEIGHTS_WORDS)
     output_dir: str | None = option(
-        None, "Output folder; default: --model_dir, or the folder of --weights.",
+        None, "Output folder; default: the folder of --weights, or --model_dir.",
         also=OUTPUT_WORDS)
     ground_truth: str | None = option(
         None, "COCO ground truth JSON, to score --detections without a model.")
@@ -54,13 +54,12 @@ def main(argv: list[str] | None = None) -> None:
     command_line.run(_evaluate, __doc__, argv, uses=_USES, options=EvaluateOptions)
 
 
-def _evaluate(config: Config, options: EvaluateOptions, given: frozenset[str]) -> None:
+def _evaluate(config: Config, options: EvaluateOptions, given: command_line.Given) -> None:
     from fcos_tf.evaluation import format_per_class, format_table
 
     if options.ground_truth or options.detections:
-        if config.tta:
-            reason = "with --ground_truth and --detections, which need no model"
-            raise ValueError(f"--tta: expected none {reason}; got {','.join(config.tta)}")
+        unused = {*fields_of(Config), "weights"} - {"metrics"}
+        command_line.refuse_unused(given, "--ground_truth and --detections", unused)
         scores = score_files(options.ground_truth, options.detections, config.metrics)
         if options.output_dir:
             load_tensorflow()
@@ -68,6 +67,8 @@ def _evaluate(config: Config, options: EvaluateOptions, given: frozenset[str]) -
 
             write_scores(options.output_dir, scores)
     else:
+        if options.weights:
+            command_line.refuse_unused(given, "--weights", ["model_dir"])
         load_tensorflow()
         scores = evaluate(
             config,
@@ -93,7 +94,7 @@ def evaluate(
         config: The data, `metrics`, `tta` and `model_dir`.
         weights: A `.keras` file; None: the newest checkpoint in `config.model_dir`, or the final
             model there.
-        output_dir: Output folder; None: `config.model_dir`, or the folder of `weights`.
+        output_dir: Output folder; None: the folder of `weights`, or `config.model_dir`.
         overrides: Attributes of the model to change, such as {"score_threshold": 0.3}.
         size_of_model: Whether to use the `image_size` of the model, if it has one.
 
@@ -148,7 +149,7 @@ def evaluate(
         step = checkpoints.step_of(path)
         scores = dataclasses.replace(scores, metrics={"step": step, **scores.metrics})
 
-    folder = Path(output_dir or config.model_dir or path.parent)
+    folder = Path(output_dir or (path.parent if weights else config.model_dir))
     run.write_scores(folder, scores)
     write_text(folder / DETECTIONS_FILE, json.dumps(records.detections))
     run.save_pictures(folder / run.PICTURE_FILE, model, dataset, detect=detect)

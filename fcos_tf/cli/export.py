@@ -12,6 +12,7 @@ If given, --image_size and the options of "Detections" replace those of the sour
 """
 
 import dataclasses
+import functools
 
 from fcos_tf.cli import command_line
 from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config, DetectionOptions
@@ -51,12 +52,17 @@ def main(argv: list[str] | None = None) -> None:
     command_line.run(_export, __doc__, argv, uses=uses, options=ExportOptions)
 
 
-def _export(config: Config, options: ExportOptions, given: frozenset[str]) -> None:
+def _export(config: Config, options: ExportOptions, given: command_line.Given) -> None:
     if not (options.output_dir or options.litert or options.onnx):
         raise ValueError("--output_dir, --litert or --onnx: expected one of them, got none")
-    unused = sorted(given & {*fields_of(DetectionOptions), "fold_batch_norms", "sample"})
-    if unused and not options.output_dir:
-        raise ValueError(f"--{unused[0]}: expected with --output_dir only, got none")
+    refuse = functools.partial(command_line.refuse_unused, given)
+    if not options.output_dir:
+        mode = "--litert or --onnx alone, without --output_dir"
+        refuse(mode, [DetectionOptions, "fold_batch_norms", "sample"])
+        if not options.litert:
+            refuse("--onnx alone, which is float32", ["export_precision"])
+    if options.weights:
+        refuse("--weights", ["model_dir"])
     load_tensorflow()
     from fcos_tf import export
     from fcos_tf.models.weights import load_model

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     command_line.run(_train, __doc__, argv, uses=[*uses, "val_split", "metrics"])
 
 
-def _train(config: Config, options: Any, given: frozenset[str]) -> None:
+def _train(config: Config, options: Any, given: command_line.Given) -> None:
     load_tensorflow()
     from fcos_tf.evaluation import format_table
     from fcos_tf.training.interruption import TrainingStopped

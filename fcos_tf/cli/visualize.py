@@ -29,6 +29,10 @@ class VisualizeOptions(Options):
     runs: tuple[str, ...] = option(
         (), "With --what=curves: folders of runs; empty = --model_dir.")
 # fmt: on
+_UNUSED = {
+    "augmentations": ("model_dir", "runs"),
+    "curves": (DataOptions, InputOptions, AugmentationOptions, "seed", "num_images"),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,7 +41,10 @@ def main(argv: list[str] | None = None) -> None:
     command_line.run(_visualize, __doc__, argv, uses=uses, options=VisualizeOptions)
 
 
-def _visualize(config: Config, options: VisualizeOptions, given: frozenset[str]) -> None:
+def _visualize(config: Config, options: VisualizeOptions, given: command_line.Given) -> None:
+    command_line.refuse_unused(given, f"--what={options.what}", _UNUSED[options.what])
+    if options.runs:
+        command_line.refuse_unused(given, "--runs", ["model_dir"])
     path = Path(options.output_dir) / f"{options.what}.png"
     if options.what == "curves":
         from fcos_tf.visualization.curves import save_curves

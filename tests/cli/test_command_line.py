@@ -147,6 +147,24 @@ def test_a_tool_gets_its_options_those_it_uses_and_what_was_given(tmp_path):
     assert parse("--output_dir=x") == (Config(), DrawOptions(output_dir="x"), {"output_dir"})
 
 
+def test_a_mode_refuses_what_is_typed_and_ignores_it_in_files(tmp_path):
+    (tmp_path / "a.cfg").write_text("--momentum=0.5\n--cache=true\n--scale=3\n")
+    file = f"--flagfile={tmp_path / 'a.cfg'}"
+    config, options, given = parse("--scale=2", file, "--nocache", "--output_dir=x")
+    assert (config.momentum, config.cache, options.scale) == (0.5, False, 2)
+    assert given == {"momentum", "cache", "scale", "output_dir"}
+    assert given.typed == {"cache", "scale", "output_dir"}
+    command_line.refuse_unused(given, "--what=a", [TrainingOptions, "frames"])
+    message = "^--cache, --scale: not used with --what=a; leave it out$"
+    with pytest.raises(ValueError, match=message):
+        command_line.refuse_unused(given, "--what=a", (AugmentationOptions, "scale", "momentum"))
+
+
+def test_arguments_without_a_flag_are_typed():
+    given = command_line.parse(["detect.py", "a.jpg", "--weights=b"], (), detect.DetectOptions)[2]
+    assert given.typed == given == {"input", "weights"}
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

@@ -143,7 +143,9 @@ def test_wrong_flags_are_refused(capsys, arguments, message):
         (["--source=no.pth"], "--source: no file no.pth"),
         (["--output=fcos.h5"], "--output: expected a file that ends in .keras, got fcos.h5"),
         (["--output=old.keras"], "--output: expected a new file, got old.keras, which exists"),
-        (["--variant=base"], "--variant: expected with --flavour=official only, got adelaidet"),
+        (["--variant=base"], "--variant: not used with --flavour=adelaidet; leave it out"),
+        (["--flavour=imagenet", "--backbone=resnet18", "--quality=iou"], "--quality: not used with "
+         "--flavour=imagenet; leave it out"),
         (["--flavour=imagenet"], "--backbone: expected with --flavour=imagenet, got none"),
         (["--classes=a,b,c"], "adelaidet.pth: expected 3 classes, got 2"),
         (["--backbone=regnetx_400mf"], "backbone: expected one of resnet18"),

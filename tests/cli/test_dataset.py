@@ -119,6 +119,18 @@ def test_a_voc_tree_has_one_folder_for_all_splits(capsys, tmp_path):
         (["--what=write", "--output_dir=x"], "--format: expected with --what=write, got none"),
         (["--split=test"], "no split 'test' in digits; there are: train, val"),
         (["--dataset=voc"], "dataset voc needs data_dir"),
+        (
+            ["--format=coco", "--name=a", "--output_dir=x"],
+            "--format, --name, --output_dir: not used with --what=summary; leave it out",
+        ),
+        (["--what=split", "--check_images"], "--check_images: not used with --what=split"),
+        (["--what=write", "--check_images"], "--check_images: not used with --what=write"),
+        (["--image_size=64x64"], "--image_size: not used with --check_images=false"),
+        (
+            ["--what=write", "--format=coco", "--output_dir=x", "--name=a"],
+            "used with --format=coco",
+        ),
+        (["--split=val", "--val_split=val"], "--val_split: not used with --split=val"),
     ],
 )
 def test_wrong_flags_are_told(capsys, arguments, message, monkeypatch, tmp_path):
@@ -187,6 +199,12 @@ def test_wrong_flags_of_pictures_are_refused(capsys, arguments, message):
     [
         ([], "--runs or --model_dir: expected folders of runs"),
         (["--runs=gone"], "metrics.jsonl, got gone"),
+        (["--runs=a", "--model_dir=b"], "--model_dir: not used with --runs; leave it out"),
+        (
+            ["--runs=a", "--augment=mosaic", "--data_dir=x"],
+            "--augment, --data_dir: not used with --what=curves; leave it out",
+        ),
+        (["--what=augmentations", "--runs=a"], "--runs: not used with --what=augmentations"),
     ],
 )
 def test_runs_that_are_not_there_are_told(capsys, arguments, message):

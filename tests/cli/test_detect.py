@@ -115,7 +115,13 @@ def test_a_batch_gives_what_predict_gives_for_it(weights, photos, tmp_path, caps
         (["--weights=a", "--input=a.png,,b.png"], "--input: expected files, folders, patterns"),
         (["--weights=a.keras", "--input=a.png"], "no weights file a.keras"),
         (["--model_dir=gone", "--input=a.png"], "--model_dir: no folder gone"),
-        (["--weights=a", "--description=b", "--input=a.png"], "--description: expected with --se"),
+        (
+            ["--weights=a", "--description=b", "a.png"],
+            "--description: not used with --weights; leav",
+        ),
+        (["--server=a", "--image_size=64x64", "a.png"], "--image_size: not used with --server"),
+        (["--saved_model=a", "--image_size=64x64", "a.png"], "not used with --saved_model"),
+        (["--weights=a", "--model_dir=b", "a.png"], "--server; got --weights and --model_dir"),
     ],
 )
 def test_wrong_flags_are_one_line(tmp_path, monkeypatch, capsys, flags, message):

@@ -59,6 +59,18 @@ def test_flags_that_are_given_count(weights, capsys, tmp_path):
         ([], "--output_dir, --litert or --onnx: expected one of them, got none"),
         (["--output_dir=x/latest"], "expected a path that ends in a version"),
         (["--output_dir=x/1", "--sample=no.jpg"], "no image file no.jpg"),
+        (
+            ["--onnx=a.onnx", "--export_precision=float16"],
+            "--export_precision: not used with --onnx",
+        ),
+        (
+            ["--litert=a.tflite", "--nms_threshold=.3"],
+            "--nms_threshold: not used with --litert or ",
+        ),
+        (
+            ["--output_dir=x/1", "--model_dir=y"],
+            "--model_dir: not used with --weights; leave it out",
+        ),
         (["--litert=a.tflite"], "expected HEIGHTxWIDTH for a .tflite file; got '64,96'"),
     ],
 )

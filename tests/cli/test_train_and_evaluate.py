@@ -228,6 +228,20 @@ def test_wrong_data_is_one_line_and_no_traceback(tmp_path, run_here, arguments, 
     assert message in last_line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ground_truth=a", "--score_threshold=.3", "--tta=flip"],
+         "--score_threshold, --tta: not used with --ground_truth and --detections; leave it out"),
+        (["--weights=a.keras", "--model_dir=b"],
+         "--model_dir: not used with --weights; leave it out"),
+    ],
+)  # fmt: skip
+def test_options_of_another_mode_are_refused(run_here, arguments, message):
+    result = run_here("evaluate.py", *arguments)
+    assert (result.returncode, result.stderr) == (1, f"evaluate.py: error: {message}\n")
+
+
 def test_wrong_runs_and_weights_are_one_line(tmp_path, run_here):
     (tmp_path / "cut.keras").write_bytes(b"PK")
     for argument, message in (
