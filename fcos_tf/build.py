@@ -13,7 +13,13 @@ import keras
 import tensorflow as tf
 
 from fcos_tf import data, evaluation
-from fcos_tf.config import AugmentationOptions, Config, DetectionOptions, ModelOptions
+from fcos_tf.config import (
+    AugmentationOptions,
+    Config,
+    DetectionOptions,
+    EvaluationOptions,
+    ModelOptions,
+)
 from fcos_tf.data.formats.splits import shared_images
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.image_model import ImageModel
@@ -90,9 +96,15 @@ def check_devices(config: Config, strategy: tf.distribute.Strategy) -> None:
     """Checks that the options fit the devices.
 
     Raises:
-        ValueError: The batch cannot be divided so, or image sizes are not static.
+        ValueError: The batch cannot be divided so, image sizes are not static, or several hosts
+            cannot evaluate the model.
     """
-    replicas = strategy.num_replicas_in_sync
+    replicas, num_hosts = strategy.num_replicas_in_sync, share_of(strategy).num_hosts
+    if num_hosts > 1 and not model_class(config).protocols:
+        raise ValueError(
+            f"--strategy={config.strategy}: expected one host for --model={config.model}, which is "
+            f"evaluated by its losses, got {num_hosts}"
+        )
     if config.batch_size % replicas:
         raise ValueError(
             f"--batch_size: expected a multiple of {replicas}, the number of devices of "
@@ -109,7 +121,7 @@ def check_devices(config: Config, strategy: tf.distribute.Strategy) -> None:
     if config.strategy == "tpu":
         # Two canvases in one data set are a dynamic shape to TensorFlow.
         raise ValueError(f"{expected} with --strategy=tpu, got {config.image_size}")
-    if share_of(strategy).num_hosts > 1 and not config.orientation_buckets:
+    if num_hosts > 1 and not config.orientation_buckets:
         or_buckets = "or --orientation_buckets, with several hosts"
         raise ValueError(f"{expected}, {or_buckets}, got {config.image_size}")
 
@@ -118,7 +130,7 @@ def model_class(config: Config) -> type[ImageModel]:
     """The class of `config.model`.
 
     Raises:
-        ValueError: There is no such model, or it lacks an option that is given.
+        ValueError: There is no such model, or it lacks an option that is given, or `metrics`.
     """
     kind = MODELS.get(config.model)
     if kind is None:
@@ -128,6 +140,11 @@ def model_class(config: Config) -> type[ImageModel]:
     if foreign and not config.initial_weights:
         names = ", ".join(f"--{name}" for name in sorted(foreign))
         raise ValueError(f"{names}: not an option of --model={config.model}; leave it out")
+    if not kind.protocols and changed_options(config, EvaluationOptions).get("metrics"):
+        raise ValueError(
+            f"--metrics: expected none, as --model={config.model} is evaluated by its "
+            f"losses, got {','.join(config.metrics)}; leave it out"
+        )
     return kind
 
 
@@ -143,7 +160,7 @@ def make_model(
 
     Raises:
         ValueError: `num_classes` is neither 0 nor the number of `class_names`,
-            `initial_weights` is no detector of `model`, or see `model_class`.
+            `initial_weights` is of another `model`, or see `model_class`.
         FileNotFoundError: No such file.
     """
     if config.num_classes and config.num_classes != len(class_names):

@@ -109,8 +109,7 @@ def evaluate(
     from fcos_tf.atomic_files import write_text
     from fcos_tf.detecting.files import DETECTIONS_FILE
     from fcos_tf.evaluation.tta import parse_tta
-    from fcos_tf.models.detector import detectable
-    from fcos_tf.models.weights import load_model
+    from fcos_tf.models.detector import detectable, load_detector
     from fcos_tf.training import checkpoints, run
     from fcos_tf.training.strategy import make_strategy
 
@@ -118,7 +117,7 @@ def evaluate(
     path = run.find_weights(config.model_dir, weights)
     # The devices of this host share the batches of an evaluation; other hosts do not take part.
     with make_strategy(**options_for(config, make_strategy, one_host=True)).scope():
-        model = load_model(path)
+        model = load_detector(path)
     for name, value in (overrides or {}).items():
         if name not in model.thresholds:
             raise ValueError(f"--{name}: not an option of the {type(model).__name__} in {path}")

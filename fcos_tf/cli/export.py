@@ -65,10 +65,10 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
         refuse("--weights", ["model_dir"])
     load_tensorflow()
     from fcos_tf import export
-    from fcos_tf.models.weights import load_model
+    from fcos_tf.models.detector import load_detector
     from fcos_tf.training import run
 
-    model = load_model(run.find_weights(config.model_dir, options.weights))
+    model = load_detector(run.find_weights(config.model_dir, options.weights))
     image_size = config.image_size if "image_size" in given else None
     size_and_precision = {"image_size": image_size, "precision": options.export_precision}
     if options.output_dir:

@@ -126,7 +126,7 @@ def open_model(
     if not callable(getattr(loaded, "detect", None)):
         raise ValueError(
             "model: expected a detector, a .keras file, the folder of a SavedModel or the address "
-            f"of a server; got a {type(loaded).__name__}"
+            f"of a server; got a {type(loaded).__name__}" + (f" in {model}" if is_text else "")
         )
     if is_text:
         return KerasModel(loaded, image_size=image_size, name=str(model))

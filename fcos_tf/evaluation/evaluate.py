@@ -50,7 +50,7 @@ def evaluate(
         model: a detector with `detect(images, image_sizes)`; or a model without `protocols` of
             `METRICS`, which is evaluated by its mean losses.
         dataset: finite batches of `(images, targets)`, as `fcos_tf.data.load` gives them.
-        metrics: names out of `METRICS`: "coco", "voc07", "voc12".
+        metrics: names out of `METRICS`: "coco", "voc07", "voc12", for a model with `protocols`.
         flip: also detect on the mirrored images, and merge the detections.
         views: the same split loaded with other image sizes, to merge the detections of.
         detect: result of `compile_detect(model, dataset.class_names)`, to trace a model only once.
@@ -68,6 +68,11 @@ def evaluate(
         print(fcos_tf.evaluation.evaluate(model, val)["AP50"])
     """
     if not getattr(model, "protocols", METRICS):
+        if flip or len(views):
+            what = f"as {type(model).__name__} is evaluated by its losses"
+            raise ValueError(
+                f"flip and views: expected none, {what}; got flip={flip}, {len(views)} views"
+            )
         refuse_endless(dataset)
         if getattr(dataset, "num_hosts", 1) > 1:
             raise ValueError(

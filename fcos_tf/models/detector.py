@@ -1,4 +1,4 @@
-"""Base class of detectors: from images to detections, new classes, published settings.
+"""Base class of detectors: from images to detections, published settings.
 
 Shape shorthand: B images of H x W pixels, D detections, K candidates, C classes.
 """
@@ -6,10 +6,11 @@ Shape shorthand: B images of H x W pixels, D detections, K candidates, C classes
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fcos_tf.models.image_model import ImageModel, spatial_size
-from fcos_tf.models.weights import copy_weights, load_model
+from fcos_tf.models.weights import load_model
 from fcos_tf.published import DETECTORS
 
 # Outputs of published detectors that stand for no class of objects.
@@ -30,7 +31,6 @@ class Detector(ImageModel):
     Attributes:
         raw_outputs: name -> shape and meaning of each output of `call`, for exported models.
         thresholds: constructor arguments for detection only; an exported model may have others.
-        class_layers: names of the layers whose weights depend on the classes.
         presets: name -> constructor arguments of a published detector.
         weight_arguments: names of constructor arguments that weights are trained for.
         inclusive_pixels: whether x2, y2 are the last pixel inside; the original image adds 1.
@@ -38,7 +38,6 @@ class Detector(ImageModel):
 
     raw_outputs: Mapping[str, str] = {}
     thresholds: Sequence[str] = ("score_threshold", "nms_threshold", "max_detections")
-    class_layers: Sequence[str] = ()
     presets: Mapping[str, Mapping[str, Any]] = {}
     weight_arguments: Sequence[str] = ()
     protocols = ("coco", "voc07", "voc12")
@@ -184,7 +183,7 @@ class Detector(ImageModel):
             weights = cls._published_weights(name, overrides, required=bool(load_weights))
         model = cls(**arguments)
         if weights is not None:
-            model._take_weights(load_model(weights), file=weights)
+            model._take_weights(load_detector(weights), file=weights)
         return model
 
     @classmethod
@@ -231,36 +230,23 @@ class Detector(ImageModel):
         settings.setdefault("num_classes", len(settings["class_names"] or ()))
         return settings
 
-    def with_classes(
-        self, class_names: Sequence[str], *, category_ids: Sequence[int] | None = None, dtype=None
-    ) -> "Detector":
-        """This detector for other classes, with all weights except those of the class layers.
-
-        Args:
-            class_names: the new classes in the order of their labels.
-            category_ids: their ids in the data set.
-            dtype: dtype policy of the new model; None: this model's.
-
-        Returns:
-            A new model; a copy of this one for the same names in the same order.
-        """
-        names = tuple(class_names)
-        config = {"num_classes": len(names), "class_names": names, "category_ids": category_ids}
-        if dtype is not None:
-            config["dtype"] = dtype
-        model = type(self).from_config({**self.get_config(), **config})
-        model._take_weights(self, file=self.name)
-        return model
-
-    def _take_weights(self, source: "Detector", *, file: str) -> None:
-        """Copies all weights; those of the class layers only if the classes are the same."""
-        same = (source.num_classes, source.class_names) == (self.num_classes, self.class_names)
-        copy_weights(source, self, file=file, skip=() if same else self.class_layers)
-
     def get_config(self):
         """The constructor's arguments."""
         names = ("score_threshold", "nms_threshold", "max_detections")
         return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+def load_detector(path: str | Path) -> Detector:
+    """`load_model`, where a model without detections is of no use.
+
+    Raises:
+        ValueError: The file holds another model, or see `load_model`.
+        FileNotFoundError: No such file.
+    """
+    model = load_model(path)
+    if not isinstance(model, Detector):
+        raise ValueError(f"expected a detector, got a {type(model).__name__} in {path}")
+    return model
 
 
 def category_ids_of(model) -> tuple[int, ...]:

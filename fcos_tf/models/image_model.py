@@ -11,6 +11,7 @@ from keras import ops
 
 from fcos_tf.layers.blocks import check_choices
 from fcos_tf.models.input_checks import CheckedInputs
+from fcos_tf.models.weights import copy_weights
 
 if keras.backend.backend() == "tensorflow":
     from fcos_tf.models.train_steps import TrainSteps, sum_over_replicas
@@ -57,6 +58,7 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         count_names: name -> meaning of each further number of `forward_losses`.
         detail_names: the counts for files only, not for the terminal.
         protocols: names of the `evaluation.METRICS` of the predictions; empty: the mean losses.
+        class_layers: names of the layers whose weights depend on the classes.
         learns_boxes: whether targets hold `boxes` and `labels`, which are then checked.
         best_metrics: name -> "max" or "min" of the numbers that choose the best model. The curves
             of a run show them, and all losses whose names end in "_loss".
@@ -69,6 +71,7 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
     count_names: Mapping[str, str] = {}
     detail_names: Sequence[str] = ()
     protocols: Sequence[str] = ()
+    class_layers: Sequence[str] = ()
     learns_boxes = False
     best_metrics: Mapping[str, str] = {"loss": "min"}
 
@@ -210,6 +213,32 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
     def _random_states(self):
         weights = {id(weight) for weight in self.weights}
         return [variable for variable in self.variables if id(variable) not in weights]
+
+    def with_classes(
+        self, class_names: Sequence[str], *, category_ids: Sequence[int] | None = None, dtype=None
+    ) -> "ImageModel":
+        """This model for other classes, with all weights except those of the class layers.
+
+        Args:
+            class_names: the new classes in the order of their labels.
+            category_ids: their ids in the data set.
+            dtype: dtype policy of the new model; None: this model's.
+
+        Returns:
+            A new model; a copy of this one for the same names in the same order.
+        """
+        names = tuple(class_names)
+        config = {"num_classes": len(names), "class_names": names, "category_ids": category_ids}
+        if dtype is not None:
+            config["dtype"] = dtype
+        model = type(self).from_config({**self.get_config(), **config})
+        model._take_weights(self, file=self.name)
+        return model
+
+    def _take_weights(self, source: "ImageModel", *, file: str) -> None:
+        """Copies all weights; those of the class layers only if the classes are the same."""
+        same = (source.num_classes, source.class_names) == (self.num_classes, self.class_names)
+        copy_weights(source, self, file=file, skip=() if same else self.class_layers)
 
     def get_config(self):
         """The constructor's arguments."""

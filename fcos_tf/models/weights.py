@@ -1,4 +1,4 @@
-"""Loading saved detectors and copying their weights."""
+"""Loading saved models and copying their weights."""
 
 import zipfile
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of such a file
 
 
 def load_model(path: str | Path) -> keras.Model:
-    """Loads a detector, not compiled, from any `.keras` file of this package.
+    """Loads a model, not compiled, from any `.keras` file of this package.
 
     The same as `keras.models.load_model(path, compile=False)`, with clearer errors.
 
@@ -25,7 +25,7 @@ def load_model(path: str | Path) -> keras.Model:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is corrupt or holds no detector.
+        ValueError: If it is corrupt or holds no model of this package.
 
     Example:
         >>> model = fcos_tf.load_model("runs/demo/model.keras")
@@ -39,12 +39,13 @@ def load_model(path: str | Path) -> keras.Model:
     path = Path(path)
     check_whole(path)
     _register()
+    expected = "a model of this package"
     try:
         model = keras.models.load_model(path, compile=False)
     except (TypeError, KeyError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected a detector, got {first_lines(error)}") from error
-    if not hasattr(model, "detect"):
-        raise ValueError(f"{path}: expected a detector, got a {type(model).__name__}")
+        raise ValueError(f"{path}: expected {expected}, got {first_lines(error)}") from error
+    if not hasattr(model, "forward_losses"):
+        raise ValueError(f"{path}: expected {expected}, got a {type(model).__name__}")
     return model
 
 
@@ -87,7 +88,7 @@ def first_lines(error: Exception, length: int = 300) -> str:
 def copy_weights(
     source: keras.Model, target: keras.Model, *, file: str, skip: Sequence[str] = ()
 ) -> None:
-    """Copies all weights between two detectors of one architecture, or none.
+    """Copies all weights between two models of one architecture, or none.
 
     Args:
         source: the model to copy from.

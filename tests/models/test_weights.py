@@ -88,15 +88,17 @@ class Foreign(keras.layers.Layer):
     """Of another package, not registered."""
 
 
-def test_load_model_refuses_what_is_no_detector(tmp_path):
+def test_load_model_refuses_what_is_no_model_of_this_package(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights file"):
         load_model(tmp_path / "nothing.keras")
     keras.Sequential([keras.layers.Dense(1)]).save(tmp_path / "dense.keras")
-    with pytest.raises(ValueError, match=r"dense\.keras: expected a detector, got a Sequential"):
+    with pytest.raises(
+        ValueError, match=r"dense\.keras: expected a model of this package, got a Seq"
+    ):
         load_model(tmp_path / "dense.keras")
     foreign = keras.Sequential([Foreign()])
     foreign.save(tmp_path / "foreign.keras")
-    with pytest.raises(ValueError, match=r"foreign\.keras: expected a detector"):
+    with pytest.raises(ValueError, match=r"foreign\.keras: expected a model of this package"):
         load_model(tmp_path / "foreign.keras")
     (tmp_path / "dense.keras").write_bytes(b"PK and so on")
     with pytest.raises(ValueError, match="corrupt"):

@@ -5,12 +5,18 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 from fcos_tf import build
 from fcos_tf.cli.train import train
 from fcos_tf.config import Config
+from fcos_tf.detecting import open_model
+from fcos_tf.evaluation import evaluate
+from fcos_tf.models.detector import load_detector
 from fcos_tf.models.image_model import ImageModel, sum_over_replicas, unpack_inputs
+from fcos_tf.models.weights import load_model
+from fcos_tf.training import strategy
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -79,10 +85,35 @@ def test_it_trains_resumes_and_saves(options, tmp_path):
     assert not (tmp_path / "parts" / "detections.png").exists()
 
 
+def test_it_is_loaded_and_trained_on_from_but_does_not_detect(options, tmp_path):
+    file = tmp_path / "counter.keras"
+    model = BoxCounter(class_names=("a", "b"))
+    model.save(file)
+    config = Config(**options, initial_weights=str(file))
+    for copy in (load_model(file), build.make_model(config, ("c", "d", "e"))):
+        assert type(copy) is BoxCounter
+        np.testing.assert_array_equal(copy.dense.kernel, model.dense.kernel)
+    assert copy.class_names == ("c", "d", "e")
+    for needs_detections in (load_detector, open_model):
+        with pytest.raises(ValueError, match=r"expected a detector.* a BoxCounter in .*\.keras"):
+            needs_detections(file)
+    with pytest.raises(ValueError, match="flip and views: expected none, as BoxCounter is evaluat"):
+        evaluate(model, [], flip=True)
+
+
+def test_several_hosts_are_refused_before_anything_is_read(options, monkeypatch):
+    share = strategy.Share(num_hosts=2, host=0)
+    monkeypatch.setattr(build, "share_of", lambda _: share)
+    with pytest.raises(ValueError, match=r"expected one host for --model=counter, .* got 2"):
+        build.check_devices(Config(**options), tf.distribute.get_strategy())
+
+
 def test_what_it_does_not_take_is_refused(options, tmp_path):
     with pytest.raises(ValueError, match=r"--fpn_levels: .*--model=counter"):
         run(tmp_path, 3, {**options, "fpn_levels": 3})
     with pytest.raises(ValueError, match=r"accumulation_steps: expected 1, .* of BoxCounter"):
         run(tmp_path, 3, {**options, "accumulation_steps": 2})
+    with pytest.raises(ValueError, match=r"--metrics: .* --model=counter .* got voc07; leave"):
+        run(tmp_path, 3, {**options, "metrics": ("voc07",)})
     with pytest.raises(ValueError, match=r"--model: expected one of fcos, counter, got 'x'"):
         run(tmp_path, 3, {**options, "model": "x"})
