@@ -65,7 +65,7 @@ def inference_copy(
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}; got {precision!r}")
     exact = _copy(model, "float32", **settings)
-    pairs = foldable(exact.backbone) if fold else []
+    pairs = foldable(exact.backbone) if fold and exact.backbone is not None else []
     for convolution, norm in pairs:
         _fold(convolution, norm)
     if precision == "float32":

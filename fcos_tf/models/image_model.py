@@ -59,6 +59,8 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         detail_names: the counts for files only, not for the terminal.
         protocols: names of the `evaluation.METRICS` of the predictions; empty: the mean losses.
         class_layers: names of the layers whose weights depend on the classes.
+        backbone: functional model of the features; export folds its batch norms, and its weights
+            are known by their order, not by name. None: the model has none.
         learns_boxes: whether targets hold `boxes` and `labels`, which are then checked.
         best_metrics: name -> "max" or "min" of the numbers that choose the best model. The curves
             of a run show them, and all losses whose names end in "_loss".
@@ -72,6 +74,7 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
     detail_names: Sequence[str] = ()
     protocols: Sequence[str] = ()
     class_layers: Sequence[str] = ()
+    backbone: keras.Model | None = None
     learns_boxes = False
     best_metrics: Mapping[str, str] = {"loss": "min"}
 
