@@ -20,7 +20,12 @@ import keras
 
 from fcos_tf.atomic_files import naming, remove_leftovers, replacing
 from fcos_tf.models.weights import check_whole, find_damage, first_lines
-from fcos_tf.training.optimizers import averaged_weights, swap_averages
+from fcos_tf.training.optimizers import (
+    OLD_MOMENTUM,
+    averaged_weights,
+    has_old_momentum,
+    swap_averages,
+)
 
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step_(\d{8,})\.keras")
@@ -142,13 +147,10 @@ def _refuse_old_momentum(path: Path) -> None:
         saved = json.loads(archive.read("config.json"))
     optimizer = (saved.get("compile_config") or {}).get("optimizer") or {}
     optimizer = optimizer.get("config", {}).get("inner_optimizer") or optimizer
-    options = optimizer.get("config", {})
-    is_old = optimizer.get("registered_name") == "fcos_tf>SGD" and "slots" not in options
-    if is_old and options.get("momentum"):
-        raise ValueError(
-            f"{path}: expected momentum of gradients, got that of an older SGD, which accumulated "
-            "steps; start a new run from these weights with --initial_weights"
-        )
+    is_ours = optimizer.get("registered_name") == "fcos_tf>SGD"
+    if is_ours and has_old_momentum(optimizer.get("config", {})):
+        advice = "start a new run from these weights with --initial_weights"
+        raise ValueError(f"{path}: {OLD_MOMENTUM}; {advice}")
 
 
 @contextlib.contextmanager

@@ -14,13 +14,17 @@ Differences from Keras' optimizers:
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 from keras import ops
 
 _PACKAGE = "fcos_tf"
 _BIASES = ("bias", "beta")  # of convolutions, of norms
+OLD_MOMENTUM = (
+    "expected momentum of gradients, got that of an older fcos_tf SGD, which accumulated steps"
+)
 
 
 class _DetectionOptimizer:
@@ -142,6 +146,17 @@ class SGD(_DetectionOptimizer, keras.optimizers.SGD):
         """The constructor's arguments."""
         return {**super().get_config(), "slots": "gradients"}
 
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The optimizer of a config; that of an older SGD with momentum is refused.
+
+        Raises:
+            ValueError: Its saved momentum has accumulated steps, not gradients.
+        """
+        if has_old_momentum(config):
+            raise ValueError(f"{OLD_MOMENTUM}; load the model alone by compile=False")
+        return super().from_config(config, custom_objects)
+
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class AdamW(_DetectionOptimizer, keras.optimizers.AdamW):
@@ -159,6 +174,11 @@ class AdamW(_DetectionOptimizer, keras.optimizers.AdamW):
 
     def __init__(self, learning_rate=1e-4, weight_decay=0.05, **kwargs):
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
+
+
+def has_old_momentum(config: Mapping[str, Any]) -> bool:
+    """Whether the config of an `SGD` is of the time when its momentum accumulated steps."""
+    return bool(config.get("momentum")) and "slots" not in config
 
 
 @contextlib.contextmanager
