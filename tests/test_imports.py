@@ -37,6 +37,8 @@ FLOORS = {
     "fcos_tf.evaluation": 4,
     "fcos_tf.export": 4,
     "fcos_tf.training": 5,
+    "fcos_tf.training.optimizers": 1,  # Keras needs them to load a saved model
+    "fcos_tf.training.schedules": 1,
     "fcos_tf.build": 6,
     "fcos_tf.cli": 7,
     "benchmarks": 7,
@@ -133,7 +135,6 @@ def test_what_lower_floors_take_from_the_public_names():
         if f"fcos_tf.{alias.name}" not in MODULES
     }
     assert taken == {
-        ("fcos_tf.models.weights", "_register"),  # the classes of saved models
         ("fcos_tf.models.weights", "fetch_weights"),  # a name in place of a file
         ("fcos_tf.layers.backbones", "fetch_weights"),
     }
@@ -183,6 +184,18 @@ def test_importing_the_package_is_cheap():
     code = "import sys, fcos_tf; print('tensorflow' in sys.modules, 'keras' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_what_keras_needs_to_load_a_model_imports_no_more_of_training():
+    code = (
+        "import sys, fcos_tf, keras; print(*(n for n in sys.modules if n.startswith('fcos_tf.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {part_of(name) for name in done.stdout.split()}
+    above = {part for part in loaded if FLOORS[part] > FLOORS["fcos_tf.models"]}
+    assert above == {"fcos_tf.training"}  # the package, whose names are imported on first use
+    trained = {name for name in done.stdout.split() if name.startswith("fcos_tf.training.")}
+    assert trained == {"fcos_tf.training.optimizers", "fcos_tf.training.schedules"}
 
 
 @pytest.mark.parametrize(

@@ -30,15 +30,12 @@ def load_model(path: str | Path) -> keras.Model:
     Example:
         >>> model = fcos_tf.load_model("runs/demo/model.keras")
     """
-    from fcos_tf import _register
-
     if str(path) in DETECTORS:
         from fcos_tf import fetch_weights
 
         path = fetch_weights(str(path))
     path = Path(path)
     check_whole(path)
-    _register()
     expected = "a model of this package"
     try:
         model = keras.models.load_model(path, compile=False)

@@ -1,18 +1,29 @@
-"""Training: optimizer, learning rates, strategies, checkpoints, callbacks and the loop."""
+"""Training: optimizer, learning rates, strategies, checkpoints, callbacks and the loop.
 
-from fcos_tf.training import callbacks, checkpoints, loop, optimizers, schedules, strategy
-from fcos_tf.training.optimizers import SGD
-from fcos_tf.training.schedules import WarmupConstant, WarmupCosine, WarmupStepDecay
+The names are imported on first use: to load a saved model, Keras needs the optimizers and
+schedules, and nothing else of this package.
+"""
 
-__all__ = [
-    "SGD",
-    "WarmupConstant",
-    "WarmupCosine",
-    "WarmupStepDecay",
-    "callbacks",
-    "checkpoints",
-    "loop",
-    "optimizers",
-    "schedules",
-    "strategy",
-]
+import importlib
+
+_NAMES = {
+    "SGD": "optimizers",
+    "WarmupConstant": "schedules",
+    "WarmupCosine": "schedules",
+    "WarmupStepDecay": "schedules",
+}
+_MODULES = ("callbacks", "checkpoints", "loop", "optimizers", "schedules", "strategy")
+
+__all__ = [*_NAMES, *_MODULES]
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)
