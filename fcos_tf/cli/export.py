@@ -38,6 +38,9 @@ class ExportOptions(Options):
         True, "Fold batch norms into convolutions; false keeps predictions bitwise equal.")
     sample: str | None = option(
         None, "Image to compare exported and source model on; default: a photo.")
+    max_images: int = option(8, "Images in one request to the SavedModel at most.", least=1)
+    max_pixels: int = option(
+        1 << 26, "Pixels of all images in one request at most, from their headers.", least=1)
     litert: str | None = option(
         None, ".tflite file to write: one canvas, no suppression.", also=("tflite",))
     onnx: str | None = option(
@@ -54,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
 def _export(config: Config, options: ExportOptions, given: frozenset[str]) -> None:
     if not (options.output_dir or options.litert or options.onnx):
         raise ValueError("--output_dir, --litert or --onnx: expected one of them, got none")
-    unused = sorted(given & {*fields_of(DetectionOptions), "fold_batch_norms", "sample"})
+    of_saved_model = {"fold_batch_norms", "sample", "max_images", "max_pixels"}
+    unused = sorted(given & {*fields_of(DetectionOptions), *of_saved_model})
     if unused and not options.output_dir:
         raise ValueError(f"--{unused[0]}: expected with --output_dir only, got none")
     load_tensorflow()
@@ -71,6 +75,7 @@ def _export(config: Config, options: ExportOptions, given: frozenset[str]) -> No
             options.output_dir,
             fold=options.fold_batch_norms,
             sample=options.sample,
+            limits=export.Limits(options.max_images, options.max_pixels),
             **size_and_precision,
             **{n: getattr(config, n) for n in fields_of(DetectionOptions) if n in given},
         )

@@ -13,6 +13,9 @@ h, w: the size of an image. H, W: the size of the canvas it is padded to. M boxe
 """
 
 import io
+import math
+import os
+import stat
 from collections.abc import Callable
 
 import cv2
@@ -25,6 +28,11 @@ cv2.setNumThreads(1)
 # A JPEG is decoded at 1/2, 1/4 or 1/8 if that leaves this multiple of the size it is resized to.
 # With 2, the result hardly differs from that of the whole image.
 REDUCTION_MARGIN = 2
+
+# The only formats that Pillow may try: of others some start programs (PostScript).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+
+MAX_PIXELS = 1 << 26  # of a decoded image: a few bytes can claim any size
 
 LEAST_SIDE = 1.0  # pixels; of a box that a crop cuts to less there is nothing left to learn
 
@@ -55,6 +63,9 @@ def read_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> byte
                 remote.seek(offset)
                 data = remote.read(-1 if num_bytes is None else num_bytes)
         else:
+            mode = os.stat(file).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a device, or a pipe
+                raise OSError("expected a regular file")
             with open(file, "rb") as local:
                 local.seek(offset)
                 data = local.read(-1 if num_bytes is None else num_bytes)
@@ -72,7 +83,7 @@ def read_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> byte
 def stored_size(file: str | io.BytesIO) -> tuple[int, int] | None:
     """(height, width) in an image's header, EXIF not applied; None: it cannot be read."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             return image.size[1], image.size[0]
     except Exception:  # Pillow's plugins raise anything; decoding names the error
         return None
@@ -85,7 +96,7 @@ def decode_image(data: bytes, name: str, size_for: SizeRule) -> tuple[np.ndarray
     animation is its first picture.
 
     Args:
-        data: The content of a JPEG, PNG, GIF, BMP, WebP or other file that Pillow reads.
+        data: The content of a file of one of the `FORMATS`.
         name: For messages.
         size_for: Stored (height, width) -> (height, width) to resize to.
 
@@ -93,15 +104,18 @@ def decode_image(data: bytes, name: str, size_for: SizeRule) -> tuple[np.ndarray
         uint8 [h, w, 3] RGB, and the stored (height, width).
 
     Raises:
-        ImageError: It cannot be decoded.
+        ImageError: It cannot be decoded, or has more than `MAX_PIXELS` to decode.
     """
     if not data:
         raise ImageError(f"cannot decode image {name}: the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             stored = image.size[1], image.size[0]
             height, width = size_for(*stored)
             image.draft(None, (REDUCTION_MARGIN * width, REDUCTION_MARGIN * height))
+            if math.prod(image.size) > MAX_PIXELS:
+                got = f"{image.size[0]} x {image.size[1]}"
+                raise ValueError(f"expected at most {MAX_PIXELS} pixels, got {got}")
             # The interpreter lock is free while pixels are decoded.
             pixels = _decode_whole_jpeg(image, data, stored)
             if pixels is None:

@@ -13,6 +13,7 @@ from fcos_tf.data.formats.coco import write_coco
 from fcos_tf.data.formats.tfds_writer import write_tfds
 from fcos_tf.data.formats.voc import write_voc
 from fcos_tf.data.formats.voc_files import image_ids_of
+from fcos_tf.data.images import FORMATS as IMAGE_FORMATS
 from fcos_tf.data.images import ImageError, read_bytes
 
 FORMATS = ("coco", "voc", "tfds")
@@ -136,7 +137,7 @@ def _stems(annotations: Annotations) -> Sequence[str]:
 
 def _ending(data: bytes, file: str) -> str:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             return ".jpg" if image.format in ("JPEG", "MPO") else f".{image.format.lower()}"
     except Exception as error:  # Pillow's plugins raise anything
         raise ImageError(f"cannot decode image {file}: {error}") from None
