@@ -128,9 +128,11 @@ def to_labels(
     most = scores.shape[-1] if scores.ndim else 0  # D
     shapes = {"boxes": (count, most, 4), "scores": (count, most), "labels": (count, most)}
     limits = {
-        "boxes": (-np.inf, np.inf), "scores": (0, 1), "labels": (-1, 2**31 - 1),
+        "boxes": (-1e9, 1e9), "scores": (0, 1.001), "labels": (-1, 2**31 - 1),
         "num_detections": (0, most),
     }  # fmt: skip
+    if not most and not boxes.size:  # from JSON
+        boxes = np.zeros(shapes["boxes"])
     for name, values in zip(wanted, (boxes, scores, ids, counts), strict=True):
         shape, (least, largest) = shapes.get(name, (count,)), limits[name]
         if values.shape != shape or values.dtype.kind not in "iuf":
