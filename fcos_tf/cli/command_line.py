@@ -25,6 +25,7 @@ CONFIGS = _PACKAGE / "configs"
 if not CONFIGS.is_dir():
     CONFIGS = _PACKAGE.parent / "configs"
 _HELP = ("--help", "-help", "--helpshort", "-helpshort", "--helpfull", "-h", "-?")
+MAX_FLAG_FILES = 50  # of one command line, each as often as it is included
 _NEAR = 0.7  # least similarity, 0 to 1, of an unknown name to a suggested one
 
 Uses = Sequence[type[Options] | str]
@@ -156,7 +157,7 @@ def parse(
 
 
 def read_flag_file(
-    name: str, counts: Callable[[str], bool], opened_by: tuple[Path, ...] = ()
+    name: str, counts: Callable[[str], bool], opened: list[Path] | None = None
 ) -> list[str]:
     """Reads the flags of a file: one `--name=value` per line, `#` starts a comment line.
 
@@ -166,15 +167,18 @@ def read_flag_file(
         name: A path, or the name of a file in the working directory, in `configs` below it, or
             among the configs of this package.
         counts: The name of a flag -> whether its line is used; ValueError for an unknown one.
-        opened_by: The including files.
+        opened: The files that were read before, which is updated.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A line that is no flag, or a file that includes itself.
+        ValueError: A line that is no flag, or a file that includes itself or very many.
     """
     path = find_flag_file(name)
-    if path in opened_by:
-        raise ValueError(f"flag file {path} includes itself")
+    opened = [] if opened is None else opened
+    opened.append(path)
+    if len(opened) > MAX_FLAG_FILES:
+        most = f"more than {MAX_FLAG_FILES} files are included"
+        raise ValueError(f"flag file {path} includes itself, or {most}")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -184,7 +188,7 @@ def read_flag_file(
         if not line or line.startswith(("#", "//")):
             continue
         if nested := _flag_file_name(line):
-            lines += read_flag_file(nested, counts, (*opened_by, path))
+            lines += read_flag_file(nested, counts, opened)
             continue
         match = re.match(r"--?([\w-]+)=", line)
         if match is None:

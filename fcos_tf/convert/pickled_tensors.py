@@ -2,8 +2,9 @@
 
 A pickle is a program that calls what it names. Here it can name only the stand-ins of this file:
 no function of PyTorch or NumPy is called. A tensor becomes a reference to its storage, which
-`torch_files` resolves afterwards. Pickles that would exhaust the memory are refused unread: one
-corrupt byte can name memo entry 2 billion, for which the standard library allocates memory.
+`torch_files` resolves afterwards. Pickles that would exhaust memory, time or the C stack are
+refused unread: one corrupt byte can name memo entry 2 billion, for which the standard library
+allocates memory; a tuple of twice the same tuple, thirty deep, has a hash of a billion steps.
 
 Formats: `torch/_utils.py` (the `_rebuild_*` functions), `torch/serialization.py` (persistent ids)
 and NumPy's `ndarray.__reduce__`.
@@ -30,6 +31,13 @@ _TORCH_DTYPES = {
         "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
     )
 }  # fmt: skip
+
+
+_MAX_RANK = 32  # of an array
+_MAX_MESSAGE = 500  # characters of what a file says, in a message
+# Of a pickle: nested containers, and bytes with every shared value counted wherever it is used.
+_MAX_DEPTH, _MAX_SHARING, _MAX_BYTES = 200, 16, 10_000_000
+_IN_PLACE = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 
 
 class RefusedError(Exception):
@@ -121,7 +129,9 @@ class PickledArray:
 
     def fill(self, data, dtype, shape, order):
         """Sets the array and returns `self`; `data` is bytes, not copied, or Python 2's text."""
-        data = data.encode("latin1") if isinstance(data, str) else bytes(data)
+        data = data.encode("latin1") if isinstance(data, str) else data
+        if not isinstance(data, bytes | bytearray) or len(shape) > _MAX_RANK:
+            raise ValueError(f"expected bytes and a shape, got {type(data)} and {len(shape)} sides")
         shape = tuple(int(side) for side in shape)
         expected = math.prod(shape) * dtype.dtype.itemsize
         if len(data) != expected:
@@ -180,7 +190,7 @@ _FUNCTIONS = {
     "torch._utils._rebuild_parameter_with_state": lambda data, grad, hooks, state: data,
     "torch._tensor._rebuild_from_type_v2": _tensor_with_attributes,
     "torch.Size": lambda sides=(): tuple(sides),
-    "torch.device": lambda *names: ":".join(map(str, names)),
+    "torch.device": lambda *names: Symbol("torch.device"),
     "numpy.dtype": PickledDtype,
     "_codecs.encode": _encode,
     "__builtin__.bytes": lambda: b"",  # empty bytes, as Python 3 writes them for Python 2
@@ -226,31 +236,68 @@ def load_pickle(stream: BinaryIO) -> tuple[Any, dict[str, StorageRef]]:
     except RefusedError as error:
         raise ValueError(
             "expected nothing but tensors, numbers, text and containers, got a pickle that asks "
-            f"for {error}: refused, and no code was run"
+            f"for {str(error)[:_MAX_MESSAGE]}: refused, and no code was run"
         ) from None
     except Exception as error:  # a corrupt pickle can raise anything
         raise ValueError(
             "expected a pickle of tensors, got one that is truncated or corrupt "
-            f"({type(error).__name__}: {' '.join(str(error).split())})"
+            f"({type(error).__name__}: {' '.join(str(error)[:_MAX_MESSAGE].split())})"
         ) from error
 
 
 def _check_memory(stream: BinaryIO) -> None:
     """Scans the opcodes of one pickle without running them, then restores the position.
 
-    Refuses a truncated pickle, an unknown opcode, a frame longer than the stream, and a memo entry
-    beyond the number of opcodes.
+    Refuses a truncated pickle, an unknown opcode, a frame longer than the stream, a memo entry
+    beyond the number of opcodes, deep nesting, and values that are shared so often that all of them
+    written out would be much longer than the stream.
     """
     start = stream.tell()
     size = stream.seek(0, 2)
     stream.seek(start)
+    # [bytes, depth] of each value on the stack of the pickle machine, None for a mark.
+    stack: list[list[int] | None] = []
+    memo: dict[int, list[int] | None] = {}
+    most = _MAX_SHARING * size + _MAX_BYTES
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        name = opcode.name
         # Writers number the entries consecutively, so no number exceeds that of the opcodes.
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
+        if name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
             raise ValueError(f"expected at most {count} memo entries, got one of number {argument}")
-        if opcode.name == "FRAME" and argument > size:
+        if name == "FRAME" and argument > size:
             raise ValueError(f"expected a frame within {size} bytes, got {argument}")
+        if name == "MEMOIZE" or name.endswith("PUT"):
+            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
+        elif name == "MARK":
+            stack.append(None)
+        elif name == "DUP" or name.endswith("GET"):
+            stack.append(stack[-1] if name == "DUP" else memo[argument])
+        else:
+            made = _step(stack, opcode, argument)
+            most -= made[0]
+            if made[1] > _MAX_DEPTH or most < 0:
+                raise ValueError("expected values that are neither nested deeply nor shared often")
     stream.seek(start)
+
+
+def _step(stack: list, opcode: pickletools.OpcodeInfo, argument: Any) -> list[int]:
+    """Changes the stack as an opcode does; returns the [bytes, depth] that it makes or adds."""
+    before, popped = opcode.stack_before, []
+    below = len(before)
+    if pickletools.markobject in before or (opcode.name == "POP" and stack[-1] is None):
+        while (value := stack.pop()) is not None:
+            popped.append(value)
+        below = before.index(pickletools.markobject) if opcode.name != "POP" else 0
+    popped += [stack.pop() for _ in range(below)]
+    changed = popped.pop() if opcode.name in _IN_PLACE else None
+    length = len(argument) if isinstance(argument, str | bytes | bytearray) else 0
+    made = [1 + length + sum(n for n, _ in popped), 1 + max((d for _, d in popped), default=0)]
+    if changed is not None:
+        changed[:] = changed[0] + made[0], max(changed[1], made[1])
+        stack.append(changed)
+    elif opcode.stack_after:
+        stack.append(made)
+    return made
 
 
 class _Unpickler(pickle.Unpickler):

@@ -75,6 +75,8 @@ class FolderRun:
         names = files.output_names(inputs)
         originals = {item.path.resolve() for item in inputs}
         for name in names.values():
+            if (self._folder / name).is_symlink():
+                raise ValueError(f"output_dir: {self._folder / name} is a link; remove it")
             if (self._folder / name).resolve() in originals:
                 raise ValueError(
                     "output_dir: expected another folder than that of the input; "

@@ -1,15 +1,19 @@
 """Loading saved detectors and copying their weights."""
 
+import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
 import keras
 
 from fcos_tf.published import DETECTORS
 
 # The members of a `.keras` file; checksums do not reveal a missing one.
 MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
+
+MAX_JSON_BYTES = 1 << 24  # of a config; Keras' own are below a megabyte
 
 HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of such a file
 
@@ -39,13 +43,30 @@ def load_model(path: str | Path) -> keras.Model:
     path = Path(path)
     check_whole(path)
     _register()
+    _check_class(path)
     try:
         model = keras.models.load_model(path, compile=False)
-    except (TypeError, KeyError, OSError, ValueError) as error:
+    except Exception as error:  # of Keras, HDF5 and the model; an altered file brings any
         raise ValueError(f"{path}: expected a detector, got {first_lines(error)}") from error
-    if not hasattr(model, "detect"):
-        raise ValueError(f"{path}: expected a detector, got a {type(model).__name__}")
     return model
+
+
+def _check_class(path: Path) -> None:
+    """Refuses a file of another class than a registered detector: Keras would make anything."""
+    with zipfile.ZipFile(path) as archive:
+        if archive.getinfo("config.json").file_size > MAX_JSON_BYTES:
+            raise ValueError(f"{path}: expected a config of at most {MAX_JSON_BYTES} bytes")
+        text = archive.read("config.json")
+    try:
+        config = json.loads(text)
+        kind = keras.saving.get_registered_object(str(config["registered_name"]))
+        name, weights = config["class_name"], config["config"].get("backbone_weights")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: expected a detector, got {first_lines(error)}") from error
+    if not hasattr(kind, "detect"):
+        raise ValueError(f"{path}: expected a detector, got a {name}")
+    if weights is not None:  # they would be read from another file, or downloaded
+        raise ValueError(f"{path}: expected no backbone_weights in its config, got {weights!r}")
 
 
 def check_whole(path: str | Path) -> None:
@@ -62,12 +83,35 @@ def check_whole(path: str | Path) -> None:
             )
     if damage := find_damage(path):
         raise ValueError(f"{path} is corrupt ({damage}); expected a .keras file")
+    try:
+        with (
+            zipfile.ZipFile(path) as archive,
+            archive.open("model.weights.h5") as member,
+            h5py.File(member) as weights,
+        ):
+            _check_links("/", weights)
+            weights.visititems(_check_links)
+    except Exception as error:  # of HDF5, which raises anything
+        raise ValueError(f"{path}: model.weights.h5 in it: {first_lines(error)}") from error
+
+
+def _check_links(name: str, item: h5py.Group | h5py.Dataset) -> None:
+    """Refuses arrays that are elsewhere, or are larger in memory than in the file."""
+    if isinstance(item, h5py.Group):
+        kinds = {key: item.get(key, getlink=True) for key in item}
+        if links := [key for key, kind in kinds.items() if not isinstance(kind, h5py.HardLink)]:
+            raise ValueError(f"{name}: expected arrays and groups, got the link {links[0]}")
+    elif item.external or item.is_virtual or item.id.get_storage_size() < (item.nbytes or 0):
+        raise ValueError(f"{name}: expected an array stored whole and uncompressed in the file")
 
 
 def find_damage(path: str | Path) -> str | None:
     """The damage of a `.keras` file; None if its members and checksums are right."""
     try:
         with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():  # Keras never compresses; a bomb does
+                if info.compress_type != zipfile.ZIP_STORED:
+                    return f"{info.filename} in it is compressed"
             bad_member, names = archive.testzip(), archive.namelist()
     except Exception as error:
         # Wrong headers (encryption, compression, length) make zipfile raise errors of any kind.

@@ -133,11 +133,11 @@ UNREADABLE = {
     ),
     "bmp of 60000 x 60000": (
         _claiming(READABLE["bmp"], 18, _SIDE.to_bytes(4, "little") * 2),
-        "got 60000 x 60000",
+        "got 34 x 21, 60000 x 60000",
     ),
     "extended webp of 60000 x 60000": (
         _claiming(READABLE["webp animated"], 24, (_SIDE - 1).to_bytes(3, "little") * 2),
-        "got 60000 x 60000",
+        "got 34 x 21, 60000 x 60000",
     ),
     # 2 x 2^31 x 2^31 = 2^63 would be negative as a whole number.
     "two bmps of 2^31 x 2^31": (
@@ -147,10 +147,10 @@ UNREADABLE = {
     # 14 bits each, less one: all ones are 16384.
     "lossless webp of 16384 x 16384": (
         _claiming(READABLE["webp lossless"], 21, (2**28 - 1).to_bytes(4, "little")),
-        "got 16384 x 16384",
+        "got 34 x 21, 16384 x 16384",
     ),
     "lossy webp of 16383 x 16383": (
         _claiming(READABLE["webp"], 26, (2**14 - 1).to_bytes(2, "little") * 2),
-        "got 16383 x 16383",
+        "got 34 x 21, 16383 x 16383",
     ),
 }

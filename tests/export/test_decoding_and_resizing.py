@@ -67,7 +67,7 @@ def test_what_cannot_be_decoded_is_an_error(decode_batch, kind):
 
 
 def test_an_empty_batch_is_an_error(decode_batch):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="expected 1 to 24 images, got 0"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected 1 to 25 images, got 0"):
         decode_batch(np.array([], object))
 
 

@@ -51,6 +51,9 @@ def write_dataset(
     if data_format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {data_format!r}")
     output_dir = Path(output_dir)
+    for split in splits:
+        if Path(split).name != split or split in ("", ".."):
+            raise ValueError(f"split: expected a name without folders, got {split!r}")
     try:
         if data_format == "tfds":
             write_tfds(splits, output_dir, name=name, read_bytes=read_bytes)
@@ -98,12 +101,15 @@ def drop_unreadable(
 
 def _copy(annotations: Annotations, folder: Path, stems: Sequence[str], read) -> list[str]:
     """Writes the images; returns their names, with the endings of their formats."""
+    if folder.is_symlink():
+        raise FileExistsError(f"{folder} is a link; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for index, stem in enumerate(stems):
         data = read(*annotations.place_of(index))
         names.append(stem + _ending(data, annotations.files[index]))
-        (folder / names[-1]).write_bytes(data)
+        with open(folder / names[-1], "xb") as file:  # never through a link
+            file.write(data)
     return names
 
 
