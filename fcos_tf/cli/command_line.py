@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import logging
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from absl import flags
 
 from fcos_tf.config import Config
 from fcos_tf.options import Options, fields_of, flag_value, is_list, item_type, sections_of
-from fcos_tf.tensorflow_words import is_for_the_user, one_line
+from fcos_tf.tensorflow_words import escaped, is_for_the_user, one_line
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Inside an installed package, beside it in the repository.
@@ -54,8 +55,9 @@ def run(
     argv = list(sys.argv if argv is None else argv)
     program = Path(argv[0]).name
     warnings.formatwarning = lambda message, *_, **__: (
-        f"{program}: warning: {' '.join(str(message).split())}\n"
+        f"{program}: warning: {escaped(' '.join(str(message).split()))}\n"
     )
+    logging.getLogger("absl").addFilter(_escape_record)
     if any(argument in _HELP for argument in argv[1:]):
         with contextlib.suppress(BrokenPipeError):  # as in "... --help | head"
             print(help_text(description, uses, options), flush=True)
@@ -80,6 +82,11 @@ def run(
             print(f"{program}: error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
+
+
+def _escape_record(record: logging.LogRecord) -> bool:
+    record.msg, record.args = escaped(record.getMessage(), keep="\n"), ()
+    return True
 
 
 def parse(

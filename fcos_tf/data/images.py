@@ -22,6 +22,8 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from fcos_tf.tensorflow_words import escaped
+
 # tf.data keeps a thread for every core busy; several for one image compete.
 cv2.setNumThreads(1)
 
@@ -41,7 +43,10 @@ SizeRule = Callable[[int, int], tuple[int, int]]
 
 
 class ImageError(Exception):
-    """An image that cannot be read; the message names the file and the error."""
+    """An image that cannot be read; the message, one line, names the file and the error."""
+
+    def __init__(self, message: str):
+        super().__init__(escaped(message))
 
 
 def read_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> bytes:
