@@ -101,8 +101,6 @@ def test_mixed_requests_of_eight_clients(model, server, photos, count):
         answers += clients.map(answer, range(count // 2, count))
         after, peak = resident_mib(process), resident_mib(process, "VmHWM")
     assert answers == [None] * count
-    print(
-        f"{count} requests: {before:.0f} MiB after half of them, {after:.0f} MiB after all, peak {peak}"
-    )
+    print(f"{count} requests: {before:.0f} MiB after half, {after:.0f} after all, most {peak:.0f}")
     assert after < before + 40
     assert peak < before + 8 * MIB_OF_LIMITS
