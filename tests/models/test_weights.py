@@ -153,7 +153,10 @@ def of_class(module, class_name, registered_name):
         (lambda content: b"[]", "expected a detector"),
         (lambda content: b"no JSON", "expected a detector"),
         (lambda content: content + b" " * 2**24, "a config of at most 16777216 bytes"),
-        (with_setting(backbone_weights="imagenet"), "expected no backbone_weights in its config"),
+        (
+            with_setting(backbone_weights="imagenet"),
+            "backbone_weights in a config: expected none, got 'imagenet'",
+        ),
         (with_setting(backbone_weights="/etc/passwd"), "got '/etc/passwd'"),
         (with_setting(fpn_levels="many"), "expected a detector"),
         (of_class("keras.layers", "TFSMLayer", None), "expected a detector, got a TFSMLayer"),
