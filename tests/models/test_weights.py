@@ -155,7 +155,7 @@ def of_class(module, class_name, registered_name):
         (lambda content: content + b" " * 2**24, "a config of at most 16777216 bytes"),
         (
             with_setting(backbone_weights="imagenet"),
-            "backbone_weights in a config: expected none, got 'imagenet'",
+            "expected none, got 'imagenet'",
         ),
         (with_setting(backbone_weights="/etc/passwd"), "got '/etc/passwd'"),
         (with_setting(fpn_levels="many"), "expected a detector"),
