@@ -2,9 +2,8 @@
 
 A pickle is a program that calls what it names. Here it can name only the stand-ins of this file:
 no function of PyTorch or NumPy is called. A tensor becomes a reference to its storage, which
-`torch_files` resolves afterwards. Pickles that would exhaust memory, time or the C stack are
-refused unread: one corrupt byte can name memo entry 2 billion, for which the standard library
-allocates memory; a tuple of twice the same tuple, thirty deep, has a hash of a billion steps.
+`torch_files` resolves afterwards. Pickles that would exhaust memory or time are refused unread, see
+`pickle_limits`.
 
 Formats: `torch/_utils.py` (the `_rebuild_*` functions), `torch/serialization.py` (persistent ids)
 and NumPy's `ndarray.__reduce__`.
@@ -12,12 +11,13 @@ and NumPy's `ndarray.__reduce__`.
 
 import math
 import pickle
-import pickletools
 import re
 from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes  # noqa: F401  adds bfloat16 and float8 to NumPy's dtypes
 import numpy as np
+
+from fcos_tf.convert.pickle_limits import check_limits
 
 _STORAGE_DTYPES = {
     "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16",
@@ -35,9 +35,6 @@ _TORCH_DTYPES = {
 
 _MAX_RANK = 32  # of an array
 _MAX_MESSAGE = 500  # characters of what a file says, in a message
-# Of a pickle: nested containers, and bytes with every shared value counted wherever it is used.
-_MAX_DEPTH, _MAX_SHARING, _MAX_BYTES = 200, 16, 10_000_000
-_IN_PLACE = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 
 
 class RefusedError(Exception):
@@ -231,7 +228,7 @@ def load_pickle(stream: BinaryIO) -> tuple[Any, dict[str, StorageRef]]:
     """
     unpickler = _Unpickler(stream, encoding="latin1")  # of Python 2's strings
     try:
-        _check_memory(stream)
+        check_limits(stream)
         return unpickler.load(), unpickler.storages
     except RefusedError as error:
         raise ValueError(
@@ -243,61 +240,6 @@ def load_pickle(stream: BinaryIO) -> tuple[Any, dict[str, StorageRef]]:
             "expected a pickle of tensors, got one that is truncated or corrupt "
             f"({type(error).__name__}: {' '.join(str(error)[:_MAX_MESSAGE].split())})"
         ) from error
-
-
-def _check_memory(stream: BinaryIO) -> None:
-    """Scans the opcodes of one pickle without running them, then restores the position.
-
-    Refuses a truncated pickle, an unknown opcode, a frame longer than the stream, a memo entry
-    beyond the number of opcodes, deep nesting, and values that are shared so often that all of them
-    written out would be much longer than the stream.
-    """
-    start = stream.tell()
-    size = stream.seek(0, 2)
-    stream.seek(start)
-    # [bytes, depth] of each value on the stack of the pickle machine, None for a mark.
-    stack: list[list[int] | None] = []
-    memo: dict[int, list[int] | None] = {}
-    most = _MAX_SHARING * size + _MAX_BYTES
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        name = opcode.name
-        # Writers number the entries consecutively, so no number exceeds that of the opcodes.
-        if name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
-            raise ValueError(f"expected at most {count} memo entries, got one of number {argument}")
-        if name == "FRAME" and argument > size:
-            raise ValueError(f"expected a frame within {size} bytes, got {argument}")
-        if name == "MEMOIZE" or name.endswith("PUT"):
-            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
-        elif name == "MARK":
-            stack.append(None)
-        elif name == "DUP" or name.endswith("GET"):
-            stack.append(stack[-1] if name == "DUP" else memo[argument])
-        else:
-            made = _step(stack, opcode, argument)
-            most -= made[0]
-            if made[1] > _MAX_DEPTH or most < 0:
-                raise ValueError("expected values that are neither nested deeply nor shared often")
-    stream.seek(start)
-
-
-def _step(stack: list, opcode: pickletools.OpcodeInfo, argument: Any) -> list[int]:
-    """Changes the stack as an opcode does; returns the [bytes, depth] that it makes or adds."""
-    before, popped = opcode.stack_before, []
-    below = len(before)
-    if pickletools.markobject in before or (opcode.name == "POP" and stack[-1] is None):
-        while (value := stack.pop()) is not None:
-            popped.append(value)
-        below = before.index(pickletools.markobject) if opcode.name != "POP" else 0
-    popped += [stack.pop() for _ in range(below)]
-    changed = popped.pop() if opcode.name in _IN_PLACE else None
-    length = len(argument) if isinstance(argument, str | bytes | bytearray) else 0
-    made = [1 + length + sum(n for n, _ in popped), 1 + max((d for _, d in popped), default=0)]
-    if changed is not None:
-        changed[:] = changed[0] + made[0], max(changed[1], made[1])
-        stack.append(changed)
-    elif opcode.stack_after:
-        stack.append(made)
-    return made
 
 
 class _Unpickler(pickle.Unpickler):
