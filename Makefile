@@ -13,6 +13,10 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 RUN = $(VENV)/bin/python
 DEMO_DIR ?= runs/demo
 
+# Files of the recorded SHA-256 only. A source file would run its setup.py; only promise, which TFDS
+# needs, has no wheel.
+LOCKED = --require-hashes --only-binary=:all: --no-binary=promise
+
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 # Two processes, each with its own files: much of a test is tracing, which takes one core.
@@ -41,7 +45,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: requirements.txt setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.10, 3.11 or 3.12 found; install one, or set PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check $(LOCKED) -r requirements.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
@@ -70,7 +74,7 @@ lint: install
 # Anew from setup.cfg; needs uv (https://docs.astral.sh/uv) on the path.
 lock:
 	(head -n 2 requirements.txt; uv pip compile --quiet --universal --python-version 3.10 \
-		--no-annotate --no-header --extra test setup.cfg) > requirements.new
+		--no-annotate --no-header --generate-hashes --extra test setup.cfg) > requirements.new
 	mv requirements.new requirements.txt
 
 clean:

@@ -50,7 +50,21 @@ def one_line(error: Exception) -> str:
             text = inner[1]
     # The names of graph nodes around TensorFlow's own text.
     text = re.sub(r"\{\{\S+ .*?\}\}|\[\[\{*.*?\}*\]\]|\[Op:\w+\].*", " ", text, flags=re.DOTALL)
-    return " ".join(text.split())
+    return escaped(" ".join(text.split()))
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """Text for a terminal or a log; control characters, such as newlines in file names, as escapes.
+
+    Args:
+        text: with names from files, which may move the cursor or pretend to be other lines.
+        keep: characters that stay, such as the newlines of a table.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def is_for_the_user(error: Exception) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import logging
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from absl import flags
 
 from fcos_tf.config import Config
 from fcos_tf.options import Options, fields_of, flag_value, is_list, item_type, sections_of
-from fcos_tf.tensorflow_words import is_for_the_user, one_line
+from fcos_tf.tensorflow_words import escaped, is_for_the_user, one_line
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Inside an installed package, beside it in the repository.
@@ -25,6 +26,7 @@ CONFIGS = _PACKAGE / "configs"
 if not CONFIGS.is_dir():
     CONFIGS = _PACKAGE.parent / "configs"
 _HELP = ("--help", "-help", "--helpshort", "-helpshort", "--helpfull", "-h", "-?")
+MAX_FLAG_FILES = 50  # of one command line, each as often as it is included
 _NEAR = 0.7  # least similarity, 0 to 1, of an unknown name to a suggested one
 
 Uses = Iterable[type[Options] | str]
@@ -59,8 +61,9 @@ def run(
     argv = list(sys.argv if argv is None else argv)
     program = Path(argv[0]).name
     warnings.formatwarning = lambda message, *_, **__: (
-        f"{program}: warning: {' '.join(str(message).split())}\n"
+        f"{program}: warning: {escaped(' '.join(str(message).split()))}\n"
     )
+    logging.getLogger("absl").addFilter(_escape_record)
     if any(argument in _HELP for argument in argv[1:]):
         with contextlib.suppress(BrokenPipeError):  # as in "... --help | head"
             print(help_text(description, uses, options), flush=True)
@@ -85,6 +88,11 @@ def run(
             print(f"{program}: error: {one_line(error)}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
+
+
+def _escape_record(record: logging.LogRecord) -> bool:
+    record.msg, record.args = escaped(record.getMessage(), keep="\n"), ()
+    return True
 
 
 def parse(
@@ -184,7 +192,7 @@ def refuse_unused(given: Given, mode: str, unused: Uses) -> None:
 
 
 def read_flag_file(
-    name: str, counts: Callable[[str], bool], opened_by: tuple[Path, ...] = ()
+    name: str, counts: Callable[[str], bool], opened: list[Path] | None = None
 ) -> list[str]:
     """Reads the flags of a file: one `--name=value` per line, `#` starts a comment line.
 
@@ -194,15 +202,18 @@ def read_flag_file(
         name: A path, or the name of a file in the working directory, in `configs` below it, or
             among the configs of this package.
         counts: The name of a flag -> whether its line is used; ValueError for an unknown one.
-        opened_by: The including files.
+        opened: The files that were read before, which is updated.
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A line that is no flag, or a file that includes itself.
+        ValueError: A line that is no flag, or a file that includes itself or very many.
     """
     path = find_flag_file(name)
-    if path in opened_by:
-        raise ValueError(f"flag file {path} includes itself")
+    opened = [] if opened is None else opened
+    opened.append(path)
+    if len(opened) > MAX_FLAG_FILES:
+        most = f"more than {MAX_FLAG_FILES} files are included"
+        raise ValueError(f"flag file {path} includes itself, or {most}")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -212,7 +223,7 @@ def read_flag_file(
         if not line or line.startswith(("#", "//")):
             continue
         if nested := _flag_file_name(line):
-            lines += read_flag_file(nested, counts, (*opened_by, path))
+            lines += read_flag_file(nested, counts, opened)
             continue
         match = re.match(r"--?([\w-]+)=", line)
         if match is None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from fcos_tf.cli import command_line
 from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config, DetectionOptions
 from fcos_tf.options import Options, fields_of, option, options_for
-from fcos_tf.tensorflow_words import load_tensorflow
+from fcos_tf.tensorflow_words import escaped, load_tensorflow
 
 _USES = ("classes", "image_size", "backbone", "quality", DetectionOptions)
 
@@ -76,7 +76,7 @@ def _convert(config: Config, options: ConvertOptions, given: command_line.Given)
         settings["class_names"] = settings.pop("classes", ()) or None
         given_too = options_for(options, convert_checkpoint)
         model, report = convert_checkpoint(options.source, **given_too, **settings)
-    print(report, flush=True)
+    print(escaped(str(report), keep="\n"), flush=True)
     if not report.is_complete:
         raise ValueError(
             f"{options.source}: not all tensors fit, see the report; nothing was written"

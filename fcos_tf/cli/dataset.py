@@ -22,7 +22,7 @@ from pathlib import Path
 from fcos_tf.cli import command_line
 from fcos_tf.config import OUTPUT_WORDS, Config, DataOptions
 from fcos_tf.options import Options, option
-from fcos_tf.tensorflow_words import load_tensorflow
+from fcos_tf.tensorflow_words import escaped, load_tensorflow
 
 
 # fmt: off
@@ -79,10 +79,11 @@ def _dataset(config: Config, options: DatasetOptions, given: command_line.Given)
     for split in splits:
         found = build.read_annotations(config, split)
         first, *lines = summary.summary(found)
-        print(f"{config.dataset} {split}: {first}", *lines, sep="\n", flush=True)
+        lines = [f"{config.dataset} {split}: {first}", *lines]
+        print(*map(escaped, lines), sep="\n", flush=True)
         if options.check_images and config.dataset != "digits":
             for line in summary.check_images(found.annotations, config.image_size):
-                print(line, flush=True)
+                print(escaped(line), flush=True)
 
 
 def write_lists(config: Config, splits: Sequence[str]) -> list[Path]:

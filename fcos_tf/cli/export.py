@@ -39,6 +39,9 @@ class ExportOptions(Options):
         True, "Fold batch norms into convolutions; false keeps predictions bitwise equal.")
     sample: str | None = option(
         None, "Image to compare exported and source model on; default: a photo.")
+    max_images: int = option(8, "Images in one request to the SavedModel at most.", least=1)
+    max_pixels: int = option(
+        1 << 26, "Pixels of all images in one request at most, from their headers.", least=1)
     litert: str | None = option(
         None, ".tflite file to write: one canvas, no suppression.", also=("tflite",))
     onnx: str | None = option(
@@ -58,7 +61,8 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
     refuse = functools.partial(command_line.refuse_unused, given)
     if not options.output_dir:
         mode = "--litert or --onnx alone, without --output_dir"
-        refuse(mode, [DetectionOptions, "fold_batch_norms", "sample"])
+        only = ["fold_batch_norms", "sample", "max_images", "max_pixels"]
+        refuse(mode, [DetectionOptions, *only])
         if not options.litert:
             refuse("--onnx alone, which is float32", ["export_precision"])
     if options.weights:
@@ -77,6 +81,7 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
             options.output_dir,
             fold=options.fold_batch_norms,
             sample=options.sample,
+            limits=export.Limits(options.max_images, options.max_pixels),
             **size_and_precision,
             **{n: getattr(config, n) for n in fields_of(DetectionOptions) if n in given},
         )

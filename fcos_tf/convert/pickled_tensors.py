@@ -2,8 +2,8 @@
 
 A pickle is a program that calls what it names. Here it can name only the stand-ins of this file:
 no function of PyTorch or NumPy is called. A tensor becomes a reference to its storage, which
-`torch_files` resolves afterwards. Pickles that would exhaust the memory are refused unread: one
-corrupt byte can name memo entry 2 billion, for which the standard library allocates memory.
+`torch_files` resolves afterwards. Pickles that would exhaust memory or time are refused unread, see
+`pickle_limits`.
 
 Formats: `torch/_utils.py` (the `_rebuild_*` functions), `torch/serialization.py` (persistent ids)
 and NumPy's `ndarray.__reduce__`.
@@ -11,12 +11,13 @@ and NumPy's `ndarray.__reduce__`.
 
 import math
 import pickle
-import pickletools
 import re
 from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes  # noqa: F401  adds bfloat16 and float8 to NumPy's dtypes
 import numpy as np
+
+from fcos_tf.convert.pickle_limits import check_limits
 
 _STORAGE_DTYPES = {
     "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16",
@@ -30,6 +31,10 @@ _TORCH_DTYPES = {
         "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
     )
 }  # fmt: skip
+
+
+_MAX_RANK = 32  # of an array
+_MAX_MESSAGE = 500  # characters of what a file says, in a message
 
 
 class RefusedError(Exception):
@@ -121,7 +126,9 @@ class PickledArray:
 
     def fill(self, data, dtype, shape, order):
         """Sets the array and returns `self`; `data` is bytes, not copied, or Python 2's text."""
-        data = data.encode("latin1") if isinstance(data, str) else bytes(data)
+        data = data.encode("latin1") if isinstance(data, str) else data
+        if not isinstance(data, bytes | bytearray) or len(shape) > _MAX_RANK:
+            raise ValueError(f"expected bytes and a shape, got {type(data)} and {len(shape)} sides")
         shape = tuple(int(side) for side in shape)
         expected = math.prod(shape) * dtype.dtype.itemsize
         if len(data) != expected:
@@ -180,7 +187,7 @@ _FUNCTIONS = {
     "torch._utils._rebuild_parameter_with_state": lambda data, grad, hooks, state: data,
     "torch._tensor._rebuild_from_type_v2": _tensor_with_attributes,
     "torch.Size": lambda sides=(): tuple(sides),
-    "torch.device": lambda *names: ":".join(map(str, names)),
+    "torch.device": lambda *names: Symbol("torch.device"),
     "numpy.dtype": PickledDtype,
     "_codecs.encode": _encode,
     "__builtin__.bytes": lambda: b"",  # empty bytes, as Python 3 writes them for Python 2
@@ -221,36 +228,18 @@ def load_pickle(stream: BinaryIO) -> tuple[Any, dict[str, StorageRef]]:
     """
     unpickler = _Unpickler(stream, encoding="latin1")  # of Python 2's strings
     try:
-        _check_memory(stream)
+        check_limits(stream)
         return unpickler.load(), unpickler.storages
     except RefusedError as error:
         raise ValueError(
             "expected nothing but tensors, numbers, text and containers, got a pickle that asks "
-            f"for {error}: refused, and no code was run"
+            f"for {str(error)[:_MAX_MESSAGE]}: refused, and no code was run"
         ) from None
     except Exception as error:  # a corrupt pickle can raise anything
         raise ValueError(
             "expected a pickle of tensors, got one that is truncated or corrupt "
-            f"({type(error).__name__}: {' '.join(str(error).split())})"
+            f"({type(error).__name__}: {' '.join(str(error)[:_MAX_MESSAGE].split())})"
         ) from error
-
-
-def _check_memory(stream: BinaryIO) -> None:
-    """Scans the opcodes of one pickle without running them, then restores the position.
-
-    Refuses a truncated pickle, an unknown opcode, a frame longer than the stream, and a memo entry
-    beyond the number of opcodes.
-    """
-    start = stream.tell()
-    size = stream.seek(0, 2)
-    stream.seek(start)
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-        # Writers number the entries consecutively, so no number exceeds that of the opcodes.
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
-            raise ValueError(f"expected at most {count} memo entries, got one of number {argument}")
-        if opcode.name == "FRAME" and argument > size:
-            raise ValueError(f"expected a frame within {size} bytes, got {argument}")
-    stream.seek(start)
 
 
 class _Unpickler(pickle.Unpickler):

@@ -8,6 +8,7 @@ import numpy as np
 from fcos_tf.convert.pickled_tensors import PickledArray, TensorRef
 
 _MAX_DEPTH = 4  # of dictionaries around the state dict
+_MAX_ENTRIES = 1_000_000  # of all dictionaries; one can be in many others
 
 
 def find_state_dict(contents: Any, entry: str | None) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def find_state_dict(contents: Any, entry: str | None) -> dict[str, Any]:
     Raises:
         ValueError: no dictionary of tensors, several and no `entry`, or an unknown `entry`.
     """
-    found = dict(_candidates(contents, (), _MAX_DEPTH))
+    found = dict(_candidates(contents))
     if not found:
         raise ValueError(f"expected a dictionary of tensors, got {_describe(contents)}")
     entry = next(iter(found)) if entry is None and len(found) == 1 else entry
@@ -45,18 +46,24 @@ def find_state_dict(contents: Any, entry: str | None) -> dict[str, Any]:
     return tensors
 
 
-def _candidates(contents, keys, depth) -> Iterator[tuple[str, dict[str, Any]]]:
+def _candidates(contents: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """Entry and tensors of each dictionary of tensors."""
-    if not isinstance(contents, dict):
-        return
-    named = {key: value for key, value in contents.items() if isinstance(key, str)}
-    kinds = TensorRef | PickledArray | np.ndarray
-    tensors = {key: value for key, value in named.items() if isinstance(value, kinds)}
-    if tensors:
-        yield ".".join(keys) or ".", tensors
-    if depth:
-        for key, value in named.items():
-            yield from _candidates(value, (*keys, key), depth - 1)
+    rest: list[tuple[Any, tuple[str, ...]]] = [(contents, ())]
+    entries = 0
+    while rest:
+        value, keys = rest.pop()
+        if not isinstance(value, dict):
+            continue
+        entries += len(value)
+        if entries > _MAX_ENTRIES:
+            raise ValueError(f"expected at most {_MAX_ENTRIES} entries of dictionaries, got more")
+        named = {key: inner for key, inner in value.items() if isinstance(key, str)}
+        kinds = TensorRef | PickledArray | np.ndarray
+        tensors = {key: inner for key, inner in named.items() if isinstance(inner, kinds)}
+        if tensors:
+            yield ".".join(keys) or ".", tensors
+        if len(keys) < _MAX_DEPTH:
+            rest += [(inner, (*keys, key)) for key, inner in reversed(named.items())]
 
 
 def _describe(contents: Any) -> str:

@@ -26,7 +26,8 @@ from fcos_tf.convert.state_dicts import find_state_dict
 EXTENSIONS = (".pth", ".pt", ".bin", ".pth.tar", ".pkl", ".safetensors")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_MAX_EXPANDED_BYTES = 1 << 30  # of a tensor that repeats elements of a smaller storage
+# Of a file's records and tensors in memory: so many times the file, and so many bytes more.
+_MAX_EXPANSION, _MAX_EXPANDED_BYTES = 4, 1 << 28
 # The safetensors library's own functions for NumPy do not know the types of ml_dtypes.
 _SAFETENSORS_DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
@@ -83,8 +84,9 @@ def read_tensors(path: str | os.PathLike, *, entry: str | None = None) -> dict[s
 
 def _check_file(path: Path) -> bytes:
     """The first bytes of the file; refuses files that are no checkpoint."""
-    if path.is_dir():
-        raise ValueError("expected a file, got a folder")
+    if not path.is_file():
+        got = "a folder" if path.is_dir() else "a device or a pipe"
+        raise ValueError(f"expected a file, got {got}")
     if not path.name.lower().endswith(EXTENSIONS):
         raise ValueError(f"expected one of {', '.join(EXTENSIONS)}, got {path.suffix!r}")
     with path.open("rb") as stream:
@@ -144,11 +146,14 @@ def _read_zip(path: Path, entry: str | None) -> dict[str, np.ndarray]:
         if f"{root}constants.pkl" in records:
             raise ValueError("expected a checkpoint of torch.save, got a TorchScript file")
 
+        budget = _Budget(path)
+
         def read(name: str) -> bytes:
             """A record, checked against its CRC."""
             record = root + name
             try:
                 info = archive.getinfo(record)
+                budget.spend(info.file_size)
                 with archive.open(info) as stream:
                     data = stream.read(info.file_size)  # a limit for compressed records
                 if len(data) != info.file_size:
@@ -164,7 +169,8 @@ def _read_zip(path: Path, entry: str | None) -> dict[str, np.ndarray]:
         order = read("byteorder") if f"{root}byteorder" in records else b"little"
         if order not in (b"little", b"big"):
             raise ValueError(f"expected byteorder little or big, got {order!r}")
-        return _resolve(contents, entry, lambda ref: read(f"data/{ref.key}"), order == b"big")
+        is_big = order == b"big"
+        return _resolve(contents, entry, lambda ref: read(f"data/{ref.key}"), budget, is_big)
 
 
 def _read_pickle(path: Path, entry: str | None) -> dict[str, np.ndarray]:
@@ -178,7 +184,7 @@ def _read_pickle(path: Path, entry: str | None) -> dict[str, np.ndarray]:
         if type(contents) is not int or contents != _LEGACY_MAGIC:
             if storages:
                 raise ValueError("expected arrays in a plain pickle, got references")
-            return _resolve(contents, entry)
+            return _resolve(contents, entry, None, _Budget(path))
         version, _ = load_pickle(stream)
         if version != _LEGACY_PROTOCOL:
             raise ValueError(f"expected version {_LEGACY_PROTOCOL}, got {version!r}")
@@ -193,7 +199,21 @@ def _read_pickle(path: Path, entry: str | None) -> dict[str, np.ndarray]:
             stream.seek(starts[ref.key])
             return stream.read(ref.num_bytes)
 
-        return _resolve(contents, entry, read)
+        return _resolve(contents, entry, read, _Budget(path))
+
+
+class _Budget:
+    """The bytes that the contents of a file may take; views of its storages take none."""
+
+    def __init__(self, path: Path):
+        self._left = self._most = _MAX_EXPANSION * path.stat().st_size + _MAX_EXPANDED_BYTES
+
+    def spend(self, num_bytes: int) -> None:
+        """Refuses what is beyond the budget."""
+        self._left -= num_bytes
+        if self._left < 0:
+            got = self._most - self._left
+            raise ValueError(f"expected at most {self._most} bytes in all, got {got} or more")
 
 
 def _legacy_starts(stream: BinaryIO, keys: Any, storages: dict[str, StorageRef]) -> dict[str, int]:
@@ -216,7 +236,7 @@ def _legacy_starts(stream: BinaryIO, keys: Any, storages: dict[str, StorageRef])
     return starts
 
 
-def _resolve(contents, entry, read=None, big_endian=False) -> dict[str, np.ndarray]:
+def _resolve(contents, entry, read, budget, big_endian=False) -> dict[str, np.ndarray]:
     """The wanted tensors as arrays; `read` gives the bytes of a `StorageRef`, each read once."""
     storages: dict[str, np.ndarray] = {}
     arrays = {}
@@ -225,19 +245,21 @@ def _resolve(contents, entry, read=None, big_endian=False) -> dict[str, np.ndarr
             if isinstance(value, PickledArray):
                 if value.array is None:
                     raise ValueError("expected contents, got none")
+                if not value.array.flags.c_contiguous:
+                    budget.spend(value.array.nbytes)
                 arrays[name] = np.asarray(value.array, order="C")
                 continue
             key = value.storage.key
             if key not in storages:
                 storages[key] = np.frombuffer(read(value.storage), np.uint8)
-            array = _view(value, storages[key])
+            array = _view(value, storages[key], budget)
             arrays[name] = array.byteswap() if big_endian else array
         except (TypeError, ValueError, MemoryError) as error:
             raise ValueError(f"tensor {name}: {error}") from error
     return arrays
 
 
-def _view(ref: TensorRef, data: np.ndarray) -> np.ndarray:
+def _view(ref: TensorRef, data: np.ndarray, budget: _Budget) -> np.ndarray:
     """A tensor as a view of its storage; a copy unless it is the whole storage in order."""
     storage, shape, strides = ref.storage, ref.shape, ref.stride
     if data.size != storage.num_bytes:
@@ -260,8 +282,7 @@ def _view(ref: TensorRef, data: np.ndarray) -> np.ndarray:
     array = np.lib.stride_tricks.as_strided(
         elements[ref.offset :], shape, [step * ref.dtype.itemsize for step in strides]
     )
-    if array.nbytes > max(data.size, _MAX_EXPANDED_BYTES):  # stride 0 repeats elements
-        raise ValueError(f"expected at most {_MAX_EXPANDED_BYTES} bytes, got {array.nbytes}")
     if not array.flags.c_contiguous or array.size < data.size // ref.dtype.itemsize:
+        budget.spend(array.nbytes)  # stride 0 repeats elements
         array = array.copy(order="C")
     return array

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
+from fcos_tf.tensorflow_words import escaped
+
 # Thousandths of a pixel: (x, y, width, height) and TFDS' normalised float32 give back the numbers
 # that were written.
 COORDINATE_DECIMALS = 3
@@ -35,7 +37,7 @@ class Fault(NamedTuple):
     kept: bool = False
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.item} {self.what}" if self.item else f"{self.file}: {self.what}"
+        return escaped(f"{self.file}: {self.item}{self.item and ' '}{self.what}")
 
 
 def size_mismatch(annotated: tuple[int, int], stored: tuple[int, int]) -> str:
@@ -224,7 +226,7 @@ def report_faults(
     """
     if other_classes:
         counts = ", ".join(f"{name} {count}" for name, count in sorted(other_classes.items()))
-        logging.warning("%s: left out objects of other classes: %s", where, counts)
+        logging.warning("%s: left out objects of other classes: %s", where, escaped(counts))
     if not faults:
         return
     dropped = sum(not fault.kept for fault in faults)

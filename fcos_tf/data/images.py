@@ -13,11 +13,16 @@ h, w: the size of an image. H, W: the size of the canvas it is padded to. M boxe
 """
 
 import io
+import math
+import os
+import stat
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from fcos_tf.tensorflow_words import escaped
 
 # tf.data keeps a thread for every core busy; several for one image compete.
 cv2.setNumThreads(1)
@@ -26,6 +31,11 @@ cv2.setNumThreads(1)
 # With 2, the result hardly differs from that of the whole image.
 REDUCTION_MARGIN = 2
 
+# The only formats that Pillow may try: of others some start programs (PostScript).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+
+MAX_PIXELS = 1 << 26  # of a decoded image: a few bytes can claim any size
+
 LEAST_SIDE = 1.0  # pixels; of a box that a crop cuts to less there is nothing left to learn
 
 # (height, width) of the stored image -> (height, width) to resize to
@@ -33,7 +43,10 @@ SizeRule = Callable[[int, int], tuple[int, int]]
 
 
 class ImageError(Exception):
-    """An image that cannot be read; the message names the file and the error."""
+    """An image that cannot be read; the message, one line, names the file and the error."""
+
+    def __init__(self, message: str):
+        super().__init__(escaped(message))
 
 
 def read_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> bytes:
@@ -55,6 +68,9 @@ def read_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> byte
                 remote.seek(offset)
                 data = remote.read(-1 if num_bytes is None else num_bytes)
         else:
+            mode = os.stat(file).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a device, or a pipe
+                raise OSError("expected a regular file")
             with open(file, "rb") as local:
                 local.seek(offset)
                 data = local.read(-1 if num_bytes is None else num_bytes)
@@ -72,7 +88,7 @@ def read_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> byte
 def stored_size(file: str | io.BytesIO) -> tuple[int, int] | None:
     """(height, width) in an image's header, EXIF not applied; None: it cannot be read."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             return image.size[1], image.size[0]
     except Exception:  # Pillow's plugins raise anything; decoding names the error
         return None
@@ -85,7 +101,7 @@ def decode_image(data: bytes, name: str, size_for: SizeRule) -> tuple[np.ndarray
     animation is its first picture.
 
     Args:
-        data: The content of a JPEG, PNG, GIF, BMP, WebP or other file that Pillow reads.
+        data: The content of a file of one of the `FORMATS`.
         name: For messages.
         size_for: Stored (height, width) -> (height, width) to resize to.
 
@@ -93,15 +109,18 @@ def decode_image(data: bytes, name: str, size_for: SizeRule) -> tuple[np.ndarray
         uint8 [h, w, 3] RGB, and the stored (height, width).
 
     Raises:
-        ImageError: It cannot be decoded.
+        ImageError: It cannot be decoded, or has more than `MAX_PIXELS` to decode.
     """
     if not data:
         raise ImageError(f"cannot decode image {name}: the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             stored = image.size[1], image.size[0]
             height, width = size_for(*stored)
             image.draft(None, (REDUCTION_MARGIN * width, REDUCTION_MARGIN * height))
+            if math.prod(image.size) > MAX_PIXELS:
+                got = f"{image.size[0]} x {image.size[1]}"
+                raise ValueError(f"expected at most {MAX_PIXELS} pixels, got {got}")
             # The interpreter lock is free while pixels are decoded.
             pixels = _decode_whole_jpeg(image, data, stored)
             if pixels is None:

@@ -121,11 +121,12 @@ class Detections:
         """
         from fcos_tf.evaluation.records import default_category_ids, detections_to_records
 
-        ids = self.category_ids
-        if ids is None:
-            names = self.class_names  # without either, labels are ids
-            ids = default_category_ids(names) if names else range(self.labels.max(initial=0) + 1)
-        return detections_to_records([image_id], [self.boxes], [self.scores], [self.labels], ids)
+        ids, labels = self.category_ids, self.labels
+        if ids is None and self.class_names:
+            ids = default_category_ids(self.class_names)
+        elif ids is None:  # labels are ids
+            ids, labels = np.unique(labels, return_inverse=True)
+        return detections_to_records([image_id], [self.boxes], [self.scores], [labels], ids)
 
     def draw(self, score_threshold: float = 0.0) -> "Image.Image":
         """The image with boxes, names and scores, for a notebook.

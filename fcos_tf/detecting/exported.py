@@ -63,7 +63,9 @@ class ExportedModel(OpenedModel):
             found = self._signatures[name](**{key: tf.constant(x) for key, x in inputs.items()})
         except tf.errors.InvalidArgumentError as error:
             raise refusal(pictures, error.message) from error
-        return to_labels({key: x.numpy() for key, x in found.items()}, self.category_ids)
+        return to_labels(
+            {key: x.numpy() for key, x in found.items()}, self.category_ids, len(pictures)
+        )
 
 
 def newest_version(folder: str | Path) -> Path:
@@ -84,7 +86,7 @@ def read_description(file: str | Path) -> tuple[tuple[str, ...] | None, tuple[in
         read = json.loads(Path(file).read_text(encoding="utf-8"))
         ids, names = read["category_ids"], read["class_names"]
         ids, names = tuple(map(int, ids)), names and tuple(map(str, names))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"{file}: expected JSON with class_names and category_ids, got {error!r}"
         ) from error
@@ -111,14 +113,39 @@ def request_of(
 
 
 def to_labels(
-    found: Mapping[str, np.ndarray], category_ids: Sequence[int] | None
+    found: Mapping[str, np.ndarray], category_ids: Sequence[int] | None, count: int
 ) -> dict[str, np.ndarray]:
-    """The outputs of a signature, with labels in place of category ids, padding -1."""
+    """The outputs of a signature for `count` images, labels in place of category ids, padding -1.
+
+    Raises:
+        ValueError: outputs of another shape or type, or numbers that cannot be detections.
+    """
     wanted = ("boxes", "scores", "labels", "num_detections")
     if not set(wanted) <= found.keys():
-        raise ValueError(f"the model gave {', '.join(found)}; expected {', '.join(wanted)}")
-    ids = np.asarray(found["labels"]).astype(int)
-    kept = np.arange(ids.shape[1]) < np.asarray(found["num_detections"])[:, None]  # [B, D]
+        got = ", ".join(list(found)[:9])
+        raise ValueError(f"the model gave {got}; expected {', '.join(wanted)}")
+    boxes, scores, ids, counts = (np.asarray(found[name]) for name in wanted)
+    most = scores.shape[-1] if scores.ndim else 0  # D
+    shapes = {"boxes": (count, most, 4), "scores": (count, most), "labels": (count, most)}
+    limits = {
+        "boxes": (-1e9, 1e9), "scores": (0, 1.001), "labels": (-1, 2**31 - 1),
+        "num_detections": (0, most),
+    }  # fmt: skip
+    if not most and not boxes.size:  # from JSON
+        boxes = np.zeros(shapes["boxes"])
+    for name, values in zip(wanted, (boxes, scores, ids, counts), strict=True):
+        shape, (least, largest) = shapes.get(name, (count,)), limits[name]
+        if values.shape != shape or values.dtype.kind not in "iuf":
+            got = f"{values.dtype} {list(values.shape)}"
+            raise ValueError(f"the model gave {name} {got}; expected numbers {list(shape)}")
+        is_right = np.isfinite(values) & (least <= values) & (values <= largest)
+        if name in ("labels", "num_detections"):
+            is_right &= values == np.floor(values)
+        if not is_right.all():
+            got = values[~is_right].flat[0]
+            raise ValueError(f"the model gave {got} in {name}; expected {least} to {largest}")
+    ids = ids.astype(int)
+    kept = np.arange(most) < counts[:, None]  # [B, D]
     labels = np.where(kept, ids, -1)
     if category_ids is not None:
         label_of = {key: label for label, key in enumerate(category_ids)}
@@ -129,13 +156,16 @@ def to_labels(
             )
         labels[kept] = [label_of[key] for key in ids[kept].tolist()]
     # Numbers from JSON become float32 again.
-    boxes, scores = (np.asarray(found[name], np.float32) for name in ("boxes", "scores"))
-    return {"boxes": boxes.reshape(*ids.shape, 4), "scores": scores, "labels": labels}
+    return {
+        "boxes": boxes.astype(np.float32),
+        "scores": scores.astype(np.float32),
+        "labels": labels,
+    }
 
 
 def portable_bytes(picture: Picture) -> bytes:
     """A file that the exported model can decode: the picture's own, or a PNG of its pixels."""
-    known = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")  # JPEG, PNG, GIF, BMP, WebP
+    known = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF")  # JPEG, PNG, BMP, WebP
     if picture.data is not None and picture.data.startswith(known):
         return picture.data
     import cv2

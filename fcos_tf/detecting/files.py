@@ -4,6 +4,7 @@ import glob
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fcos_tf.atomic_files import put_in_place
+from fcos_tf.data.formats.image_index import files_below
 from fcos_tf.detecting.detections import Detections
 from fcos_tf.image_suffixes import IMAGE_SUFFIXES
 
@@ -64,13 +66,33 @@ def _expand(part: str) -> Iterator[Input]:
         yield Input(CAMERA, path)
         return
     else:
-        found = map(Path, sorted(glob.glob(part, recursive=True)))
-        files = [file for file in found if file.is_file()]
+        files = sorted(_matches(part))
         problem = "no file matches" if glob.has_magic(part) else "no file or folder"
     if not files:
         raise FileNotFoundError(f"input: {problem} {part}")
     for file in files:
         yield Input(VIDEO if file.suffix.lower() in _VIDEO_SUFFIXES else IMAGE, file)
+
+
+def _matches(pattern: str) -> Iterator[Path]:
+    """The files that match; with `**` also below links, without going in circles."""
+    parts = Path(pattern).parts
+    start = parts.index("**") if "**" in parts else len(parts)
+    for found in map(Path, glob.glob(os.path.join(*parts[:start]) if start else ".")):
+        if found.is_file() and start == len(parts):
+            yield found
+        elif found.is_dir() and start < len(parts):
+            names = (name.split("/") for name in files_below(found, ""))
+            yield from (found.joinpath(*name) for name in names if _fits(name, parts[start:]))
+
+
+def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a pattern, `**` any number of them."""
+    if not patterns or patterns[0] == "**":
+        lengths = range(len(names) + 1) if patterns else ()
+        return not (names or patterns) or any(_fits(names[n:], patterns[1:]) for n in lengths)
+    is_first = bool(names) and fnmatch(names[0], patterns[0])
+    return is_first and _fits(names[1:], patterns[1:])
 
 
 def files_in(folder: str | Path, suffixes: Sequence[str]) -> list[Path]:

@@ -14,6 +14,7 @@ from fcos_tf.detecting import files
 from fcos_tf.detecting.detections import Detections
 from fcos_tf.detecting.models import OpenedModel, Picture, read_picture
 from fcos_tf.detecting.videos import VideoReader, VideoWriter, Window, WindowClosed
+from fcos_tf.tensorflow_words import escaped
 
 # On the score sqrt(class * centerness); below it are many second guesses of other classes.
 PICTURE_THRESHOLD = 0.5
@@ -75,6 +76,8 @@ class FolderRun:
         names = files.output_names(inputs)
         originals = {item.path.resolve() for item in inputs}
         for name in names.values():
+            if (self._folder / name).is_symlink():
+                raise ValueError(f"output_dir: {self._folder / name} is a link; remove it")
             if (self._folder / name).resolve() in originals:
                 raise ValueError(
                     "output_dir: expected another folder than that of the input; "
@@ -108,7 +111,7 @@ class FolderRun:
                     drawn, counts = self._draw(found)
                     files.save_picture(self._folder / names[Path(found.file)], drawn)
                     self._counts["images"] += 1
-                    self.report(f"{found.file}: {counts}")
+                    self.report(escaped(f"{found.file}: {counts}"))
                     if self.window is not None:
                         self.window.show(drawn, wait=True)
 

@@ -34,6 +34,8 @@ class VideoReader(AbstractContextManager):
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         is_camera = item.kind == CAMERA
+        if not (is_camera or item.path.is_file()):
+            raise ImageError(f"cannot read {item.path}: expected a regular file")
         self._capture = cv2.VideoCapture(int(str(item.path)) if is_camera else str(item.path))
         if not self._capture.isOpened():
             what = f"camera {item.path}" if is_camera else f"{item.path} as a video"

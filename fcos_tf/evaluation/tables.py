@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from fcos_tf.evaluation.coco import COCO_DEFINITIONS
+from fcos_tf.tensorflow_words import escaped
 
 _TITLES = {"precision": "Average Precision  (AP)", "recall": "Average Recall     (AR)"}
 _VOC_TITLES = {"mAP_voc07": "11 points, VOC 2007", "mAP_voc12": "all points, VOC 2012"}
@@ -35,6 +36,7 @@ def format_per_class(per_class: Mapping[str, Mapping[str, float]]) -> str:
     """
     columns = list(dict.fromkeys(name for row in per_class.values() for name in row))
     columns.remove("num_ground_truths")
+    per_class = {escaped(name): row for name, row in per_class.items()}
     width = max(len(name) for name in ("class", *per_class))
     lines = [f"{'class':<{width}}  " + "".join(f"{name:>11}" for name in (*columns, "objects"))]
     for class_name, row in per_class.items():

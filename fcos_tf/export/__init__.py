@@ -1,6 +1,7 @@
 """Detectors as files that run without this package."""
 
 from fcos_tf.export.converters import export_litert, export_onnx
+from fcos_tf.export.decoding import Limits
 from fcos_tf.export.saved_model import export_saved_model
 
-__all__ = ["export_litert", "export_onnx", "export_saved_model"]
+__all__ = ["Limits", "export_litert", "export_onnx", "export_saved_model"]

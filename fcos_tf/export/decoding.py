@@ -1,101 +1,162 @@
 """Image files to pixels, inside a graph of stock TensorFlow ops.
 
 The pixels equal those of `fcos_tf.data.images.decode_image` bit by bit. EXIF orientation is not
-applied, alpha is dropped, 16 bits become 8, and an animation is its first frame.
+applied, alpha is dropped, 16 bits become 8, and an animation is its first frame. Sizes are read
+from the headers and checked against `Limits` before anything is decoded.
 
     JPEG    baseline and progressive; colour, grey, CMYK; accurate DCT
     PNG     1 to 16 bits; colour, grey, palette; with or without alpha
-    GIF
     BMP     8 bits with palette, 24 and 32 bits; not compressed
     WebP    lossy and lossless; with or without alpha
+
+GIF is refused: its header does not bound the size of its frames.
 
 h, w: the size of an image.
 """
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
-FORMATS = "JPEG, PNG, GIF, BMP or WebP"
-# Pillow's limit. A few corrupt bytes can claim any size, for which decoders would allocate memory.
-MOST_PIXELS = 178_956_970
+from fcos_tf.data.images import MAX_PIXELS
+
+FORMATS = "JPEG, PNG, BMP or WebP"
+
+
+class Limits(NamedTuple):
+    """Limits of one request.
+
+    Attributes:
+        images: most images.
+        pixels: most pixels of all images together, as their headers state them.
+    """
+
+    images: int = 8
+    pixels: int = MAX_PIXELS
+
+
+LIMITS = Limits()
 
 # First bytes of the files.
-_JPEG, _PNG, _GIF, _BMP, _WEBP = b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF"
+_JPEG, _PNG, _BMP, _WEBP = b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF"
 _HEADER = 2048  # bytes; all header fields read here lie within them
 # BMP: bytes before the second header, and the range of its length (OS/2's are shorter).
 _BMP_FIRST_HEADER, _BMP_HEADERS = 14, (40, 124)
 # Byte 20 of an extended WebP file.
 _WEBP_ANIMATION, _WEBP_ANIMATION_WITH_ALPHA = 0x02, b"\x12"
+# libpng expands each compressed text of a PNG to up to 8 MB: a file with more than four is refused.
+_MANY_TEXTS = r"(\C*[zi]TXt){5}\C*"  # \C: any byte
 
 
-def decode_batch(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes a batch of images of different sizes.
+def read_sizes(image_bytes: tf.Tensor, limits: Limits = LIMITS) -> tf.Tensor:
+    """Reads the sizes of images from the headers of their files.
 
     Args:
-        image_bytes: string [B].
+        image_bytes: string [B], contents of image files.
+        limits: of B and of the pixels of all images.
 
     Returns:
-        pixels: string [B], each a serialised uint8 [h, w, 3], as the shapes differ.
-        original_sizes: int32 [B, 2], (h, w).
+        int32 [B, 2], (h, w).
 
     Raises:
-        tf.errors.InvalidArgumentError: an empty batch, or an image that cannot be decoded.
+        tf.errors.InvalidArgumentError: another format, or a request beyond the limits.
     """
-
-    def decode(element):
-        index, data = element
-        pixels = decode_image(data, name=tf.strings.join(["image_bytes[", index, "]"]))
-        return tf.io.serialize_tensor(pixels), tf.shape(pixels)[:2]
-
     count = tf.shape(image_bytes)[0]
-    count = checked(count, count > 0, "image_bytes: expected at least one image")
-    return tf.map_fn(
-        decode,
-        (tf.strings.as_string(tf.range(count)), image_bytes),
-        fn_output_signature=(tf.TensorSpec([], tf.string), tf.TensorSpec([2], tf.int32)),
+    names = tf.strings.join(["image_bytes[", tf.strings.as_string(tf.range(count)), "]"])
+    image_bytes = check_count(image_bytes, limits, "image_bytes")
+    sizes = tf.map_fn(
+        lambda element: _read_size(*element),
+        (names, image_bytes),
+        fn_output_signature=tf.TensorSpec([2], tf.int64),
     )
+    return check_pixels(sizes, limits, "image_bytes")
 
 
-def decode_image(data: tf.Tensor, *, name: tf.Tensor | str = "image") -> tf.Tensor:
+def check_count(images: tf.Tensor, limits: Limits, name: str) -> tf.Tensor:
+    """The images [B, ...]; an error of the graph unless B is 1 to `limits.images`."""
+    count = tf.shape(images)[0]
+    is_right = (count > 0) & (count <= limits.images)
+    expected = f"{name}: expected 1 to {limits.images} images, got "
+    return checked(images, is_right, expected, tf.strings.as_string(count))
+
+
+def check_pixels(sizes: tf.Tensor, limits: Limits, name: str) -> tf.Tensor:
+    """The sizes [B, 2] as int32; an error of the graph unless they are within the limits."""
+    # Of hostile headers the products could overflow whole numbers.
+    total = tf.reduce_sum(tf.reduce_prod(tf.cast(sizes, tf.float64), axis=1))
+    is_right = tf.reduce_all(sizes > 0) & (total <= limits.pixels)
+    each = tf.strings.reduce_join(tf.strings.as_string(sizes[:, ::-1]), axis=1, separator=" x ")
+    expected = f"{name}: expected 1 to {limits.pixels} pixels in all images together, got "
+    got = tf.strings.reduce_join(each, separator=", ")
+    return tf.cast(checked(sizes, is_right, expected, got), tf.int32)
+
+
+def decode_image(data: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """Decodes one image.
 
     Args:
         data: scalar string, the content of an image file.
-        name: of the image in messages.
+        size: int32 [2], (h, w) as `read_sizes` gives it.
 
     Returns:
         uint8 [h, w, 3] RGB.
 
     Raises:
-        tf.errors.InvalidArgumentError: another format, a broken or a too large image.
+        tf.errors.InvalidArgumentError: a broken image.
     """
-    header = tf.strings.substr(tf.strings.join([data, b"\0" * _HEADER]), 0, _HEADER)
+    with tf.control_dependencies([size]):  # nothing is decoded before the sizes are checked
+        header = _header_of(data)
+    pixels = tf.case(
+        [
+            (_begins_with(header, _JPEG), lambda: _decode_jpeg(data)),
+            (_begins_with(header, _BMP), lambda: _decode_bmp(data, header)),
+            (
+                _begins_with(header, _WEBP),
+                lambda: _decode_any(_with_alpha_if_animated(data, header)),
+            ),
+        ],
+        default=lambda: _decode_any(data),
+    )
+    is_right = tf.reduce_all(tf.shape(pixels)[:2] == size)
+    return checked(pixels, is_right, "expected an image of the size in its header, got another")
 
-    def begins_with(*magics):
-        return tf.reduce_any([tf.strings.substr(header, 0, len(m)) == m for m in magics])
 
-    is_known = begins_with(_JPEG, _PNG, _GIF, _BMP, _WEBP)
+def _header_of(data):
+    return tf.strings.substr(tf.strings.join([data, b"\0" * _HEADER]), 0, _HEADER)
+
+
+def _begins_with(header, magic):
+    return tf.strings.substr(header, 0, len(magic)) == magic
+
+
+def _read_size(name, data):
+    """int64 [2], (h, w) in the header of a file of a known format."""
+    header = _header_of(data)
+    is_jpeg, is_png, is_bmp = (_begins_with(header, magic) for magic in (_JPEG, _PNG, _BMP))
+    kind = tf.strings.substr(header, 8, 8)
+    # The decoder also reads a WebP without such a chunk, whose size is elsewhere.
+    chunks = [kind == b"WEBP" + chunk for chunk in (b"VP8X", b"VP8L", b"VP8 ")]
+    is_webp = _begins_with(header, _WEBP) & tf.reduce_any(chunks)
+    is_known = is_jpeg | is_png | is_bmp | is_webp
     got = tf.strings.as_string(tf.strings.length(data))
     message = (name, f": expected {FORMATS}, got ", got, " bytes of something else")
     header = checked(header, is_known, *message)
-    sides = tf.case(
-        [
-            (begins_with(_JPEG), lambda: tf.cast(tf.image.extract_jpeg_shape(data)[:2], tf.int64)),
-            (begins_with(_PNG), lambda: _numbers(header, 16, tf.int32, count=2, big_endian=True)),
-            (begins_with(_GIF), lambda: _numbers(header, 6, tf.uint16, count=2)),
-            (begins_with(_BMP), lambda: _numbers(header, 18, tf.int32, count=2)),
-        ],
-        default=lambda: _webp_sides(header),
-    )
-    is_small = tf.reduce_prod(tf.abs(sides)) <= MOST_PIXELS
-    got = tf.strings.reduce_join(tf.strings.as_string(sides), separator=" x ")
-    data = checked(data, is_small, name, f": expected at most {MOST_PIXELS} pixels, got ", got)
+
+    def jpeg():
+        return tf.cast(tf.image.extract_jpeg_shape(data)[:2], tf.int64)
+
+    def png():
+        is_right = ~tf.strings.regex_full_match(data, _MANY_TEXTS)
+        message = ": expected a PNG with at most four compressed texts, got more"
+        size = _numbers(header, 16, tf.int32, count=2, big_endian=True)[::-1]
+        return checked(size, is_right, name, message)
+
+    def bmp():
+        return tf.abs(_numbers(_checked_bmp(header, name), 18, tf.int32, count=2)[::-1])
+
     return tf.case(
-        [
-            (begins_with(_JPEG), lambda: _decode_jpeg(data)),
-            (begins_with(_BMP), lambda: _decode_bmp(data, header, name)),
-            (begins_with(_WEBP), lambda: _decode_any(_with_alpha_if_animated(data, header))),
-        ],
-        default=lambda: _decode_any(data),
+        [(is_jpeg, jpeg), (is_png, png), (is_bmp, bmp)],
+        default=lambda: _webp_sides(header)[::-1],
     )
 
 
@@ -164,8 +225,8 @@ def _with_alpha_if_animated(data, header):
     return tf.cond(is_animated, change, lambda: data)
 
 
-def _decode_bmp(data, header, name):
-    """Applies palettes, which TensorFlow ignores; refuses variants that it decodes wrongly."""
+def _checked_bmp(header, name):
+    """The header of a BMP; refuses variants that TensorFlow decodes wrongly."""
     least, largest = _BMP_HEADERS
     length = _numbers(header, 14, tf.int32)[0]
     bits = _numbers(header, 28, tf.uint16)[0]
@@ -173,11 +234,18 @@ def _decode_bmp(data, header, name):
     is_plain = (compression == 0) | ((compression == 3) & (bits == 32))
     can_read = (length >= least) & (length <= largest) & (bits >= 8) & is_plain
     message = ": expected a BMP of 8, 24 or 32 bits without compression"
-    pixels = _decode_channels(checked(data, can_read, name, message))
+    return checked(header, can_read, name, message)
+
+
+def _decode_bmp(data, header):
+    """Applies palettes, which TensorFlow ignores."""
+    pixels = _decode_channels(data)
 
     def look_up():
-        entries = tf.strings.substr(header, _BMP_FIRST_HEADER + length, 4 * 256)
+        start = _BMP_FIRST_HEADER + _numbers(header, 14, tf.int32)[0]
+        entries = tf.strings.substr(header, start, 4 * 256)
         palette = tf.reshape(tf.io.decode_raw(entries, tf.uint8), [256, 4])  # blue, green, red, -
         return tf.gather(palette[:, 2::-1], tf.cast(pixels[..., 0], tf.int32))
 
+    bits = _numbers(header, 28, tf.uint16)[0]
     return tf.cond(bits == 8, look_up, lambda: _to_rgb(pixels))

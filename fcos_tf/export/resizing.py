@@ -46,6 +46,12 @@ def canvas_of(image_sizes: tf.Tensor, rule: ImageSize) -> tuple:
     return tuple(tf.unstack(-(-largest // MULTIPLE) * MULTIPLE))
 
 
+def largest_canvas(rule: ImageSize) -> int:
+    """The pixels of the largest canvas: an upright and a lying image in one batch."""
+    height, width = rule.canvas or (-(-rule.sides[2] // MULTIPLE) * MULTIPLE,) * 2
+    return height * width
+
+
 def resize_and_pad(images: tf.Tensor, size: tf.Tensor, canvas: tuple) -> tf.Tensor:
     """Resizes images of one size to another, and pads them with zeros right and bottom.
 

@@ -20,6 +20,7 @@ import tensorflow as tf
 from fcos_tf.detecting.exported import DESCRIPTION_FILE
 from fcos_tf.export import signatures
 from fcos_tf.export.checks import check_export, read_sample
+from fcos_tf.export.decoding import LIMITS, Limits
 from fcos_tf.export.folding import batch_norms, inference_copy
 from fcos_tf.export.warmup import write_warmup_requests
 from fcos_tf.image_size import parse_image_size
@@ -37,6 +38,7 @@ def export_saved_model(
     precision: str = "float32",
     fold: bool = True,
     sample: str | Path | bytes | None = None,
+    limits: Limits = LIMITS,
     **thresholds: float,
 ) -> Path:
     """Exports a detector with decoding, resizing, normalisation and suppression in the graph.
@@ -54,6 +56,7 @@ def export_saved_model(
         fold: whether batch norms are folded into convolutions. This changes scores in the sixth
             digit; without it they are bitwise those of `model`.
         sample: the image to compare on, see `checks.read_sample`.
+        limits: of images and their pixels in one request; the server refuses more.
         **thresholds: replace those of the model, see `Detector.thresholds`.
 
     Returns:
@@ -73,6 +76,8 @@ def export_saved_model(
     if size is None:
         raise ValueError("image_size: expected a size, as the model has none; got None")
     rule = parse_image_size(size).fixed()
+    if not (limits.images > 0 and 0 < limits.pixels < 2**31):
+        raise ValueError(f"limits: expected positive numbers, pixels below 2**31; got {limits}")
     if unknown := sorted(set(thresholds) - set(model.thresholds)):
         raise ValueError(f"expected {', '.join(model.thresholds)}; got {', '.join(unknown)}")
     data = read_sample(sample)
@@ -83,8 +88,9 @@ def export_saved_model(
     temporary = Path(tempfile.mkdtemp(prefix=f".writing_{directory.name}_", dir=directory.parent))
     try:
         temporary.chmod(0o755)
-        traced = signatures.make_signatures(copy, rule)
+        traced = signatures.make_signatures(copy, rule, limits)
         description = _describe(model, copy, precision, image_size=size, traced=traced)
+        description["request_limits"] = limits._asdict()
         _write(temporary, traced, description)
         write_warmup_requests(temporary, model_name=directory.absolute().parent.name)
         check_export(temporary, model, copy, rule, precision=precision, sample=data)

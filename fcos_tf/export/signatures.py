@@ -44,14 +44,17 @@ _PREPARED = "[B, H, W, 3], RGB 0-255, resized, padded with zeros"
 _IMAGES = {DETECT_IMAGES: "[B, h, w, 3], RGB", PREPARE_IMAGE: _PREPARED, RAW_OUTPUTS: _PREPARED}
 
 
-def make_signatures(model: Detector, rule: ImageSize) -> dict[str, Any]:
+def make_signatures(
+    model: Detector, rule: ImageSize, limits: decoding.Limits = decoding.LIMITS
+) -> dict[str, Any]:
     """Traces the signatures of a detector: name -> concrete function with a dict of outputs.
 
     Args:
         model: a detector with the thresholds of the export.
         rule: the size that images are resized to, without randomness.
+        limits: of a request; what is beyond them is refused before any decoding.
     """
-    graph = _Graph(model, rule)
+    graph = _Graph(model, rule, limits)
     images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
     options = [
         tf.TensorSpec([None], tf.float32, name="score_threshold"),
@@ -103,14 +106,15 @@ def _trace(function: Callable, specs: list[tf.TensorSpec]):
 class _Graph:
     """The parts of the signatures, which share preparation and network."""
 
-    def __init__(self, model: Detector, rule: ImageSize):
+    def __init__(self, model: Detector, rule: ImageSize, limits: decoding.Limits):
         self._model = model
         self._rule = rule
+        self._limits = limits
         self._ids = tf.constant([-1, *category_ids_of(model)], tf.int32)
         self._image = tf.TensorSpec([*(rule.canvas or (None, None)), 3], tf.float32)
         self.prepare = tf.function(self._prepare, input_signature=[_IMAGE_BYTES], autograph=False)
         self.predict = tf.function(
-            lambda images, image_sizes: model({"images": images, "image_sizes": image_sizes}),
+            self._predict,
             input_signature=[
                 tf.TensorSpec([None, *self._image.shape], tf.float32, name="images"),
                 tf.TensorSpec([None, 2], tf.float32, name="image_sizes"),
@@ -120,16 +124,22 @@ class _Graph:
 
     def detect_files(self, image_bytes, score_threshold=None, max_detections=None):
         """Contents of files [B] and the options, float32 and int32 [B] or None, to detections."""
+        count = tf.shape(image_bytes)[0]
+        options = {"score_threshold": score_threshold, "max_detections": max_detections}
+        for name, values in options.items():
+            if values is not None:
+                message = f"{name}: expected one value for each image"
+                is_right = tf.shape(values)[0] == count
+                image_bytes = decoding.checked(image_bytes, is_right, message)
         prepared = self.prepare(image_bytes)
         found = self._detect(**prepared, score_threshold=score_threshold)
         return found if max_detections is None else _first(found, max_detections)
 
     def detect_images(self, images):
         """uint8 [B, h, w, 3] to detections."""
-        shape = tf.shape(images)
-        message = "images: expected at least one, with no side of 0"
-        shape = decoding.checked(shape, tf.reduce_all(shape > 0), message)
-        original_size = shape[None, 1:3]  # [1, 2]
+        shape = tf.shape(decoding.check_count(images, self._limits, "images"))
+        sizes = tf.repeat(shape[None, 1:3], shape[0], axis=0)
+        original_size = decoding.check_pixels(sizes, self._limits, "images")[:1]  # [1, 2]
         size = resizing.resized_sizes(original_size, self._rule)
         canvas = resizing.canvas_of(size, self._rule)
         return self._detect(
@@ -140,21 +150,30 @@ class _Graph:
 
     def _prepare(self, image_bytes):
         """Contents of files [B] to images, image_sizes and original_sizes."""
-        pixels, original_sizes = decoding.decode_batch(image_bytes)
+        original_sizes = decoding.read_sizes(image_bytes, self._limits)
         image_sizes = resizing.resized_sizes(original_sizes, self._rule)
         canvas = resizing.canvas_of(image_sizes, self._rule)
 
         def finish(element):
-            one, size = element
-            image = tf.ensure_shape(tf.io.parse_tensor(one, tf.uint8), [None, None, 3])
-            return resizing.resize_and_pad(image, size, canvas)
+            data, original_size, size = element
+            pixels = decoding.decode_image(data, original_size)
+            return resizing.resize_and_pad(pixels, size, canvas)
 
-        images = tf.map_fn(finish, (pixels, image_sizes), fn_output_signature=self._image)
+        elements = (image_bytes, original_sizes, image_sizes)
+        images = tf.map_fn(finish, elements, fn_output_signature=self._image)
         return {
             "images": images,
             "image_sizes": tf.cast(image_sizes, tf.float32),
             "original_sizes": tf.cast(original_sizes, tf.float32),
         }
+
+    def _predict(self, images, image_sizes):
+        """The raw outputs of images on a canvas no larger than the size rule makes any."""
+        images = decoding.check_count(images, self._limits, "images")
+        most = resizing.largest_canvas(self._rule)
+        is_right = tf.reduce_prod(tf.shape(images, tf.int64)[1:3]) <= most
+        images = decoding.checked(images, is_right, f"images: expected at most {most} pixels each")
+        return self._model({"images": images, "image_sizes": image_sizes})
 
     def _detect(self, images, image_sizes, original_sizes, score_threshold=None):
         model, predictions = self._model, self.predict(images, image_sizes)

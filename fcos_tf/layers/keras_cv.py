@@ -143,6 +143,11 @@ class KerasCVBackbone(keras.Model):
         """The constructor's arguments; weights are loaded from the file that holds this."""
         return {**self._arguments, "name": self.name}
 
+    @classmethod
+    def from_config(cls, config):
+        """The backbone of a config, which downloads nothing."""
+        return cls(**{**config, "pretrained": False})
+
 
 def _network(preset, class_name, arguments, *, pretrained):
     """The backbone of keras_cv, without rescaling: the detector normalises."""

@@ -144,6 +144,13 @@ class Detector(ImageModel):
         return self.detect(inputs, jit_compile=jit_compile)
 
     @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Detector":
+        """The detector of a config, which reads no other file and downloads nothing."""
+        if (weights := config.get("backbone_weights")) is not None:
+            raise ValueError(f"backbone_weights in a config: expected none, got {weights!r}")
+        return super().from_config(config, custom_objects)
+
+    @classmethod
     def from_preset(
         cls,
         name: str,

@@ -1,15 +1,19 @@
 """Loading saved models and copying their weights."""
 
+import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
 import keras
 
 from fcos_tf.published import DETECTORS
 
 # The members of a `.keras` file; checksums do not reveal a missing one.
 MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
+
+MAX_JSON_BYTES = 1 << 24  # of a config; Keras' own are below a megabyte
 
 HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of such a file
 
@@ -36,14 +40,30 @@ def load_model(path: str | Path) -> keras.Model:
         path = fetch_weights(str(path))
     path = Path(path)
     check_whole(path)
-    expected = "a model of this package"
+    _check_class(path)
     try:
         model = keras.models.load_model(path, compile=False)
-    except (TypeError, KeyError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected {expected}, got {first_lines(error)}") from error
-    if not hasattr(model, "forward_losses"):
-        raise ValueError(f"{path}: expected {expected}, got a {type(model).__name__}")
+    except Exception as error:  # of Keras, HDF5 and the model; an altered file brings any
+        text = first_lines(error)
+        raise ValueError(f"{path}: expected a model of this package, got {text}") from error
     return model
+
+
+def _check_class(path: Path) -> None:
+    """Refuses a file of another class than a registered model: Keras would make anything."""
+    with zipfile.ZipFile(path) as archive:
+        if archive.getinfo("config.json").file_size > MAX_JSON_BYTES:
+            raise ValueError(f"{path}: expected a config of at most {MAX_JSON_BYTES} bytes")
+        text = archive.read("config.json")
+    try:
+        config = json.loads(text)
+        kind = keras.saving.get_registered_object(str(config["registered_name"]))
+        name = config["class_name"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        text = first_lines(error)
+        raise ValueError(f"{path}: expected a model of this package, got {text}") from error
+    if not hasattr(kind, "forward_losses"):
+        raise ValueError(f"{path}: expected a model of this package, got a {name}")
 
 
 def check_whole(path: str | Path) -> None:
@@ -60,12 +80,35 @@ def check_whole(path: str | Path) -> None:
             )
     if damage := find_damage(path):
         raise ValueError(f"{path} is corrupt ({damage}); expected a .keras file")
+    try:
+        with (
+            zipfile.ZipFile(path) as archive,
+            archive.open("model.weights.h5") as member,
+            h5py.File(member) as weights,
+        ):
+            _check_links("/", weights)
+            weights.visititems(_check_links)
+    except Exception as error:  # of HDF5, which raises anything
+        raise ValueError(f"{path}: model.weights.h5 in it: {first_lines(error)}") from error
+
+
+def _check_links(name: str, item: h5py.Group | h5py.Dataset) -> None:
+    """Refuses arrays that are elsewhere, or are larger in memory than in the file."""
+    if isinstance(item, h5py.Group):
+        kinds = {key: item.get(key, getlink=True) for key in item}
+        if links := [key for key, kind in kinds.items() if not isinstance(kind, h5py.HardLink)]:
+            raise ValueError(f"{name}: expected arrays and groups, got the link {links[0]}")
+    elif item.external or item.is_virtual or item.id.get_storage_size() < (item.nbytes or 0):
+        raise ValueError(f"{name}: expected an array stored whole and uncompressed in the file")
 
 
 def find_damage(path: str | Path) -> str | None:
     """The damage of a `.keras` file; None if its members and checksums are right."""
     try:
         with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():  # Keras never compresses; a bomb does
+                if info.compress_type != zipfile.ZIP_STORED:
+                    return f"{info.filename} in it is compressed"
             bad_member, names = archive.testzip(), archive.namelist()
     except Exception as error:
         # Wrong headers (encryption, compression, length) make zipfile raise errors of any kind.

@@ -117,6 +117,15 @@ def test_wrong_files_are_named_with_their_line(tmp_path, monkeypatch, lines, mes
         parse_config(["--flagfile=x.cfg"])
 
 
+def test_files_that_include_each_other_many_times_end(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i in range(40):  # 2^40 lines
+        Path(f"{i}.cfg").write_text(f"--flagfile={i + 1}.cfg\n" * 2)
+    Path("40.cfg").write_text("--steps=1\n")
+    with pytest.raises(ValueError, match="or more than 50 files are included"):
+        parse_config(["--flagfile=0.cfg"])
+
+
 @dataclasses.dataclass(frozen=True)
 class DrawOptions(Options):
     """Of a tool made for these tests."""
@@ -333,6 +342,7 @@ def test_tools_take_what_the_command_line_says():
             "no image b.jpg",
         ),
         ("{{function_node __w}} Expected size 3 [Op:Slice] name: ", "Expected size 3"),
+        ("no \x1b[2Jfile \u202egpj.猫\udce9", r"no \x1b[2Jfile \u202egpj.猫\udce9"),
     ],
 )
 def test_errors_become_one_line(raw, expected):

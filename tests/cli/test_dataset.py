@@ -6,6 +6,7 @@ from PIL import Image
 
 import fcos_tf.data
 from fcos_tf.cli import dataset, visualize
+from fcos_tf.data.formats.writing import write_dataset
 from tests.digit_files import write_digits
 
 
@@ -95,6 +96,33 @@ def test_nothing_is_overwritten(tree, capsys, tmp_path, data_format):
     code, _, error = write(capsys, tree, data_format, folder)
     assert code == 1 and "Traceback" not in error and str(folder) in error.splitlines()[-1]
     assert before == {file: file.read_bytes() for file in tree.rglob("*.*")}
+
+
+@pytest.mark.parametrize("split", ["../../x", "/tmp/x", "..", "a/b"])
+@pytest.mark.parametrize("data_format", ["coco", "voc", "tfds"])
+def test_nothing_is_written_outside_of_the_folder(tmp_path, data_format, split):
+    folder = write_digits("voc", tmp_path / "voc", {"train": 1})
+    found = fcos_tf.data.read_annotations("voc", "train", data_dir=folder).annotations
+    with pytest.raises(ValueError, match="split"):
+        write_dataset(data_format, {split: found}, tmp_path / "a" / "b" / "c")
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_images_are_not_written_through_links(tmp_path, is_folder):
+    folder = write_digits("voc", tmp_path / "voc", {"train": 1})
+    found = fcos_tf.data.read_annotations("voc", "train", data_dir=folder).annotations
+    images, victim = tmp_path / "new" / "JPEGImages", tmp_path / "victim"
+    victim.mkdir()
+    (tmp_path / "new").mkdir()
+    if is_folder:
+        images.symlink_to(victim)
+    else:
+        images.mkdir()
+        (images / "train_00001.png").symlink_to(victim / "a")
+    with pytest.raises(FileExistsError):
+        write_dataset("voc", {"train": found}, tmp_path / "new")
+    assert list(victim.iterdir()) == []
 
 
 def test_a_voc_tree_has_one_folder_for_all_splits(capsys, tmp_path):

@@ -2,6 +2,9 @@
 
 import os
 import pickle
+import subprocess
+import sys
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 from fcos_tf.convert import pickled_tensors, read_tensors
 from tests.convert import pickle_bytes as pb
+from tests.limits import HANG, LIMIT_MEMORY
 
 
 class Evil:
@@ -167,3 +171,66 @@ def test_ordered_dictionaries_pass(tmp_path):
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps(OrderedDict(model=OrderedDict(a=np.ones(2)))))
     assert read_tensors(path)["a"].tolist() == [1, 1]
+
+
+def _bombs():
+    """Small files that take memory or time without end where nothing is limited."""
+    frombuffer = pb.glob("numpy.core.numeric", "_frombuffer")
+    dtype = pb.call(pb.glob("numpy", "dtype"), pb.text(">f4"))
+    one = pb.storage("FloatStorage", "0", 1)
+    wide = pb.tensor(one, 0, (1 << 25,), (0,))  # 128 MiB of one element
+    device = pb.glob("torch", "device") + b"q\x000" + pb.text("a" * 16) + b"q\x010"
+    doubled = b"h\x00h\x01h\x01\x86Rq\x010" * 30  # device(x, x) is the next x
+    # Dictionaries of 300 names for the next one, which are filled after they have been referred to.
+    inner = b"".join(b"}q" + bytes([i]) + b"0" for i in range(6))
+    for i in range(5):
+        names = b"".join(pb.text(str(n)) + b"h" + bytes([i + 1]) for n in range(300))
+        inner += b"h" + bytes([i]) + b"(" + names + b"u0"
+    data = pb.text("x" * 1_000_000) + b"q\x000" + dtype + b"q\x010"
+    shape, order = pb.numbers(250_000), pb.text("C")
+    shared = frombuffer + b"(h\x00h\x01" + shape + order + b"tR"
+    return {
+        "a hash of 2^40 steps": b"})" + b"2\x86" * 40 + b"Ns",
+        "a hash that overflows the C stack": b"})" + b"\x85" * 200_000 + b"Ns",
+        "a text of 2^34 letters": device + doubled + b"}" + pb.text("a") + b"h\x01s",
+        "forty wide tensors": pb.table(**{f"t{i}": wide for i in range(40)}),
+        "bytes of a number": pb.table(
+            a=pb.call(frombuffer, pb.number(2**31 - 1), dtype, shape, order)
+        ),
+        "a product of long numbers": pb.table(
+            a=pb.call(frombuffer, pb.text(""), dtype, pb.tup(*[pb.number(2**30)] * 200_000), order)
+        ),
+        "300^5 dictionaries": inner + b"h\x00",
+        "2000 arrays of one text": data + pb.table(**{f"t{i}": shared for i in range(2000)}),
+    }
+
+
+READ = (
+    LIMIT_MEMORY
+    + """
+import sys
+from fcos_tf.convert import read_tensors
+for path in sys.argv[1:]:
+    try:
+        read_tensors(path)
+    except ValueError as error:
+        print(str(error)[:200])
+"""
+)
+
+
+def test_small_files_take_neither_memory_nor_time(tmp_path):
+    paths = []
+    for name, value in _bombs().items():
+        paths.append(tmp_path / f"{name}.pth")
+        pb.zip_file(paths[-1], value, {"0": bytes(4)})
+    paths.append(tmp_path / "compressed.pth")
+    with zipfile.ZipFile(paths[-1], "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", pb.pickle(pb.table(a=pb.text("a" * (300 << 20)))))
+    assert max(path.stat().st_size for path in paths) < 2_500_000
+    done = subprocess.run(
+        [sys.executable, "-c", READ, *map(str, paths)],
+        capture_output=True, text=True, timeout=HANG,
+    )  # fmt: skip
+    refused = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in refused] == list(map(str, paths)), done.stderr

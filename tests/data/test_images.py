@@ -1,6 +1,7 @@
 """To what size images are brought; decoding of every usual kind of image, and of broken ones."""
 
 import io
+import os
 import tracemalloc
 
 import cv2
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcos_tf.data.images import ImageError, decode_image, read_bytes, resize_image
+from fcos_tf.data.images import ImageError, decode_image, read_bytes, resize_image, stored_size
 from fcos_tf.image_size import ImageSize, parse_image_size
 
 
@@ -276,6 +277,43 @@ def test_bytes_of_a_part_of_a_file(tmp_path):
         read_bytes(str(tmp_path / "nowhere"))
     with pytest.raises(ImageError, match=r"cannot read .*: .*directory"):
         read_bytes(str(tmp_path))
+
+
+def test_devices_and_pipes_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    os.symlink("/dev/zero", tmp_path / "b.jpg")
+    for name in ("a.jpg", "b.jpg"):
+        with pytest.raises(ImageError, match=rf"cannot read .*{name}: expected a regular file"):
+            read_bytes(str(tmp_path / name))
+
+
+def test_only_the_named_formats_are_tried(monkeypatch):
+    import PIL.EpsImagePlugin
+
+    def start(*args):
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr(PIL.EpsImagePlugin, "Ghostscript", start)
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    assert Image.open(io.BytesIO(postscript)).format == "EPS"  # what Pillow takes by itself
+    with pytest.raises(ImageError, match="it is of no known format"):
+        decoded(postscript)
+    assert stored_size(io.BytesIO(postscript)) is None
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_pixels_are_limited_by_the_header():
+    # 8192 x 8192 are MAX_PIXELS; one row more is decoded only where a JPEG can be decoded smaller.
+    big = encode(Image.new("L", (8192, 8193)), "JPEG")
+    assert decoded(big, lambda h, w: (100, 100))[1] == (8193, 8192)
+    message = r"a\.jpg: expected at most 67108864 pixels, got 8192 x 8193"
+    for data in (big, encode(Image.new("1", (8192, 8193)), "PNG")):
+        tracemalloc.start()
+        with pytest.raises(ImageError, match=message):
+            decoded(data)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 10e6
 
 
 def test_bytes_through_tensorflows_file_systems():

@@ -182,7 +182,7 @@ def save_stub(folder):
 
 
 @contextmanager
-def serve(answer):
+def serve(answer, headers=()):
     """A server on loopback; `answer` makes (status, object or bytes) of a path and an object.
 
     Yields:
@@ -198,6 +198,8 @@ def serve(answer):
             found = found if isinstance(found, bytes) else json.dumps(found).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(found)))
+            for header in dict(headers).items():
+                self.send_header(*header)
             self.end_headers()
             self.wfile.write(found)
 

@@ -1,8 +1,12 @@
 """A SavedModel and a server as models that detect."""
 
 import base64
+import contextlib
 import io
 import json
+import socket
+import threading
+import tracemalloc
 from concurrent import futures
 
 import numpy as np
@@ -11,6 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from fcos_tf.data.images import ImageError
+from fcos_tf.detecting import served
 from fcos_tf.detecting.exported import (
     ExportedModel,
     newest_version,
@@ -152,11 +157,11 @@ def test_a_model_without_names(tmp_path):
         "boxes": [[[0.0] * 4] * 3], "scores": [[0.5, 0.4, 0.0]], "labels": np.array([[6, 4, -1]]),
         "num_detections": np.array([2]),
     }  # fmt: skip
-    assert to_labels(found, (4, 6))["labels"].tolist() == [[1, 0, -1]]
+    assert to_labels(found, (4, 6), 1)["labels"].tolist() == [[1, 0, -1]]
     # Without ids either, labels are the ids.
-    assert to_labels(found, None)["labels"].tolist() == [[6, 4, -1]]
+    assert to_labels(found, None, 1)["labels"].tolist() == [[6, 4, -1]]
     with pytest.raises(ValueError, match=r"category id 6, which its description\.json does not"):
-        to_labels(found, (4, 5))
+        to_labels(found, (4, 5), 1)
 
 
 @pytest.mark.parametrize(
@@ -181,13 +186,115 @@ def test_what_a_server_may_answer(status, body, error, message):
         ServedModel(f"{address}/v1/models/m").detect([picture])
 
 
+def answer_with(**changes):
+    """An answer with one box in a picture of 4 x 4, and changes to it."""
+    row = {"boxes": [[0.0, 0.0, 4.0, 4.0]], "scores": [0.5], "labels": [1], "num_detections": 1}
+    return {"predictions": [{**row, **changes}]}
+
+
+@pytest.mark.parametrize(
+    "answer, message",
+    [
+        (
+            answer_with(boxes=[[0.0, 0.0, 4.0]]),
+            r"boxes float64 \[1, 1, 3\]; expected",
+        ),
+        (answer_with(boxes=[[0.0, 0.0, 4.0], [1.0]]), "inhomogeneous"),
+        (answer_with(boxes=[[0.0, 0.0, 4.0, 9.0]]), "answers boxes outside of the images"),
+        (answer_with(boxes=[[0.0, 0.0, 4.0, 1e300]]), r"gave 1e\+300 in boxes"),
+        (answer_with(scores=[float("nan")]), "gave nan in scores; expected 0 to 1"),
+        (answer_with(scores=[-0.5]), r"gave -0\.5 in scores"),
+        (answer_with(scores=["0.5"]), "expected numbers, got '0.5'"),
+        (answer_with(scores=[None]), "expected numbers, got 'None'"),
+        (answer_with(scores=0.5), r"scores float64 \[1\]; expected numbers \[1, 1\]"),
+        (answer_with(labels=[1.5]), r"gave 1\.5 in labels"),
+        (answer_with(labels=[10**400]), "int too large"),
+        (answer_with(labels=[2**31]), "in labels; expected -1 to 2147483647"),
+        (answer_with(num_detections=2), r"gave 2\.0 in num_detections; expected 0 to 1"),
+        (answer_with(num_detections=[1]), r"num_detections float64 \[1, 1\]; expected"),
+        ({"predictions": answer_with()["predictions"] * 2}, r"boxes float64 \[2, 1, 4\]"),
+        (b"[" * 100_000, "RecursionError"),
+        (b'{"predictions": [' + b"[" * 900 + b"]" * 900 + b"]}", "TypeError"),
+    ],
+)
+def test_answers_that_are_no_detections(answer, message):
+    picture = Picture("a.png", np.zeros([4, 4, 3], np.uint8))
+    with serve(lambda path, sent: (200, answer)) as (address, _):
+        model = ServedModel(f"{address}/v1/models/m")
+        with pytest.raises(ValueError, match=f"(?s)^model: {address}.*{message}"):
+            model.detect([picture])
+
+
+def test_a_large_label_needs_no_memory():
+    picture = Picture("a.png", np.zeros([4, 4, 3], np.uint8))
+    with serve(lambda path, sent: (200, answer_with(labels=[100_000_000]))) as (address, _):
+        (found,) = ServedModel(f"{address}/v1/models/m").detect([picture])
+    tracemalloc.start()
+    (record,) = found.to_coco()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert record["category_id"] == 100_000_000 and peak < 1e6
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_answers_that_are_too_long(monkeypatch, status):
+    monkeypatch.setattr(served, "MAX_ANSWER_BYTES", 1000)
+    picture = Picture("a.png", np.zeros([4, 4, 3], np.uint8))
+    with (
+        serve(lambda path, sent: (status, b" " * 1001)) as (address, _),
+        pytest.raises(OSError, match="answer of at most 1000 bytes, got more"),
+    ):
+        ServedModel(f"{address}/v1/models/m").detect([picture])
+
+
+def test_a_server_that_never_ends_its_answer(monkeypatch):
+    monkeypatch.setattr(served, "TIMEOUT", 0.5)
+    stop = threading.Event()
+
+    def drip(listener):
+        """A byte of a header line at a time, each well before a timeout between two bytes."""
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            while not stop.wait(0.05):
+                connection.sendall(b"H")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/models/m"
+        picture = Picture("a.png", np.zeros([4, 4, 3], np.uint8))
+        try:
+            with pytest.raises(OSError, match=r"no whole answer within 0\.5 seconds"):
+                ServedModel(address).detect([picture])
+        finally:
+            stop.set()
+            thread.join()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_pictures_are_not_sent_where_a_server_says(status):
+    picture = Picture("a.png", np.zeros([4, 4, 3], np.uint8))
+    with serve(lambda path, sent: (200, answer_with())) as (other, requests):
+        headers = {"Location": f"{other}/v1/models/m:predict"}
+        with (
+            serve(lambda path, sent: (status, {}), headers) as (address, _),
+            pytest.raises(OSError, match=f"refused a redirect to {other}/"),
+        ):
+            ServedModel(f"{address}/v1/models/m").detect([picture])
+    assert requests == []
+
+
 def test_addresses():
     picture = Picture("a.png", np.zeros([4, 4, 3], np.uint8))
     with serve(lambda path, sent: (200, {})) as (address, _):
         pass
     with pytest.raises(OSError, match=r"model: cannot reach http://127\S+:predict: .*refused"):
         ServedModel(f"{address}/v1/models/m").detect([picture])
-    for address in ("localhost:8501", "http://host:8501", "http://host/v1/models/", "grpc://host"):
+    for address in (
+        "localhost:8501", "http://host:8501", "http://host/v1/models/", "grpc://host",
+        "file:///v1/models/m", "ftp://host/v1/models/m", "http://host:99999/v1/models/m",
+        "http://host:x/v1/models/m", "http://a@host/v1/models/m", "http://host/v1/models/m\r\nX: y",
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=f"model: expected http://host.* got {address}"):
             ServedModel(address)
 

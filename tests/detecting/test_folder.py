@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,43 @@ def test_originals_are_never_overwritten(tmp_path):
     with pytest.raises(ValueError, match=r"^output_dir: .* \S+1\.png would be overwritten"):
         detect_with(Stub(), tmp_path / "in", tmp_path / "in" / ".." / "in")
     assert file.read_bytes() == before
+
+
+def test_pictures_are_not_written_through_a_link(tmp_path):
+    file = flat(tmp_path / "in" / "1.png", 50)
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "out").mkdir()
+    for target in (victim, tmp_path / "nowhere"):
+        (tmp_path / "out" / "1.png").symlink_to(target)
+        with pytest.raises(ValueError, match=r"^output_dir: .*/out/1\.png is a link"):
+            detect_with(Stub(), file, tmp_path / "out")
+        (tmp_path / "out" / "1.png").unlink()
+    assert victim.read_text() == "mine" and not (tmp_path / "nowhere").exists()
+
+
+def test_names_do_not_move_the_cursor(tmp_path):
+    flat(tmp_path / "in" / "a\x1b[2J\n.png", 153)
+    (tmp_path / "in" / "b\x1b\n.png").write_bytes(b"no image")
+    lines = []
+    run, _ = detect_with(Stub(), tmp_path / "in", tmp_path / "out", report=lines.append)
+    assert lines == [rf"{tmp_path}/in/a\x1b[2J\n.png: 1 dog"]
+    (fault,) = run.faults
+    assert rf"{tmp_path}/in/b\x1b\n.png" in fault and fault.isprintable()
+
+
+def test_links_that_form_circles_end(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("p/a.png", "p/q/b.png", "p/.hidden/c.png", "other/d.png"):
+        flat(tmp_path / name, 50)
+    (tmp_path / "p" / "elsewhere").symlink_to(tmp_path / "other")
+    expected = ["p/a.png", "p/elsewhere/d.png", "p/q/b.png"]
+    for i in range(8):  # 8^40 paths for those who follow them
+        (tmp_path / "p" / f"loop{i}").symlink_to(tmp_path / "p")
+    for pattern in ("p/**/*.png", "p/**", "?/**/[abd].*", f"{tmp_path}/p/**/?.png"):
+        found = [os.path.relpath(item.path) for item in find_inputs(pattern)]
+        assert found == expected, pattern
+    assert [str(item.path) for item in find_inputs("p/**/q/**/*.png")] == ["p/q/b.png"]
 
 
 def test_inputs_of_every_kind(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 import fcos_tf
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting import compile_detect, detect_batch
-from fcos_tf.export import export_saved_model, folding, saved_model, signatures
+from fcos_tf.export import Limits, export_saved_model, folding, saved_model, signatures
 from fcos_tf.export.checks import check_export
 from fcos_tf.image_size import parse_image_size
 from tests.export.encoded import READABLE, jpeg
@@ -164,6 +164,7 @@ def test_assets_say_what_it_is(model, exported):
     assert description["image_size"] == SIZE
     assert (description["score_threshold"], description["max_detections"]) == (0.05, 20)
     assert (description["folded_batch_norms"], description["other_batch_norms"]) == (0, 20)
+    assert description["request_limits"] == {"images": 8, "pixels": 2**26}
     assert description["model"]["config"]["backbone"] == "resnet18"
     assert set(description["signatures"]) == set(loaded.signatures)
     classes = json.loads((exported / "assets" / "classes.json").read_text(encoding="utf-8"))
@@ -261,6 +262,7 @@ def test_options_that_are_wrong(model, tmp_path):
         ({"image_size": "large"}, "image_size: expected"),
         ({"precision": "int8"}, "precision: expected one of"),
         ({"sample": b"no image"}, "sample: cannot decode image from bytes"),
+        ({"limits": Limits(images=0)}, "limits: expected positive numbers"),
         ({"threshold": 0.5}, "expected score_threshold, .*; got threshold"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fcos_tf.export import signatures
+from fcos_tf.export import decoding, signatures
 from fcos_tf.image_size import parse_image_size
 from tests.export.encoded import picture, save
 
@@ -109,6 +109,42 @@ def test_each_image_has_its_own_options():
     assert found["num_detections"] == [0] and (found["labels"] == -1).all()
 
 
+def test_what_is_beyond_the_limits_is_refused():
+    rule, limits = parse_image_size("10,100"), decoding.Limits(images=2, pixels=20 * 40 + 20 * 12)
+    traced = signatures.make_signatures(KnownAnswers(), rule, limits)
+
+    def refuses(name, message, **inputs):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            traced[name](**{key: tf.constant(value) for key, value in inputs.items()})
+
+    traced["serving_default"](image_bytes=tf.constant(FILES))
+    for name in ("serving_default", "prepare_image"):
+        refuses(name, "expected 1 to 2 images, got 3", image_bytes=[FILES[1]] * 3)
+        refuses(name, "expected 1 to 1040 pixels in all", image_bytes=[FILES[0]] * 2)
+    for shape, message in (
+        ([3, 2, 2, 3], "expected 1 to 2 images, got 3"),
+        ([2, 20, 40, 3], "got 40 x 20, 40 x 20"),
+    ):
+        refuses("detect_images", message, images=np.zeros(shape, np.uint8))
+    # The long side of 100 is padded to 128: both an upright and a lying image fit into 128 x 128.
+    for shape, message in (
+        ([3, 8, 8, 3], "expected 1 to 2 images, got 3"),
+        ([1, 129, 128, 3], "expected at most 16384 pixels each"),
+    ):
+        sizes = np.ones([shape[0], 2], np.float32)
+        refuses("raw_outputs", message, images=np.zeros(shape, np.float32), image_sizes=sizes)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("name", ["score_threshold", "max_detections"])
+def test_options_are_one_for_each_image(name, count):
+    options = {"score_threshold": [0.0] * 2, "max_detections": [9] * 2}
+    options[name] = options[name][:1] * count
+    message = f"{name}: expected one value for each image"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        call("serving_with_options", "10,100", image_bytes=FILES, **options)
+
+
 def test_prepared_images_share_the_smallest_canvas():
     found = call("prepare_image", "40,200", image_bytes=FILES)
     # 40 x 80 and floor(20 * 40 / 12) = 66 x 40, so 96 x 96.
@@ -131,7 +167,7 @@ def test_a_fixed_canvas_is_static():
 
 def test_images_without_pixels_are_an_error():
     for shape in ((0, 8, 8, 3), (1, 0, 8, 3)):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="images: expected at least one"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="images: expected 1 to"):
             call("detect_images", "10,100", images=np.zeros(shape, np.uint8))
 
 
@@ -142,7 +178,7 @@ def test_every_input_and_output_is_described():
     assert told["serving_default"]["inputs"] == {
         "image_bytes": {
             "dtype": "string",
-            "meaning": "[B], contents of image files: JPEG, PNG, GIF, BMP or WebP",
+            "meaning": "[B], contents of image files: JPEG, PNG, BMP or WebP",
         }
     }
     assert told["raw_outputs"]["outputs"] == {

@@ -12,6 +12,7 @@ import numpy as np
 import fcos_tf
 from fcos_tf.detecting import Detections, open_model
 from fcos_tf.detecting.models import Picture
+from tests.export.encoded import READABLE, with_texts
 from tests.limits import HANG
 
 _opened = functools.cache(open_model)  # compiled once
@@ -76,6 +77,25 @@ def b64(data):
     return {"b64": base64.b64encode(data).decode()}
 
 
+def claiming(width, height):
+    """A WebP of 34 bytes with sides up to 16384, which a decoder allocates before it reads on."""
+    sides = ((width - 1) | (height - 1) << 14).to_bytes(4, "little")
+    chunk = b"VP8L" + (14).to_bytes(4, "little") + b"\x2f" + sides + bytes(9)
+    return b"RIFF" + (4 + len(chunk)).to_bytes(4, "little") + b"WEBP" + chunk
+
+
+def _options(images, scores, counts):
+    inputs = {
+        "image_bytes": [b64(b"")] * images,
+        "score_threshold": [0.5] * scores,
+        "max_detections": [9] * counts,
+    }
+    return {"signature_name": "serving_with_options", "inputs": inputs}
+
+
+_WIDE = {"images": np.zeros([1, 161, 160, 3]).tolist(), "image_sizes": [[1, 1]]}
+PNG = READABLE["png"]
+
 # What stands after the address, what is sent, and what comes back.
 REFUSED = [
     ("/versions/4", None, 404, "Could not find version 4 of model tiny"),
@@ -100,4 +120,12 @@ REFUSED = [
     (":predict", {"inputs": {"images": []}}, 400, "Missing named input: image_bytes"),
     (":predict", {"signature_name": "detect_images", "inputs": [[[[256, 0, 0]]]]}, 400, "256"),
     (":predict", {"instances": [b64(b"no image")]}, 400, r"image_bytes\[0\]: expected JPEG, PNG"),
+    (":predict", {"instances": [b64(claiming(16383, 10922))]}, 400, "got 16383 x 10922"),
+    (":predict", {"instances": [b64(claiming(2048, 2048))] * 5}, 400, "expected 1 to 16777216 pix"),
+    (":predict", {"instances": [b64(claiming(9, 9))] * 9}, 400, "expected 1 to 8 images, got 9"),
+    (":predict", {"instances": [b64(with_texts(PNG, 5))]}, 400, "at most four compressed texts"),
+    (":predict", {"instances": [b64(b"GIF89a" + bytes(99))]}, 400, "got 105 bytes of something"),
+    (":predict", _options(2, 1, 2), 400, "score_threshold: expected one value for each image"),
+    (":predict", _options(2, 2, 1), 400, "max_detections: expected one value for each image"),
+    (":predict", {"signature_name": "raw_outputs", "inputs": _WIDE}, 400, "expected at most 25600"),
 ]

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_image
 
-from fcos_tf.export import export_saved_model
+from fcos_tf.export import Limits, export_saved_model
 from fcos_tf.models.fcos import FCOS
 
 ROOT = Path(__file__).resolve().parents[2]
+LIMITS = Limits(images=8, pixels=4096 * 4096)
 SIZES = ((120, 200), (200, 120), (333, 500), (96, 96), (427, 640), (150, 101))
 
 
@@ -43,7 +44,8 @@ def model():
 
 @pytest.fixture(scope="session")
 def export(model, tmp_path_factory):
-    return export_saved_model(model, tmp_path_factory.mktemp("serving") / "tiny" / "3").parent
+    folder = tmp_path_factory.mktemp("serving") / "tiny" / "3"
+    return export_saved_model(model, folder, limits=LIMITS).parent
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ import tensorflow as tf
 from tests.limits import HANG
 from tests.serving.served_model import RequestError, ServedModel
 
-MOST_BYTES = 1 << 28  # of a request
+MOST_BYTES = 1 << 26  # of a request
 _PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(/metadata|:predict)?")
 _STATUS = {
     tf.errors.INVALID_ARGUMENT: 400,

@@ -1,5 +1,6 @@
 """The files in docker/, as far as they can be checked without Docker."""
 
+import json
 import re
 import subprocess
 from fnmatch import fnmatch
@@ -25,7 +26,8 @@ INSTRUCTIONS = {
 
 # tensorflow/serving: g3doc/serving_config.md and model_servers/main.cc
 SERVER_FLAGS = {
-    "port", "rest_api_port", "rest_api_num_threads", "rest_api_timeout_in_ms", "model_name",
+    "port", "rest_api_port", "rest_api_num_threads", "grpc_max_threads", "rest_api_timeout_in_ms",
+    "model_name",
     "model_base_path", "enable_batching", "batching_parameters_file", "monitoring_config_file",
     "file_system_poll_wait_seconds", "enable_model_warmup",
 }  # fmt: skip
@@ -146,12 +148,25 @@ def test_compose_mounts_the_model_where_the_server_looks():
     ]
     assert build["target"] == stages[0][1]
     assert serving["restart"] == "unless-stopped"
+    assert serving["init"] is True and serving["pids_limit"] > 0 and serving["cpus"]
+    assert serving["mem_limit"] == serving["memswap_limit"]
+    assert re.fullmatch(r"/tmp:size=\d+m", serving["tmpfs"])
 
 
 def test_the_health_check_asks_for_the_status_of_the_model():
     (check,) = (text for name, text in instructions("Dockerfile.serving") if name == "HEALTHCHECK")
     url = "http://localhost:8501/v1/models/${MODEL_NAME} "
-    assert f"CMD curl --fail --silent {url}| grep --quiet AVAILABLE" in check
+    command = check.partition(" CMD ")[2]
+    assert command.startswith(f"curl --fail --silent {url}")
+    # What TensorFlow Serving answers, and the shell pipe of the check behind it.
+    pipe = command.partition("|")[2]
+    for state, code, status in (
+        ("AVAILABLE", "OK", 0), ("LOADING", "OK", 1), ("START", "OK", 1), ("END", "UNAVAILABLE", 1),
+        ("UNLOADING", "UNAVAILABLE: not AVAILABLE", 1),
+    ):  # fmt: skip
+        answer = {"version": "1", "state": state, "status": {"error_code": code}}
+        text = json.dumps({"model_version_status": [answer]}, indent=1)
+        assert subprocess.run(pipe, shell=True, input=text, text=True).returncode == status, state
     (default,) = (text for name, text in instructions("Dockerfile.serving") if name == "ENV")
     assert default == "MODEL_NAME=${MODEL_NAME}"
 
@@ -189,8 +204,13 @@ def test_what_is_copied_is_in_git_and_not_ignored(dockerfile, context):
 def test_the_training_image_installs_what_make_install_does():
     makefile = (ROOT / "Makefile").read_text()
     dockerfile = " ".join(text for name, text in instructions("Dockerfile") if name == "RUN")
+    assert "LOCKED = --require-hashes --only-binary=:all: --no-binary=promise\n" in makefile
     for command, words in (
-        ("-r requirements.txt", "--requirement=requirements.txt"),
+        (
+            "$(LOCKED) -r requirements.txt",
+            "--require-hashes --only-binary=:all: "
+            "--no-binary=promise --requirement=requirements.txt",
+        ),
         ("--no-build-isolation --no-deps -e .", "--no-build-isolation --no-deps --editable ."),
     ):
         assert command in makefile
@@ -203,9 +223,17 @@ def test_the_training_image_installs_what_make_install_does():
     assert "Python :: 3.12" in (ROOT / "setup.cfg").read_text()
 
 
+def test_every_requirement_has_a_version_and_hashes():
+    text = (ROOT / "requirements.txt").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert len(lines) > 90
+    form = r"[\w-]+==[\w.]+( ; .+?)?( +--hash=sha256:[0-9a-f]{64})+"
+    assert [line for line in lines if not re.fullmatch(form, line)] == []
+
+
 def test_serving_has_the_version_that_exports():
     requirements = (ROOT / "requirements.txt").read_text()
-    (version,) = re.findall(r"^tensorflow==(\S+)$", requirements, re.MULTILINE)
+    (version,) = re.findall(r"^tensorflow==(\S+) ", requirements, re.MULTILINE)
     assert instructions("Dockerfile.serving")[0] == (
         "ARG",
         f"SERVING_IMAGE=tensorflow/serving:{version}",

@@ -211,7 +211,8 @@ def test_real_photos_like_predict(model, export, address, shared_data, tmp_path,
         for source in (photo, Picture("frame", pixels)):  # serving_default, detect_images
             (found,) = saved.detect([source])
             assert difference([with_ids(found)], [right]) is None
-    assert difference(client.detect(photos), predicted(model, [p.data for p in photos])) is None
+    some = photos[:8]
+    assert difference(client.detect(some), predicted(model, [p.data for p in some])) is None
 
     model.save(tmp_path / "model.keras")
     description = f"--description={export / '3' / 'assets' / 'description.json'}"

@@ -22,6 +22,9 @@ def stem_of(name: str) -> str:
     return os.path.splitext(name)[0] if is_image_name(name) else name
 
 
+MAX_FOLDERS = 100_000  # yet to be read: links that lead to each other make many
+
+
 def plain_name(name: str) -> str:
     """A relative path with `/`, without the folders that only say "images" or "annotations"."""
     *folders, last = posixpath.normpath(name.replace("\\", "/")).split("/")
@@ -31,8 +34,18 @@ def plain_name(name: str) -> str:
 def files_below(root: str | os.PathLike, *suffixes: str) -> list[str]:
     """The files with these suffixes below a folder, relative with `/`, sorted; hidden ones not."""
     found = []
+    above = {os.fspath(root): {os.path.realpath(root)}}  # of each folder: it and those above
     for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        there = above.pop(folder)
+        inside = {}
+        for name in sorted(name for name in folders if not name.startswith(".")):
+            real = os.path.realpath(os.path.join(folder, name))
+            if real not in there:  # else a link to a folder above
+                inside[name] = {*there, real}
+        folders[:] = inside
+        above |= {os.path.join(folder, name): chain for name, chain in inside.items()}
+        if len(above) > MAX_FOLDERS:
+            raise ValueError(f"{root}: more than {MAX_FOLDERS} folders; links may form a circle")
         relative = os.path.relpath(folder, root).replace(os.sep, "/")
         found += [
             name if relative == "." else f"{relative}/{name}"

@@ -6,6 +6,7 @@ image. Images can then be read in any order, which TFDS itself does not offer.
 """
 
 import glob
+import json
 import math
 import os
 import re
@@ -119,6 +120,8 @@ def _open(folder: str, split: str, limit: int | None) -> tuple[Any, list[Any]]:
     import tensorflow_datasets as tfds
 
     try:
+        with tf.io.gfile.GFile(f"{folder}/features.json") as file:
+            _check_features(json.loads(file.read()))
         info = tfds.builder_from_directory(folder).info
     except Exception as error:  # of JSON, protobuf and TFDS
         raise ValueError(f"{folder}: not a readable TFDS data set: {error}") from error
@@ -140,6 +143,17 @@ def _open(folder: str, split: str, limit: int | None) -> tuple[Any, list[Any]]:
     if not shards:
         raise ValueError(f"{folder}: split {split!r} has no images")
     return info, shards
+
+
+def _check_features(value: Any) -> None:
+    """Refuses features of other modules than TFDS' own, which TFDS would import."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        is_class = key in ("pythonClassName", "python_class_name", "type")
+        if is_class and not str(inner).startswith("tensorflow_datasets.core.features."):
+            raise ValueError(f"expected features of TFDS' own, got {inner}: not imported")
+        _check_features(inner)
 
 
 def _to_pixels(boxes: np.ndarray, sizes: np.ndarray, info: Any) -> np.ndarray:

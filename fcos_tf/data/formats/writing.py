@@ -13,6 +13,7 @@ from fcos_tf.data.formats.coco import write_coco
 from fcos_tf.data.formats.tfds_writer import write_tfds
 from fcos_tf.data.formats.voc import write_voc
 from fcos_tf.data.formats.voc_files import image_ids_of
+from fcos_tf.data.images import FORMATS as IMAGE_FORMATS
 from fcos_tf.data.images import ImageError, read_bytes
 
 FORMATS = ("coco", "voc", "tfds")
@@ -50,6 +51,9 @@ def write_dataset(
     if data_format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {data_format!r}")
     output_dir = Path(output_dir)
+    for split in splits:
+        if Path(split).name != split or split in ("", ".."):
+            raise ValueError(f"split: expected a name without folders, got {split!r}")
     try:
         if data_format == "tfds":
             write_tfds(splits, output_dir, name=name, read_bytes=read_bytes)
@@ -97,12 +101,15 @@ def drop_unreadable(
 
 def _copy(annotations: Annotations, folder: Path, stems: Sequence[str], read) -> list[str]:
     """Writes the images; returns their names, with the endings of their formats."""
+    if folder.is_symlink():
+        raise FileExistsError(f"{folder} is a link; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for index, stem in enumerate(stems):
         data = read(*annotations.place_of(index))
         names.append(stem + _ending(data, annotations.files[index]))
-        (folder / names[-1]).write_bytes(data)
+        with open(folder / names[-1], "xb") as file:  # never through a link
+            file.write(data)
     return names
 
 
@@ -136,7 +143,7 @@ def _stems(annotations: Annotations) -> Sequence[str]:
 
 def _ending(data: bytes, file: str) -> str:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             return ".jpg" if image.format in ("JPEG", "MPO") else f".{image.format.lower()}"
     except Exception as error:  # Pillow's plugins raise anything
         raise ImageError(f"cannot decode image {file}: {error}") from None

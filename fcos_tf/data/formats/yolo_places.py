@@ -98,6 +98,15 @@ def find_config(path: Path) -> Path | None:
     return None
 
 
+class _Loader(yaml.SafeLoader):
+    """Without aliases: a few of them stand for billions of values."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"expected values, got the alias *{self.peek_event().anchor}")
+        return super().compose_node(parent, index)
+
+
 def read_config(file: Path) -> dict[str, Any]:
     """Reads a data.yaml.
 
@@ -105,8 +114,8 @@ def read_config(file: Path) -> dict[str, Any]:
         ValueError: It is none; names it.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected train, val and names, got {content!r:.80}")

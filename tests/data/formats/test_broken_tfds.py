@@ -411,3 +411,25 @@ def test_brackets_in_the_name_of_the_folder(folder):
     assert read_tfds("pets", "train", data_dir=moved).annotations.num_images == 4
     with pytest.raises(FileNotFoundError, match=r"there are: pets:1\.0\.0\."):
         read_tfds("cats", "train", data_dir=moved)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"pythonClassName": "evil.Feature"},
+        {"python_class_name": "evil.Feature"},
+        {"type": "evil.Feature", "content": {}},
+        {
+            "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+            "featuresDict": {"features": {"image": {"pythonClassName": "evil.Feature"}}},
+        },
+    ],
+)
+def test_features_of_other_modules_are_not_imported(folder, tmp_path, monkeypatch, features):
+    marker = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"open({str(marker)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    (folder / "features.json").write_text(json.dumps(features))
+    with pytest.raises(ValueError, match=r"got evil\.Feature: not imported"):
+        read_tfds("pets", "train", data_dir=tmp_path / "data")
+    assert not marker.exists()

@@ -192,6 +192,14 @@ def test_no_label_file_at_all_is_an_error(tmp_path):
     ("text", "message"),
     [
         ("names: [cat\n", "is not YAML: while parsing"),
+        ("[" * 10_000, "is not YAML: maximum recursion"),
+        # 9^40 names.
+        (
+            "a0: &a0 [cat]\n"
+            + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(40))
+            + "names: *a40\n",
+            r"is not YAML: expected values, got the alias \*a0",
+        ),
         ("- cat\n", r"expected train, val and names, got \['cat'\]"),
         ("names: [cat, cat]\n", r"names: expected different names, got \['cat', 'cat'\]"),
         ("names: cat\n", "names: expected different names, got 'cat'"),
