@@ -8,8 +8,8 @@
 
 Writes each image, video and camera stream with the detections drawn on it; detections.json, COCO
 results of the images with the model's detections of every score; and detections.jsonl, one line per
-frame. Boxes are (x, y, width, height) in pixels of the files; EXIF orientation is not applied.
-Image ids are the file names if all of them are numbers, as in COCO; else they count from 1.
+frame. Boxes are (x, y, width, height) in pixels of the files, turned upright by their EXIF
+orientation where --apply_exif says so, or a model that was trained so. Image ids are the file names if all of them are numbers, as in COCO; else they count from 1.
 
 Each image gets a line with the number of detections of each class that are drawn, those of
 --score_threshold and more. Unreadable files are listed at the end. The exit status is 0 if any file
@@ -34,6 +34,7 @@ from fcos_tf.options import Options, fields_of, option
 from fcos_tf.tensorflow_words import load_tensorflow
 
 _MODELS = ("weights", "model_dir", "saved_model", "server")
+_OF_A_RUN = ("batch_size", "score_threshold", "apply_exif")
 
 
 # fmt: off
@@ -65,7 +66,7 @@ class DetectOptions(Options):
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tool; ends the process with its exit status."""
-    uses = ("model_dir", "classes", "score_threshold", "batch_size", "image_size")
+    uses = ("model_dir", "classes", "score_threshold", "batch_size", "image_size", "apply_exif")
     command_line.run(_detect, __doc__, argv, uses=uses, options=DetectOptions)
 
 
@@ -106,7 +107,7 @@ def _detect(config: Config, options: DetectOptions, given: frozenset[str]) -> No
             max_frames=options.max_frames,
             window=window,
             report=tqdm.write,
-            **{n: getattr(config, n) for n in ("batch_size", "score_threshold") if n in given},
+            **{name: getattr(config, name) for name in _OF_A_RUN if name in given},
         )
         print(run.run(inputs))
     if run.faults:

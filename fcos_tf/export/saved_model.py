@@ -60,7 +60,7 @@ def export_saved_model(
         The folder.
 
     Raises:
-        ValueError: a wrong argument, or the exported model disagrees with `model`.
+        ValueError: a wrong argument, a model that turns images by EXIF, or the exported model disagrees with `model`.
         FileExistsError: the version exists.
 
     Example:
@@ -73,6 +73,11 @@ def export_saved_model(
     if size is None:
         raise ValueError("image_size: expected a size, as the model has none; got None")
     rule = parse_image_size(size).fixed()
+    if model.apply_exif:
+        raise ValueError(
+            "apply_exif: the exported graph cannot read EXIF; expected a model without it, such as "
+            "by --noapply_exif if clients turn their images upright; got one with it"
+        )
     if unknown := sorted(set(thresholds) - set(model.thresholds)):
         raise ValueError(f"expected {', '.join(model.thresholds)}; got {', '.join(unknown)}")
     data = read_sample(sample)

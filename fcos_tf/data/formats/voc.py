@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fcos_tf.data.annotations import Annotations, Fault, ReadResult
+from fcos_tf.data.formats.frames import STORED, Frame
 from fcos_tf.data.formats.image_index import ImageIndex
 from fcos_tf.data.formats.records import ImageRecord, ObjectRecord, absent_classes, read_result
 from fcos_tf.data.formats.voc_files import (
@@ -33,6 +34,7 @@ def read_voc(
     class_names: Sequence[str] | None = None,
     limit: int | None = None,
     include_difficult: bool = False,
+    frame: Frame = STORED,
 ) -> ReadResult:
     """Reads a split of one or several VOC trees.
 
@@ -53,6 +55,7 @@ def read_voc(
             data set agree. (The 20 VOC classes in alphabetical order are in VOC's own order.)
         limit: Read only the first `limit` names of the split.
         include_difficult: Use objects marked difficult like all others.
+        frame: What to do where boxes are not in stored pixels.
 
     Returns:
         A `ReadResult`; `category_ids` are 1..C.
@@ -77,7 +80,7 @@ def read_voc(
     ]
     found = read_result(
         records, listed.image_ids[:limit], names,
-        where=f"split {split!r} of {trees}", include_difficult=include_difficult,
+        where=f"split {split!r} of {trees}", include_difficult=include_difficult, frame=frame,
     )  # fmt: skip
     faults = listed.faults + found.faults
     if class_names is not None and len(records) == len(listed.names):
