@@ -9,7 +9,8 @@
 Writes each image, video and camera stream with the detections drawn on it; detections.json, COCO
 results of the images with the model's detections of every score; and detections.jsonl, one line per
 frame. Boxes are (x, y, width, height) in pixels of the files, turned upright by their EXIF
-orientation where --apply_exif says so, or a model that was trained so. Image ids are the file names if all of them are numbers, as in COCO; else they count from 1.
+orientation with --apply_exif or a model that was trained so. Image ids are the file names if all of
+them are numbers, as in COCO; else they count from 1.
 
 Each image gets a line with the number of detections of each class that are drawn, those of
 --score_threshold and more. Unreadable files are listed at the end. The exit status is 0 if any file

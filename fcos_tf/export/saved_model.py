@@ -60,7 +60,8 @@ def export_saved_model(
         The folder.
 
     Raises:
-        ValueError: a wrong argument, a model that turns images by EXIF, or the exported model disagrees with `model`.
+        ValueError: a wrong argument, a model that turns images by EXIF, or the exported model
+            disagrees with `model`.
         FileExistsError: the version exists.
 
     Example:

@@ -47,8 +47,8 @@ def read_coco(
     Segmentations and unknown keys do not matter.
 
     Images without annotations stay. An image is dropped with its annotations if its file is
-    missing or another image has its id. `file_name` is relative to the images folder; where there
-    is no such file, its last part counts ("train2017/1.jpg" in the folder train2017).
+    missing or another image has its id or file. `file_name` is relative to the images folder; where
+    there is no such file, see `CocoFiles.find` ("train2017/1.jpg" in the folder train2017).
 
     Args:
         split: For example "val2017"; only used to find files in `data_dir`.

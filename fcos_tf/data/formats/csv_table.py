@@ -108,6 +108,7 @@ def read_csv(
         find_class_names=find_class_names,
         item="line",
         faults=faults,
+        notes=index.notes,
         split=split if own else None,
     )
     return read_listing(

@@ -15,7 +15,7 @@ from typing import Any
 from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats.frames import STORED, Frame
 from fcos_tf.data.formats.image_index import ImageIndex, files_below
-from fcos_tf.data.formats.listing import Listing, annotation_folder, read_listing, unannotated
+from fcos_tf.data.formats.listing import Listing, annotation_folder, notes_on, read_listing
 from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
 
 _POINTS = {"rectangle": 2, "polygon": 3}  # least number of them
@@ -77,7 +77,7 @@ def read_labelme(
         read=lambda name, wanted: read[name],
         find_class_names=find_class_names,
         item="shape",
-        notes=unannotated(index, names),
+        notes=notes_on(index, names),
     )
     return read_listing(
         listing, split, class_names=class_names, limit=limit,

@@ -101,10 +101,11 @@ def annotation_folder(data_dir, annotations, images, dataset: str) -> tuple[Path
     return folder, ImageIndex(images or data_dir)
 
 
-def unannotated(index: ImageIndex, names: Sequence[str]) -> tuple[str, ...]:
-    """A note on images without annotation file, if there are some."""
+def notes_on(index: ImageIndex, names: Sequence[str]) -> tuple[str, ...]:
+    """Notes on images without annotation file, and on files that are no images, if any."""
     there = {plain_name(name) for name in names}
     lost = [name for name in index.names if plain_name(os.path.splitext(name)[0]) not in there]
     if not lost:
-        return ()
-    return (f"{index.root}: {len(lost)} images without annotations are left out, first {lost[0]}",)
+        return index.notes
+    what = f"{index.root}: {len(lost)} images without annotations are left out, first {lost[0]}"
+    return (*index.notes, what)

@@ -11,7 +11,7 @@ from pathlib import Path
 from fcos_tf.data.annotations import ReadResult
 from fcos_tf.data.formats.frames import STORED, Frame
 from fcos_tf.data.formats.image_index import files_below
-from fcos_tf.data.formats.listing import Listing, annotation_folder, read_listing, unannotated
+from fcos_tf.data.formats.listing import Listing, annotation_folder, notes_on, read_listing
 from fcos_tf.data.formats.voc import find_class_names, read_record
 
 
@@ -61,7 +61,7 @@ def read_xml(
         names=names,
         read=lambda name, wanted: read_record(folder / f"{name}.xml", name, index, wanted),
         find_class_names=partial(find_class_names, [folder / file for file in files], [folder]),
-        notes=unannotated(index, names),
+        notes=notes_on(index, names),
     )
     return read_listing(
         listing, split, class_names=class_names, limit=limit,
