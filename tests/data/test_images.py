@@ -6,9 +6,15 @@ import tracemalloc
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from fcos_tf.data.images import ImageError, decode_image, read_bytes, resize_image
+from fcos_tf.data.images import (
+    ImageError,
+    decode_image,
+    read_bytes,
+    resize_image,
+    stored_size,
+)
 from fcos_tf.image_size import ImageSize, parse_image_size
 
 
@@ -183,6 +189,31 @@ def test_exif_rotation_is_not_applied():
     image, size = decoded(data)
     assert size == (40, 60) and image.shape == (40, 60, 3)  # boxes refer to the stored pixels
     assert np.abs(image.astype(int) - photo()).mean() < 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied_when_asked(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(photo(), kind, exif=exif, **options)
+    with Image.open(io.BytesIO(data)) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    image, size = decode_image(data, "a", keep, apply_exif=True)
+    assert size == image.shape[:2] == stored_size(io.BytesIO(data), apply_exif=True)
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_a_turned_jpeg_is_decoded_small():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    smooth = np.asarray(Image.fromarray(photo()).resize((1200, 800)))
+    data = encode(smooth, "JPEG", exif=exif)
+    image, size = decode_image(data, "a", lambda h, w: (h // 8, w // 8), apply_exif=True)
+    assert size == (1200, 800) and image.shape == (150, 100, 3)
+    turned = np.rot90(smooth, -1)
+    assert np.abs(image.astype(int) - resize_image(turned, 150, 100))[2:-2, 2:-2].mean() < 4
 
 
 def test_one_pixel():
