@@ -184,7 +184,9 @@ def make_model(
             f"--initial_weights: expected a file of --model={config.model}, got a "
             f"{type(model).__name__} in {config.initial_weights}"
         )
-    return model.with_classes(class_names, **given)
+    model = model.with_classes(class_names, **given)
+    model.apply_exif = config.apply_exif
+    return model
 
 
 def make_optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:

@@ -40,6 +40,10 @@ class DataOptions(Options):
         also=("names", "class_names"))
     val_fraction: float = option(0.2, "Share of the images in the split val, by a hash of their "
         "names, of data without splits.", above=0, most=1)
+    apply_exif: bool = option(False, "Turn images upright by their EXIF orientation, kept with the "
+        "model: for boxes drawn in a viewer that does so.")
+    scale_boxes: bool = option(False, "Scale boxes from the annotated sizes of the images to the "
+        "actual ones: for photos resized after annotation, with the same aspect ratio.")
     overfit: int = option(0, "Train on the first N images of the training split, unflipped, and "
         "evaluate on the same images; 0 = off. All other flags apply.", least=0)
     max_faults: int = option(100, "Stop if more annotations than this are invalid and dropped.",

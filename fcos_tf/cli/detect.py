@@ -8,8 +8,9 @@
 
 Writes each image, video and camera stream with the detections drawn on it; detections.json, COCO
 results of the images with the model's detections of every score; and detections.jsonl, one line per
-frame. Boxes are (x, y, width, height) in pixels of the files; EXIF orientation is not applied.
-Image ids are the file names if all of them are numbers, as in COCO; else they count from 1.
+frame. Boxes are (x, y, width, height) in pixels of the files, turned upright by their EXIF
+orientation with --apply_exif or a model that was trained so. Image ids are the file names if all of
+them are numbers, as in COCO; else they count from 1.
 
 Each image gets a line with the number of detections of each class that are drawn, those of
 --score_threshold and more. Unreadable files are listed at the end. The exit status is 0 if any file
@@ -38,6 +39,7 @@ _UNUSED = {
     "weights": {"description"}, "model_dir": {"description"},
     "saved_model": {"description", "image_size"}, "server": {"image_size"},
 }  # fmt: skip
+_OF_A_RUN = ("batch_size", "score_threshold", "apply_exif")
 
 
 # fmt: off
@@ -69,7 +71,7 @@ class DetectOptions(Options):
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tool; ends the process with its exit status."""
-    uses = ("model_dir", "classes", "score_threshold", "batch_size", "image_size")
+    uses = ("model_dir", "classes", "score_threshold", "batch_size", "image_size", "apply_exif")
     command_line.run(_detect, __doc__, argv, uses=uses, options=DetectOptions)
 
 
@@ -111,7 +113,7 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
             max_frames=options.max_frames,
             window=window,
             report=tqdm.write,
-            **{n: getattr(config, n) for n in ("batch_size", "score_threshold") if n in given},
+            **{name: getattr(config, name) for name in _OF_A_RUN if name in given},
         )
         print(run.run(inputs))
     if run.faults:

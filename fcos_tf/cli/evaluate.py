@@ -75,6 +75,7 @@ def _evaluate(config: Config, options: EvaluateOptions, given: command_line.Give
             **options_for(options, evaluate),
             overrides={n: getattr(config, n) for n in fields_of(DetectionOptions) if n in given},
             size_of_model="image_size" not in given,
+            exif_of_model="apply_exif" not in given,
         )
     print(format_per_class(scores.per_class))
     print(format_table(scores.metrics))
@@ -87,6 +88,7 @@ def evaluate(
     output_dir: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     size_of_model: bool = False,
+    exif_of_model: bool = False,
 ):
     """Evaluates a trained model on the validation data of a config, and writes the results.
 
@@ -97,6 +99,7 @@ def evaluate(
         output_dir: Output folder; None: the folder of `weights`, or `config.model_dir`.
         overrides: Attributes of the model to change, such as {"score_threshold": 0.3}.
         size_of_model: Whether to use the `image_size` of the model, if it has one.
+        exif_of_model: Whether to use its `apply_exif`.
 
     Returns:
         `fcos_tf.evaluation.Scores`; the metrics of a checkpoint include its `step`.
@@ -124,6 +127,8 @@ def evaluate(
         setattr(model, name, value)  # before anything is traced
     if size_of_model and model.image_size:
         config = dataclasses.replace(config, image_size=model.image_size)
+    if exif_of_model:
+        config = dataclasses.replace(config, apply_exif=model.apply_exif)
     class_names = model.class_names and detectable(model.class_names)
     dataset = build.load_val_data(config, class_names)
     for note in dataset.notes:

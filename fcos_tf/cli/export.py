@@ -51,7 +51,7 @@ class ExportOptions(Options):
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tool; ends the process with its exit status."""
-    uses = ("model_dir", "image_size", DetectionOptions)
+    uses = ("model_dir", "image_size", "apply_exif", DetectionOptions)
     command_line.run(_export, __doc__, argv, uses=uses, options=ExportOptions)
 
 
@@ -73,6 +73,8 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
     from fcos_tf.training import run
 
     model = load_detector(run.find_weights(config.model_dir, options.weights))
+    if "apply_exif" in given:
+        model.apply_exif = config.apply_exif
     image_size = config.image_size if "image_size" in given else None
     size_and_precision = {"image_size": image_size, "precision": options.export_precision}
     if options.output_dir:

@@ -29,6 +29,7 @@ from fcos_tf.data.formats import (
     xml_folder,
     yolo,
 )
+from fcos_tf.data.formats.frames import Frame
 from fcos_tf.data.input.augment import check_augmentations
 from fcos_tf.data.input.examples import ExampleMapper, Source, make_source
 from fcos_tf.data.input.order import Order, check_counts, check_hosts
@@ -65,6 +66,8 @@ def load(
     limit: int | None = None,
     classes: Sequence[str] | None = None,
     val_fraction: float = 0.2,
+    apply_exif: bool = False,
+    scale_boxes: bool = False,
     horizontal_flip: bool | None = None,
     augment: Sequence[str] = (),
     scale_jitter: tuple[float, float] = (0.1, 2.0),
@@ -95,7 +98,7 @@ def load(
     Training shuffles; without `repeat` every iteration has a new order and drops the images that
     do not fill a last batch. The same seed gives the same sequence.
 
-    Boxes refer to the pixels as stored: the EXIF orientation of an image is not applied.
+    Boxes refer to the pixels as stored, unless `apply_exif` or `scale_boxes` says otherwise.
 
     Args:
         dataset: "digits" (embedded, no files needed), "coco", "voc", "xml", "yolo", "csv",
@@ -125,6 +128,10 @@ def load(
         classes: Names of the classes in the order of their labels; objects of others are left
             out. Default: all, in the order of the data set (COCO, TFDS, YOLO), or sorted.
         val_fraction: Of data without splits, the share of the images in "val".
+        apply_exif: Turn images upright by their EXIF orientation: for boxes drawn in a viewer that
+            does so.
+        scale_boxes: Scale boxes from the annotated sizes of the images to the actual ones: for
+            photos resized after annotation. Every image must have kept its aspect ratio.
         horizontal_flip: Mirror every other image, at random. Default: when training, unless the
             data set does not stand it (digits).
         augment: What else is done to training images: "color_jitter", "rand_augment",
@@ -195,7 +202,7 @@ def load(
         max_faults=max_faults, max_bad_images=max_bad_images,
         data_dir=data_dir, annotations=annotations, images=images,
         classes=classes, limit=limit, include_difficult=include_difficult,
-        val_fraction=val_fraction,
+        val_fraction=val_fraction, apply_exif=apply_exif, scale_boxes=scale_boxes,
     )  # fmt: skip
     source = found.source
     if orientation_buckets and source.portrait is None:
@@ -314,6 +321,8 @@ def read_annotations(
     limit: int | None = None,
     include_difficult: bool = False,
     val_fraction: float = 0.2,
+    apply_exif: bool = False,
+    scale_boxes: bool = False,
 ) -> ReadResult:
     """Reads what a data set says about a split, without decoding its images.
 
@@ -348,10 +357,12 @@ def read_annotations(
         "limit": limit,
         "include_difficult": include_difficult,
         "val_fraction": val_fraction,
+        "frame": Frame(apply_exif, scale_boxes),
         **where,
     }
     found = reader(split=split, **{key: value for key, value in options.items() if key in taken})
-    annotations = replace(found.annotations, notes=notes + found.annotations.notes)
+    annotations = found.annotations
+    annotations = replace(annotations, apply_exif=apply_exif, notes=notes + annotations.notes)
     return found._replace(annotations=annotations)
 
 

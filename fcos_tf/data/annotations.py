@@ -40,14 +40,6 @@ class Fault(NamedTuple):
         return escaped(f"{self.file}: {self.item}{self.item and ' '}{self.what}")
 
 
-def size_mismatch(annotated: tuple[int, int], stored: tuple[int, int]) -> str:
-    """The message about an image whose (height, width) is not the annotated one."""
-    return (
-        f"expected an image of {annotated[1]}x{annotated[0]} pixels, as annotated, "
-        f"got {stored[1]}x{stored[0]}; the size of the image is used"
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class Annotations:
     """All that is known of a split before its images are opened, as columns.
@@ -69,6 +61,7 @@ class Annotations:
         category_ids: The data set's own id of each label.
         ranges: int64 [n, 2], (offset, length) in bytes of the image within its file; None: images
             are whole files.
+        apply_exif: Whether sizes and boxes are those of the images turned upright by EXIF.
         notes: What a run says of the split: how it was made, what a reader decided.
     """
 
@@ -84,6 +77,7 @@ class Annotations:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     ranges: np.ndarray | None = None
+    apply_exif: bool = False
     notes: tuple[str, ...] = ()
 
     @property

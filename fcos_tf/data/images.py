@@ -6,8 +6,8 @@ decoding. Every function is pure, chance included: it is an argument.
 
 Pillow reads every usual format and names the error of a corrupt file. OpenCV decodes whole JPEGs:
 the same pixels, a quarter faster. Both use the accurate DCT, as PyTorch's loaders do (TensorFlow's
-default differs by up to 18 grey levels). EXIF orientation is not applied: the boxes of COCO and VOC
-refer to the stored pixels.
+default differs by up to 18 grey levels). EXIF orientation is applied only when asked: the boxes of
+COCO and VOC refer to the stored pixels.
 
 h, w: the size of an image. H, W: the size of the canvas it is padded to. M boxes.
 """
@@ -34,7 +34,7 @@ REDUCTION_MARGIN = 2
 # The only formats that Pillow may try: of others some start programs (PostScript).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
-MAX_PIXELS = 1 << 26  # of a decoded image: a few bytes can claim any size
+MAX_PIXELS = 1 << 27  # of a decoded image, 400 MB: a few bytes can claim any size
 
 LEAST_SIDE = 1.0  # pixels; of a box that a crop cuts to less there is nothing left to learn
 
@@ -85,16 +85,49 @@ def read_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> byte
     return data
 
 
-def stored_size(file: str | io.BytesIO) -> tuple[int, int] | None:
-    """(height, width) in an image's header, EXIF not applied; None: it cannot be read."""
+def read_header(
+    file: str | io.BytesIO, *, with_exif: bool = True
+) -> tuple[tuple[int, int], int] | None:
+    """The (height, width) of an image as stored, and its EXIF orientation, 1 if not asked for.
+
+    None: it cannot be read.
+    """
     try:
         with Image.open(file, formats=FORMATS) as image:
-            return image.size[1], image.size[0]
+            return image.size[::-1], orientation_of(image) if with_exif else 1
     except Exception:  # Pillow's plugins raise anything; decoding names the error
         return None
 
 
-def decode_image(data: bytes, name: str, size_for: SizeRule) -> tuple[np.ndarray, tuple[int, int]]:
+def stored_size(file: str | io.BytesIO, apply_exif: bool = False) -> tuple[int, int] | None:
+    """(height, width) in an image's header, or as EXIF turns it; None: it cannot be read."""
+    header = read_header(file, with_exif=apply_exif)
+    return header and header[0][:: -1 if header[1] > 4 else 1]
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of a Pillow image, 1 to 8, of which 5 to 8 exchange the sides."""
+    if image.format == "TIFF":  # Pillow applies it
+        return 1
+    try:
+        value = image.getexif().get(0x0112)
+    except Exception:  # a corrupt EXIF block
+        return 1
+    return value if value in range(2, 9) else 1
+
+
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels [h, w, 3] as viewers show them, by their EXIF orientation (TIFF 6.0, tag 274)."""
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return np.ascontiguousarray(pixels[rows, columns])
+
+
+def decode_image(
+    data: bytes, name: str, size_for: SizeRule, apply_exif: bool = False
+) -> tuple[np.ndarray, tuple[int, int]]:
     """Decodes an image and resizes it.
 
     Alpha channels are left out, palettes and grey levels become RGB, 16 bits become 8, and an
@@ -104,6 +137,7 @@ def decode_image(data: bytes, name: str, size_for: SizeRule) -> tuple[np.ndarray
         data: The content of a file of one of the `FORMATS`.
         name: For messages.
         size_for: Stored (height, width) -> (height, width) to resize to.
+        apply_exif: Turn the image upright; the stored size is then that of the turned image.
 
     Returns:
         uint8 [h, w, 3] RGB, and the stored (height, width).
@@ -115,16 +149,21 @@ def decode_image(data: bytes, name: str, size_for: SizeRule) -> tuple[np.ndarray
         raise ImageError(f"cannot decode image {name}: the file is empty")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            stored = image.size[1], image.size[0]
+            orientation = orientation_of(image) if apply_exif else 1
+            whole, step = image.size, 1 if orientation > 4 else -1
+            stored = whole[::step]
             height, width = size_for(*stored)
-            image.draft(None, (REDUCTION_MARGIN * width, REDUCTION_MARGIN * height))
+            draft = np.array([height, width][::step]) * REDUCTION_MARGIN
+            image.draft(None, tuple(draft.tolist()))
             if math.prod(image.size) > MAX_PIXELS:
                 got = f"{image.size[0]} x {image.size[1]}"
                 raise ValueError(f"expected at most {MAX_PIXELS} pixels, got {got}")
             # The interpreter lock is free while pixels are decoded.
-            pixels = _decode_whole_jpeg(image, data, stored)
+            pixels = _decode_whole_jpeg(image, data, whole)
             if pixels is None:
                 pixels = to_rgb(image)
+            if orientation > 1:
+                pixels = turn_upright(pixels, orientation)
     except UnidentifiedImageError as error:
         raise ImageError(f"cannot decode image {name}: it is of no known format") from error
     except Exception as error:  # Pillow's plugins raise anything
@@ -151,9 +190,9 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def _decode_whole_jpeg(image: Image.Image, data: bytes, stored: tuple[int, int]):
+def _decode_whole_jpeg(image: Image.Image, data: bytes, whole: tuple[int, int]):
     """The pixels of a JPEG that is to be decoded in full size, None of anything else."""
-    is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and image.size == stored[::-1]
+    is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and image.size == whole
     # OpenCV silently fills up a truncated file, which lacks the end marker.
     if not is_plain or not data.endswith(b"\xff\xd9"):
         return None

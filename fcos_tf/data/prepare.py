@@ -12,10 +12,12 @@ from PIL import Image
 from fcos_tf.data.images import (
     ImageError,
     decode_image,
+    orientation_of,
     pad_image,
     read_bytes,
     resize_image,
     to_rgb,
+    turn_upright,
 )
 from fcos_tf.image_size import MULTIPLE, ImageSize, parse_image_size
 
@@ -46,13 +48,14 @@ def prepare_image(
     return resize_image(pixels.astype(np.float32), *rule.resized(*size)), size
 
 
-def read_pixels(source: ImageSource, *, name: str = "") -> np.ndarray:
-    """The stored pixels of an image, uint8 [h, w, 3] RGB; EXIF orientation is not applied.
+def read_pixels(source: ImageSource, *, name: str = "", apply_exif: bool = False) -> np.ndarray:
+    """The stored pixels of an image, uint8 [h, w, 3] RGB.
 
     Args:
         source: A path, the bytes of an image file, pixels uint8 [h, w, 3] RGB, or a Pillow image,
             which is converted as a file is, see `decode_image`.
         name: For messages about an image that is no path.
+        apply_exif: Turn it upright by its EXIF orientation.
 
     Raises:
         ImageError: It cannot be read or decoded; names it.
@@ -60,7 +63,8 @@ def read_pixels(source: ImageSource, *, name: str = "") -> np.ndarray:
     """
     if isinstance(source, Image.Image):
         try:
-            source = to_rgb(source)
+            orientation = orientation_of(source) if apply_exif else 1
+            source = turn_upright(to_rgb(source), orientation)
         except Exception as error:  # Pillow reads late, and raises anything
             raise ImageError(f"cannot read image{name and ' ' + name}: {error}") from error
     if isinstance(source, np.ndarray):
@@ -74,7 +78,7 @@ def read_pixels(source: ImageSource, *, name: str = "") -> np.ndarray:
     if not isinstance(source, bytes):
         name = os.fspath(source)
         source = read_bytes(name)
-    pixels, _ = decode_image(source, name or "from bytes", lambda h, w: (h, w))
+    pixels, _ = decode_image(source, name or "from bytes", lambda h, w: (h, w), apply_exif)
     return pixels
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 import numpy as np
+from absl import logging
 from PIL import Image
 
 from fcos_tf.atomic_files import put_in_place
@@ -96,9 +97,19 @@ def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
 
 
 def files_in(folder: str | Path, suffixes: Sequence[str]) -> list[Path]:
-    """The files of a folder, without subfolders, with one of the suffixes; by name."""
-    files = sorted(Path(folder).iterdir())
-    return [file for file in files if file.suffix.lower() in suffixes and file.is_file()]
+    """The files of a folder, without subfolders, with one of the suffixes; by name.
+
+    A warning counts the other ones, but for hidden files.
+    """
+    files = [file for file in sorted(Path(folder).iterdir()) if file.is_file()]
+    found = [file for file in files if file.suffix.lower() in suffixes]
+    others = [each.name for each in files if each not in found and not each.name.startswith(".")]
+    if others:
+        logging.warning(
+            "%s: skipped %d files by their endings: %s%s",
+            folder, len(others), ", ".join(others[:10]), " ..." if len(others) > 10 else "",
+        )  # fmt: skip
+    return found
 
 
 def output_names(inputs: Sequence[Input]) -> dict[Path, str]:

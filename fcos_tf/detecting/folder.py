@@ -31,6 +31,7 @@ class FolderRun:
         batch_size: images at a time.
         score_threshold: least score of drawn detections.
         max_frames: of a video or camera; None: all.
+        apply_exif: whether images are turned upright by EXIF; None: as the model was trained.
         window: also shows the pictures.
         report: called with a line for each image, the drawn detections by class.
 
@@ -52,6 +53,7 @@ class FolderRun:
     batch_size: int = 1
     score_threshold: float = PICTURE_THRESHOLD
     max_frames: int | None = None
+    apply_exif: bool | None = None
     window: Window | None = None
     report: Callable[[str], None] = lambda line: None
 
@@ -148,9 +150,10 @@ class FolderRun:
 
     def _read(self, images: Iterable[Path]) -> Iterator[Picture]:
         """The readable images, with their pixels, as they are drawn at once."""
+        upright = self.model.apply_exif if self.apply_exif is None else self.apply_exif
         for file in images:
             try:
-                yield read_picture(str(file))._replace(source=None)
+                yield read_picture(str(file), apply_exif=upright)._replace(source=None)
             except ImageError as error:
                 self.faults.append(str(error))
 

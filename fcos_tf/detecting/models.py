@@ -7,6 +7,7 @@
 B images, each of its own size h x w; D detections of each.
 """
 
+import io
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from fcos_tf.data.images import ImageError, read_bytes
+from fcos_tf.data.images import ImageError, orientation_of, read_bytes
 from fcos_tf.data.prepare import prepare_batch, read_pixels
 from fcos_tf.detecting.batches import compile_detect, detect_batch
 from fcos_tf.detecting.detections import Detections
@@ -31,10 +32,11 @@ def detect(
     image_size: str | None = None,
     batch_size: int = 1,
     score_threshold: float | None = None,
+    apply_exif: bool | None = None,
 ) -> list[Detections]:
     """Detects objects in images, each in its own pixels.
 
-    EXIF orientation is not applied. Files, bytes and images of Pillow are converted alike: grey,
+    Files, bytes and images of Pillow are converted alike: grey,
     palettes and CMYK become RGB, 16 bits become 8, alpha is dropped.
 
     Args:
@@ -49,6 +51,8 @@ def detect(
         score_threshold: in place of the model's threshold, and also the least score of a result.
             None: the model's own. (FCOS applies its threshold to the class probability; the score
             also has the centerness as a factor, and is lower.)
+        apply_exif: whether images are turned upright by their EXIF orientation; boxes are then in
+            pixels of the turned image. None: as the model was trained.
 
     Returns:
         The detections of each image, in order; for one image, a list of one.
@@ -71,10 +75,11 @@ def detect(
         raise ValueError(f"score_threshold: expected 0 to 1, got {score_threshold}")
     sources = list_images(images)
     opened = open_model(model, image_size=image_size)
+    upright = opened.apply_exif if apply_exif is None else apply_exif
     results: list[Detections] = []
     for start in range(0, len(sources), batch_size):
         batch = enumerate(sources[start : start + batch_size], start)
-        pictures = [read_picture(source, number) for number, source in batch]
+        pictures = [read_picture(source, number, apply_exif=upright) for number, source in batch]
         for found in opened.detect_each(pictures, score_threshold):
             if isinstance(found, ImageError):
                 raise found
@@ -135,7 +140,13 @@ def open_model(
 
 def _opened_before(model: Any, image_size: str | None) -> "OpenedModel":
     """A model in memory, traced once for the same settings; up to four traces are kept."""
-    names = ("image_size", "class_names", "category_ids", *getattr(model, "thresholds", ()))
+    names = (
+        "image_size",
+        "apply_exif",
+        "class_names",
+        "category_ids",
+        *getattr(model, "thresholds", ()),
+    )
     key = str([image_size, *(getattr(model, name, None) for name in names)])
     # In the model, to be freed with it; `vars` avoids the tracking of attributes by Keras.
     opened = vars(model).setdefault("_opened_for_detecting", {})
@@ -201,14 +212,21 @@ def list_images(images: Any) -> list[Any]:
     return found
 
 
-def read_picture(source: Any, number: int = 0) -> Picture:
-    """Reads an image of `list_images`; `number`, its index, names it unless it is a file."""
-    if isinstance(source, str):
-        data = read_bytes(source)
-        return Picture(source, read_pixels(data, name=source), data, source, source)
-    name = f"images[{number}]"
-    data = source if isinstance(source, bytes) else None
-    return Picture(name, read_pixels(source, name=name), data, source=source)
+def read_picture(source: Any, number: int = 0, *, apply_exif: bool = False) -> Picture:
+    """Reads an image of `list_images`; `number`, its index, names it unless it is a file.
+
+    One that EXIF turns has pixels only: neither its file nor its bytes are the turned image.
+    """
+    file = source if isinstance(source, str) else None
+    name = file or f"images[{number}]"
+    data = read_bytes(file) if file else source if isinstance(source, bytes) else None
+    stored = source if data is None else data
+    pixels = read_pixels(stored, name=name, apply_exif=apply_exif)
+    if apply_exif and not isinstance(stored, np.ndarray):
+        stored = stored if data is None else Image.open(io.BytesIO(data))
+        if orientation_of(stored) > 1:
+            return Picture(name, pixels, file=file)
+    return Picture(name, pixels, data, file, source)
 
 
 class OpenedModel:
@@ -216,6 +234,8 @@ class OpenedModel:
 
     Class names and category ids are those of each label; None: unknown. Without ids labels are ids.
     """
+
+    apply_exif = False  # whether it was trained on images that EXIF turns upright
 
     def __init__(
         self, class_names: Sequence[str] | None = None, category_ids: Sequence[int] | None = None
@@ -286,6 +306,7 @@ class KerasModel(OpenedModel):
         if self._image_size is None:
             raise ValueError(f"image_size: expected one, as {name} has none of its own; got none")
         super().__init__(model.class_names, category_ids_of(model))
+        self.apply_exif = getattr(model, "apply_exif", False)
         self._inclusive_pixels = model.inclusive_pixels
         self._detect = compile_detect(model)
 

@@ -18,8 +18,6 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from fcos_tf.data.images import MAX_PIXELS
-
 FORMATS = "JPEG, PNG, BMP or WebP"
 
 
@@ -32,7 +30,7 @@ class Limits(NamedTuple):
     """
 
     images: int = 8
-    pixels: int = MAX_PIXELS
+    pixels: int = 1 << 26
 
 
 LIMITS = Limits()

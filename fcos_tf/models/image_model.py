@@ -48,6 +48,7 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         class_names: names of the classes, kept with the model.
         category_ids: the data set's own id of each label, kept with the model.
         image_size: input size, such as "800,1333" (short, long) or "512x512", kept with the model.
+        apply_exif: whether images are turned upright by their EXIF orientation, likewise.
         channel_order: input of the network, "rgb" (None) or "bgr". Images are always given as RGB.
         mean: three numbers in 0-255, in `channel_order`, to subtract. None: torchvision's.
         std: three numbers, the divisor after that. None: torchvision's.
@@ -85,6 +86,7 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         class_names: Sequence[str] | None = None,
         category_ids: Sequence[int] | None = None,
         image_size: str | None = None,
+        apply_exif: bool = False,
         channel_order: str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -106,7 +108,7 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         self.num_classes = num_classes
         self.class_names = None if class_names is None else tuple(class_names)
         self.category_ids = None if category_ids is None else tuple(map(int, category_ids))
-        self.image_size = image_size
+        self.image_size, self.apply_exif = image_size, apply_exif
         self.channel_order = channel_order
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.count_names = dict(self.count_names if count_names is None else count_names)
@@ -245,8 +247,9 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
 
     def get_config(self):
         """The constructor's arguments."""
-        names = ("num_classes", "class_names", "category_ids", "image_size", "channel_order")
-        config = {name: getattr(self, name) for name in (*names, "mean", "std", "name")}
+        names = ("num_classes", "class_names", "category_ids", "image_size", "apply_exif")
+        names += ("channel_order", "mean", "std", "name")
+        config = {name: getattr(self, name) for name in names}
         return {**config, "dtype": keras.dtype_policies.serialize(self.dtype_policy)}
 
 

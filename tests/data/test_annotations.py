@@ -12,6 +12,7 @@ from fcos_tf.data.annotations import (
     check_annotations,
     report_faults,
 )
+from fcos_tf.data.images import ImageError
 from fcos_tf.data.input.examples import make_source
 
 
@@ -159,12 +160,13 @@ def test_an_image_of_another_size_than_annotated(tmp_path):
     boxes = [[5, 5, 10, 10], [40, 20, 60, 40], [60, 5, 70, 10]]
     given = replace(annotations(boxes), files=[str(file)])
     notes = []
+    with pytest.raises(ImageError, match=f"{file}: expected an image of 200x100 pixels, as annot"):
+        make_source(given, notes.extend).read(0, lambda h, w: (h, w))
+    given = replace(given, sizes=np.zeros_like(given.sizes))  # unknown
     example = make_source(given, notes.extend).read(0, lambda h, w: (h, w))
     assert example.original_size.tolist() == [30, 50]
     assert example.boxes.tolist() == [[5, 5, 10, 10], [40, 20, 50, 30]]
     assert notes == [
-        f"{file}: expected an image of 200x100 pixels, as annotated, got 50x30; the size "
-        "of the image is used",
         f"{file}: left out box 3 (60, 5, 70, 10), outside the image of 50x30 pixels",
     ]
 

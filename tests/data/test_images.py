@@ -7,9 +7,15 @@ import tracemalloc
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from fcos_tf.data.images import ImageError, decode_image, read_bytes, resize_image, stored_size
+from fcos_tf.data.images import (
+    ImageError,
+    decode_image,
+    read_bytes,
+    resize_image,
+    stored_size,
+)
 from fcos_tf.image_size import ImageSize, parse_image_size
 
 
@@ -186,6 +192,31 @@ def test_exif_rotation_is_not_applied():
     assert np.abs(image.astype(int) - photo()).mean() < 3
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied_when_asked(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(photo(), kind, exif=exif, **options)
+    with Image.open(io.BytesIO(data)) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    image, size = decode_image(data, "a", keep, apply_exif=True)
+    assert size == image.shape[:2] == stored_size(io.BytesIO(data), apply_exif=True)
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_a_turned_jpeg_is_decoded_small():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    smooth = np.asarray(Image.fromarray(photo()).resize((1200, 800)))
+    data = encode(smooth, "JPEG", exif=exif)
+    image, size = decode_image(data, "a", lambda h, w: (h // 8, w // 8), apply_exif=True)
+    assert size == (1200, 800) and image.shape == (150, 100, 3)
+    turned = np.rot90(smooth, -1)
+    assert np.abs(image.astype(int) - resize_image(turned, 150, 100))[2:-2, 2:-2].mean() < 4
+
+
 def test_one_pixel():
     image, size = decoded(encode(np.uint8([[[9, 8, 7]]]), "PNG"), lambda h, w: (5, 7))
     assert size == (1, 1) and image.shape == (5, 7, 3) and (image == [9, 8, 7]).all()
@@ -303,11 +334,11 @@ def test_only_the_named_formats_are_tried(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_pixels_are_limited_by_the_header():
-    # 8192 x 8192 are MAX_PIXELS; one row more is decoded only where a JPEG can be decoded smaller.
-    big = encode(Image.new("L", (8192, 8193)), "JPEG")
-    assert decoded(big, lambda h, w: (100, 100))[1] == (8193, 8192)
-    message = r"a\.jpg: expected at most 67108864 pixels, got 8192 x 8193"
-    for data in (big, encode(Image.new("1", (8192, 8193)), "PNG")):
+    # 8192 x 16384 are MAX_PIXELS; one row more is decoded only where a JPEG can be decoded smaller.
+    big = encode(Image.new("L", (8192, 16385)), "JPEG")
+    assert decoded(big, lambda h, w: (100, 100))[1] == (16385, 8192)
+    message = r"a\.jpg: expected at most 134217728 pixels, got 8192 x 16385"
+    for data in (big, encode(Image.new("1", (8192, 16385)), "PNG")):
         tracemalloc.start()
         with pytest.raises(ImageError, match=message):
             decoded(data)

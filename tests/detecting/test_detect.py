@@ -148,6 +148,20 @@ def test_images_of_pillow_are_converted_as_files_are(mode, tmp_path):
     np.testing.assert_array_equal(read_picture(Image.open(path)).pixels, from_file)
 
 
+def test_images_that_exif_turns(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.png"
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(path, exif=exif)
+    stored = read_picture(str(path))
+    np.testing.assert_array_equal(stored.pixels, pixels)
+    for source in (str(path), path.read_bytes(), Image.open(path)):
+        turned = read_picture(source, apply_exif=True)
+        np.testing.assert_array_equal(turned.pixels, np.rot90(pixels, -1))
+        assert turned.data is None and turned.source is None  # their file has other pixels
+
+
 def test_lists_do_not_read(tmp_path):
     assert list_images([tmp_path / "gone.jpg", b"no image"]) == [
         str(tmp_path / "gone.jpg"),

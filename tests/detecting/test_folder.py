@@ -150,6 +150,15 @@ def test_inputs_of_every_kind(tmp_path, monkeypatch):
     assert found("p/notes.txt") == [(IMAGE, "p/notes.txt")]  # named, so it is tried
 
 
+def test_files_of_a_folder_that_are_skipped_are_named(tmp_path, caplog):
+    for name in ("a.jfif", "b.JPG", "c.mp4", "d.heic", "e.txt", ".DS_Store"):
+        (tmp_path / name).touch()
+    assert [item.path.name for item in find_inputs(str(tmp_path))] == [
+        "a.jfif", "b.JPG", "c.mp4",
+    ]  # fmt: skip
+    assert caplog.messages == [f"{tmp_path}: skipped 2 files by their endings: d.heic, e.txt"]
+
+
 def test_ids_and_names_of_outputs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paths = [Path("000139.jpg"), Path("000285.png")]

@@ -284,6 +284,12 @@ def refuses(model, folder, message):
     assert list(folder.iterdir()) == []
 
 
+def test_a_graph_cannot_apply_exif(small, tmp_path):
+    model = type(small).from_config(small.get_config() | {"apply_exif": True})
+    with pytest.raises(ValueError, match="apply_exif: the exported graph cannot read EXIF"):
+        export_saved_model(model, tmp_path / "1")
+
+
 def test_wrong_weights_are_noticed(small, tmp_path, monkeypatch):
     right = folding.inference_copy
 

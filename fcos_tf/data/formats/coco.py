@@ -9,7 +9,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from fcos_tf.data.annotations import (
     Fault,
     ReadResult,
     check_annotations,
-    size_mismatch,
 )
 from fcos_tf.data.formats import coco_places, coco_records
+from fcos_tf.data.formats.frames import STORED, Frame, fit_to_images
 from fcos_tf.data.images import stored_size
 
 KEYS = ("images", "annotations", "categories")
@@ -39,6 +38,7 @@ def read_coco(
     class_names: Sequence[str] | None = None,
     limit: int | None = None,
     val_fraction: float = 0.2,
+    frame: Frame = STORED,
 ) -> ReadResult:
     """Reads one split of a COCO data set; the images themselves are not opened.
 
@@ -47,8 +47,8 @@ def read_coco(
     Segmentations and unknown keys do not matter.
 
     Images without annotations stay. An image is dropped with its annotations if its file is
-    missing or another image has its id. `file_name` is relative to the images folder; where there
-    is no such file, its last part counts ("train2017/1.jpg" in the folder train2017).
+    missing or another image has its id or file. `file_name` is relative to the images folder; where
+    there is no such file, see `CocoFiles.find` ("train2017/1.jpg" in the folder train2017).
 
     Args:
         split: For example "val2017"; only used to find files in `data_dir`.
@@ -59,6 +59,7 @@ def read_coco(
             its other classes are left out and counted in `other_classes`.
         limit: Read only the first `limit` images.
         val_fraction: Where one JSON file has the images of all splits, see `splits.choose`.
+        frame: What to do where boxes are not in stored pixels.
 
     Raises:
         FileNotFoundError: No annotation file or no images folder; names all places tried.
@@ -93,7 +94,7 @@ def read_coco(
         category_ids=chosen,
         notes=(*notes, *left_out),
     ).images(listed.used)
-    read, size_faults = _correct_sizes(read)
+    read, size_faults = _correct_sizes(read, frame)
     clean, box_faults = check_annotations(read, str(file), "annotation")
     return ReadResult(clean, faults + size_faults + box_faults, objects.other_classes)
 
@@ -200,23 +201,20 @@ def _load(file: Path) -> dict[str, list[dict]]:
     }
 
 
-def _correct_sizes(read: Annotations) -> tuple[Annotations, list[Fault]]:
-    """Uses the size of the stored image where boxes contradict the annotated one.
+def _correct_sizes(read: Annotations, frame: Frame) -> tuple[Annotations, list[Fault]]:
+    """Compares images with their annotated sizes where boxes contradict these.
 
-    Opening all images would take minutes. Only those are opened here that have boxes reaching
-    over them by more than `OVERHANG`; all others are compared when they are decoded.
+    Opening all images would take minutes. Unless boxes shall be scaled, only those are opened here
+    that have boxes reaching over them by more than `OVERHANG`; all others are compared when they
+    are decoded.
     """
-    sizes, faults = read.sizes.copy(), []
-    limits = np.tile(sizes[read.owners][:, ::-1], 2) + OVERHANG
+    limits = np.tile(read.sizes[read.owners][:, ::-1], 2) + OVERHANG
     with np.errstate(invalid="ignore"):
         over = ((read.boxes > limits) & (limits > OVERHANG)).any(axis=1)
-    for index in np.unique(read.owners[over]):
-        annotated, stored = tuple(sizes[index].tolist()), stored_size(read.files[index])
-        if stored and stored != annotated:
-            sizes[index] = stored
-            what = size_mismatch(annotated, stored)
-            faults.append(Fault(read.files[index], "", what, kept=True))
-    return replace(read, sizes=sizes), faults
+    stored = np.zeros_like(read.sizes)
+    for index in range(read.num_images) if frame.scale_boxes else np.unique(read.owners[over]):
+        stored[index] = stored_size(read.files[index], frame.apply_exif) or (0, 0)
+    return fit_to_images(read, stored, frame, read.files, "")
 
 
 def _choose(

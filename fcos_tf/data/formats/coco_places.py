@@ -90,9 +90,9 @@ def without_set_name(
     It has id 0 and supercategory none, is the supercategory of others, and has no annotation.
     """
     categories = content["categories"]
-    above = {str(record.get("supercategory")) for record in categories}
+    above = {str(record.get("supercategory")).strip() for record in categories}
     for record in categories:
-        name = record.get("name")
+        name = str(record.get("name")).strip()
         if record.get("id") != 0 or record.get("supercategory") != "none":
             continue
         asked = name in (class_names or ())

@@ -11,17 +11,16 @@ width, without any +1. A record's place is counted from 0 in its list.
 """
 
 import math
-import os
-import re
 import struct
 from collections import Counter
-from functools import cache
+from itertools import compress
 from reprlib import repr  # shortens what is long
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fcos_tf.data.annotations import Fault
+from fcos_tf.data.formats.coco_files import CocoFiles
 
 _NO_ID = -(2**63)  # stands for what cannot be an id
 _FOUR_NUMBERS = struct.Struct("4d")
@@ -72,6 +71,7 @@ def read_categories(records: list[dict], file: str) -> tuple[dict[int, str], lis
         if not isinstance(name, str) or not name.strip():
             problems.append(Problem(place, f"has name {name!r}, expected a text", True))
             name = f"category {category}"
+        name = name.strip()
         if names.setdefault(category, name) != name:
             raise ValueError(
                 f"{file}: category {category} has two names, {names[category]!r} and {name!r}"
@@ -99,11 +99,14 @@ def read_images(content: dict[str, list[dict]], folder: str, limit: int | None) 
     first = _find_first(ids, ids)  # [R]
     repeats = _repeats(first)
     contested = {first[place] for place in repeats if records[place] != records[first[place]]}
-    files_in = cache(lambda parent: _list_files(os.path.join(folder, parent)))
+    there = CocoFiles(folder, {n for r in records if isinstance(n := r.get("file_name"), str)})
+
+    def lost(place: int) -> str:
+        count = per_image[place]
+        return f"; annotations lost with it: {count}" if count else ""
+
     files, used, problems = [""] * len(ids), np.zeros(len(ids), bool), []
     sizes = np.zeros([len(ids), 2], np.int32)
-    stated = {str(record.get("file_name")): None for record in records}
-    same_last = Counter(map(_last_part, stated))
     for place, record in enumerate(records[:limit]):
         name, what = record.get("file_name"), ""
         if ids[place] == _NO_ID:
@@ -115,22 +118,12 @@ def read_images(content: dict[str, list[dict]], folder: str, limit: int | None) 
         elif not isinstance(name, str):
             what = f"has file_name {name!r}, expected a path"
         else:
-            parent, _, last = name.rpartition("/")
-            if last not in files_in(parent):
-                parent, _, last = name.replace("\\", "/").rpartition("/")
-            if last in files_in(parent):
-                files[place] = os.path.join(folder, parent, last)
-            elif last not in files_in(""):
-                what = f"has no file {name} in {folder}"
-            elif same_last[last] == 1:
-                files[place] = os.path.join(folder, last)
-            else:
-                other = next(n for n in stated if n != name and _last_part(n) == last)
-                what = f"has no file {name} in {folder}, and {last} there may be that of {other}"
+            try:
+                files[place] = there.find(name)
+            except ValueError as error:
+                what = str(error)
         if what:
-            if per_image[place]:
-                what += f"; annotations lost with it: {per_image[place]}"
-            problems.append(Problem(place, what))
+            problems.append(Problem(place, what + lost(place)))
             continue
         used[place] = True
         height, width = record.get("height"), record.get("width")
@@ -140,6 +133,12 @@ def read_images(content: dict[str, list[dict]], folder: str, limit: int | None) 
         elif (height, width) != (None, None):
             what = f"has height {height!r} and width {width!r}, taken as unknown"
             problems.append(Problem(place, what, True))
+    count = Counter(compress(files, used))
+    for place in np.flatnonzero(used) if len(count) < used.sum() else ():
+        if count[files[place]] > 1:
+            used[place] = False
+            what = f"has file {records[place]['file_name']}, which another image has too"
+            problems.append(Problem(place, what + lost(place)))
     return Images(ids, owners, files, sizes, used, problems)
 
 
@@ -223,19 +222,8 @@ def faults(problems: list[Problem], records: list[dict], noun: str, file: str) -
     return found
 
 
-def _last_part(name: str) -> str:
-    return re.split(r"[/\\]", name)[-1]
-
-
 def _wrong_id(record: dict) -> str:
     return f"has id {repr(record.get('id'))}, expected a whole number"
-
-
-def _list_files(folder: str) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(folder))
-    except (OSError, ValueError):  # ValueError: a name that no folder can have
-        return frozenset()
 
 
 def _find_first(values: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats import splits
+from fcos_tf.data.formats.frames import STORED, Frame
 from fcos_tf.data.formats.image_index import ImageIndex, plain_name
 from fcos_tf.data.formats.listing import Listing, read_listing
 from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
@@ -54,6 +55,7 @@ def read_csv(
     class_names: Sequence[str] | None = None,
     limit: int | None = None,
     val_fraction: float = 0.2,
+    frame: Frame = STORED,
 ) -> ReadResult:
     """Reads a split of a table; files that it does not name are left out.
 
@@ -68,6 +70,7 @@ def read_csv(
             Default: the sorted names of all lines of all tables.
         limit: Read only the first `limit` images, by name.
         val_fraction: See `splits.choose`.
+        frame: What to do where boxes are not in stored pixels.
 
     Returns:
         A `ReadResult`; `category_ids` are 1..C, `numbers` are lines from 1.
@@ -105,11 +108,13 @@ def read_csv(
         find_class_names=find_class_names,
         item="line",
         faults=faults,
+        notes=index.notes,
         split=split if own else None,
     )
     return read_listing(
-        listing, split, class_names=class_names, limit=limit, val_fraction=val_fraction
-    )
+        listing, split, class_names=class_names, limit=limit,
+        val_fraction=val_fraction, frame=frame,
+    )  # fmt: skip
 
 
 def is_table(file: Path) -> bool:

@@ -2,6 +2,8 @@
 
 import os
 import posixpath
+import re
+import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from fcos_tf.image_suffixes import IMAGE_SUFFIXES
 # Folders of a data set that tell nothing of an image: a/images/b.jpg is a/b.jpg.
 _PLACES = {"images", "image", "imgs", "img", "jpegimages", "annotations", "annotation", "labels",
            "photos", "xml", "xmls", "json"}  # fmt: skip
+# Files that one expects beside images.
+_DATA_SUFFIXES = (".xml", ".json", ".txt", ".csv", ".yaml", ".yml", ".names", ".data", ".md")
 
 
 def is_image_name(name: str) -> bool:
@@ -26,13 +30,24 @@ MAX_FOLDERS = 100_000  # yet to be read: links that lead to each other make many
 
 
 def plain_name(name: str) -> str:
-    """A relative path with `/`, without the folders that only say "images" or "annotations"."""
-    *folders, last = posixpath.normpath(name.replace("\\", "/")).split("/")
+    """A relative path with `/`, NFC, without folders that only say "images" or "annotations"."""
+    name = unicodedata.normalize("NFC", name.replace("\\", "/"))
+    *folders, last = posixpath.normpath(name).split("/")
     return "/".join([*(part for part in folders if part.lower() not in _PLACES), last])
 
 
+def unquoted(line: str) -> str:
+    """A name in a list with `/`, without the quotes that some tools put around it."""
+    return re.sub(r"""^(["'])(.+)\1$""", r"\2", line).replace("\\", "/")
+
+
 def files_below(root: str | os.PathLike, *suffixes: str) -> list[str]:
-    """The files with these suffixes below a folder, relative with `/`, sorted; hidden ones not."""
+    """The files below a folder, relative with `/`, sorted; hidden ones not.
+
+    Args:
+        root: The folder.
+        *suffixes: Of the files; none: all.
+    """
     found = []
     above = {os.fspath(root): {os.path.realpath(root)}}  # of each folder: it and those above
     for folder, folders, files in os.walk(root, followlinks=True):
@@ -50,7 +65,7 @@ def files_below(root: str | os.PathLike, *suffixes: str) -> list[str]:
         found += [
             name if relative == "." else f"{relative}/{name}"
             for name in files
-            if name.lower().endswith(suffixes) and not name.startswith(".")
+            if name.lower().endswith(suffixes or "") and not name.startswith(".")
         ]
     return sorted(found)
 
@@ -64,6 +79,7 @@ class ImageIndex:
     Attributes:
         root: The folder.
         names: Of all image files, relative to it with `/`, sorted.
+        notes: What is said of other files there.
 
     Raises:
         FileNotFoundError: No such folder.
@@ -73,14 +89,20 @@ class ImageIndex:
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"no images folder {root}")
-        self.names = files_below(root, *IMAGE_SUFFIXES)
+        files = files_below(root)
+        self.names = [name for name in files if is_image_name(name)]
+        others = sorted({*files} - {*self.names})
+        others = [name for name in others if not name.lower().endswith(_DATA_SUFFIXES)]
+        what = f"{root}: skipped {len(others)} files whose endings are of no image, first"
+        self.notes = (f"{what} {others[0]}",) if others else ()
         self._names = set(self.names)
         self._by_stem, self._by_plain, self._by_last = (defaultdict(list) for _ in range(3))
         for name in self.names:
             self._by_stem[stem_of(name)].append(name)
             self._by_plain[stem_of(plain_name(name))].append(name)
-            self._by_last[posixpath.basename(name)].append(name)
-            self._by_last[stem_of(posixpath.basename(name))].append(name)
+            last = posixpath.basename(unicodedata.normalize("NFC", name))
+            self._by_last[last].append(name)
+            self._by_last[stem_of(last)].append(name)
 
     def path(self, name: str) -> str:
         """The path of an image."""
@@ -103,23 +125,22 @@ class ImageIndex:
         Raises:
             ValueError: There is none, or several; it does not name the annotation.
         """
-        stated = stated.replace("\\", "/")
+        stated = unicodedata.normalize("NFC", stated.replace("\\", "/"))
         last = posixpath.basename(stated)
         same = self._by_stem.get(stem) or self._only(self._by_plain, plain_name(stem))
         if same:
-            exact = [name for name in same if posixpath.basename(name) == last]
-            return min(exact or same, key=_preference)
+            return _nearest(same, last)
         if stated:
             for path in (posixpath.join(posixpath.dirname(stem), stated), stated):
                 name = posixpath.normpath(path)
                 if not name.startswith(("/", "..")) and (self.root / name).is_file():
                     return name  # whatever its suffix
         found = (last and self._only(self._by_last, last)) or self._only(
-            self._by_last, posixpath.basename(stem)
+            self._by_last, posixpath.basename(unicodedata.normalize("NFC", stem))
         )
         if not found:
             raise ValueError(f"expected its image {self.root / stem}.jpg, got no such file")
-        return min(found, key=_preference)
+        return _nearest(found, last)
 
     def find_stated(self, stated: str) -> str:
         """Finds an image by the path that a table gives it; see `find`."""
@@ -130,9 +151,9 @@ class ImageIndex:
         if name.startswith("/") and name.startswith(f"{self.root.resolve().as_posix()}/"):
             return self.find_stated(posixpath.relpath(name, self.root.resolve().as_posix()))
         for key, names in ((stem_of(plain_name(name)), self._by_plain),
-                           (posixpath.basename(name), self._by_last)):  # fmt: skip
+                           (posixpath.basename(plain_name(name)), self._by_last)):  # fmt: skip
             if found := self._only(names, key):
-                return found[0]
+                return _nearest(found, posixpath.basename(name))
         raise ValueError(f"expected image {self.root / name}, got no such file")
 
     @staticmethod
@@ -144,5 +165,13 @@ class ImageIndex:
         return found
 
 
-def _preference(name: str) -> int:
-    return IMAGE_SUFFIXES.index(posixpath.splitext(name)[1].lower())
+def _nearest(names: list[str], stated: str) -> str:
+    """Of names that differ in their endings the stated one, else `.jpg` before others."""
+    ending = posixpath.splitext(stated)[1]
+
+    def distance(name: str) -> tuple[bool, bool, int]:
+        mine = posixpath.splitext(name)[1]
+        rank = IMAGE_SUFFIXES.index(mine.lower())
+        return mine.lower() != ending.lower(), mine != ending, rank
+
+    return min(names, key=distance)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fcos_tf.data.annotations import Fault, ReadResult
+from fcos_tf.data.formats.frames import STORED, Frame
 from fcos_tf.data.formats.image_index import ImageIndex, files_below
-from fcos_tf.data.formats.listing import Listing, annotation_folder, read_listing, unannotated
+from fcos_tf.data.formats.listing import Listing, annotation_folder, notes_on, read_listing
 from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
 
 _POINTS = {"rectangle": 2, "polygon": 3}  # least number of them
@@ -29,6 +30,7 @@ def read_labelme(
     class_names: Sequence[str] | None = None,
     limit: int | None = None,
     val_fraction: float = 0.2,
+    frame: Frame = STORED,
 ) -> ReadResult:
     """Reads a split of labelme's files, subfolders included.
 
@@ -45,6 +47,7 @@ def read_labelme(
             Default: the sorted labels of all files.
         limit: Read only the first `limit` images, by name.
         val_fraction: See `splits.choose`.
+        frame: What to do where boxes are not in stored pixels.
 
     Returns:
         A `ReadResult`; `category_ids` are 1..C, `numbers` are places in `shapes`, from 1.
@@ -74,11 +77,12 @@ def read_labelme(
         read=lambda name, wanted: read[name],
         find_class_names=find_class_names,
         item="shape",
-        notes=unannotated(index, names),
+        notes=notes_on(index, names),
     )
     return read_listing(
-        listing, split, class_names=class_names, limit=limit, val_fraction=val_fraction
-    )
+        listing, split, class_names=class_names, limit=limit,
+        val_fraction=val_fraction, frame=frame,
+    )  # fmt: skip
 
 
 def _read(file: Path, stem: str, index: ImageIndex) -> ImageRecord:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats import splits
+from fcos_tf.data.formats.frames import STORED, Frame
 from fcos_tf.data.formats.image_index import ImageIndex, plain_name, stem_of
 from fcos_tf.data.formats.records import ImageRecord, absent_classes, read_result
 from fcos_tf.data.formats.voc_files import image_ids_of
@@ -45,6 +46,7 @@ def read_listing(
     limit: int | None,
     val_fraction: float,
     include_difficult: bool = False,
+    frame: Frame = STORED,
 ) -> ReadResult:
     """Reads a split of a listing.
 
@@ -57,6 +59,7 @@ def read_listing(
         limit: Read only the first `limit` images.
         val_fraction: See `splits.choose`.
         include_difficult: Let objects marked difficult count like all others.
+        frame: What to do where boxes are not in stored pixels.
 
     Raises:
         FileNotFoundError, ValueError: No such split, or no image of it is left.
@@ -74,7 +77,7 @@ def read_listing(
     where = f"split {split!r} of {listing.root}"
     found = read_result(
         records, ids[:limit], wanted,
-        where=where, item=listing.item, include_difficult=include_difficult,
+        where=where, item=listing.item, include_difficult=include_difficult, frame=frame,
     )  # fmt: skip
     faults = [*listing.faults, *chosen.faults, *found.faults]
     if class_names is not None and len(records) == len(names):
@@ -98,10 +101,11 @@ def annotation_folder(data_dir, annotations, images, dataset: str) -> tuple[Path
     return folder, ImageIndex(images or data_dir)
 
 
-def unannotated(index: ImageIndex, names: Sequence[str]) -> tuple[str, ...]:
-    """A note on images without annotation file, if there are some."""
+def notes_on(index: ImageIndex, names: Sequence[str]) -> tuple[str, ...]:
+    """Notes on images without annotation file, and on files that are no images, if any."""
     there = {plain_name(name) for name in names}
     lost = [name for name in index.names if plain_name(os.path.splitext(name)[0]) not in there]
     if not lost:
-        return ()
-    return (f"{index.root}: {len(lost)} images without annotations are left out, first {lost[0]}",)
+        return index.notes
+    what = f"{index.root}: {len(lost)} images without annotations are left out, first {lost[0]}"
+    return (*index.notes, what)

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from fcos_tf.data.annotations import Annotations, Fault, ReadResult, check_annotations
-from fcos_tf.data.images import stored_size
+from fcos_tf.data.formats.frames import STORED, Frame, fit_to_images
+from fcos_tf.data.images import read_header
 
 
 class ObjectRecord(NamedTuple):
@@ -57,11 +58,12 @@ def read_result(
     where: str,
     item: str = "object",
     include_difficult: bool = False,
+    frame: Frame = STORED,
 ) -> ReadResult:
     """Makes the columns of a split from the records of its images, and checks them.
 
-    The size of an image comes from its header, or else from the annotation; a fault names those
-    that disagree. An image with several records is dropped: each names the other's file.
+    The size of an image comes from its header, or else from the annotation; where they disagree,
+    see `fit_to_images`. An image with several records is dropped: each names the other's file.
 
     Args:
         records: Of n images.
@@ -70,37 +72,52 @@ def read_result(
         where: The split, for messages.
         item: What an object is called in messages, for example "line".
         include_difficult: Let objects marked difficult count like all others.
+        frame: What to do where boxes are not in stored pixels.
 
     Raises:
-        ValueError: No image is left.
+        ValueError: No image is left, or boxes cannot be scaled.
     """
     class_names = tuple(class_names)
-    found = _drop_repeated_images(records)
+    found, stored = _drop_repeated_images(records), []
     with warnings.catch_warnings():  # of large images; but nothing is decoded here
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        found = [_with_stored_size(record) if record.file else record for record in found]
-    used = [(record, i) for record, i in zip(found, image_ids, strict=True) if record.file]
+        for place, record in enumerate(found):
+            wanted = frame.apply_exif or record.in_fractions
+            header = record.file and read_header(record.file, with_exif=wanted)
+            size, orientation = header or ((0, 0), 1)
+            if frame.apply_exif:
+                size, orientation = size[:: -1 if orientation > 4 else 1], 1
+            if record.file and record.in_fractions:
+                found[place] = _in_pixels(record, size, orientation)
+            stored.append(size)
+    used = [place for place, record in enumerate(found) if record.file]
     faults_of: dict[str, list[Fault]] = {}  # of each annotation file
     for record in found:
         faults_of.setdefault(record.origin, []).extend(record.faults)
-    if not used:
-        first = next((f"; the first fault: {f[0]}" for f in faults_of.values() if f), "")
-        raise ValueError(f"{where}: none of {len(records)} images is left{first}")
-    others = Counter(name for record, _ in used for name in record.others)
+    kept = [found[place] for place in used]
+    others = Counter(name for record in kept for name in record.others)
     others.update(
         each.name
-        for record, _ in used
+        for record in kept
         for each in record.objects.values()
         if each.name not in class_names
     )
-    columns = _columns([record for record, _ in used], class_names, include_difficult)
     read = Annotations(
-        image_ids=np.array([image_id for _, image_id in used], np.int64),
+        image_ids=np.array(image_ids, np.int64)[used],
         class_names=class_names,
         category_ids=tuple(range(1, len(class_names) + 1)),
-        **columns,
+        **_columns(kept, class_names, include_difficult),
     )
-    clean, dropped = check_annotations(read, [record.origin for record, _ in used], item)
+    sizes = np.array(stored).reshape(-1, 2)[used]
+    origins = [record.origin for record in kept]
+    read, dropped = fit_to_images(read, sizes, frame, origins, "size")
+    for fault in dropped:
+        faults_of[fault.file].append(fault)
+    if not read.num_images:
+        first = next((f"; the first fault: {f[0]}" for f in faults_of.values() if f), "")
+        raise ValueError(f"{where}: none of {len(records)} images is left{first}")
+    origin_of = {record.file: record.origin for record in kept}
+    clean, dropped = check_annotations(read, [origin_of[file] for file in read.files], item)
     for fault in dropped:
         faults_of[fault.file].append(fault)
 
@@ -140,25 +157,22 @@ def _drop_repeated_images(records: Sequence[ImageRecord]) -> list[ImageRecord]:
     return found
 
 
-def _with_stored_size(record: ImageRecord) -> ImageRecord:
-    """The record with the size of the stored image, and boxes in pixels."""
-    stored, faults = stored_size(record.file), list(record.faults)
-    if record.in_fractions:
-        if stored is None:
-            what = "cannot be read; its size is needed for its boxes"
-            return ImageRecord(record.origin, faults=[*faults, Fault(record.file, "", what)])
-        height, width = stored
-        scale = np.array([width, height, width, height], float)
-        objects = {
-            number: each._replace(box=tuple((scale * each.box).tolist()))
-            for number, each in record.objects.items()
-        }
-        record = record._replace(objects=objects)
-    elif stored and record.size and stored != record.size:
-        what = "expected {1}x{0} pixels, as the image has, got {3}x{2}"
-        what = what.format(*stored, *record.size)
-        faults.insert(0, Fault(record.origin, "size", what, kept=True))
-    return record._replace(size=stored or record.size or (0, 0), faults=faults)
+def _in_pixels(record: ImageRecord, size: tuple[int, int], orientation: int) -> ImageRecord:
+    """A record in fractions of an image of that (height, width), not turned yet, with pixels."""
+    faults = list(record.faults)
+    height, width = size
+    if not height:
+        what = "cannot be read; its size is needed for its boxes"
+        return ImageRecord(record.origin, faults=[*faults, Fault(record.file, "", what)])
+    if orientation > 1 and record.objects:
+        what = f"has EXIF orientation {orientation}, which other programs apply; --apply_exif does"
+        faults.append(Fault(record.origin, "", what, kept=True))
+    scale = np.array([width, height, width, height], float)
+    objects = {
+        number: each._replace(box=tuple((scale * each.box).tolist()))
+        for number, each in record.objects.items()
+    }
+    return record._replace(objects=objects, size=size, faults=faults)
 
 
 def _columns(
@@ -174,7 +188,7 @@ def _columns(
     owners, numbers, labels, ignored, boxes = zip(*rows, strict=True) if rows else [()] * 5
     return {
         "files": [record.file for record in records],
-        "sizes": np.array([record.size for record in records], np.int32),
+        "sizes": np.array([record.size or (0, 0) for record in records], np.int32).reshape(-1, 2),
         "owners": np.array(owners, np.int64),
         "boxes": np.array(boxes, np.float64).reshape(-1, 4),
         "labels": np.array(labels, np.int32),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fcos_tf.data.annotations import Annotations, Fault
-from fcos_tf.data.formats.image_index import plain_name, stem_of
+from fcos_tf.data.formats.image_index import plain_name, stem_of, unquoted
 
 LISTS = "splits"  # folder of lists of one's own
 EVERYTHING = "all"  # the split that has all images
@@ -183,7 +183,7 @@ def _from_list(names: Sequence[str], file: Path) -> Chosen:
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
-        found = places.get(line) or places.get(stem_of(plain_name(line)))
+        found = places.get(line) or places.get(stem_of(plain_name(unquoted(line))))
         if not found:
             faults.append(Fault(str(file), f"line {number}", f"names {line!r}, which is no image"))
         elif indices.issuperset(found):

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from fcos_tf.data.annotations import Annotations, Fault, ReadResult, check_annotations
+from fcos_tf.data.formats.frames import STORED, Frame
 
 
 def read_tfds(
@@ -30,6 +31,7 @@ def read_tfds(
     class_names: Sequence[str] | None = None,
     include_difficult: bool = False,
     limit: int | None = None,
+    frame: Frame = STORED,
 ) -> ReadResult:
     """Reads the annotations of a split of a prepared TFDS data set. Downloads nothing.
 
@@ -48,6 +50,7 @@ def read_tfds(
         class_names: Name of each label; objects of other classes are left out. Default: all.
         include_difficult: As for `fcos_tf.data.load`.
         limit: As for `fcos_tf.data.load`.
+        frame: What to do where boxes are not in stored pixels; they have no scale of their own.
 
     Returns:
         A `ReadResult`, the annotations with `ranges`.
@@ -59,6 +62,8 @@ def read_tfds(
     Example:
         >>> result = read_tfds("voc/2007", "train+validation", data_dir="~/tensorflow_datasets")
     """
+    if frame.scale_boxes:
+        raise ValueError("--scale_boxes: expected none with TFDS, whose boxes are fractions")
     folder = _find_folder(name, data_dir)
     info, shards = _open(folder, split, limit)
     # Imported here: both import TFDS, which takes seconds.
@@ -69,7 +74,7 @@ def read_tfds(
     if include_difficult:
         ignored = tuple(n for n in features.ignored if not n.endswith("difficult"))
         features = features._replace(ignored=ignored)
-    columns = read_shards(shards, features)
+    columns = read_shards(shards, features, apply_exif=frame.apply_exif)
     counts = columns.pop("counts")
     owners = np.repeat(np.arange(len(counts)), counts)
     image_ids, faults = _image_ids(columns.pop("ids"), columns.pop("names"), folder)

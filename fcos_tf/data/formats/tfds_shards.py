@@ -8,6 +8,7 @@ data, 4 of the data's checksum (the TFRecord guide of tensorflow.org). The data,
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from fcos_tf.data.images import stored_size
 _HEADER_BYTES, _FOOTER_BYTES = 12, 4
 
 
-def read_shards(instructions: Sequence[Any], features: DetectionFeatures) -> dict[str, np.ndarray]:
+def read_shards(
+    instructions: Sequence[Any], features: DetectionFeatures, *, apply_exif: bool = False
+) -> dict[str, np.ndarray]:
     """Reads shards, several at once: at least one `FileInstruction` of TFDS.
 
     Returns:
@@ -33,7 +36,8 @@ def read_shards(instructions: Sequence[Any], features: DetectionFeatures) -> dic
         ValueError: A shard is corrupt.
     """
     with ThreadPoolExecutor(8) as pool:
-        return _concatenate(pool.map(lambda shard: _read_shard(shard, features), instructions))
+        read = partial(_read_shard, features=features, apply_exif=apply_exif)
+        return _concatenate(pool.map(read, instructions))
 
 
 def _concatenate(columns: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -41,7 +45,7 @@ def _concatenate(columns: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarr
     return {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
 
 
-def _read_shard(shard: Any, features: DetectionFeatures) -> dict[str, np.ndarray]:
+def _read_shard(shard: Any, features: DetectionFeatures, apply_exif: bool) -> dict[str, np.ndarray]:
     file, rows = shard.filename, []
     listed = f"expected {shard.examples_in_shard} records, as dataset_info.json says"
     try:
@@ -53,7 +57,8 @@ def _read_shard(shard: Any, features: DetectionFeatures) -> dict[str, np.ndarray
                     break
                 if number >= shard.skip:
                     try:
-                        rows.append(_read_example(stream.read(length), offset, features))
+                        record = stream.read(length)
+                        rows.append(_read_example(record, offset, features, apply_exif))
                     except Exception as error:  # of NumPy, or of protobuf
                         raise ValueError(f"{file}: record {number}: {error}") from error
     except (FileNotFoundError, tf.errors.NotFoundError):
@@ -80,7 +85,9 @@ def _records(stream: Any, file: str) -> Iterator[tuple[int, int]]:
         offset = end
 
 
-def _read_example(record: bytes, offset: int, features: DetectionFeatures) -> dict:
+def _read_example(
+    record: bytes, offset: int, features: DetectionFeatures, apply_exif: bool
+) -> dict:
     """The columns of one image."""
     stored = tf.train.Example.FromString(record).features.feature
 
@@ -104,10 +111,11 @@ def _read_example(record: bytes, offset: int, features: DetectionFeatures) -> di
     ids = values(features.image_id, np.array([-1]))
     if len(ids) != 1:
         raise ValueError(f"expected one number in {features.image_id}, got {len(ids)}")
+    size = stored_size(io.BytesIO(images[0]), apply_exif)
     name = values(features.file_name, np.array([b""], object))[0].decode(errors="replace")
     return {
         "ranges": np.array([(offset + _find(images[0], record), len(images[0]))]),
-        "sizes": np.array([stored_size(io.BytesIO(images[0])) or (0, 0)], np.int32),
+        "sizes": np.array([size or (0, 0)], np.int32),
         "boxes": boxes,
         "labels": labels,
         "areas": areas,

@@ -12,11 +12,11 @@ from pathlib import PurePath
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 from PIL import Image
 
-from fcos_tf.data.annotations import Annotations, size_mismatch
-from fcos_tf.data.images import decode_image, read_bytes, stored_size
+from fcos_tf.data.annotations import Annotations
+from fcos_tf.data.formats.frames import size_mismatch
+from fcos_tf.data.images import ImageError, decode_image, read_bytes, stored_size
 
 _JPEG_OR_PNG = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 
@@ -153,10 +153,11 @@ def _example(annotations: Annotations, index: int, read: Callable[..., bytes]) -
     """One example for TFDS' features to encode."""
     file, offset, num_bytes = annotations.place_of(index)
     is_whole = num_bytes is None  # else the file holds many images
-    data, (height, width) = _encoded(read(file, offset, num_bytes), file)
+    data, (height, width) = _encoded(read(file, offset, num_bytes), file, annotations.apply_exif)
     annotated = tuple(annotations.sizes[index].tolist())
     if min(annotated) > 0 and annotated != (height, width):
-        logging.warning("%s: %s", file, size_mismatch(annotated, (height, width)))
+        what = size_mismatch(annotated, (height, width), io.BytesIO(data))
+        raise ImageError(f"{file}: {what}")
     rows = slice(*np.searchsorted(annotations.owners, [index, index + 1]))
     normalised = annotations.boxes[rows][:, [1, 0, 3, 2]] / (height, width, height, width)
     return {
@@ -173,11 +174,11 @@ def _example(annotations: Annotations, index: int, read: Callable[..., bytes]) -
     }
 
 
-def _encoded(data: bytes, file: str) -> tuple[bytes, tuple[int, int]]:
+def _encoded(data: bytes, file: str, apply_exif: bool) -> tuple[bytes, tuple[int, int]]:
     """JPEG or PNG bytes of an image, and its stored (height, width)."""
-    if data.startswith(_JPEG_OR_PNG) and (size := stored_size(io.BytesIO(data))):
+    if data.startswith(_JPEG_OR_PNG) and (size := stored_size(io.BytesIO(data), apply_exif)):
         return data, size
-    pixels, size = decode_image(data, file, lambda height, width: (height, width))
+    pixels, size = decode_image(data, file, lambda height, width: (height, width), apply_exif)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue(), size

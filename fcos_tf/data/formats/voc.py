@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from fcos_tf.data.annotations import Annotations, Fault, ReadResult
+from fcos_tf.data.formats.frames import STORED, Frame
 from fcos_tf.data.formats.image_index import ImageIndex
 from fcos_tf.data.formats.records import ImageRecord, ObjectRecord, absent_classes, read_result
 from fcos_tf.data.formats.voc_files import (
@@ -33,6 +35,7 @@ def read_voc(
     class_names: Sequence[str] | None = None,
     limit: int | None = None,
     include_difficult: bool = False,
+    frame: Frame = STORED,
 ) -> ReadResult:
     """Reads a split of one or several VOC trees.
 
@@ -53,6 +56,7 @@ def read_voc(
             data set agree. (The 20 VOC classes in alphabetical order are in VOC's own order.)
         limit: Read only the first `limit` names of the split.
         include_difficult: Use objects marked difficult like all others.
+        frame: What to do where boxes are not in stored pixels.
 
     Returns:
         A `ReadResult`; `category_ids` are 1..C.
@@ -77,12 +81,14 @@ def read_voc(
     ]
     found = read_result(
         records, listed.image_ids[:limit], names,
-        where=f"split {split!r} of {trees}", include_difficult=include_difficult,
+        where=f"split {split!r} of {trees}", include_difficult=include_difficult, frame=frame,
     )  # fmt: skip
     faults = listed.faults + found.faults
     if class_names is not None and len(records) == len(listed.names):
         faults += absent_classes(records, names, trees, split)
-    return ReadResult(found.annotations, faults, found.other_classes)
+    notes = tuple(note for index in indices.values() for note in index.notes)
+    annotations = replace(found.annotations, notes=notes + found.annotations.notes)
+    return ReadResult(annotations, faults, found.other_classes)
 
 
 def read_record(xml: Path, stem: str, index: ImageIndex, class_names: Sequence[str]) -> ImageRecord:
@@ -98,19 +104,20 @@ def read_record(xml: Path, stem: str, index: ImageIndex, class_names: Sequence[s
     try:
         root = read_root(xml)
         file = index.path(index.find(stem, text_of(root, "filename")))
+        size = read_size(root)
     except ValueError as error:
         return ImageRecord(origin, faults=[Fault(origin, "", str(error))])
     objects, faults, others = {}, [], []
     for number, element in enumerate(root.iterfind("object"), start=1):
-        class_name = text_of(element, "name")
-        if class_name and class_name not in class_names:
-            others.append(class_name)
-            continue
         try:
+            class_name = text_of(element, "name")
+            if class_name and class_name not in class_names:
+                others.append(class_name)
+                continue
             objects[number] = read_object(element)
         except ValueError as error:
             faults.append(Fault(origin, f"object {number}", str(error)))
-    return ImageRecord(origin, file, read_size(root), objects, faults, others)
+    return ImageRecord(origin, file, size, objects, faults, others)
 
 
 def find_class_names(files: Sequence[Path], folders: Sequence[Path]) -> tuple[str, ...]:
@@ -122,7 +129,7 @@ def find_class_names(files: Sequence[Path], folders: Sequence[Path]) -> tuple[st
     names, broken = set(), []
     for file in files:
         try:
-            names |= {text_of(found, "name") for found in read_root(file).iterfind("object")}
+            names |= {(e.text or "").strip() for e in read_root(file).iterfind("object/name")}
         except ValueError as error:  # a fault, if the split names it
             broken.append(f"{file}: {error}")
     names.discard("")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fcos_tf.data.annotations import COORDINATE_DECIMALS, Fault
+from fcos_tf.data.formats.image_index import files_below, stem_of, unquoted
 from fcos_tf.data.formats.records import ObjectRecord
 
 IMAGES, ANNOTATIONS, LISTS = FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Main")
@@ -52,7 +53,7 @@ def list_split(data_dir: DataDir, split: str) -> VocSplit:
         FileNotFoundError: A folder or a split file is missing.
         ValueError: A split file without names, or one tree given twice.
     """
-    trees, names, faults = [], {}, []
+    trees, names, faults, there = [], {}, [], {}
     for folder in _folders(data_dir):
         inside = _find_trees(folder)
         trees += inside
@@ -62,7 +63,9 @@ def list_split(data_dir: DataDir, split: str) -> VocSplit:
                 text = file.read_text(encoding="utf-8-sig")
             except UnicodeDecodeError as error:
                 raise ValueError(f"{file}: expected text in UTF-8, got {error}") from None
-            lines = parse_list(text, os.listdir(tree / ANNOTATIONS))
+            if tree not in there:
+                there[tree] = files_below(tree / ANNOTATIONS, ".xml")
+            lines = parse_list(text, there[tree])
             if not any(lines):
                 raise ValueError(f"{file} names no image")
             for number, name in enumerate(lines, start=1):
@@ -98,16 +101,23 @@ def parse_list(text: str, annotations: Iterable[str]) -> list[str]:
 
     Args:
         text: Of the split file.
-        annotations: Names of the existing annotation files.
+        annotations: Paths of the existing annotation files in their folder.
     """
     lines = [line.strip() for line in text.splitlines()]
     without = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]
     has_column = all(cut != line for cut, line in zip(without, lines, strict=True) if line)
-    there = set(annotations)
-    if has_column and {f"{line}.xml" for line in lines}.isdisjoint(there):
+    there = {name.removesuffix(".xml") for name in annotations}
+    if has_column and there.isdisjoint(lines):
         lines = without
-    # Datumaro puts names with spaces into quotes.
-    return [line if f"{line}.xml" in there else re.sub('^"(.+)"$', r"\1", line) for line in lines]
+    return [line if line in there else _listed_name(line, there) for line in lines]
+
+
+def _listed_name(line: str, there: set[str]) -> str:
+    """The name of an annotation on a line in another form: Datumaro writes quotes, others paths."""
+    bare = unquoted(line)
+    stem = stem_of(bare.removesuffix(".xml"))
+    inside = re.sub(rf"^(.*/)?({IMAGES}|{ANNOTATIONS})/|^\./", "", stem)
+    return next((name for name in (bare, stem, inside) if name in there), inside)
 
 
 def join(trees: Sequence[Path]) -> str:
@@ -161,7 +171,7 @@ def _split_files(trees: list[Path], part: str) -> dict[Path, Path]:
 
 
 def read_root(file: Path) -> ElementTree.Element:
-    """Reads an annotation: the element `annotation`.
+    """Reads an annotation: the element `annotation`, in any encoding that Python has.
 
     Expat refuses exponential entities from version 2.4.1 on.
 
@@ -169,7 +179,10 @@ def read_root(file: Path) -> ElementTree.Element:
         ValueError: With the error, but without the name of the file.
     """
     try:
-        root = ElementTree.parse(file).getroot()
+        try:
+            root = ElementTree.parse(file).getroot()
+        except (ValueError, LookupError):  # an encoding that expat lacks
+            root = ElementTree.fromstring(_decode_xml(file.read_bytes()))
     except FileNotFoundError:
         raise ValueError("is missing, though the split names it") from None
     except OSError as error:
@@ -181,15 +194,35 @@ def read_root(file: Path) -> ElementTree.Element:
     return root
 
 
+def _decode_xml(data: bytes) -> str:
+    """The text of an XML file, without its declaration."""
+    declared = re.match(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)["'][^>]*\?>""", data)
+    if declared is None:
+        raise ValueError("it declares no encoding")
+    return data[declared.end() :].decode(declared[1].decode())
+
+
 def text_of(element: ElementTree.Element, path: str) -> str:
-    """The text of the element at `path`, stripped; empty: none."""
-    return (element.findtext(path) or "").strip()
+    """The text of the element at `path`, stripped; empty: none.
+
+    Raises:
+        ValueError: There are several that differ.
+    """
+    texts = {(found.text or "").strip() for found in element.findall(path)}
+    if len(texts) > 1:
+        raise ValueError(f"has several {path}, expected one: {', '.join(sorted(texts))}")
+    return texts.pop() if texts else ""
 
 
 def read_size(root: ElementTree.Element) -> tuple[int, int] | None:
-    """The annotated (height, width) of the image; None where that is no size."""
+    """The annotated (height, width) of the image; None where that is no size.
+
+    Raises:
+        ValueError: There are several that differ.
+    """
+    texts = [text_of(root, f"size/{side}") for side in ("height", "width")]
     try:
-        height, width = (int(float(text_of(root, f"size/{side}"))) for side in ("height", "width"))
+        height, width = (int(float(text)) for text in texts)
     except (ValueError, OverflowError):
         return None
     return (height, width) if 0 < min(height, width) <= max(height, width) < 2**31 else None
@@ -209,7 +242,7 @@ def read_object(element: ElementTree.Element) -> ObjectRecord:
         raise ValueError(f"has {len(boxes) or 'no'} bndbox, expected one")
     corners = []
     for side in SIDES:
-        text = text_of(element, f"bndbox/{side}")
+        text = text_of(boxes[0], side)
         try:
             corners.append(float(text))
         except ValueError:

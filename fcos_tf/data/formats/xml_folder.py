@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from fcos_tf.data.annotations import ReadResult
+from fcos_tf.data.formats.frames import STORED, Frame
 from fcos_tf.data.formats.image_index import files_below
-from fcos_tf.data.formats.listing import Listing, annotation_folder, read_listing, unannotated
+from fcos_tf.data.formats.listing import Listing, annotation_folder, notes_on, read_listing
 from fcos_tf.data.formats.voc import find_class_names, read_record
 
 
@@ -24,6 +25,7 @@ def read_xml(
     limit: int | None = None,
     include_difficult: bool = False,
     val_fraction: float = 0.2,
+    frame: Frame = STORED,
 ) -> ReadResult:
     """Reads a split of a folder of images and XML files, subfolders included.
 
@@ -40,6 +42,7 @@ def read_xml(
         limit: Read only the first `limit` images, by name.
         include_difficult: Let objects marked difficult count like all others.
         val_fraction: See `splits.choose`.
+        frame: What to do where boxes are not in stored pixels.
 
     Returns:
         A `ReadResult`; `category_ids` are 1..C.
@@ -58,9 +61,9 @@ def read_xml(
         names=names,
         read=lambda name, wanted: read_record(folder / f"{name}.xml", name, index, wanted),
         find_class_names=partial(find_class_names, [folder / file for file in files], [folder]),
-        notes=unannotated(index, names),
+        notes=notes_on(index, names),
     )
     return read_listing(
         listing, split, class_names=class_names, limit=limit,
-        val_fraction=val_fraction, include_difficult=include_difficult,
+        val_fraction=val_fraction, include_difficult=include_difficult, frame=frame,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fcos_tf.data.annotations import Fault, ReadResult
+from fcos_tf.data.formats.frames import STORED, Frame
 from fcos_tf.data.formats.listing import Listing, read_listing
 from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
 from fcos_tf.data.formats.yolo_places import find_places
@@ -32,6 +33,7 @@ def read_yolo(
     class_names: Sequence[str] | None = None,
     limit: int | None = None,
     val_fraction: float = 0.2,
+    frame: Frame = STORED,
 ) -> ReadResult:
     """Reads a split of a YOLO data set.
 
@@ -44,6 +46,7 @@ def read_yolo(
             neither data.yaml nor classes.txt names the classes, the names of class 0, 1, ...
         limit: Read only the first `limit` images, by name.
         val_fraction: See `splits.choose`.
+        frame: What to do where boxes are not in stored pixels.
 
     Returns:
         A `ReadResult`; `category_ids` are 1..C, `numbers` are lines from 1.
@@ -78,8 +81,9 @@ def read_yolo(
         split=split if places.has_splits else None,
     )
     return read_listing(
-        listing, split, class_names=class_names, limit=limit, val_fraction=val_fraction
-    )
+        listing, split, class_names=class_names, limit=limit,
+        val_fraction=val_fraction, frame=frame,
+    )  # fmt: skip
 
 
 def _read_label(

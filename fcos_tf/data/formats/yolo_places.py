@@ -9,7 +9,13 @@ import yaml
 
 from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
-from fcos_tf.data.formats.image_index import ImageIndex, is_image_name, plain_name, stem_of
+from fcos_tf.data.formats.image_index import (
+    ImageIndex,
+    is_image_name,
+    plain_name,
+    stem_of,
+    unquoted,
+)
 
 _NAMES_FILES = ("classes.txt", "obj.names", "*.names")
 _SPLITS = ("train", "val", "valid", "validation", "test")
@@ -133,12 +139,13 @@ def _names_in(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
             raise ValueError(
                 f"{file}: names: expected the classes 0 to {len(names) - 1}, got {[*names]}"
             ) from None
-    if not isinstance(names, list) or len({*map(str, names)}) < len(names):
+    names = [str(name).strip() for name in names] if isinstance(names, list) else names
+    if not isinstance(names, list) or len({*names}) < len(names):
         raise ValueError(f"{file}: names: expected different names, got {names!r:.200}")
     count = content.get("nc")
     if names and count is not None and count != len(names):
         raise ValueError(f"{file}: expected nc={len(names)}, as names has, got {count!r}")
-    return tuple(map(str, names))
+    return tuple(names)
 
 
 def _names_beside(folders: Sequence[Path]) -> tuple[str, ...]:
@@ -197,7 +204,8 @@ def _images_of(path: Path, root: Path, faults: list[Fault]) -> Iterator[str]:
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line:
             continue
-        found = [each / line for each in (path.parent, root) if (each / line).is_file()]
+        paths = [each / name for each in (path.parent, root) for name in (line, unquoted(line))]
+        found = [each for each in paths if each.is_file()]
         if found:
             yield os.path.normpath(found[0])
         else:

@@ -4,6 +4,7 @@ Python and NumPy only: this runs in threads of tf.data, see `pipeline`. An image
 can be learned and K that are ignored.
 """
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 
 from fcos_tf.data import images
 from fcos_tf.data.annotations import Annotations, ImageFaults
+from fcos_tf.data.formats.frames import size_mismatch
 from fcos_tf.data.input.order import FILLER
 from fcos_tf.image_size import ImageSize
 
@@ -82,13 +84,16 @@ def make_source(annotations: Annotations, note: Callable[[list[str]], None]) -> 
     def read(index: int, size_for: images.SizeRule) -> Example:
         file, offset, num_bytes = annotations.place_of(index)
         name = file if num_bytes is None else f"{file}, {num_bytes} bytes from {offset} on"
-        image, stored = images.decode_image(
-            images.read_bytes(file, offset, num_bytes), name, size_for
-        )
+        data = images.read_bytes(file, offset, num_bytes)
+        image, stored = images.decode_image(data, name, size_for, annotations.apply_exif)
         rows = slice(starts[index], starts[index + 1])
         boxes = annotations.boxes[rows]
-        if stored != tuple(annotations.sizes[index].tolist()):
-            inside = _inside(annotations, index, rows, stored, name, note)
+        annotated = tuple(annotations.sizes[index].tolist())
+        if stored != annotated:
+            if min(annotated) > 0 and len(boxes):  # nobody knows the frame of the boxes
+                what = size_mismatch(annotated, stored, io.BytesIO(data))
+                raise images.ImageError(f"{name}: {what}")
+            inside = _inside(annotations, rows, stored, name, note)
             rows = np.arange(rows.start, rows.stop)[inside]
             boxes = np.clip(boxes[inside], 0, [stored[1], stored[0]] * 2)
         labels, ignored = annotations.labels[rows], annotations.ignored[rows]
@@ -118,14 +123,10 @@ def make_source(annotations: Annotations, note: Callable[[list[str]], None]) -> 
     )
 
 
-def _inside(annotations, index, rows, stored, name, note) -> np.ndarray:
-    """Which boxes reach into an image of another size than annotated; notes what is wrong."""
+def _inside(annotations, rows, stored, name, note) -> np.ndarray:
+    """Which boxes reach into an image of unknown size; notes the others."""
     height, width = stored
     messages = []
-    if (annotations.sizes[index] > 0).all():
-        expected = "{1}x{0} pixels, as annotated".format(*annotations.sizes[index])
-        got = f"{width}x{height}; the size of the image is used"
-        messages.append(f"{name}: expected an image of {expected}, got {got}")
     corners, numbers = annotations.boxes[rows], annotations.numbers[rows]
     inside = (corners[:, 0] < width) & (corners[:, 1] < height)
     for box, number in zip(corners[~inside], numbers[~inside], strict=True):

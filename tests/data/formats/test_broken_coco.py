@@ -276,6 +276,18 @@ FAULTS = {
         [("image 2", "has no file x\0y/c.jpg in FOLDER; annotations lost with it: 1", False)],
         [10, 11],
     ),
+    "two images with one file": (
+        added("images", {"id": 3, "file_name": "./a.jpg"}),
+        [
+            (
+                "image 1",
+                "has file a.jpg, which another image has too; annotations lost with it: 2",
+                False,
+            ),
+            ("image 3", "has file ./a.jpg, which another image has too", False),
+        ],
+        [20],
+    ),
     "height 0": (
         changed("images", 1, height=0),
         [("image 2", "has height 0 and width 100, taken as unknown", True)],
@@ -300,6 +312,11 @@ FAULTS = {
     "category without name": (
         changed("categories", 1, name=None),
         [("category 5", "has name None, expected a text", True)],
+        ALL,
+    ),
+    "categories with one name but for spaces": (
+        changed("categories", 1, name=" cat "),
+        [("", "has 2 categories called 'cat', told apart as cat (3), cat (5)", True)],
         ALL,
     ),
     "categories with one name": (

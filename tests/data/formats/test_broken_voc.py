@@ -40,7 +40,11 @@ BROKEN_XML = {
     "no XML": (b"cat 1 1 10 20", UNREADABLE + "syntax error"),
     "Latin-1 that does not say so": (LATIN, UNREADABLE + "not well-formed"),
     "unknown encoding": (DECLARED % b"none", UNREADABLE + "unknown encoding"),
-    "multi-byte encoding": (DECLARED % b"gb2312", UNREADABLE + "multi-byte encodings"),
+    "not in its encoding": (DECLARED % b"gb2312" + b"\xff", UNREADABLE + "'gb2312' codec can't"),
+    "two file names": (
+        b"<annotation><filename>b.jpg</filename><filename>c.jpg</filename></annotation>",
+        "has several filename, expected one: b.jpg, c.jpg",
+    ),
     "external entity": (
         f"{EXTERNAL}<annotation>&e;</annotation>".encode(),
         UNREADABLE + "undefined entity &e;",
@@ -73,6 +77,15 @@ def test_annotations_that_cannot_be_read(root, content, what):
         (voc_object().replace("ymin", "top"), "ymin: expected a number, got ''"),
         (voc_object(corners=("one", 1, 2, 3)), "xmin: expected a number, got 'one'"),
         (voc_object(corners=(1, 1, 2, "3,5")), "ymax: expected a number, got '3,5'"),
+        (voc_object(extra="<name>dog</name>"), "has several name, expected one: cat, dog"),
+        (
+            voc_object(extra="<difficult>0</difficult><difficult>1</difficult>"),
+            "has several difficult, expected one: 0, 1",
+        ),
+        (
+            voc_object().replace("<xmin>1</xmin>", "<xmin>1</xmin><xmin>5</xmin>"),
+            "has several xmin, expected one: 1, 5",
+        ),
         (voc_object(corners=("nan", 1, 2, 3)), "box (nan, 0, 2, 3) is not finite"),
         (voc_object(corners=(1, 1, 2, "inf")), "box (0, 0, 2, inf) is not finite"),
         (voc_object(corners=(1, "-1e999", 2, 3)), "box (0, -inf, 2, 3) is not finite"),
@@ -174,13 +187,22 @@ def test_a_size_without_sense_is_no_fault_where_the_image_has_one(root):
     assert faults == [] and annotations.sizes[-1].tolist() == [30, 40]
 
 
-def test_a_size_that_disagrees_is_kept_and_counts(root):
+@pytest.mark.parametrize(
+    ("corners", "kept"),
+    [
+        ((1, 1, 10, 20), False),  # in the image of 40x30 and in one of 30x40
+        ((1, 1, 36, 20), True),  # only the image holds it: the annotated size is wrong
+        ((1, 1, 36, 39), False),  # neither does
+    ],
+)
+def test_a_size_that_disagrees_is_a_fault(root, corners, kept):
     head = "<size><width>30</width><height>40</height></size>"  # exchanged
-    add_image(root, "d", voc_object(), head=head)
+    add_image(root, "d", voc_object(corners=corners), head=head)
     annotations, faults, _ = read_voc(root, "train")
-    what = "expected 40x30 pixels, as the image has, got 30x40"
-    assert faults == [Fault(str(root / "Annotations" / "d.xml"), "size", what, kept=True)]
-    assert annotations.sizes[-1].tolist() == [30, 40]
+    what = "expected an image of 30x40 pixels, as annotated, got 40x30; for photos resized after "
+    what += "annotation there is --scale_boxes"
+    assert faults == [Fault(str(root / "Annotations" / "d.xml"), "size", what, kept=kept)]
+    assert annotations.num_images == 3 + kept
 
 
 def test_an_annotation_without_objects_is_no_fault(root):

@@ -3,9 +3,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fcos_tf.data.annotations import Annotations
 from fcos_tf.data.formats.coco import read_coco, write_coco
+from fcos_tf.data.formats.frames import Frame
 
 # Ids in no order, and category ids with gaps, as in COCO itself.
 CONTENT = {
@@ -152,6 +154,50 @@ def test_the_last_part_of_a_name_counts_only_where_one_record_has_it(tmp_path):
         f"has no file a/1.jpg in {folder}, and 1.jpg there may be that of b/1.jpg",
         f"has no file b/1.jpg in {folder}, and 1.jpg there may be that of a/1.jpg",
     ]
+
+
+@pytest.mark.parametrize(
+    ("stated", "file"),
+    [
+        ("a.JPG", "a.jpg"),
+        ("photos/caf\u00e9.jpg", "cafe\u0301.jpg"),  # NFC, NFD
+        ("a%20b.jpg", "a b.jpg"),
+        ("100%25.jpg", "100%25.jpg"),
+        ("https://host/data/a%20b.jpg?token=1%2F2", "a b.jpg"),
+        ("/data/local-files/?d=set/a%20b.jpg", "a b.jpg"),
+        (" a.jpg\n", "a.jpg"),
+    ],
+)
+def test_names_in_other_spellings(tmp_path, stated, file):
+    content = {**CONTENT, "images": [{"id": 7, "file_name": file}]}
+    root = write_split(tmp_path, content)
+    content["images"][0]["file_name"] = stated
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    annotations = read_coco("val2017", data_dir=root).annotations
+    assert annotations.files == [str(root / "val2017" / file)]
+
+
+def test_a_spelling_that_fits_two_files_or_two_records_is_none(tmp_path):
+    content = {**CONTENT, "images": [{"id": 7, "file_name": n} for n in ("a.jpg", "A.jpg")]}
+    root = write_split(tmp_path, content)
+    file = root / "annotations" / "instances_val2017.json"
+    content["images"] = [{"id": 7, "file_name": "a.JPG"}, {"id": 3, "file_name": "a.jpg"}]
+    file.write_text(json.dumps(content))
+    result = read_coco("val2017", data_dir=root)
+    assert result.annotations.image_ids.tolist() == [3]
+    assert "image 7 has no file a.JPG in" in str(result.faults[0])
+    (root / "val2017" / "A.jpg").unlink()
+    with pytest.raises(ValueError, match=r"image 7 has file a\.JPG, which another image has too"):
+        read_coco("val2017", data_dir=root)
+
+
+def test_photos_that_were_resized_after_annotation(tmp_path):
+    root = write_split(tmp_path, {**CONTENT, "images": CONTENT["images"][:1]})
+    Image.new("RGB", (50, 40)).save(root / "val2017" / "b.jpg")  # annotated as 100x80
+    frame = Frame(scale_boxes=True)
+    found = read_coco("val2017", data_dir=root, frame=frame).annotations
+    assert found.boxes.tolist() == [[5.25, 10.125, 20.25, 30.125], [0, 0, 25, 30]]
+    assert found.areas[0] == 700 / 4 and found.sizes.tolist() == [[40, 50]]
 
 
 def test_file_name_with_a_folder(tmp_path):

@@ -99,13 +99,21 @@ def test_lines_with_faults_are_named(tmp_path, line, what):
     assert found.numbers.tolist() == [2, 5]
 
 
-def test_a_size_that_disagrees_is_kept_and_counts(tmp_path):
-    add(tmp_path, "a.jpg")
-    (tmp_path / "boxes.csv").write_text(f"{HEADER}a.jpg,30,40,cat,1,2,3,4\n")
+def test_a_size_that_disagrees_is_a_fault(tmp_path):
+    add(tmp_path, "a.jpg", "b.jpg")
+    lines = "a.jpg,30,40,cat,1,2,3,4\nb.jpg,40,30,cat,1,2,3,4\n"
+    (tmp_path / "boxes.csv").write_text(HEADER + lines)
+    found, (fault,), _ = read_csv("all", data_dir=tmp_path)
+    assert fault[:2] == (str(tmp_path / "boxes.csv"), "size") and not fault.kept
+    assert fault.what.startswith("expected an image of 30x40 pixels, as annotated, got 40x30")
+    assert names_of(found, tmp_path) == ["b.jpg"]
+
+
+def test_the_stated_ending_is_preferred(tmp_path):
+    add(tmp_path, "x/a.jpg", "x/a.png")
+    (tmp_path / "boxes.csv").write_text(f"{HEADER}/elsewhere/a.PNG,40,30,cat,1,2,3,4\n")
     found, faults, _ = read_csv("all", data_dir=tmp_path)
-    what = "expected 40x30 pixels, as the image has, got 30x40"
-    assert faults == [Fault(str(tmp_path / "boxes.csv"), "size", what, kept=True)]
-    assert found.sizes.tolist() == [[30, 40]]
+    assert faults == [] and names_of(found, tmp_path) == ["x/a.png"]
 
 
 @pytest.mark.parametrize(

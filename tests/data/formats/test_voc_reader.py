@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from fcos_tf.data.annotations import Fault
+from fcos_tf.data.formats.frames import Frame
 from fcos_tf.data.formats.voc import read_voc
 from tests.data.formats.voc_trees import add_image, voc_object, write_list
 
@@ -222,16 +223,73 @@ def test_images_with_other_endings(tree, suffix):
     assert found.sizes.tolist() == [[30, 40]] * 2
 
 
-def test_the_size_of_the_image_is_used_where_the_annotation_differs(tree):
-    head = "<size><width>400</width><height>300</height></size>"
-    root = tree("a", voc_object(corners=(1, 1, 100, 20)), head=head)
-    annotations, faults, _ = read_voc(root, "train")
-    assert annotations.sizes.tolist() == [[30, 40]]
-    np.testing.assert_array_equal(annotations.boxes, [[0, 0, 40, 20]])
-    xml = str(root / "Annotations" / "a.xml")
-    what = "expected 40x30 pixels, as the image has, got 400x300"
-    cut = "box (0, 0, 100, 20) reaches over the image of 40x30 pixels and is cut"
-    assert faults == [Fault(xml, "size", what, True), Fault(xml, "object 1", cut, True)]
+def test_photos_that_were_resized_after_annotation(tree):
+    # Annotated at 400x300 and at 81x60; the images have 40x30, of the latter 29.6 rounded up.
+    sizes = "<size><width>{}</width><height>{}</height></size>"
+    root = tree("a", voc_object(corners=(1, 1, 100, 60)), head=sizes.format(400, 300))
+    tree("b", voc_object(corners=(41, 31, 81, 60)), head=sizes.format(81, 60))
+    with pytest.raises(ValueError, match=r"none of 2 images is left; the first fault: .*400x300"):
+        read_voc(root, "train")
+    found = read(root, "train", frame=Frame(scale_boxes=True))
+    np.testing.assert_allclose(found.boxes, [[0, 0, 10, 6], [19.753, 15, 40, 30]], atol=5e-4)
+    assert found.sizes.tolist() == [[30, 40]] * 2
+    assert found.notes == ("boxes scaled by 0.1 to 0.5",)
+    tree("c", voc_object(), head=sizes.format(300, 400))
+    message = r"got 1 of 3 others; the first: .*c\.xml: annotated 300x400, the image has 40x30"
+    with pytest.raises(ValueError, match=message):
+        read_voc(root, "train", frame=Frame(scale_boxes=True))
+    tree("c", voc_object())
+    with pytest.raises(ValueError, match="annotated no size"):
+        read_voc(root, "train", frame=Frame(scale_boxes=True))
+
+
+def test_photos_that_were_annotated_as_viewers_turn_them(tree):
+    head = "<size><width>30</width><height>40</height></size>"
+    root = tree("a", voc_object(corners=(1, 1, 30, 40)), head=head)
+    tree("b", voc_object())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(root / "JPEGImages" / "a.jpg", exif=exif)
+    _, (fault,), _ = read_voc(root, "train")
+    assert not fault.kept and "viewers turn it by EXIF orientation 6, as --apply_exif" in fault.what
+    found = read(root, "train", frame=Frame(apply_exif=True))
+    assert found.sizes.tolist() == [[40, 30], [30, 40]]
+    assert found.boxes.tolist() == [[0, 0, 30, 40], [0, 0, 10, 20]]
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "gbk", "shift_jis", "big5", "iso-8859-2", "utf-16"])
+def test_encodings(tree, encoding):
+    root = tree("a")
+    name = "\u4e2d" if encoding[0] in "gsb" or encoding == "utf-16" else "\u0161"  # 中, š
+    text = f'<?xml version="1.0" encoding="{encoding}"?><annotation>{voc_object(name)}</annotation>'
+    (root / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+    assert read(root, "train").class_names == (name,)
+
+
+def test_lists_with_endings_and_folders(tree):
+    root = tree("a", voc_object())
+    tree("b"), tree("c"), tree("d")
+    write_list(root, "train", "a.jpg", "JPEGImages/b.jpg", ".\\c", "d.xml")
+    assert names_of(read(root, "train")) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    write_list(root, "val", '"/home/x/VOC/JPEGImages/d.png"', "Annotations/a.xml")
+    assert names_of(read(root, "val")) == ["d.jpg", "a.jpg"]
+
+
+def test_the_case_of_an_ending_does_not_decide(tree):
+    root = tree("a", voc_object(), head="<filename>a.PNG</filename>", suffix=".jpg")
+    tree("a", suffix=".png", split="val")
+    (root / "Annotations" / "a.xml").write_text(
+        f"<annotation><filename>a.PNG</filename>{voc_object()}</annotation>"
+    )
+    assert names_of(read(root, "train")) == ["a.png"]
+
+
+def test_files_that_are_no_images_are_counted(tree):
+    root = tree("a", voc_object())
+    for name in ("b.heic", "c.psd", "notes.txt", ".hidden"):
+        (root / "JPEGImages" / name).touch()
+    note = f"{root / 'JPEGImages'}: skipped 2 files whose endings are of no image, first b.heic"
+    assert read(root, "train").notes == (note,)
 
 
 def test_sizes_are_those_of_the_stored_pixels(tree):

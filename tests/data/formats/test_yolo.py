@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from fcos_tf.data.annotations import Fault
+from fcos_tf.data.formats.frames import Frame
 from fcos_tf.data.formats.yolo import read_yolo
 
 
@@ -35,6 +36,19 @@ def test_boxes_are_fractions_of_the_image(tmp_path):
     assert faults == [] and found.boxes.tolist() == [[10, 0, 30, 10], [8, 14, 12, 16]]
     assert found.labels.tolist() == [1, 0] and found.class_names == ("cat", "dog")
     assert found.numbers.tolist() == [1, 3] and found.sizes.tolist() == [[20, 40]]
+
+
+def test_fractions_of_images_that_viewers_turn(tmp_path):
+    add(tmp_path, "images/a.jpg", ["0 0.5 0.25 0.5 0.5"])
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.new("RGB", (40, 20)).save(tmp_path / "images" / "a.jpg", exif=exif)
+    configure(tmp_path, "names: ['cat ']\n")
+    found, (fault,), _ = read_yolo("all", data_dir=tmp_path)
+    assert fault.kept and "has EXIF orientation 8, which other programs apply" in fault.what
+    assert found.boxes.tolist() == [[10, 0, 30, 10]] and found.class_names == ("cat",)
+    found, faults, _ = read_yolo("all", data_dir=tmp_path, frame=Frame(apply_exif=True))
+    assert faults == [] and found.boxes.tolist() == [[5, 0, 15, 20]]
 
 
 def test_polygons_become_their_boxes(tmp_path):
