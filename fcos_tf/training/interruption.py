@@ -80,7 +80,7 @@ def locked(model_dir: str | Path) -> Iterator[None]:
     path = folder / LOCK_FILE
     with naming(path):
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - closed below
+        file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed below
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
