@@ -305,10 +305,13 @@ class RunOptions(Options):
     keep_checkpoints: int = option(3, "Number of newest checkpoints kept.", least=1, harmless=True)
     log_every: int = option(20, "Steps between lines of metrics.jsonl, with one at every "
         "evaluation.", least=1, harmless=True, also=("print_freq", "log_interval", "log_period"))
-    allow_config_change: bool = option(False, "Resume with other flags than the run began with, "
-        "though they change the training.", harmless=True)
+    allow_config_change: bool = option(False, "Resume with other flags or images than the run "
+        "began with, though they change the training.", harmless=True)
     seed: int = option(0, "Seed of the weights and the order of the images.", least=0,
         also=("random_seed",))
+    deterministic: bool = option(False, "Bitwise the same weights and records for the same flags, "
+        "data, machine and versions, also after a kill. Costs speed, most on GPUs, and "
+        "input_share is not measured.", harmless=True)
 
     def __post_init__(self):
         super().__post_init__()

@@ -5,8 +5,10 @@ import os
 import pkgutil
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -194,7 +196,7 @@ def start_with(commands, script, folder):
     return subprocess.Popen(
         ["bash", "-c", script.replace("/shared/runs/coco", str(folder))],
         env={"PATH": path, "JOB_COMPLETION_INDEX": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 
 
@@ -210,9 +212,37 @@ def start_with(commands, script, folder):
 def test_a_job_of_kubernetes_is_done_when_the_model_is_there(trains, stopped, status, tmp_path):
     script = kubernetes_script()
     job = start_with({"python": trains.format(tmp_path)}, script, tmp_path)
-    if stopped:
-        assert job.stdout.readline() == "ready\n"
-        job.terminate()
-    output, _ = job.communicate(timeout=HANG)
+    try:
+        if stopped:
+            assert job.stdout.readline() == "ready\n"
+            job.terminate()
+        output, _ = job.communicate(timeout=HANG)
+    finally:
+        is_left = end_group(job)
     assert job.returncode == status
-    assert ("kept" in output) is stopped
+    assert ("kept" in output) is stopped and not is_left
+
+
+def end_group(job):
+    """Kills what a script of `start_with` has left behind; returns whether that was anything."""
+    job.kill()
+    job.wait()
+    try:
+        os.killpg(job.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_job_of_kubernetes_is_stopped_whenever_the_signal_comes(tmp_path):
+    trains = "trap 'exit 0' TERM; while true; do sleep 0.01; done"
+    for number in range(80):  # one every 0.2 ms around the start of the training
+        job = start_with({"python": trains}, kubernetes_script(), tmp_path)
+        time.sleep(number * 0.0002)
+        job.terminate()
+        try:
+            # Without the signal it would go on without end.
+            job.communicate(timeout=60)
+        finally:
+            is_left = end_group(job)
+        assert job.returncode != 0 and not is_left, number

@@ -16,6 +16,7 @@ from typing import Any
 
 from absl import flags
 
+from fcos_tf.cli.process_one import leave_process_one
 from fcos_tf.config import Config
 from fcos_tf.options import Options, fields_of, flag_value, is_list, item_type, sections_of
 from fcos_tf.tensorflow_words import escaped, is_for_the_user, one_line
@@ -58,6 +59,8 @@ def run(
         uses: Sections and single names of the options of a run that the tool uses.
         options: The tool's own options.
     """
+    if argv is None:
+        leave_process_one()
     argv = list(sys.argv if argv is None else argv)
     program = Path(argv[0]).name
     warnings.formatwarning = lambda message, *_, **__: (

@@ -13,8 +13,8 @@ orientation with --apply_exif or a model that was trained so. Image ids are the 
 them are numbers, as in COCO; else they count from 1.
 
 Each image gets a line with the number of detections of each class that are drawn, those of
---score_threshold and more. Unreadable files are listed at the end. The exit status is 0 if any file
-could be read.
+--score_threshold and more. Files that cannot be read, and pictures and videos whose format does not
+take them, are listed at the end. The exit status is 0 if any file could be read.
 
 Of the options of a run: --classes are the classes to keep, by name, or by category id for a model
 without names; --score_threshold is that of the pictures only (default 0.5); --batch_size is by
@@ -117,7 +117,7 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
         )
         print(run.run(inputs))
     if run.faults:
-        title = f"unreadable, or not to the end ({len(run.faults)}):"
+        title = f"unreadable, not to the end, or not drawn ({len(run.faults)}):"
         print(title, *run.faults, sep="\n", file=sys.stderr)
 
 

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,34 +80,46 @@ def train(
 
     Raises:
         ValueError: Options that contradict each other or the data, a checkpoint that does not fit
-            them, or corrupt checkpoints only.
+            them, corrupt checkpoints only, or a folder that another process trains in.
         FileNotFoundError: No such data set.
-        OSError: A file of the run cannot be written, such as on a full disk.
+        OSError: A file of the run cannot be written, such as on a full disk, or in a file's place.
         TrainingStopped: SIGINT or SIGTERM during training; the chief's names the checkpoint.
 
     Example:
         >>> train(Config(dataset="digits", steps=600, model_dir="runs/digits"))["AP50"]
     """
-    import keras
-
-    from fcos_tf import build, evaluation
-    from fcos_tf.atomic_files import remove_leftovers, write_text
-    from fcos_tf.training import checkpoints, loop, run
+    from fcos_tf import build
     from fcos_tf.training import strategy as strategies
-    from fcos_tf.training.learnable import unlearnable
-    from fcos_tf.training.optimizers import averaged_weights
+    from fcos_tf.training.interruption import locked
 
-    kind = build.model_class(config)
+    build.model_class(config)
     if not config.model_dir:
         raise ValueError("--model_dir: expected a folder for the files of the run, got none")
-    model_dir = Path(config.model_dir)
     if strategy is None:
         devices = options_for(config, strategies.make_strategy, report=report)
         strategy = strategies.make_strategy(**devices)
     build.check_devices(config, strategy)
     share = strategies.share_of(strategy)
     tell = report if share.is_chief else lambda line: None
+    with locked(config.model_dir) if share.is_chief else contextlib.nullcontext():
+        return _train_in(Path(config.model_dir), config, tell, strategy, share)
+
+
+def _train_in(model_dir: Path, config: Config, tell: Callable[[str], None], strategy, share):
+    """`train` in a folder that no other process trains in."""
+    import keras
+    import tensorflow as tf
+
+    from fcos_tf import build, evaluation
+    from fcos_tf.atomic_files import remove_leftovers, write_text
+    from fcos_tf.training import checkpoints, loop, run
+    from fcos_tf.training import strategy as strategies
+    from fcos_tf.training.learnable import unlearnable, unmeasurable
+    from fcos_tf.training.optimizers import averaged_weights
+
     keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
     checkpoint = checkpoints.latest(model_dir)
     if checkpoint is None:
         checkpoints.refuse_corrupt(model_dir)
@@ -124,18 +137,26 @@ def train(
     for note in dict.fromkeys(train_data.notes + val_data.notes):
         tell(note)
     build.check_disjoint(config, train_data, val_data)
+    data = run.describe_data(train=train_data, val=val_data)
+    if checkpoint:
+        run.check_same_data(
+            **options_for(config, run.check_same_data, model_dir=model_dir, data=data)
+        )
+        checkpoints.refuse_other_classes(checkpoint, train_data.class_names)
     run.check_readable(val_data)
     counts = {
         "images to train on": train_data.num_images,
         "images to evaluate on": val_data.num_images,
         "classes": ", ".join(train_data.class_names),
+        "checksum of names and annotations": zlib.crc32("\n".join(data).encode()),
     }
     strategies.check_same(counts, strategy)
     total_steps = loop.count_steps(train_data.num_images, **options_for(config, loop.count_steps))
     finished = start_step >= total_steps
     if finished:
         tell(f"{model_dir} is finished: step {start_step} of {total_steps}")
-        metrics = run.read_finished(model_dir, start_step, has_picture=bool(kind.protocols))
+        has_picture = bool(build.model_class(config).protocols)
+        metrics = run.read_finished(model_dir, start_step, has_picture=has_picture)
         if metrics:
             return metrics
 
@@ -145,11 +166,13 @@ def train(
         if checkpoint:
             checkpoints.restore(model, checkpoint)
     if share.is_chief:
-        model_dir.mkdir(parents=True, exist_ok=True)
         remove_leftovers(model_dir)
+        checkpoints.make_folder(model_dir)
         # A change of the config is allowed once only.
         flags = to_flags(dataclasses.replace(config, allow_config_change=False))
         write_text(model_dir / run.CONFIG_FILE, flags)
+        if data:
+            write_text(model_dir / run.DATA_FILE, "\n".join(data) + "\n")
 
     if not finished:
         where = f"resuming at step {start_step}" if checkpoint else "starting at step 0"
@@ -159,7 +182,8 @@ def train(
             f"files in {model_dir}"
         )
         if share.is_chief and train_data.annotations is not None:
-            for line in unlearnable(model, train_data.annotations, config.image_size):
+            lines = unlearnable(model, train_data.annotations, config.image_size)
+            for line in lines + unmeasurable(model, val_data.annotations):
                 warnings.warn(line, stacklevel=2)
     metrics = _fit(config, model, train_data, val_data, start_step, total_steps, share)
     with averaged_weights(model):
@@ -192,14 +216,17 @@ def _fit(config, model, train_data, val_data, start_step: int, total_steps: int,
     from fcos_tf.training.interruption import StopSignals, TrainingStopped
     from fcos_tf.training.strategy import any_host, distribute
 
-    input_clock, strategy = callbacks.InputClock(), model.distribute_strategy
+    strategy = model.distribute_strategy
+    # It reads the time in the graph, which op determinism refuses.
+    input_clock = None if config.deterministic else callbacks.InputClock()
 
     def stream_from(step: int):
         # The first stretch uses the annotations read before; later ones start at another step.
         data = train_data
         if step != start_step:
             data = build.load_train_data(config, start_step=step, share=share)
-        return distribute(input_clock.watch(data), strategy, batch_size=config.batch_size)
+        data = input_clock.watch(data) if input_clock else data
+        return distribute(data, strategy, batch_size=config.batch_size)
 
     counts = options_for(config, loop.count_period)
     period = loop.count_period(train_data.num_images, total_steps, **counts)

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from fnmatch import fnmatch

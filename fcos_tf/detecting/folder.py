@@ -36,7 +36,7 @@ class FolderRun:
         report: called with a line for each image, the drawn detections by class.
 
     Attributes:
-        faults: messages about unreadable inputs.
+        faults: messages about inputs that cannot be read, or whose picture cannot be written.
 
     Raises:
         ValueError: a class that the model does not have.
@@ -70,7 +70,7 @@ class FolderRun:
             A one-line summary.
 
         Raises:
-            OSError: none of the inputs can be read, or a file cannot be written.
+            OSError: none of the inputs can be read, or the folder cannot be written to.
             ValueError: a picture would overwrite an input.
         """
         images = [item.path for item in inputs if item.kind == files.IMAGE]
@@ -107,15 +107,17 @@ class FolderRun:
             return
         ids = dict(zip(map(str, images), files.image_ids(images), strict=True))
         with tqdm(images, unit="image", disable=None) as shown_images:
-            for pictures in _batches(self._read(shown_images), self.batch_size):
-                for found in self._detect(pictures):
-                    results.add_image(ids[found.file], found.file, found)
-                    drawn, counts = self._draw(found)
-                    files.save_picture(self._folder / names[Path(found.file)], drawn)
-                    self._counts["images"] += 1
-                    self.report(escaped(f"{found.file}: {counts}"))
-                    if self.window is not None:
-                        self.window.show(drawn, wait=True)
+            for found in self._detect(self._read(shown_images)):
+                if found is None:
+                    continue
+                results.add_image(ids[found.file], found.file, found)
+                drawn, counts = self._draw(found)
+                path = self._folder / names[Path(found.file)]
+                self._write(path, files.save_picture, path, drawn)
+                self._counts["images"] += 1
+                self.report(escaped(f"{found.file}: {counts}"))
+                if self.window is not None:
+                    self.window.show(drawn, wait=True)
 
     def _run_video(self, item: files.Input, path: Path, results: files.Results) -> None:
         is_camera = item.kind == files.CAMERA
@@ -127,7 +129,7 @@ class FolderRun:
             return
         total = min(filter(None, (reader.num_frames, self.max_frames)), default=None)
         frames = islice(reader, self.max_frames)
-        done = 0
+        read, is_written = 0, True
         with (
             reader,
             VideoWriter(path, reader.rate) as writer,
@@ -136,17 +138,17 @@ class FolderRun:
             contextlib.suppress(*([KeyboardInterrupt] if is_camera else [])),
         ):
             made = (Picture(f"a frame of {name}", frame) for frame in shown_frames)
-            for pictures in _batches(made, self.batch_size):
-                for found in self._detect(pictures):
-                    results.add_frame(name, done, done / reader.rate, found)
-                    drawn, _ = self._draw(found)
-                    writer.write(drawn)
-                    done += 1
-                    self._counts["frames"] += 1
-                    if self.window is not None:
-                        self.window.show(drawn, wait=False)
-        if not is_camera and done < (total or 1):
-            self.faults.append(f"{name}: only {done} of {total or 'its'} frames can be read")
+            for read, found in enumerate(self._detect(made), start=1):
+                if found is None:
+                    continue
+                results.add_frame(name, read - 1, (read - 1) / reader.rate, found)
+                drawn, _ = self._draw(found)
+                is_written = is_written and self._write(path, writer.write, drawn)
+                self._counts["frames"] += 1
+                if self.window is not None:
+                    self.window.show(drawn, wait=False)
+        if not is_camera and read < (total or 1):
+            self.faults.append(f"{name}: only {read} of {total or 'its'} frames can be read")
 
     def _read(self, images: Iterable[Path]) -> Iterator[Picture]:
         """The readable images, with their pixels, as they are drawn at once."""
@@ -157,15 +159,28 @@ class FolderRun:
             except ImageError as error:
                 self.faults.append(str(error))
 
-    def _detect(self, pictures: Sequence[Picture]) -> Iterator[Detections]:
-        """The detections in each picture, without pictures that the model refuses."""
-        for found in self.model.detect_each(pictures):
-            if isinstance(found, ImageError):
-                self.faults.append(str(found))
-                continue
-            if self._labels is not None:
-                found = found[np.isin(found.labels, self._labels)]
-            yield found
+    def _detect(self, pictures: Iterator[Picture]) -> Iterator[Detections | None]:
+        """The detections in each picture; None: the model refuses it."""
+        while batch := list(islice(pictures, self.batch_size)):
+            for found in self.model.detect_each(batch):
+                if isinstance(found, ImageError):
+                    self.faults.append(str(found))
+                    yield None
+                elif self._labels is None:
+                    yield found
+                else:
+                    yield found[np.isin(found.labels, self._labels)]
+
+    def _write(self, path: Path, write: Callable[..., None], *arguments) -> bool:
+        """Writes a picture or a frame; False, and a fault, if the format of its file cannot."""
+        try:
+            write(*arguments)
+        except OSError as error:
+            if error.errno is not None:  # of the file system, and so of all inputs
+                raise
+            self.faults.append(f"cannot write {path}: {error}")
+            return False
+        return True
 
     def _draw(self, found: Detections) -> tuple[np.ndarray, str]:
         """The picture with its detections, and how many of each class it shows."""
@@ -186,8 +201,3 @@ def labels_of(model: OpenedModel, classes: Sequence[str]) -> np.ndarray:
         what = f"of {', '.join(known)}" if known else "category ids"
         raise ValueError(f"classes: expected {what}; got {', '.join(unknown)}")
     return np.flatnonzero([name in classes for name in known])
-
-
-def _batches(pictures: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
-    while batch := list(islice(pictures, size)):
-        yield batch

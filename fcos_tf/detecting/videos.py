@@ -15,6 +15,8 @@ from fcos_tf.data.images import ImageError
 from fcos_tf.detecting.files import CAMERA, Input
 
 _CODEC = "mp4v"  # MPEG-4 part 2: in every build of OpenCV that writes videos
+_LONGEST_SIDE = 8190  # of its frames, in pixels
+_MOST_TICKS = 65535  # a second: its rates are fractions of 16-bit numbers
 _UNKNOWN_RATE = 25.0
 
 
@@ -54,27 +56,46 @@ class VideoReader(AbstractContextManager):
         self._capture.release()
 
 
+def writable_rate(rate: float) -> float:
+    """The nearest frames per second that OpenCV can write, as a fraction of a power of ten.
+
+    MPEG-4 holds 21122 / 100, but not 211222 / 1000.
+    """
+    rate = min(max(rate, 0.01), _MOST_TICKS)
+    return round(rate, next(n for n in (3, 2, 1, 0) if rate * 10**n <= _MOST_TICKS))
+
+
 class VideoWriter(AbstractContextManager):
-    """Writes frames of one size to an .mp4 file, created with the first; a context manager."""
+    """Writes frames of one size to an .mp4 file, created with the first; a context manager.
+
+    Frames larger than MPEG-4 holds are made smaller.
+    """
 
     def __init__(self, path: Path, rate: float):
-        self._path, self._rate = path, rate
+        self._path, self._rate = path, writable_rate(rate)
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, pixels: np.ndarray) -> None:
         """Writes a frame, uint8 [h, w, 3] RGB.
 
         Raises:
-            OSError: the file cannot be written, or OpenCV lacks the codec.
+            OSError: the file cannot be written; without an `errno`, OpenCV lacks the codec, or it
+                does not take such frames.
         """
+        longest = max(pixels.shape[:2])
+        if longest > _LONGEST_SIDE:
+            scale = _LONGEST_SIDE / longest
+            pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         if self._writer is None:
             size = pixels.shape[1], pixels.shape[0]
             codec = cv2.VideoWriter_fourcc(*_CODEC)
+            self._path.touch()  # OpenCV does not say why it cannot open a file
             self._writer = cv2.VideoWriter(str(self._path), codec, self._rate, size)
             if not self._writer.isOpened():
+                self._path.unlink()
                 raise OSError(
-                    f"cannot write {self._path}: expected an OpenCV with the codec {_CODEC} and a "
-                    "folder that can be written to"
+                    f"expected an OpenCV with the codec {_CODEC} for {size[0]}x{size[1]} pixels at "
+                    f"{self._rate:g} frames a second"
                 )
         self._writer.write(np.ascontiguousarray(pixels[..., ::-1]))
 

@@ -44,7 +44,7 @@ def fcos_losses(
     Returns:
         dict of float32 scalars: `classification_loss`, `box_loss`, `centerness_loss`, each this
         replica's sum divided by the normaliser of all replicas; and `count_names`, of all
-        replicas: the positive points, at least 1 in all, at least 0 on each level.
+        replicas: the positive points, of all levels and of each. The normaliser is at least 1.
     """
     positive = learnt["positive_mask"]
     ltrb, ltrb_targets = predictions["ltrb"], learnt["ltrb_targets"]
@@ -60,18 +60,19 @@ def fcos_losses(
     if totals is None:
         totals = sum_over_replicas(loss_totals(learnt, point_strides, strides))
     level_counts = [totals[level] for level in range(len(strides))]
-    num_positives = ops.maximum(sum(level_counts), 1.0)
+    num_positives = sum(level_counts)
     # Few or no positives: a finite quotient, as in the official code.
-    box_normaliser = ops.maximum(totals[-1], 1e-6) if weight_boxes else num_positives
+    normaliser = ops.maximum(num_positives, 1.0)
+    box_normaliser = ops.maximum(totals[-1], 1e-6) if weight_boxes else normaliser
 
     classification = losses.sigmoid_focal_loss(predictions["class_logits"], learnt["class_targets"])
     options = {} if box_loss == "l1" else {"plus_one": plus_one}
     box = BOX_LOSSES[box_loss](ltrb, ltrb_targets, **options) * box_weights
     centerness = losses.binary_cross_entropy(predictions["centerness_logits"], quality_targets)
     return {
-        "classification_loss": ops.sum(classification) / num_positives,
+        "classification_loss": ops.sum(classification) / normaliser,
         "box_loss": box_loss_weight * ops.sum(ops.where(positive, box, 0.0)) / box_normaliser,
-        "centerness_loss": ops.sum(ops.where(positive, centerness, 0.0)) / num_positives,
+        "centerness_loss": ops.sum(ops.where(positive, centerness, 0.0)) / normaliser,
         **dict(zip(count_names(len(strides)), (num_positives, *level_counts), strict=True)),
     }
 
@@ -79,7 +80,7 @@ def fcos_losses(
 def count_names(levels: int) -> dict[str, str]:
     """Name -> meaning of the counts of positive points: of all levels, then of each from P3 on."""
     of_levels = {f"num_positives_p{k}": f"positive points on P{k}" for k in range(3, 3 + levels)}
-    return {"num_positives": "positive points on all levels, at least 1", **of_levels}
+    return {"num_positives": "positive points on all levels", **of_levels}
 
 
 def loss_totals(learnt: dict, point_strides, strides: Sequence[int]):

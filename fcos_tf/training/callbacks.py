@@ -1,7 +1,9 @@
 """Keras callbacks that measure a training run: losses, speed, waits for input, detections."""
 
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -15,6 +17,7 @@ from fcos_tf.training.loop import VALIDATION_PREFIX, EvaluationCallback, StepCal
 from fcos_tf.training.optimizers import averaged_weights
 
 _SLOTS = 256
+_MOST_EMPTY_STEPS = 20
 
 
 class InputClock(keras.callbacks.Callback):
@@ -101,7 +104,8 @@ class TrainingLog(StepCallback):
     next update), `images_per_second` and `input_share`, the share of the time (0..1) that training
     waits for images. Each step is in exactly one record; a resumed run continues with the means
     in the checkpoint. Place it before callbacks with long work at the end of an epoch, whose time
-    would count, and before `Checkpoint`.
+    would count, and before `Checkpoint`. It warns of 20 steps or more in which one of the model's
+    `count_names` is 0, such as that of positive points.
 
     Args:
         writers: Objects with `write(step, kind, values)`, see metric_writers.py.
@@ -128,6 +132,7 @@ class TrainingLog(StepCallback):
         self.batch_size = batch_size
         self.input_clock = input_clock
         self._resumes = first_step > 0
+        self._counted_until = first_step
         self._means = {}
         self._restart_clock()
 
@@ -161,7 +166,24 @@ class TrainingLog(StepCallback):
             values["input_share"] = min(1.0, self.input_clock.take() / seconds)
         for writer in self.writers:
             writer.write(step, "train", values)
+        self._warn_of_no_count(step, values)
         self._restart_clock()
+
+    def _warn_of_no_count(self, step: int, values: Mapping[str, float]) -> None:
+        """Warns, once in a row, of many steps without one of what the model counts."""
+        counts = getattr(self.model, "count_names", {})
+        watched = [name for name in counts if name not in self.model.detail_names]
+        empty = [name for name in watched if values.get(name) == 0]
+        if not empty:
+            self._counted_until = step
+        elif self.writers and step - self._counted_until >= _MOST_EMPTY_STEPS:
+            what = ", ".join(f"{name} ({counts[name]})" for name in empty)
+            warnings.warn(
+                f"steps {self._counted_until + 1:g} to {step}: {what} is 0, so only background is "
+                "learnt; look at tools/visualize.py --what=targets, and at --image_size",
+                stacklevel=2,
+            )
+            self._counted_until = math.inf
 
     def _restart_clock(self) -> None:
         self._clock, self._clock_step = time.perf_counter(), self.step

@@ -176,7 +176,8 @@ class BestModel(EvaluationCallback):
     """Saves the model of the best evaluation as `best.keras`, its value in `best.json`.
 
     Place it after the callback that evaluates. A resumed run continues from `best.json`; a run
-    from step 0 removes that of an older run, and its first evaluation replaces `best.keras`.
+    from step 0 removes that of an older run, and its first evaluation replaces `best.keras`. An
+    AP of -1, without a ground truth to measure it on, is no value.
 
     Args:
         model_dir: The run's folder.
@@ -213,10 +214,10 @@ class BestModel(EvaluationCallback):
 
     def on_evaluation(self, step, metrics):
         """Saves the model if the metric has improved."""
-        if self.best_metric not in metrics:
+        value = metrics.get(self.best_metric)
+        if value is None or (self._sign > 0 and value == -1):
             return
         self._seen = True
-        value = metrics[self.best_metric]
         if not value * self._sign > self.best * self._sign:  # true for NaN
             return
         self.best = value
@@ -227,7 +228,7 @@ class BestModel(EvaluationCallback):
         write_text(self.model_dir / BEST_RECORD_FILE, json.dumps(record) + "\n")
 
     def on_train_end(self, logs=None):
-        """Warns if no evaluation had the metric."""
+        """Warns if no evaluation had a value of the metric."""
         if not self._seen:
             text = f"no evaluation gave {self.best_metric!r}; {BEST_MODEL_FILE} is not written"
             warnings.warn(text, stacklevel=2)

@@ -10,9 +10,10 @@ saved as the weights. The checksums of the zip format reveal a corrupt file.
 import contextlib
 import json
 import re
+import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -49,12 +50,9 @@ def save(model: keras.Model, model_dir: str | Path, step: int, *, keep: int = 3)
     """
     if keep < 1:
         raise ValueError(f"keep: expected a whole number >= 1, got {keep}")
-    folder = Path(model_dir) / FOLDER
-    path = folder / f"step_{step:08d}.keras"
+    path = Path(model_dir) / FOLDER / f"step_{step:08d}.keras"
     try:
-        with naming(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(folder)
+        make_folder(model_dir)
         write_model(model, path)
     except OSError as error:
         before = latest(model_dir)
@@ -67,6 +65,20 @@ def save(model: keras.Model, model_dir: str | Path, step: int, *, keep: int = 3)
         if step_of(old) < step:
             old.unlink(missing_ok=True)
     return path
+
+
+def make_folder(model_dir: str | Path) -> None:
+    """Makes the folder of a run's checkpoints, and removes what killed processes left in it.
+
+    Raises:
+        OSError: It cannot be written to.
+    """
+    folder = Path(model_dir) / FOLDER
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 def write_model(model: keras.Model, path: str | Path) -> None:
@@ -141,10 +153,33 @@ def restore(model: keras.Model, path: str | Path) -> int:
     return step
 
 
+def refuse_other_classes(path: Path, class_names: Sequence[str]) -> None:
+    """Refuses to resume with classes other than those of the checkpoint.
+
+    Args:
+        path: A whole checkpoint.
+        class_names: Of the data set, in the order of their labels.
+
+    Raises:
+        ValueError: The checkpoint's model has other names, or the same in another order.
+    """
+    before = _config_of(path).get("config", {}).get("class_names")
+    if before is not None and tuple(before) != tuple(class_names):
+        raise ValueError(
+            f"checkpoint {path}: expected its classes, {', '.join(before)}, in the data, got "
+            f"{', '.join(class_names)}; give the data it was trained on or its --classes, or "
+            f"another --model_dir with --initial_weights={path}"
+        )
+
+
+def _config_of(path: Path) -> dict:
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("config.json"))
+
+
 def _refuse_old_momentum(path: Path) -> None:
     """Refuses a checkpoint of an older SGD, whose momentum accumulated steps, not gradients."""
-    with zipfile.ZipFile(path) as archive:
-        saved = json.loads(archive.read("config.json"))
+    saved = _config_of(path)
     optimizer = (saved.get("compile_config") or {}).get("optimizer") or {}
     optimizer = optimizer.get("config", {}).get("inner_optimizer") or optimizer
     is_ours = optimizer.get("registered_name") == "fcos_tf>SGD"

@@ -1,9 +1,21 @@
-"""Stop signals of a run, which may end at any time."""
+"""A run that may end at any time: stop signals, and a lock on its folder."""
 
+import contextlib
+import datetime
+import errno
+import fcntl
+import os
 import signal
+import socket
 import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from fcos_tf.atomic_files import naming
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LOCK_FILE = ".lock"
 
 
 class TrainingStopped(Exception):  # noqa: N818 - nothing has gone wrong
@@ -49,3 +61,42 @@ class StopSignals:
         # and a step may be long.
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def locked(model_dir: str | Path) -> Iterator[None]:
+    """Holds a run's folder, created if missing, for one process; of several hosts the chief's.
+
+    The kernel, or the server of a network file system, holds the lock and frees it when the process
+    ends in any way, or its host is gone. The file says who holds it; it stays.
+
+    Raises:
+        ValueError: Another process holds it; says which.
+        OSError: Not a folder, or one that cannot be written to.
+    """
+    folder = Path(model_dir)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--model_dir: expected a folder, got the file {folder}")
+    path = folder / LOCK_FILE
+    with naming(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed below
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise ValueError(
+                    f"--model_dir: expected a folder where no other process trains, got {folder} "
+                    f"in use by {file.read().strip() or 'another process'}; wait for it, stop it, "
+                    "or give another --model_dir"
+                ) from None
+            text = f"{folder} has a file system without locks ({error.strerror})"
+            warnings.warn(f"{text}; start no second process that trains in it", stacklevel=3)
+        with naming(path):
+            file.truncate(0)
+            now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+            file.flush()
+        yield

@@ -1,4 +1,4 @@
-"""What a detector cannot learn of a data set: boxes without points, levels without boxes."""
+"""What a run cannot do with its data: boxes without points, levels or evaluations without boxes."""
 
 import numpy as np
 
@@ -8,6 +8,16 @@ from fcos_tf.models.image_model import ImageModel
 
 _MOST_IMAGES = 100
 _SHARE = 0.01  # of boxes without a point, above which a warning is worth it
+
+
+def unmeasurable(model: ImageModel, annotations: Annotations) -> list[str]:
+    """The warning about a validation split without a box, for a detector."""
+    if not model.protocols or not annotations.ignored.all():
+        return []
+    return [
+        f"none of the {annotations.num_images} images to evaluate on has a box to find, so nothing "
+        "can be measured and no best model is kept, only the last one; check --val_split"
+    ]
 
 
 def unlearnable(model: ImageModel, annotations: Annotations, image_size: str) -> list[str]:

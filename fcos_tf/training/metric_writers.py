@@ -21,6 +21,7 @@ from tensorboard.plugins.scalar.summary import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from fcos_tf.atomic_files import naming, write_text
+from fcos_tf.visualization.curves import read_records
 
 
 class JsonLinesWriter:
@@ -32,11 +33,15 @@ class JsonLinesWriter:
         path: The file; its folder must exist.
         first_step: Updates done before. Lines of later steps, from a run that was killed after its
             last checkpoint, are cut, as they will be written again; so is an incomplete last line.
+
+    Raises:
+        ValueError: The file has a line that is no record.
     """
 
     def __init__(self, path: str | Path, *, first_step: int = 0):
         path = Path(path)
-        write_text(path, "".join(line + "\n" for line in _lines_until(path, first_step)))
+        records = read_records(path) if path.exists() else ()
+        write_text(path, "".join(f"{line}\n" for line, step, *_ in records if step <= first_step))
         self._file = _AppendedFile(path)
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
@@ -160,18 +165,5 @@ class _AppendedFile:
 
 def has_record(path: str | Path, step: int, kind: str) -> bool:
     """Whether a metrics file, which need not exist, has a line of this step and kind."""
-    records = map(json.loads, _lines_until(Path(path), step))
-    return any((record["step"], record.get("kind")) == (step, kind) for record in records)
-
-
-def _lines_until(path: Path, last_step: int) -> list[str]:
-    """The whole lines of a metrics file, which need not exist, of steps up to `last_step`."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            step = json.loads(line)["step"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
-        if step <= last_step:
-            kept.append(line)
-    return kept
+    records = read_records(path) if Path(path).exists() else ()
+    return any(found[1:3] == (step, kind) for found in records)

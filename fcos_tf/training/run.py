@@ -4,7 +4,8 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from fcos_tf.training.progress_bar import ProgressBar
 from fcos_tf.visualization.curves import METRICS_LINES_FILE
 
 CONFIG_FILE = "config.cfg"
+DATA_FILE = "data.txt"
 MODEL_FILE = "model.keras"
 METRICS_FILE = "metrics.json"
 PER_CLASS_FILE = "per_class.json"
@@ -175,9 +177,9 @@ def read_finished(model_dir: Path, step: int, *, has_picture: bool) -> dict[str,
         return None
     try:
         metrics = json.loads((model_dir / METRICS_FILE).read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
+        return metrics if metrics.get("step") == step else None
+    except (ValueError, AttributeError):
         return None
-    return metrics if metrics.get("step") == step else None
 
 
 def check_unchanged(
@@ -196,25 +198,80 @@ def check_unchanged(
         allow_config_change: Warn instead.
 
     Raises:
-        ValueError: Options differ; names them with old and new values.
+        ValueError: Options differ; names them with old and new values. Or the file is no config.
     """
     path = Path(model_dir) / CONFIG_FILE
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    before = dict(defaults)
-    before.update(line[2:].split("=", 1) for line in lines if re.match(r"--\w+=", line))
+    before = dict(defaults) | dict(_read_lines(path, r"--(\w+)=(.*)|#.*|", "--name=value"))
     changed = [
         f"--{name}={value} (was {before[name] or 'empty'})"
         for name, value in options.items()
         if _comparable(before[name]) != _comparable(value)
     ]
-    text = f"{path} says that the run to resume has other flags: {', '.join(changed)}"
+    _refuse(path, "flags", changed, allow_config_change)
+
+
+def describe_data(**splits: Any) -> list[str]:
+    """The fingerprints of the data sets by their role, such as `train`; none of made images."""
+    known = {role: data.annotations for role, data in splits.items() if data.annotations}
+    return [f"{role} {line}" for role, each in known.items() for line in each.fingerprint()]
+
+
+def check_same_data(
+    model_dir: str | Path, data: Sequence[str], *, allow_config_change: bool = False
+) -> None:
+    """Refuses to resume a run on other images or annotations.
+
+    Args:
+        model_dir: The run's folder; without a `data.txt` nothing is compared.
+        data: The result of `describe_data`, the content of that file.
+        allow_config_change: Warn instead.
+
+    Raises:
+        ValueError: Images were added, removed or changed; names them. Or the file is no such list.
+    """
+    path = Path(model_dir) / DATA_FILE
+    if not path.is_file():
+        return
+    lines = _read_lines(path, r"(\w+) ([0-9a-f]{8} .+)", "'train', a checksum and a name")
+    before, now = Counter(lines), Counter(tuple(line.split(" ", 1)) for line in data)
+    gone, new = (
+        {f"{role} {line.split(' ', 1)[1]}" for role, line in rows}
+        for rows in (before - now, now - before)
+    )
+    kinds = {"added": new - gone, "removed": gone - new, "with other objects": new & gone}
+    changed = [
+        f"{len(names)} {kind} ({', '.join([*sorted(names)[:5], '...'][: len(names)])})"
+        for kind, names in kinds.items()
+        if names
+    ]
+    _refuse(path, "images", changed, allow_config_change)
+
+
+def _read_lines(path: Path, pattern: str, expected: str) -> list[tuple[str, str]]:
+    """The two groups of each line of a file; of lines without groups nothing."""
+    found = []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines() or [""], start=1):
+        match = re.fullmatch(pattern, line)
+        if match is None or not text.strip():
+            raise ValueError(
+                f"{path}, line {number}: expected {expected}, got {line[:80]!r}; remove the file "
+                "to resume without comparing"
+            )
+        found += [match.groups()] if match[1] else []
+    return found
+
+
+def _refuse(path: Path, what: str, changed: Sequence[str], allow_config_change: bool) -> None:
+    """Raises or warns if something has changed since the run began."""
+    text = f"{path} says that the run to resume has other {what}: {', '.join(changed)}"
     if changed and not allow_config_change:
         advice = "give the original ones, another --model_dir, or --allow_config_change"
         raise ValueError(f"{text}; {advice}")
     if changed:
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(text, stacklevel=3)
 
 
 def _comparable(text: str) -> str | list[float]:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -29,10 +29,36 @@ _LINE_STYLES = ("-", "--", "-.", ":")
 Curves = dict[str, tuple[list[int], list[float]]]
 
 
+def read_records(path: str | Path) -> Iterator[tuple[str, int, str, dict[str, float]]]:
+    """Reads the records of a run; a truncated last line, of a running or a killed run, is skipped.
+
+    Args:
+        path: A `metrics.jsonl`.
+
+    Yields:
+        Line, step, kind, and the values that are not null by name.
+
+    Raises:
+        ValueError: A line that is no record; names the file and the line.
+    """
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            step, kind = int(record.pop("step")), str(record.pop("kind"))
+            values = {name: float(x) for name, x in record.items() if x is not None}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if not line.endswith("\n"):
+                break
+            raise ValueError(
+                f"{path}, line {number}: expected a record with step and kind, got "
+                f"{line.strip()[:80]!r}; remove the line, or the file"
+            ) from error
+        yield line.rstrip("\n"), step, kind, values
+
+
 def read_curves(run: str | Path) -> Curves:
     """Reads the numbers of a run.
-
-    A truncated last line, of a running or a killed run, is skipped.
 
     Args:
         run: The run's folder, or its `metrics.jsonl`.
@@ -51,22 +77,10 @@ def read_curves(run: str | Path) -> Curves:
             f"expected the folder of a run with {METRICS_LINES_FILE}, got {run}"
         )
     curves: Curves = defaultdict(lambda: ([], []))
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            step, kind = int(record.pop("step")), str(record.pop("kind"))
-            values = {f"{kind}/{name}": float(x) for name, x in record.items() if x is not None}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if not line.endswith("\n"):
-                break
-            raise ValueError(
-                f"{path}, line {number}: expected a record with step and kind, got "
-                f"{line.strip()[:80]!r}"
-            ) from error
+    for _, step, kind, values in read_records(path):
         for name, value in values.items():
-            curves[name][0].append(step)
-            curves[name][1].append(value)
+            curves[f"{kind}/{name}"][0].append(step)
+            curves[f"{kind}/{name}"][1].append(value)
     if not curves:
         raise ValueError(f"{path}: expected a record for each log step, got none")
     return dict(curves)

@@ -80,7 +80,7 @@ def test_a_folder_gives_what_predict_gives(weights, photos, tmp_path, capsys):
     assert last == f"3 images, 60 detections of score 0 or more; files in {out}"
     assert [line.partition(": ")[0] for line in lines] == [str(photos / n) for n in READABLE]
     # What cannot be read is named at the end, and no reason to fail.
-    assert error.startswith("unreadable, or not to the end (1):\ncannot decode image ")
+    assert error.startswith("unreadable, not to the end, or not drawn (1):\ncannot decode image ")
     assert "broken.jpg" in error and len(error.splitlines()) == 2
     assert {path.name for path in out.iterdir()} == {"a.png", "b.jpg", "c.png", "detections.json"}
     files = {1: photos / "a.png", 2: photos / "b.jpg", 4: photos / "c.png"}  # the third is broken

@@ -67,7 +67,7 @@ def test_the_run_leaves_its_files(run_dir):
     names = {path.name for path in run_dir.iterdir()}
     assert names == {
         "checkpoints", "tensorboard", "config.cfg", "metrics.jsonl", "metrics.json",
-        "model.keras", "detections.png", "best.keras", "best.json",
+        "model.keras", "detections.png", "best.keras", "best.json", ".lock",
     }  # fmt: skip
     checkpoints = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
     assert checkpoints == ["step_00000003.keras", "step_00000004.keras"]

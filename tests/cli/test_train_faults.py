@@ -1,5 +1,6 @@
 """What `train.py` says and leaves when something happens to a run; in this process, for speed."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from fcos_tf.config import Config
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.tensorflow_words import is_out_of_memory
 from fcos_tf.training import checkpoints
+from fcos_tf.training.interruption import locked
 from fcos_tf.training.metric_writers import TextWriter
 from tests.cli.parsing import parse_config
 from tests.digit_files import write_digits
@@ -112,6 +114,99 @@ def test_corrupt_checkpoints_only_are_no_reason_to_start_anew(tmp_path, capsys):
     assert last.startswith("train.py: error: --model_dir: ")
     assert f" {folder}, " in last and "(step_00000002.keras, step_00000001.keras)" in last
     assert {path: path.read_bytes() for path in files} == files
+
+
+@pytest.fixture(scope="module")
+def coco_run(tmp_path_factory):
+    """COCO whose validation images have no box, and a run of 2 steps on it: folders, its words."""
+    root = tmp_path_factory.mktemp("coco")
+    data = write_digits("coco", root / "data", {"train": 8, "val": 4})
+    (path,) = (data / "annotations").glob("*val*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
+    told = []
+    config = parse_config([*SMALL, *on_coco(data), f"--model_dir={root / 'run'}"])
+    with pytest.warns(UserWarning) as warned:
+        train_tool.train(config, report=told.append)
+    return data, root / "run", [str(each.message) for each in warned]
+
+
+def on_coco(data):
+    return "--dataset=coco", f"--data_dir={data}", "--steps=2", "--eval_every=2"
+
+
+def test_a_run_that_cannot_be_measured_says_so_and_keeps_the_last_model(coco_run):
+    _, folder, warned = coco_run
+    at_start = "none of the 4 images to evaluate on has a box to find, so nothing can be measured"
+    assert any(line.startswith(at_start) for line in warned)
+    assert "no evaluation gave 'AP'; best.keras is not written" in warned
+    assert not (folder / "best.keras").exists() and not (folder / "best.json").exists()
+    assert (folder / "model.keras").is_file()
+    assert json.loads((folder / "metrics.json").read_text())["AP"] == -1
+
+
+def test_a_run_does_not_go_on_with_other_data(coco_run, tmp_path, capsys):
+    data, folder, _ = coco_run
+    other = tmp_path / "data"
+    command = [*on_coco(other), f"--model_dir={folder}"]
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.name != ".lock"
+             and path.is_file()}  # fmt: skip
+
+    def change(edit):
+        shutil.rmtree(other, ignore_errors=True)
+        shutil.copytree(data, other)
+        (path,) = (other / "annotations").glob("*train*.json")
+        content = json.loads(path.read_text())
+        edit(content)
+        path.write_text(json.dumps(content))
+        status, out, err = run(capsys, *command)
+        if status:
+            assert (status, out) == (1, "") and err.count("\n") == 1
+            assert {path: path.read_bytes() for path in files} == files
+        return status, out, err
+
+    def name_otherwise(content):
+        for category in content["categories"]:
+            category["name"] = "zebra" if category["name"] == "3" else category["name"]
+
+    def remove_one(content):
+        gone = content["images"].pop()
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != gone["id"]]
+        return gone["file_name"]
+
+    def move_a_box(content):
+        content["annotations"][0]["bbox"][0] += 1
+
+    status, out, err = change(lambda content: None)  # only moved
+    assert (status, err) == (0, "") and "is finished" in out
+    _, _, err = change(name_otherwise)
+    assert (
+        ": expected its classes, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, in the data, got 0, 1, 2, zebra"
+        in err
+    )
+    last = max(path.name for path in (data).rglob("*.jpg") if "train" in str(path))
+    _, _, err = change(remove_one)
+    assert (
+        f"data.txt says that the run to resume has other images: 1 removed (train {last}); " in err
+    )
+    _, _, err = change(move_a_box)
+    assert "other images: 1 with other objects (train " in err
+    status, out, err = run(capsys, *command, "--allow_config_change")
+    assert status == 0 and "train.py: warning: " in err and "1 with other objects" in err
+
+
+def test_a_folder_in_use_or_no_folder_is_told_before_the_data_is_read(tmp_path, capsys):
+    command = ["--overfit=8", f"--model_dir={tmp_path / 'run'}"]
+    with locked(tmp_path / "run"):
+        status, out, err = run(capsys, *command)
+    assert (status, out) == (1, "")
+    assert f"got {tmp_path}/run in use by process {os.getpid()} on " in err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    (tmp_path / "file").touch()
+    status, out, err = run(capsys, "--overfit=8", f"--model_dir={tmp_path / 'file'}")
+    assert (status, out) == (1, "") and "--model_dir: expected a folder, got the file " in err
+    (tmp_path / "run" / "checkpoints").touch()  # found before the first step, not at the first save
+    status, out, err = run(capsys, *command)
+    assert (status, out) == (1, "") and f"cannot write {tmp_path}/run/checkpoints: " in err
 
 
 @pytest.mark.slow  # TensorFlow waits ten seconds for memory before it gives up

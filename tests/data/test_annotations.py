@@ -129,6 +129,34 @@ def test_selecting_images_takes_their_boxes_along():
 FAULTS = [Fault("a.json", f"annotation {i}", "has no area", kept=i == 0) for i in range(13)]
 
 
+def test_a_fingerprint_is_that_of_files_and_objects_not_of_their_place(tmp_path):
+    def lines(folder, names=("0.jpg", "1.jpg"), **columns):
+        files = [str(folder / name) for name in names]
+        boxes = [[0, 0, 9, 9], [1, 1, 5, 5], [2, 2, 5, 5]]
+        given = {"owners": [0, 1, 1], "sizes": [(10, 10)] * 2, "files": files} | columns
+        return annotations(boxes, **given).fingerprint()
+
+    for folder, sizes in (("a", (3, 4)), ("moved", (3, 4)), ("longer", (3, 5))):
+        (tmp_path / folder).mkdir()
+        for name, size in enumerate(sizes):
+            (tmp_path / folder / f"{name}.jpg").write_bytes(bytes(size))
+    before = lines(tmp_path / "a")
+    assert [line.split(" ", 1)[1] for line in before] == ["0.jpg", "1.jpg"]
+    assert lines(tmp_path / "moved") == before
+    longer = lines(tmp_path / "longer")
+    assert longer[0] == before[0] and longer[1] != before[1]
+    for name, values in {
+        "labels": [0, 1, 7], "ignored": [False, False, True], "areas": [np.nan, np.nan, 4.0],
+        "owners": [0, 0, 1],
+    }.items():  # fmt: skip
+        assert lines(tmp_path / "a", **{name: np.array(values)})[1] != before[1]
+    # In shards an image is a part of a file; missing files have no length.
+    shards = {"ranges": np.array([[0, 3], [3, 4]]), "names": ("s", "s")}
+    assert [line.split(" ", 1)[1] for line in lines(tmp_path, **shards)] == ["s", "s at byte 3"]
+    assert len(lines(tmp_path / "none")) == 2
+    assert annotations([], sizes=np.zeros([0, 2])).fingerprint() == []
+
+
 def test_faults_are_listed_together_with_their_counts(caplog):
     report_faults("coco train", FAULTS, {"dog": 3, "cat": 1}, max_faults=12)
     listed, other = caplog.messages[1], caplog.messages[0]

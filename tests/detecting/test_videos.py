@@ -6,8 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
+from fcos_tf.data.images import ImageError
+from fcos_tf.detecting import videos
 from fcos_tf.detecting.files import VIDEO, Input
-from fcos_tf.detecting.videos import VideoReader
+from fcos_tf.detecting.videos import VideoReader, VideoWriter
 from fcos_tf.visualization import class_colour
 from tests.detecting.stubs import WEAK, Stub, detect_with, flat, make_video
 
@@ -111,9 +113,68 @@ def test_without_the_codec_the_error_says_so(tmp_path, monkeypatch):
             pass
 
     monkeypatch.setattr(cv2, "VideoWriter", Closed)
-    message = r"cannot write \S+clip\.mp4: expected an OpenCV with the codec mp4v"
-    with pytest.raises(OSError, match=message):
-        detect_with(Stub(), video, tmp_path / "out")
+    detection, line = detect_with(Stub(), video, tmp_path / "out")
+    assert detection.faults == [
+        f"cannot write {tmp_path / 'out' / 'clip.mp4'}: expected an OpenCV with the codec mp4v for "
+        "320x240 pixels at 12.5 frames a second"
+    ]
+    assert line.startswith("5 frames, ") and len(read_lines(tmp_path / "out")) == 5
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"detections.jsonl"}
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_matter_of_the_codec(tmp_path):
+    (tmp_path / "out" / "clip.mp4").mkdir(parents=True)
+    writer = VideoWriter(tmp_path / "out" / "clip.mp4" / "none" / "a.mp4", 25)
+    with pytest.raises(FileNotFoundError):
+        writer.write(np.zeros([240, 320, 3], np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("rate", "written"),
+    [(211.222, 211.22), (29.97003, 29.97), (1000.04, 1000), (65.535, 65.535), (1e6, 65535),
+     (0.0001, 0.01)],
+)  # fmt: skip
+def test_any_rate_can_be_written(tmp_path, rate, written):
+    with VideoWriter(tmp_path / "a.mp4", rate) as writer:
+        writer.write(np.zeros([48, 64, 3], np.uint8))
+    assert read_video(tmp_path / "a.mp4")[0] == pytest.approx(written, rel=1e-5)
+
+
+def test_wide_frames_are_written_smaller_and_a_video_that_cannot_be_leaves_the_others(
+    tmp_path, monkeypatch
+):
+    for name, size in (("a.avi", (8200, 1000)), ("b.avi", (320, 240))):
+        codec = cv2.VideoWriter_fourcc(*"MJPG")
+        writer = cv2.VideoWriter(str(tmp_path / name), codec, 211.222, size)
+        writer.write(np.full([*size[::-1], 3], 200, np.uint8))
+        writer.release()
+    detection, line = detect_with(Stub(), f"{tmp_path}/a.avi,{tmp_path}/b.avi", tmp_path / "out")
+    assert detection.faults == [] and line.startswith("2 frames, 2 detections ")
+    # 8190 / 8200 * 1000 = 998.8, and OpenCV leaves out an odd row.
+    assert [read_video(tmp_path / "out" / name)[1][0].shape[:2] for name in ("a.mp4", "b.mp4")] == [
+        (998, 8190), (240, 320),
+    ]  # fmt: skip
+    assert read_lines(tmp_path / "out")[0]["detections"][0]["bbox"] == [0, 0, 4100, 1000]
+    monkeypatch.setattr(videos, "_LONGEST_SIDE", 9000)
+    detection, line = detect_with(Stub(), f"{tmp_path}/a.avi,{tmp_path}/b.avi", tmp_path / "two")
+    (fault,) = detection.faults
+    assert fault.startswith(f"cannot write {tmp_path}/two/a.mp4: ") and "8200x1000" in fault
+    assert line.startswith("2 frames, ") and len(read_video(tmp_path / "two" / "b.mp4")[1]) == 1
+
+
+def test_refused_frames_are_named_as_such_and_counted(tmp_path):
+    video = make_video(tmp_path / "clip.avi", (200, 13, 200))
+    refusing = Stub()
+    refusing.find = lambda pictures, threshold: refuse_dark(Stub(), pictures)
+    detection, _ = detect_with(refusing, video, tmp_path / "out")
+    assert detection.faults == [f"a frame of {video}: refused"]
+    assert [entry["frame"] for entry in read_lines(tmp_path / "out")] == [0, 2]
+
+
+def refuse_dark(stub, pictures):
+    if pictures[0].pixels.mean() < 100:
+        raise ImageError(f"{pictures[0].name}: refused")
+    return stub.find(pictures, None)
 
 
 class Camera:

@@ -135,8 +135,8 @@ def test_no_boxes_at_all_give_finite_loss_and_gradients(model, num_boxes):
     with tf.GradientTape() as tape:
         loss, parts = model.total_loss({"images": images}, targets, training=True)
     gradients = tape.gradient(loss, model.trainable_weights)
-    assert parts["num_positives"] == 1 and parts["box_loss"] == parts["centerness_loss"] == 0
-    assert all(parts[f"num_positives_p{level}"] == 0 for level in range(3, 8))
+    assert parts["box_loss"] == parts["centerness_loss"] == 0
+    assert all(value == 0 for name, value in parts.items() if name.startswith("num_positives"))
     # 86 points * 2 images * 2 classes, all background at p near .01: about .75 * .01^2 * .01 each.
     assert 0 < float(parts["classification_loss"]) < 344 * 0.75 * 0.02**3
     assert all(np.isfinite(g).all() for g in gradients if g is not None)

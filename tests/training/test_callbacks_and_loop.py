@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -7,7 +8,12 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from fcos_tf.training import callbacks, checkpoints, loop, metric_writers
-from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter, TextWriter
+from fcos_tf.training.metric_writers import (
+    JsonLinesWriter,
+    TensorBoardWriter,
+    TextWriter,
+    has_record,
+)
 from fcos_tf.training.optimizers import SGD
 from fcos_tf.training.progress_bar import ProgressBar
 from fcos_tf.training.schedules import WarmupStepDecay
@@ -130,6 +136,28 @@ def test_a_record_is_the_mean_since_the_last(tmp_path):
     loop.fit(make_model(), make_dataset, total_steps=5, period=5, callbacks=[training])
     assert [step for step, _, _ in log.records] == [2, 4, 5]
     assert log.records[0][2]["loss"] == 0.6953125
+
+
+@pytest.mark.parametrize("log_every", [1, 5, 20, 32])
+def test_many_steps_without_a_positive_are_warned_of_once(log_every):
+    model = make_model()
+    model.count_names = {"num_positives": "points that learn", "num_positives_p3": "of P3"}
+    model.detail_names = ("num_positives_p3",)
+    log = callbacks.TrainingLog([ListWriter()], log_every=log_every, batch_size=1)
+    log.set_model(model)
+    told = []
+    for step in range(1, 161):  # 40 with positives, 80 without, 40 with
+        if step % log_every == 0:
+            count = 0.0 if 40 < step <= 120 else 3.0
+            with warnings.catch_warnings(record=True) as caught:
+                log._warn_of_no_count(step, {"num_positives": count, "num_positives_p3": 0.0})
+            told += [(step, str(each.message)) for each in caught]
+    ((step, text),) = told
+    before = 40 // log_every * log_every
+    assert 20 <= step - before < 20 + log_every
+    assert text.startswith(
+        f"steps {before + 1} to {step}: num_positives (points that learn) is 0, so only background "
+    )
 
 
 def test_each_step_is_in_one_record(tmp_path):
@@ -297,9 +325,20 @@ def test_a_resumed_run_knows_its_best(tmp_path, evaluations):
     assert resume([(0.25, 0.125)], monitor="mAP_voc07") == 0.125
     (tmp_path / "best.keras").unlink()
     assert resume([(0.25, 0.0625)], monitor="mAP_voc07") == 0.0625
-    (tmp_path / "best.json").write_text("{")
-    with pytest.raises(ValueError, match=r"best\.json: expected monitor, value and step"):
-        callbacks.BestModel(tmp_path, first_step=1)
+    for garbage in (b"{", b"\xff", b"[]", b'{"monitor": "AP", "value": null, "step": 1}'):
+        (tmp_path / "best.json").write_bytes(garbage)
+        with pytest.raises(ValueError, match=r"best\.json: expected monitor, value and step"):
+            callbacks.BestModel(tmp_path, first_step=1)
+
+
+def test_what_cannot_be_measured_is_no_best_model(tmp_path, evaluations):
+    evaluations([(-1.0, 0.5), (-1.0, 0.5), (-1.0, 0.5)])
+    with pytest.warns(UserWarning, match="no evaluation gave 'AP'; best.keras is not written"):
+        fit_with(make_model(), callbacks.BestModel(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    evaluations([(-1.0, 0.5), (0.0, 0.5), (-1.0, 0.5)])
+    fit_with(make_model(), callbacks.BestModel(tmp_path))
+    assert json.loads((tmp_path / "best.json").read_text())["value"] == 0
 
 
 def test_a_run_from_step_0_forgets_what_an_older_one_left(tmp_path, evaluations):
@@ -343,14 +382,31 @@ def test_tensorboard_gets_the_scalars_and_drops_abandoned_ones(tmp_path):
 
 def test_json_lines_cut_what_will_be_written_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo')
+    path.write_text(
+        '{"step": 1, "kind": "train", "loss": 3.0}\n{"step": 2, "kind": "train", "loss": 2.0}\n'
+        '{"step": 3, "kind": "train", "lo'
+    )
     writer = JsonLinesWriter(path, first_step=1)
     writer.write(2, "train", {"loss": np.float32(0.5)})
     writer.close()
     assert path.read_text().splitlines() == [
-        '{"step": 1, "loss": 3.0}',
+        '{"step": 1, "kind": "train", "loss": 3.0}',
         '{"step": 2, "kind": "train", "loss": 0.5}',
     ]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\xff\xfe\n", b"\0\0\n", b"{}\n", b'{"step": "a", "kind": "val"}\n', b"[" * 9999 + b"\n"],
+)
+def test_garbage_in_the_records_is_named_and_stays(tmp_path, garbage):
+    path = tmp_path / "metrics.jsonl"
+    content = b'{"step": 1, "kind": "val", "AP": 0.5}\n' + garbage
+    path.write_bytes(content)
+    for read in (JsonLinesWriter, lambda path: has_record(path, 2, "val")):
+        with pytest.raises(ValueError, match=rf"{path}, line 2: expected a record with step"):
+            read(path)
+    assert path.read_bytes() == content
 
 
 @pytest.fixture

@@ -152,6 +152,22 @@ def test_another_architecture_is_refused(tmp_path):
         checkpoints.restore(make_model(units=5), path)
 
 
+def test_other_classes_are_refused(tmp_path):
+    class Named(keras.Sequential):
+        def get_config(self):
+            return {**super().get_config(), "class_names": ("cat", "dog")}
+
+    model = Named([keras.layers.Input((1,)), keras.layers.Dense(1)])
+    model.compile(SGD(0.1))
+    path = checkpoints.save(model, tmp_path, 1)
+    checkpoints.refuse_other_classes(path, ("cat", "dog"))
+    for names in (("apple", "zebra"), ("dog", "cat"), ("cat", "dog", "cow")):
+        message = f"{path}: expected its classes, cat, dog, in the data, got {', '.join(names)};"
+        with pytest.raises(ValueError, match=message):
+            checkpoints.refuse_other_classes(path, names)
+    checkpoints.refuse_other_classes(checkpoints.save(make_model(), tmp_path, 2), ("apple",))
+
+
 def test_another_optimizer_is_refused(tmp_path):
     model = make_model()
     train(model, range(1))

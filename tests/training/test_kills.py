@@ -102,11 +102,26 @@ def test_kills_while_saving_and_while_evaluating_change_nothing(tmp_path):
     assert_same_run(folder, tmp_path / "straight")
 
 
+def test_deterministic_runs_are_bitwise_equal_also_after_a_kill(tmp_path):
+    """On all cores; two runs without the flag differ from the first step on."""
+    tool = [sys.executable, "tools/train.py", *DIGITS, "--steps=12", "--eval_every=6"]
+    tool += ["--schedule=constant", "--deterministic"]
+    for name in ("straight", "again"):
+        finish([*tool, f"--model_dir={tmp_path / name}"], tmp_path / f"{name}.log")
+    assert_same_run(tmp_path / "again", tmp_path / "straight")
+    folder, log = tmp_path / "killed", tmp_path / "killed.log"
+    command = [*tool, f"--model_dir={folder}"]
+    kill(command, folder, log, lambda text, writing: "\nstep 9/" in text)
+    finish(command, log)
+    assert "resuming at step" in log.read_text()
+    assert_same_run(folder, tmp_path / "straight")
+
+
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
     rng = random.Random(0)
     folder = tmp_path / "killed"
-    tool = [sys.executable, "tools/train.py", *DIGITS]
+    tool = [sys.executable, "tools/train.py", *DIGITS, "--deterministic"]
     finish([*tool, f"--model_dir={tmp_path / 'straight'}"], tmp_path / "straight.log")
     command = [*tool, f"--model_dir={folder}"]
     newest = 0

@@ -5,7 +5,7 @@ import pytest
 
 import fcos_tf
 from fcos_tf.data.annotations import Annotations
-from fcos_tf.training.learnable import unlearnable
+from fcos_tf.training.learnable import unlearnable, unmeasurable
 
 
 def annotations(boxes):
@@ -43,6 +43,12 @@ def test_levels_without_boxes_are_named(model):
     boxes = [[0, 0, 30, 30], [0, 0, 100, 140]]
     (line,) = unlearnable(model, annotations(boxes), "256x128")
     assert "by points of stride 32," in line and "--fpn_levels" in line
+
+
+def test_an_evaluation_without_boxes_is_named(model):
+    (line,) = unmeasurable(model, annotations([]))
+    assert line.startswith("none of the 1 images to evaluate on has a box to find")
+    assert unmeasurable(model, annotations([[0, 0, 30, 30]])) == []
 
 
 def test_nothing_to_say(model):

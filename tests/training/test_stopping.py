@@ -1,12 +1,14 @@
 """What ends a run: signals, errors in an evaluation, full disks."""
 
 import contextlib
+import errno
 import functools
 import os
 import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 
 from fcos_tf.training import callbacks, checkpoints, interruption
-from fcos_tf.training.interruption import SIGNALS, StopSignals, TrainingStopped
+from fcos_tf.training.interruption import SIGNALS, StopSignals, TrainingStopped, locked
 from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter
 from tests.limits import HANG
 from tests.training import tiny_run
@@ -205,6 +207,73 @@ def test_records_that_find_no_room_are_told_by_the_name_of_their_file(full_disk,
         JsonLinesWriter(path, first_step=1).close()
         lines = path.read_text().splitlines()
         assert lines and set(lines) == {'{"step": 1, "kind": "train", "loss": 1.0}'}
+
+
+HOLD_LOCK = f"""
+import sys, time
+sys.path.insert(0, {str(Path(interruption.__file__).parents[2])!r})
+from fcos_tf.training.interruption import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep({2 * HANG})
+"""
+
+
+def test_two_processes_are_not_at_one_folder_and_a_killed_one_is_no_obstacle(tmp_path):
+    folder = tmp_path / "new" / "run"
+    command = [sys.executable, "-c", HOLD_LOCK, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        holder = f"in use by process {process.pid} on {re.escape(socket.gethostname())} since 20"
+        with (
+            pytest.raises(ValueError, match=f"--model_dir: .* got {folder} {holder}"),
+            locked(folder),
+        ):
+            pass
+        process.kill()
+    with (
+        locked(folder),
+        pytest.raises(ValueError, match=f"process {os.getpid()} on "),
+        locked(folder),
+    ):
+        pass
+    (folder / ".lock").write_text("process 1 on another host since 1970-01-01\n")
+    with locked(folder):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OSError, match=r"--model_dir: expected a folder, got the file .*/file"),
+        locked(tmp_path / "file"),
+    ):
+        pass
+    with (
+        pytest.raises(OSError, match=r"cannot write .*/file/run/.lock: Not a directory"),
+        locked(tmp_path / "file" / "run"),
+    ):
+        pass
+    mounting = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path)]
+    if shutil.which("mount") is None or subprocess.run(mounting, stderr=-1).returncode:
+        pytest.skip("no right to mount a read-only disk")
+    try:
+        with (
+            pytest.raises(OSError, match=r"cannot write .*: Read-only file system"),
+            locked(tmp_path / "run"),
+        ):
+            pass
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(interruption.fcntl, "flock", flock)
+    with pytest.warns(UserWarning, match="file system without locks"), locked(tmp_path):
+        pass
 
 
 @pytest.mark.slow
