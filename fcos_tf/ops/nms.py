@@ -74,6 +74,20 @@ def select_detections(boxes, scores, labels, index, valid) -> dict:
     }
 
 
+def top_candidates(scores, limit: int):
+    """The best (point, class) pairs of [B, n, C] scores, at most `limit`, best first.
+
+    Returns:
+        (scores, int32 labels, int32 points), each [B, K], K = min(limit, n * C).
+    """
+    batch, num_points, num_classes = ops.shape(scores)
+    count = num_points * num_classes
+    k = min(limit, count) if isinstance(count, int) else ops.minimum(limit, count)
+    best, index = ops.top_k(ops.reshape(scores, (batch, count)), k)
+    index = ops.cast(index, "int32")
+    return best, index % num_classes, index // num_classes
+
+
 def _native_nms(boxes, scores, labels, iou_threshold, max_detections):
     """Indices [B, D] and validity [B, D] by TensorFlow's kernel, image by image inside the graph.
 
