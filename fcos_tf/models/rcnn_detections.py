@@ -167,9 +167,9 @@ def best_candidates(raw: dict, *, limit: int, rules: RCNNRules, score_threshold=
     boxes = ops.take_along_axis(raw["proposals"], index[..., None], axis=1)  # [B, K, 4]
     if "box_deltas" in raw:
         deltas = raw["box_deltas"]  # [B, R, C or 1, 4]
-        kinds = deltas.shape[2]
-        flat = ops.reshape(deltas, (ops.shape(deltas)[0], -1, 4))
-        index = index * kinds + (labels if kinds > 1 else 0)
+        batch, _, kinds, _ = ops.shape(deltas)
+        flat = ops.reshape(deltas, (batch, -1, 4))
+        index = index * kinds + ops.minimum(labels, kinds - 1)
         boxes = decode_deltas(
             boxes,
             ops.take_along_axis(flat, index[..., None], axis=1),

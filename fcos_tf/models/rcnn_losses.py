@@ -49,7 +49,7 @@ def rcnn_losses(
     box = ops.zeros_like(classification)
     if "box_deltas" in second:
         deltas = second["box_deltas"]  # [B, S, C or 1, 4]
-        own = ops.minimum(classes, deltas.shape[2] - 1)[..., None, None]
+        own = ops.minimum(classes, ops.shape(deltas)[2] - 1)[..., None, None]
         deltas = ops.take_along_axis(deltas, own, axis=2)[..., 0, :]
         box = smooth_l1_loss(deltas, rois_learn["delta_targets"], beta=rules.box_beta)
     return {
