@@ -266,7 +266,9 @@ class FasterRCNN(PyramidDetector):
         The targets hold `boxes` [B, M, 4] xyxy pixels and `labels` [B, M], padding -1.
         """
         first = self._first_stage(inputs, training=training, jit_compile=self.under_xla())
-        return self._sample_losses(first, targets, spatial_size(inputs["images"]), training=training)
+        return self._sample_losses(
+            first, targets, spatial_size(inputs["images"]), training=training
+        )
 
     def compute_losses(self, predictions, targets, image_size, totals=None):
         """The same from the outputs of `call` in training."""
