@@ -162,6 +162,8 @@ class FasterRCNN(PyramidDetector):
             **kwargs,
         )
         self.rules, self.anchor_scale = settled, anchor_scale
+        self.proposals_per_level = settled.proposals_per_level
+        self.num_proposals = settled.num_proposals
         self._architecture |= {
             "fpn_first_level": fpn_first_level,
             "fc_channels": fc_channels,
