@@ -11,15 +11,18 @@ N cells of an image over all levels.
 import math
 from collections.abc import Sequence
 
+import keras
 from keras import ops
 
 from fcos_tf.ops.boxes import box_area
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
 
 # Added to the side before its logarithm, and to the level afterwards.
 LEVEL_EPSILONS = {"torchvision": (0.0, 1e-6), "detectron2": (1e-8, 0.0), "none": (0.0, 0.0)}
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4
 MAX_SAMPLES = 6  # 42 cells, such as a box of 1333 pixels at stride 32
-BLOCK_BYTES = 2**28
 
 
 def roi_align(features, boxes, scale: float, **options):
@@ -47,6 +50,7 @@ def multilevel_roi_align(
     max_samples: int = MAX_SAMPLES,
     aligned: bool = False,
     level_epsilon: str = "torchvision",
+    jit_compile: bool = False,
 ):
     """Features of boxes, each from the level of its size, as in torchvision and detectron2.
 
@@ -65,6 +69,7 @@ def multilevel_roi_align(
         aligned: whether the centre of the first cell lies at half a cell (detectron2), in place
             of 0; otherwise a box measures at least one cell (torchvision).
         level_epsilon: rounding of levels, see `box_levels`.
+        jit_compile: whether XLA compiles the caller, or another system takes over its graph.
 
     Returns:
         [B, R, S, S, C] of the features' dtype.
@@ -95,18 +100,38 @@ def multilevel_roi_align(
     x, x_weights = axis(boxes[..., 0], boxes[..., 2], columns)
     y = first[..., None, None] + y * columns[..., None, None]
 
-    def pool(block):
-        y, y_weights, x, x_weights = block  # [B, r, S, T]
-        index = y[:, :, :, None, :, None] + x[:, :, None, :, None, :]  # [B, r, S, S, T, T]
-        weights = y_weights[:, :, :, None, :, None] * x_weights[:, :, None, :, None, :]
-        taps = weights.shape[-1] ** 2
-        index = ops.reshape(index, (-1, taps))
-        weights = ops.cast(ops.reshape(weights, (-1, 1, taps)), cells.dtype)
-        gathered = ops.take(cells, index, axis=0)  # [B * r * S * S, T * T, C]
-        return ops.matmul(weights, gathered)
-
-    pooled = pool((y, y_weights, x, x_weights))
+    index = y[:, :, :, None, :, None] + x[:, :, None, :, None, :]  # [B, R, S, S, T, T]
+    weights = y_weights[:, :, :, None, :, None] * x_weights[:, :, None, :, None, :]
+    taps = weights.shape[-1] ** 2
+    index, weights = (ops.reshape(z, (-1, taps)) for z in (index, weights))
+    on_cpu = not jit_compile and _is_tensorflow_on_cpu()
+    pooled = (_sparse_sum if on_cpu else _portable_sum)(cells, index, weights)
     return ops.reshape(pooled, (batch, -1, output_size, output_size, channels))
+
+
+def _portable_sum(cells, index, weights):
+    """Weighted sums of rows of cells: [N, C], [P, T * T] and [P, T * T] to [P, C].
+
+    XLA fuses the gathering into the sum. TensorFlow alone holds all [P, T * T, C] at a time.
+    """
+    gathered = ops.take(cells, index, axis=0)
+    return ops.sum(gathered * ops.cast(weights, cells.dtype)[..., None], axis=1)
+
+
+def _sparse_sum(cells, index, weights):
+    """`_portable_sum` by TensorFlow's sparse matrix product, which gathers nothing beforehand."""
+    num_sums, taps = ops.shape(index)
+    rows = tf.repeat(tf.range(tf.cast(num_sums, tf.int64)), taps)
+    places = tf.stack([rows, tf.cast(tf.reshape(index, [-1]), tf.int64)], axis=-1)
+    shape = tf.cast([num_sums, tf.shape(cells)[0]], tf.int64)
+    matrix = tf.SparseTensor(places, tf.reshape(weights, [-1]), shape)
+    return tf.cast(tf.sparse.sparse_dense_matmul(matrix, tf.cast(cells, tf.float32)), cells.dtype)
+
+
+def _is_tensorflow_on_cpu() -> bool:
+    if keras.backend.backend() != "tensorflow":
+        return False
+    return not any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
 
 
 def box_levels(boxes, scales: Sequence[float], *, epsilon: str = "torchvision"):
