@@ -136,7 +136,7 @@ class Detector(ImageModel):
             image_sizes: [B, 2] float, (height, width) before padding; None: the whole image.
             score_threshold: scalar, or [B], one an image; None: the model's.
             max_detections: D; None: the model's.
-            jit_compile: whether XLA compiles the caller.
+            jit_compile: whether XLA compiles the caller, or another system takes its graph.
 
         Returns:
             dict: `boxes` [B, D, 4] float32 xyxy pixels, `scores` [B, D] float32 in descending

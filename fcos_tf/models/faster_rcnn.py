@@ -217,7 +217,8 @@ class FasterRCNN(PyramidDetector):
         first = self._first_stage(inputs, training=training, jit_compile=jit_compile)
         if training:
             return first
-        second = self._second_stage(first["features"], first["proposals"], training=False)
+        modes = {"training": False, "jit_compile": jit_compile}
+        second = self._second_stage(first["features"], first["proposals"], **modes)
         return {**{name: first[name] for name in first if name != "features"}, **second}
 
     def predict_raw(self, inputs, *, jit_compile=False):
@@ -245,7 +246,7 @@ class FasterRCNN(PyramidDetector):
             )
         return {"features": features, **outputs, **chosen}
 
-    def _second_stage(self, features, boxes, *, training: bool) -> dict:
+    def _second_stage(self, features, boxes, *, training: bool, jit_compile: bool) -> dict:
         """The outputs of the box head for boxes [B, R, 4]."""
         count = len(self.fpn.input_names)
         roi_features = multilevel_roi_align(
@@ -256,6 +257,7 @@ class FasterRCNN(PyramidDetector):
             sampling_ratio=self.rules.sampling_ratio,
             aligned=self.rules.aligned,
             level_epsilon=self.rules.level_epsilon,
+            jit_compile=jit_compile,
         )
         return self.box_head(roi_features, training=training)
 
@@ -292,7 +294,8 @@ class FasterRCNN(PyramidDetector):
             rules=self.rules,
             seeds=image_seeds(state, batch, REGIONS),
         )
-        second = self._second_stage(first["features"], rois_learn["rois"], training=training)
+        modes = {"training": training, "jit_compile": self.under_xla()}
+        second = self._second_stage(first["features"], rois_learn["rois"], **modes)
         return rcnn_losses(first, anchors_learn, second, rois_learn, rules=self.rules)
 
     def assigned_boxes(self, targets, image_size):
