@@ -17,6 +17,7 @@ from fcos_tf.ops.points import grid_sizes
 RATIOS = (0.5, 1.0, 2.0)  # height / width of the anchors of a cell
 RPN_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 RPN_NMS_THRESHOLD = 0.7
+LARGEST_LOGIT = 80.0  # whose exponential is finite
 MOST_CANDIDATES = 5000  # of an image, (proposal, class) pairs by score, that reach the last NMS
 
 
@@ -89,9 +90,9 @@ def propose(
         candidates.append((boxes, best, ops.full_like(index, level)))
     boxes, best, levels = (ops.concatenate(x, axis=1) for x in zip(*candidates, strict=True))
     boxes = clip_boxes(boxes, image_sizes)
-    # The softplus is as positive as a probability, and keeps the order of logits.
+    # The odds p / (1 - p) are as positive as probabilities, and keep the order of logits.
     by_logit = rules.order_by == "logit"
-    scores = ops.softplus(best) if by_logit else ops.sigmoid(best)
+    scores = ops.exp(ops.minimum(best, LARGEST_LOGIT)) if by_logit else ops.sigmoid(best)
     scores = ops.where(_has_sides(boxes, rules.least_side), scores, 0.0)
     found = class_wise_nms(
         boxes,
@@ -101,7 +102,8 @@ def propose(
         max_detections=num_proposals,
         jit_compile=jit_compile,
     )
-    scores = -ops.expm1(-found["scores"]) if by_logit else found["scores"]
+    scores = found["scores"]
+    scores = scores / (1 + scores) if by_logit else scores
     return {"proposals": found["boxes"], "proposal_scores": scores}
 
 
