@@ -54,7 +54,7 @@ def sample_balanced(matched_gt_index, num: int, positive_fraction: float, seed):
         positive_mask, negative_mask: [..., K] bool.
     """
     positive, negative = matched_gt_index >= 0, matched_gt_index == BACKGROUND
-    keys = _random_keys(seed, matched_gt_index.shape[-1])  # [..., K]
+    keys = _random_keys(seed, ops.shape(matched_gt_index)[-1])  # [..., K]
     num_positives = ops.minimum(_count(positive), int(num * positive_fraction))  # [..., 1]
     num_negatives = ops.minimum(_count(negative), num - num_positives)
     return _draw(positive, keys, num_positives, num), _draw(negative, keys, num_negatives, num)
@@ -73,7 +73,8 @@ def sample_indices(positive_mask, negative_mask, num: int):
         valid: [..., num] bool.
     """
     order = ops.where(positive_mask, 2.0, ops.where(negative_mask, 1.0, 0.0))
-    missing = max(0, num - order.shape[-1])
+    count = ops.shape(order)[-1]  # a tensor where not static
+    missing = max(0, num - count) if isinstance(count, int) else ops.maximum(0, num - count)
     order = ops.pad(order, [[0, 0]] * (len(order.shape) - 1) + [[0, missing]])
     value, index = ops.top_k(order, num)
     valid = value > 0
@@ -87,11 +88,13 @@ def _count(mask):
 def _draw(mask, keys, count, most: int):
     """The `count` [..., 1] places of `mask` with the largest keys, of equal keys the first."""
     keys = ops.where(mask, keys, -1.0)
-    values, places = ops.top_k(keys, min(most, keys.shape[-1]))
+    size = ops.shape(keys)[-1]  # likewise
+    most = min(most, size) if isinstance(size, int) else ops.minimum(most, size)
+    values, places = ops.top_k(keys, most)
     last = ops.maximum(count - 1, 0)
     value = ops.take_along_axis(values, last, axis=-1)  # [..., 1]
     place = ops.take_along_axis(ops.cast(places, "int32"), last, axis=-1)
-    first = ops.arange(keys.shape[-1], dtype="int32") <= place
+    first = ops.arange(size, dtype="int32") <= place
     return mask & (count > 0) & ((keys > value) | ((keys == value) & first))
 
 
