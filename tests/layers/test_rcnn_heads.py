@@ -188,7 +188,7 @@ def test_box_head_equals_torchvision(detection, version):
     else:
         theirs = module.FastRCNNConvFCHead((8, 7, 7), [8, 8], [16], torch.nn.BatchNorm2d)
         ours = BoxHead(3, num_convs=2, num_fcs=1, channels=8, fc_channels=16, norm="batch")
-        convs, hidden = theirs[:2], [theirs[3]]
+        convs, hidden = list(theirs)[:2], [theirs[3]]
     predictor = module.FastRCNNPredictor(16, 4)
     x = roi_features()
     ours(x)

@@ -1,6 +1,8 @@
 """RoIAlign: by hand, against torchvision, and one form against the other."""
 
 import importlib
+import itertools
+import math
 from functools import partial
 
 import numpy as np
@@ -23,24 +25,29 @@ EDGE_BOXES = np.float32(
 )  # fmt: skip
 
 
-def maps(batch=2, channels=3, seed=0):
+def maps(batch=2, channels=2, seed=0):
+    """Four levels of an image of 512 x 640 pixels."""
     rng = np.random.default_rng(seed)
-    sizes = [(48, 68), (24, 34), (12, 17), (6, 9)]
+    sizes = [(128, 160), (64, 80), (32, 40), (16, 20)]
     return [rng.normal(size=(batch, *size, channels)).astype("float32") for size in sizes]
 
 
 def random_boxes(batch=2, count=40, seed=1):
+    """Boxes in the image, of all levels; the last is the whole image."""
     rng = np.random.default_rng(seed)
-    low = rng.uniform(-20, 200, (batch, count, 2))
-    return np.concatenate([low, low + np.exp(rng.uniform(0, 6, low.shape))], -1).astype("float32")
+    low = rng.uniform(-100, 500, (batch, count, 2))
+    size = np.exp(rng.uniform(1, 6, (batch, count, 1)) + rng.uniform(-0.5, 0.5, low.shape))
+    boxes = np.concatenate([low, low + size], -1).clip(0, [640, 512, 640, 512])
+    boxes[:, -1] = [0, 0, 640, 512]
+    return boxes.astype("float32")
 
 
 def value_and_gradients(align, features, boxes):
     """The result, and what a loss that weights each number of it sends back to the maps."""
-    features = [tf.constant(x) for x in features]
+    features = [tf.convert_to_tensor(x) for x in features]
     with tf.GradientTape() as tape:
         tape.watch(features)
-        y = align(features, tf.constant(boxes))
+        y = align(features, tf.convert_to_tensor(boxes))
         factors = np.random.default_rng(2).normal(size=y.shape)
         loss = tf.reduce_sum(y * tf.constant(factors, y.dtype))
     return y, [tf.convert_to_tensor(g) for g in tape.gradient(loss, features)]
@@ -131,16 +138,72 @@ def peer(torchvision):
     return align
 
 
-@FORMS
-@pytest.mark.parametrize("aligned", [False, True])
-@pytest.mark.parametrize("sampling_ratio", [2, 0])
-def test_one_level_equals_torchvision(peer, jit_compile, aligned, sampling_ratio):
-    features = maps()[2]
-    boxes = np.stack([EDGE_BOXES, random_boxes(1, len(EDGE_BOXES))[0].clip(-9, 90)])
-    options = {"sampling_ratio": sampling_ratio, "aligned": aligned}
+def plain_loops(features, boxes, scale, *, sampling_ratio, aligned, factors, size=7):
+    """One number at a time, as in torchvision's compiled operator: the result and the gradient."""
+    _, rows, columns, _ = features.shape
+    result, gradient = np.zeros(factors.shape), np.zeros(features.shape)
+
+    def samples(low, high):
+        low, high = (side * scale - 0.5 * aligned for side in (low, high))
+        length = (high - low if aligned else max(high - low, 1.0)) / size
+        count = sampling_ratio or max(math.ceil(length), 0)
+        return [[low + (i + (k + 0.5) / count) * length for k in range(count)] for i in range(size)]
+
+    def neighbours(at, most):
+        if not -1 <= at <= most:
+            return []
+        at = min(max(at, 0), most - 1)
+        first = int(at)
+        return [(first, 1 - at + first), (min(first + 1, most - 1), at - first)]
+
+    for image, box in np.ndindex(boxes.shape[:2]):
+        x1, y1, x2, y2 = boxes[image, box].astype(float)
+        xs, ys = samples(x1, x2), samples(y1, y2)
+        for i, j in np.ndindex(size, size):
+            for y, x in itertools.product(ys[i], xs[j]):
+                share = 1 / (len(ys[i]) * len(xs[j]))
+                for (r, a), (c, b) in itertools.product(
+                    neighbours(y, rows), neighbours(x, columns)
+                ):
+                    result[image, box, i, j] += share * a * b * features[image, r, c]
+                    gradient[image, r, c] += share * a * b * factors[image, box, i, j]
+    return result, [gradient]
+
+
+OPTIONS = pytest.mark.parametrize(
+    "options",
+    [{"sampling_ratio": n, "aligned": aligned} for n in (2, 0) for aligned in (False, True)],
+    ids=str,
+)
+
+
+@OPTIONS
+def test_boxes_on_all_edges_equal_plain_loops(options):
+    features = np.random.default_rng(0).normal(size=(2, 12, 17, 3)).astype("float32")
+    boxes = np.stack([EDGE_BOXES, EDGE_BOXES[::-1]])
+    factors = np.random.default_rng(2).normal(size=(*boxes.shape[:2], 7, 7, 3))
+    expected = plain_loops(features, boxes, 1 / 4, factors=factors, **options)
+    for jit_compile in (False, True):
+
+        def align(features, boxes, jit_compile=jit_compile):
+            return roi_align(features[0], boxes, 1 / 4, jit_compile=jit_compile, **options)
+
+        check_close(value_and_gradients(align, [features], boxes), expected)
+
+
+@OPTIONS
+def test_one_level_equals_torchvision(peer, options):
+    # Its Python form never counts a sample outside as 0, unlike the compiled one: boxes here begin
+    # at least one cell within the image.
+    features = np.random.default_rng(0).normal(size=(2, 12, 17, 3)).astype("float32")
+    edges = EDGE_BOXES.clip(0, [68, 48, 68, 48])
+    edges = edges[(edges[:, :2] <= [64, 44]).all(axis=1)]
+    if not options["sampling_ratio"]:  # its gradient is not a number for boxes without area
+        edges = edges[(edges[:, 2:] > edges[:, :2]).all(axis=1)]
+    boxes = np.stack([edges, edges / 2])
 
     def align(features, boxes):
-        return roi_align(features[0], boxes, 1 / 4, jit_compile=jit_compile, **options)
+        return roi_align(features[0], boxes, 1 / 4, **options)
 
     found = value_and_gradients(align, [features], boxes)
     check_close(found, peer(features, boxes, 1 / 4, **options))
@@ -182,7 +245,7 @@ def test_all_forms_agree(sampling_ratio):
 def test_unknown_sizes():
     align = partial(multilevel_roi_align, scales=SCALES[:2])
     features, boxes = maps()[:2], random_boxes()
-    shape = tf.TensorSpec((None, None, None, 3))
+    shape = tf.TensorSpec((None, None, None, 2))
     run = tf.function(align, input_signature=[[shape] * 2, tf.TensorSpec((None, 40, 4))])
     check_close(run(features, boxes), align(features, boxes))
 
