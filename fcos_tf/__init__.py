@@ -12,6 +12,7 @@ from fcos_tf.version import __version__
 
 _NAMES = {
     "FCOS": "fcos_tf.models.fcos",
+    "FasterRCNN": "fcos_tf.models.faster_rcnn",
     "detect": "fcos_tf.detecting.models",
     "fetch_weights": "fcos_tf.convert.fetching",
     "load_model": "fcos_tf.models.weights",
@@ -21,9 +22,12 @@ _MODULES = (
     "training", "visualization",
 )  # fmt: skip
 # They register the classes of saved models.
-_SERIALIZABLE = ("fcos_tf.models.fcos", "fcos_tf.training.optimizers", "fcos_tf.training.schedules")
+_SERIALIZABLE = (
+    "fcos_tf.models.fcos", "fcos_tf.models.faster_rcnn", "fcos_tf.training.optimizers",
+    "fcos_tf.training.schedules",
+)  # fmt: skip
 
-__all__ = ["FCOS", "__version__", "detect", "fetch_weights", "load_model", *_MODULES]
+__all__ = ["FCOS", "FasterRCNN", "__version__", "detect", "fetch_weights", "load_model", *_MODULES]
 
 
 def __getattr__(name: str):

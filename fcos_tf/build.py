@@ -21,6 +21,7 @@ from fcos_tf.config import (
     ModelOptions,
 )
 from fcos_tf.data.formats.splits import shared_images
+from fcos_tf.models.faster_rcnn import FasterRCNN
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.image_model import ImageModel
 from fcos_tf.models.train_steps import learning_norms
@@ -34,7 +35,7 @@ from fcos_tf.training.run import DetectionPictures
 from fcos_tf.training.strategy import ALONE, Share, share_of
 
 # Choices of --model. Each takes num_classes, class_names, category_ids, dtype and its own options.
-MODELS: dict[str, type[ImageModel]] = {"fcos": FCOS}
+MODELS: dict[str, type[ImageModel]] = {"fcos": FCOS, "faster_rcnn": FasterRCNN}
 OPTIMIZERS = {"sgd": optimizers.SGD, "adamw": optimizers.AdamW}
 
 

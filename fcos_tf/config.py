@@ -114,7 +114,8 @@ class StartOptions(Options):
     """Model, classes and initial weights."""
 
     title = "Start"
-    model: str = option("fcos", "The kind of model: fcos.", also=("arch", "architecture"))
+    model: str = option("fcos", "The kind of model: fcos, faster_rcnn.",
+        also=("arch", "architecture"))
     num_classes: int = option(0, "Number of classes; 0 = from the data set. A number other than "
         "the data set's is an error.", least=0, also=("nc",))
     initial_weights: str = option("", "A .keras file of a trained or converted detector, or "
@@ -147,7 +148,10 @@ class ModelOptions(Options):
         choices=("auto", "true", "false"), means=_AUTO_OR_BOOL)
     channel_order: str = option("auto", "Input of the backbone; auto = as the backbone weights "
         "need it.", choices=("auto", "rgb", "bgr"), means=_AUTO)
-    fpn_levels: int = option(5, "Levels of the pyramid: 3 = P3-P5, 5 = P3-P7.", least=3, most=5)
+    fpn_first_level: int = option(2, "faster_rcnn: finest level of the pyramid; 3 = P3.", least=2,
+        most=3)
+    fpn_levels: int = option(5, "Levels of the pyramid: 3 = P3-P5, 5 = P3-P7; of faster_rcnn from "
+        "--fpn_first_level on.", least=3, most=5)
     fpn_channels: int = option(256, "Channels of the pyramid and the heads, a multiple of 32.",
         least=32)
     fpn_upsampling: str = option("nearest", "Upsampling in the top-down path.",
@@ -158,14 +162,28 @@ class ModelOptions(Options):
     quality: str = option("centerness", "Target of the third output: centerness, or the box's IoU.",
         choices=("centerness", "iou"))
     rules: str = option("fcos_tf", "Conventions of a published implementation (position of points, "
-        "ties, meaning of the score threshold ...).",
+        "ties, meaning of the score threshold ...): fcos_tf, torchvision or detectron2; of fcos "
+        "also official, official_improved and adelaidet; of faster_rcnn torchvision_v2 and course.",
         choices=("fcos_tf", "official", "official_improved", "adelaidet", "torchvision",
-        "detectron2"))
+        "torchvision_v2", "detectron2", "course"))
     assigner: str = option("fcos", "Assignment of boxes to points.", choices=("fcos",))
     box_loss: str = option("giou", "Box loss.", choices=("giou", "iou", "l1"))
     box_loss_weight: float = option(1.0, "Factor of the box loss in the total.", above=0)
     center_sampling_radius: float = option(1.5, "In strides: only points this near a box's centre "
         "learn it; 0 = all points inside.", least=0, means={0: None})
+    anchor_scale: float = option(8.0, "faster_rcnn: root of an anchor's area, in strides.", above=0)
+    anchors_per_image: int = option(0, "faster_rcnn: anchors of an image that the RPN learns; 0, "
+        "here and for the next three, = by --rules.", least=0, means={0: None})
+    rois_per_image: int = option(0, "faster_rcnn: proposals of an image that the box head learns.",
+        least=0, means={0: None})
+    proposals_per_level: tuple[int, ...] = option((), "faster_rcnn: proposals of a level before "
+        "NMS, in training and in detection, such as 2000,1000.", means={(): None})
+    num_proposals: tuple[int, ...] = option((), "faster_rcnn: proposals of an image after NMS, "
+        "likewise.", means={(): None})
+    fc_channels: int = option(1024, "faster_rcnn: channels of the fully connected layers.",
+        least=1)
+    box_refinement: str = option("class", "faster_rcnn: finer boxes from box deltas of each class, "
+        "from agnostic ones, or none.", choices=("class", "agnostic", "none"))
 
     def __post_init__(self):
         super().__post_init__()
@@ -184,8 +202,9 @@ class DetectionOptions(Options):
     score_threshold: float = option(0.05, "Least class probability of a detection; with "
         "--rules=torchvision and detectron2 least score.", least=0, most=1,
         also=("conf", "conf_thres", "confidence", "score_thresh", "score_thr", "threshold"))
-    nms_threshold: float = option(0.6, "IoU above which the weaker of two boxes of a class is "
-        "dropped.", least=0, most=1, also=("iou", "iou_thres", "nms_thresh", "nms"))
+    nms_threshold: float = option(0.0, "IoU above which the weaker of two boxes of a class is "
+        "dropped; 0 = 0.6, of faster_rcnn 0.5.", least=0, most=1, means={0: None}, harmless=True,
+        also=("iou", "iou_thres", "nms_thresh", "nms"))
     topk_per_level: int = option(1000, "Candidates of each pyramid level that reach NMS.", least=1,
         also=("topk", "pre_nms_topk", "topk_candidates"))
     max_detections: int = option(100, "Most detections per image.", least=1,

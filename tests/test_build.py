@@ -6,14 +6,16 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from fcos_tf import FCOS, build
+from fcos_tf import FCOS, FasterRCNN, build
 from fcos_tf.config import Config
 from fcos_tf.data.input.augment import AUGMENTATIONS
 from fcos_tf.evaluation import METRICS
 from fcos_tf.layers.fpn import UPSAMPLINGS
 from fcos_tf.layers.heads import HEAD_NORMS
+from fcos_tf.models.faster_rcnn import REFINEMENTS
 from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.models.fcos_targets import ASSIGNERS
+from fcos_tf.models.rcnn_rules import RULES as RCNN_RULES
 from fcos_tf.options import fields_of
 from fcos_tf.training import callbacks
 from fcos_tf.training.callbacks import InputClock
@@ -91,6 +93,26 @@ def test_model_follows_the_flags():
     assert model.jit_compile is False  # no GPU, or tests would be slow
 
 
+def test_the_other_model_follows_the_flags_and_has_defaults_of_its_own():
+    options = {
+        "backbone": "simple_cnn", "fpn_first_level": 3, "fpn_levels": 3, "fpn_channels": 32,
+        "anchor_scale": 4.0, "rules": "course", "box_refinement": "none", "max_detections": 7,
+        "rois_per_image": 8, "num_proposals": (30, 20),
+    }  # fmt: skip
+    model = build.make_model(Config(model="faster_rcnn", **options), ("rod", "ring"))
+    assert isinstance(model, FasterRCNN)
+    given = model.get_config()
+    assert {name: given[name] for name in options} == options
+    # 0 and an empty list stand for what the model and its rules say.
+    assert (given["nms_threshold"], given["anchors_per_image"]) == (0.5, 16)
+    assert given["proposals_per_level"] == (400, 400)
+    small = {"backbone": "simple_cnn", "fpn_levels": 3, "fpn_channels": 32, "head_convs": 0}
+    assert build.make_model(Config(**small), ("rod",)).nms_threshold == 0.6
+    config = Config(model="faster_rcnn", head_convs=2, assigner="fcos", fc_channels=64)
+    with pytest.raises(ValueError, match="--head_convs: not an option of --model=faster_rcnn"):
+        build.model_class(config)
+
+
 def test_a_detector_to_start_from(tmp_path):
     file = str(tmp_path / "start.keras")
     small = {"backbone": "resnet18", "fpn_channels": 32, "head_convs": 1}
@@ -124,7 +146,9 @@ def test_the_model_is_chosen_by_name(monkeypatch):
     model = build.make_model(config, ["a", "b"], [3, 9])
     assert model.given == (2, ("a", "b"), [3, 9], "mixed_bfloat16", "resnet50", 7)
     assert build.model_class(Config()) is FCOS
-    with pytest.raises(ValueError, match="--model: expected one of fcos, toy, got 'x'"):
+    with pytest.raises(
+        ValueError, match="--model: expected one of fcos, faster_rcnn, toy, got 'x'"
+    ):
         build.model_class(Config(model="x"))
 
 
@@ -190,7 +214,8 @@ def test_flags_offer_what_the_parts_know():
     assert text == f"The kind of model: {', '.join(build.MODELS)}."
     assert set(choices["augment"]) == set(AUGMENTATIONS)
     assert set(choices["metrics"]) == set(METRICS)
-    assert set(choices["rules"]) == set(RULES)
+    assert set(choices["rules"]) == {*RULES, *RCNN_RULES}
+    assert choices["box_refinement"] == REFINEMENTS
     assert set(choices["assigner"]) == set(ASSIGNERS)
     assert set(choices["fpn_upsampling"]) == set(UPSAMPLINGS)
     assert set(choices["head_norm"]) == set(HEAD_NORMS)

@@ -146,7 +146,8 @@ def _candidate_function(model: Detector, canvas: tuple[int, int]):
     """The function of the module docstring, to be traced."""
 
     def predict(images, image_sizes):
-        raw = model({"images": images, "image_sizes": image_sizes})
+        inputs = {"images": images, "image_sizes": image_sizes}
+        raw = model.predict_raw(inputs, jit_compile=True)  # operations that every runtime has
         found = model.candidates(raw, canvas)
         return {**found, "boxes": clip_boxes(found["boxes"], image_sizes)}
 

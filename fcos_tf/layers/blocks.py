@@ -207,22 +207,25 @@ def he_normal() -> keras.initializers.Initializer:
     )
 
 
-def normalization(norm: str, *, name: str, epsilon: float = NORM_EPSILON) -> keras.layers.Layer:
+def normalization(
+    norm: str, *, name: str, epsilon: float = NORM_EPSILON, dtype=None
+) -> keras.layers.Layer:
     """Batch normalisation of one of three kinds.
 
     Args:
         norm: "batch" (momentum 0.9, per replica), "sync" (over all replicas) or "frozen".
         name: of the layer.
         epsilon: added to the variance.
+        dtype: policy of the layer; None: the global one.
 
     Raises:
         ValueError: for another kind.
     """
     check_choices(norm=(norm, BACKBONE_NORMS))
     if norm == "frozen":
-        return FrozenBatchNormalization(epsilon, name=name)
+        return FrozenBatchNormalization(epsilon, name=name, dtype=dtype)
     return keras.layers.BatchNormalization(
-        momentum=0.9, epsilon=epsilon, synchronized=norm == "sync", name=name
+        momentum=0.9, epsilon=epsilon, synchronized=norm == "sync", name=name, dtype=dtype
     )
 
 

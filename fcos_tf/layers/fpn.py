@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from fcos_tf.layers.blocks import check_choices
+from fcos_tf.layers.blocks import BACKBONE_NORMS, check_choices, normalization
 
 UPSAMPLINGS = ("nearest", "bilinear")
 EXTRAS = ("conv", "pool")
+NORMS = ("none", *BACKBONE_NORMS)
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
@@ -27,6 +28,7 @@ class FeaturePyramid(keras.layers.Layer):
         extra: the coarser levels. "conv": a stride-2 3x3 convolution of the level below, of its
             ReLU from the second on (P6 and P7 of FCOS); "pool": every other cell of the level
             below (P6 of Faster R-CNN).
+        norm: after each convolution, "none", or a kind of `normalization`; they then have no bias.
 
     Attributes:
         levels: names of the levels, "p3" ...
@@ -47,10 +49,13 @@ class FeaturePyramid(keras.layers.Layer):
         upsampling: str = "nearest",
         inputs: Sequence[str] = ("c3", "c4", "c5"),
         extra: str = "conv",
+        norm: str = "none",
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_choices(upsampling=(upsampling, UPSAMPLINGS), extra=(extra, EXTRAS))
+        check_choices(
+            upsampling=(upsampling, UPSAMPLINGS), extra=(extra, EXTRAS), norm=(norm, NORMS)
+        )
         inputs = tuple(inputs)
         numbers = [int(name[1:]) for name in inputs if re.fullmatch(r"c\d", name)]
         first = numbers[0] if numbers else 0
@@ -74,6 +79,7 @@ class FeaturePyramid(keras.layers.Layer):
                 kernel_size,
                 strides=strides,
                 padding=padding,
+                use_bias=norm == "none",
                 kernel_initializer=keras.initializers.VarianceScaling(
                     1.0, mode="fan_in", distribution="uniform"
                 ),
@@ -89,6 +95,12 @@ class FeaturePyramid(keras.layers.Layer):
             conv(3, f"output_{level}", strides=2, padding="valid")
             for level in (coarser if extra == "conv" else ())
         ]
+        self.norm = norm
+        convs = (*self.laterals, *self.output_convs, *self.extra_convs) if norm != "none" else ()
+        self.norms = {
+            each.name: normalization(norm, name=f"{each.name}_norm", dtype=self.dtype_policy)
+            for each in convs
+        }
 
     def build(self, input_shape):
         """Builds the convolutions for the channels of the backbone's maps."""
@@ -96,30 +108,36 @@ class FeaturePyramid(keras.layers.Layer):
             lateral.build(input_shape[key])
         for output in self.output_convs + self.extra_convs:
             output.build((None, None, None, self.channels))
+        for norm in self.norms.values():
+            norm.build((None, None, None, self.channels))
 
-    def call(self, features):
+    def call(self, features, training=False):
         """Maps from the backbone to pyramid levels.
 
         Args:
             features: dict of [B, Hl, Wl, Cl], with the keys `inputs`.
+            training: mode of the normalisation.
 
         Returns:
             dict `p3`.. of [B, Hl, Wl, channels].
         """
+
+        def apply(conv, x):
+            norm = self.norms.get(conv.name)
+            return conv(x) if norm is None else norm(conv(x), training=training)
+
         maps = [features[name] for name in self.input_names]
-        merged = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
+        merged = [apply(lateral, x) for lateral, x in zip(self.laterals, maps, strict=True)]
         for k in reversed(range(len(merged) - 1)):
             merged[k] = merged[k] + self._enlarge(merged[k + 1], merged[k])
-        levels = [output(x) for output, x in zip(self.output_convs, merged, strict=True)]
+        levels = [apply(output, x) for output, x in zip(self.output_convs, merged, strict=True)]
         for k in range(len(self.levels) - len(levels)):
-            levels.append(self._coarser(levels[-1], k))
+            x = levels[-1]
+            if self.extra == "pool":
+                levels.append(x[:, ::2, ::2])
+            else:
+                levels.append(apply(self.extra_convs[k], self.pad(x if k == 0 else ops.relu(x))))
         return dict(zip(self.levels, levels, strict=True))
-
-    def _coarser(self, x, k: int):
-        """The k-th extra level, from the level below it."""
-        if self.extra == "pool":
-            return x[:, ::2, ::2]
-        return self.extra_convs[k](self.pad(x if k == 0 else ops.relu(x)))
 
     def _enlarge(self, x, like):
         """Enlarges a map to the size of another: [B, h, w, C] to [B, H, W, C]."""
@@ -131,6 +149,6 @@ class FeaturePyramid(keras.layers.Layer):
 
     def get_config(self):
         """The constructor's arguments."""
-        names = ("channels", "upsampling", "extra")
+        names = ("channels", "upsampling", "extra", "norm")
         config = super().get_config() | {name: getattr(self, name) for name in names}
         return {**config, "levels": len(self.levels), "inputs": self.input_names}

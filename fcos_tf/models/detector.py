@@ -24,24 +24,32 @@ class Detector(ImageModel):
 
     Args:
         score_threshold: least score of a detection.
-        nms_threshold: IoU above which the weaker of two boxes of a class is dropped.
+        nms_threshold: IoU above which the weaker of two boxes of a class is dropped. None: the
+            `usual_nms_threshold` of the class.
         max_detections: D.
         **kwargs: of `ImageModel`.
 
     Attributes:
         raw_outputs: name -> shape and meaning of each output of `call`, for exported models.
         thresholds: constructor arguments for detection only; an exported model may have others.
+        usual_nms_threshold: see `nms_threshold`.
         presets: name -> constructor arguments of a published detector.
+        published_prefix: before the name of a preset among `published.DETECTORS`.
         weight_arguments: names of constructor arguments that weights are trained for.
+        chosen_outputs: names of `raw_outputs` that come out of a choice, such as a suppression,
+            which `call` also takes as inputs.
         inclusive_pixels: whether x2, y2 are the last pixel inside; the original image adds 1.
     """
 
     raw_outputs: Mapping[str, str] = {}
     thresholds: Sequence[str] = ("score_threshold", "nms_threshold", "max_detections")
+    usual_nms_threshold = 0.6
     presets: Mapping[str, Mapping[str, Any]] = {}
+    published_prefix = ""
     weight_arguments: Sequence[str] = ()
     protocols = ("coco", "voc07", "voc12")
     best_metrics: Mapping[str, str] = dict.fromkeys(("AP", "AP50", "mAP_voc07", "mAP_voc12"), "max")
+    chosen_outputs: Sequence[str] = ()
     inclusive_pixels = False
     learns_boxes = True
 
@@ -50,13 +58,19 @@ class Detector(ImageModel):
         num_classes: int | None = None,
         *,
         score_threshold: float = 0.05,
-        nms_threshold: float = 0.6,
+        nms_threshold: float | None = None,
         max_detections: int = 100,
         **kwargs,
     ):
         super().__init__(num_classes, **kwargs)
-        self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
+        self.score_threshold = score_threshold
+        self.nms_threshold = self.usual_nms_threshold if nms_threshold is None else nms_threshold
         self.max_detections = max_detections
+
+    def predict_raw(self, inputs, *, jit_compile: bool = False) -> dict:
+        """The outputs of `call`; for models with a suppression in it, see `detect`."""
+        del jit_compile
+        return self(inputs, training=False)
 
     def decode(
         self,
@@ -121,7 +135,7 @@ class Detector(ImageModel):
             image_sizes: [B, 2] float, (height, width) before padding; None: the whole image.
             score_threshold: scalar, or [B], one an image; None: the model's.
             max_detections: D; None: the model's.
-            jit_compile: whether XLA compiles the caller.
+            jit_compile: whether XLA compiles the caller, or another system takes its graph.
 
         Returns:
             dict: `boxes` [B, D, 4] float32 xyxy pixels, `scores` [B, D] float32 in descending
@@ -131,7 +145,7 @@ class Detector(ImageModel):
         if image_sizes is not None:
             inputs = {**inputs, "image_sizes": image_sizes}
         return self.decode(
-            self(inputs, training=False),
+            self.predict_raw(inputs, jit_compile=jit_compile),
             spatial_size(inputs["images"]),
             inputs.get("image_sizes"),
             score_threshold=score_threshold,
@@ -197,13 +211,17 @@ class Detector(ImageModel):
     def _published_weights(cls, name, overrides, *, required: bool) -> str | None:
         """The name of a preset's published weights, if they fit the overrides."""
         defaults = {
-            n: each.default for n, each in inspect.signature(cls.__init__).parameters.items()
+            n: each.default
+            for base in reversed(cls.__mro__)
+            if issubclass(base, Detector) and "__init__" in vars(base)
+            for n, each in inspect.signature(base.__init__).parameters.items()
         }
         defaults |= cls.presets[name]
         changed = [n for n in cls.weight_arguments if overrides.get(n, defaults[n]) != defaults[n]]
-        if name in DETECTORS and not changed:
-            return name
-        other = f" with another {', '.join(changed)}" if name in DETECTORS else ""
+        published = cls.published_prefix + name
+        if published in DETECTORS and not changed:
+            return published
+        other = f" with another {', '.join(changed)}" if published in DETECTORS else ""
         missing = (
             f"no published weights of {name}{other}; give weights=FILE of a converted detector, or "
             "load_weights=False for random weights"

@@ -11,11 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
-from fcos_tf.layers.backbones import build_backbone, resolve_preset
-from fcos_tf.layers.blocks import NORM_EPSILON, check_choices
-from fcos_tf.layers.fpn import FeaturePyramid
+from fcos_tf.layers.blocks import check_choices
 from fcos_tf.layers.heads import FCOSHead
-from fcos_tf.models.detector import Detector
 from fcos_tf.models.fcos_detections import decode_points, fcos_detections, place_points
 from fcos_tf.models.fcos_losses import BOX_LOSSES, QUALITIES, count_names, fcos_losses, loss_totals
 from fcos_tf.models.fcos_presets import PRESETS
@@ -26,12 +23,12 @@ from fcos_tf.models.fcos_targets import (
     fcos_targets,
     level_size_ranges,
 )
-from fcos_tf.models.image_model import unpack_inputs
+from fcos_tf.models.pyramid_detector import PyramidDetector
 from fcos_tf.ops.points import grid_sizes
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
-class FCOS(Detector):
+class FCOS(PyramidDetector):
     """An anchor-free detector: every point predicts a class, a box and its centerness.
 
     `model(images)` gives raw predictions, `model.predict(images)` detections. The losses are part
@@ -43,21 +40,7 @@ class FCOS(Detector):
 
     Args:
         num_classes: C; None: the number of `class_names`.
-        backbone: a name of `layers.backbones`, such as "resnet50", "regnetx_400mf" or
-            "keras_cv/efficientnetv2_b0_imagenet".
-        backbone_weights: None (random), "imagenet" or another name of `build_backbone`, or a
-            backbone's `.keras` file.
-        backbone_norm: "batch", "sync" or "frozen" batch normalisation. None: "frozen" with
-            backbone weights, "batch" without.
-        norm_epsilon: of the backbone's batch normalisation.
-        frozen_stages: number of frozen parts of the backbone: 1 the stem, 2 the stem and the first
-            stage, ... None: 2 with backbone weights, 0 without.
-        stride_in_3x3: whether a bottleneck halves the map in its 3x3 convolution. None, here and
-            for `channel_order`, `mean` and `std`: as the backbone weights need it; without
-            weights True, RGB and the ImageNet mean and deviation.
         fpn_levels: levels of the pyramid, from 3 (P3-P5) to 5 (P3-P7).
-        fpn_channels: of the pyramid and of the head's towers.
-        fpn_upsampling: "nearest" or "bilinear", in the top-down path.
         head_convs: convolutions in a tower.
         head_norm: "group" or "none", after each of them.
         centerness_on: the tower of the centerness output, "box" or "class".
@@ -71,12 +54,8 @@ class FCOS(Detector):
             64, 128, 256 and 512 pixels, the last level without an upper limit.
         center_sampling_radius: in strides; None or 0: no centre sampling.
         topk_per_level: candidates of each level that reach NMS.
-        channel_order: input of the backbone, "rgb" or "bgr". Images are always given as RGB.
-        mean: three numbers in 0-255, in `channel_order`.
-        std: likewise.
-        **kwargs: `score_threshold` (of the class probability or the score, as the rules say),
-            `nms_threshold` and `max_detections`, see `Detector`; `class_names`, `category_ids`,
-            `image_size`, `name` and `dtype`, see `ImageModel`.
+        **kwargs: `backbone`, `fpn_channels` and more, see `PyramidDetector`; `score_threshold` (of
+            the class probability or the score, as the rules say).
 
     Raises:
         ValueError: names the argument that is out of its range.
@@ -109,15 +88,7 @@ class FCOS(Detector):
         self,
         num_classes: int | None = None,
         *,
-        backbone: str = "resnet50",
-        backbone_weights: str | None = None,
-        backbone_norm: str | None = None,
-        norm_epsilon: float = NORM_EPSILON,
-        frozen_stages: int | None = None,
-        stride_in_3x3: bool | None = None,
         fpn_levels: int = 5,
-        fpn_channels: int = 256,
-        fpn_upsampling: str = "nearest",
         head_convs: int = 4,
         head_norm: str = "group",
         centerness_on: str = "box",
@@ -129,9 +100,6 @@ class FCOS(Detector):
         size_ranges: Sequence[tuple[float, float]] | None = None,
         center_sampling_radius: float | None = 1.5,
         topk_per_level: int = 1000,
-        channel_order: str | None = None,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
         **kwargs,
     ):
         check_choices(
@@ -140,39 +108,10 @@ class FCOS(Detector):
             rules=(rules, RULES),
             assigner=(assigner, ASSIGNERS),
         )
-        preset = resolve_preset(
-            backbone,
-            backbone_weights,
-            norm=backbone_norm,
-            frozen_stages=frozen_stages,
-            stride_in_3x3=stride_in_3x3,
-            channel_order=channel_order,
-            mean=mean,
-            std=std,
-        )
         counts = count_names(fpn_levels)
-        super().__init__(
-            num_classes,
-            channel_order=preset.channel_order,
-            mean=preset.mean,
-            std=preset.std,
-            count_names=counts,
-            **kwargs,
-        )
+        super().__init__(num_classes, fpn_levels=fpn_levels, count_names=counts, **kwargs)
         self.detail_names = tuple(counts)[1:]
-        shared = {
-            "norm_epsilon": norm_epsilon,
-            "frozen_stages": preset.frozen_stages,
-            "stride_in_3x3": preset.stride_in_3x3,
-        }
-        # Without backbone weights, which a saved model does not need.
-        self._architecture = {
-            **shared,
-            "backbone": backbone,
-            "backbone_norm": preset.norm,
-            "fpn_levels": fpn_levels,
-            "fpn_channels": fpn_channels,
-            "fpn_upsampling": fpn_upsampling,
+        self._architecture |= {
             "head_convs": head_convs,
             "head_norm": head_norm,
             "centerness_on": centerness_on,
@@ -184,23 +123,11 @@ class FCOS(Detector):
         self.box_loss, self.box_loss_weight = box_loss, box_loss_weight
         self.center_sampling_radius = center_sampling_radius
         self.topk_per_level = topk_per_level
-
-        self.backbone = build_backbone(
-            backbone, weights=backbone_weights, norm=preset.norm, dtype=self.dtype_policy, **shared
-        )
-        self.fpn = FeaturePyramid(
-            fpn_channels,
-            levels=fpn_levels,
-            upsampling=fpn_upsampling,
-            dtype=self.dtype_policy,
-            name="fpn",
-        )
-        self.strides = self.fpn.strides
         self.size_ranges = level_size_ranges(fpn_levels, size_ranges)
         self.head = FCOSHead(
             self.num_classes,
             strides=self.strides,
-            channels=fpn_channels,
+            channels=self.fpn.channels,
             num_convs=head_convs,
             norm=head_norm,
             centerness_on=centerness_on,
@@ -211,13 +138,9 @@ class FCOS(Detector):
         )
         self.build((None, None, None, 3))
 
-    def build(self, input_shape):
-        """Creates all variables, for any image size."""
-        if self.built:
-            return
-        self.fpn.build({name: x.shape for name, x in self.backbone.output.items()})
-        self.head.build([(None, None, None, self.fpn.channels)] * len(self.strides))
-        super().build(input_shape)
+    def build_heads(self, shape):
+        """Builds the head."""
+        self.head.build([shape] * len(self.strides))
 
     def call(self, inputs, training=False):
         """Raw predictions.
@@ -230,10 +153,7 @@ class FCOS(Detector):
         Returns:
             dict of `raw_outputs`, float32.
         """
-        images, image_sizes = unpack_inputs(inputs)
-        x = self.preprocess(images, image_sizes)
-        features = self.fpn(self.backbone(x, training=training))
-        return self.head(list(features.values()))
+        return self.head(self.features(inputs, training=training))
 
     def compute_losses(self, predictions, targets, image_size, totals=None):
         """The three losses of a batch and its counts, see `forward_losses` and `fcos_losses`.
@@ -318,4 +238,4 @@ class FCOS(Detector):
         names = ("quality", "assigner", "box_loss", "box_loss_weight", "size_ranges")
         names += ("center_sampling_radius", "topk_per_level")
         attributes = {name: getattr(self, name) for name in names}
-        return super().get_config() | self._architecture | attributes
+        return super().get_config() | attributes

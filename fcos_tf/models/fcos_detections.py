@@ -9,7 +9,7 @@ from keras import ops
 
 from fcos_tf.models.fcos_rules import RULES, FCOSRules
 from fcos_tf.ops.boxes import box_area, clip_boxes
-from fcos_tf.ops.nms import class_wise_nms, select_detections
+from fcos_tf.ops.nms import class_wise_nms, select_detections, top_candidates
 from fcos_tf.ops.points import decode_ltrb, grid_sizes, pyramid_points
 
 
@@ -122,17 +122,3 @@ def _clip_detections(detections, limits):
     order = ops.argsort(ops.where(valid, 0, 1), axis=1)
     valid = ops.take_along_axis(valid, order, axis=1)
     return select_detections(boxes, detections["scores"], detections["labels"], order, valid)
-
-
-def top_candidates(scores, limit: int):
-    """The best (point, class) pairs of a level, at most `limit`, by scores [B, n, C].
-
-    Returns:
-        (scores, int32 labels, int32 points), each [B, K], K = min(limit, n * C), best first.
-    """
-    batch, num_points, num_classes = ops.shape(scores)
-    count = num_points * num_classes
-    k = min(limit, count) if isinstance(count, int) else ops.minimum(limit, count)
-    best, index = ops.top_k(ops.reshape(scores, (batch, count)), k)
-    index = ops.cast(index, "int32")
-    return best, index % num_classes, index // num_classes

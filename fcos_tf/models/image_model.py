@@ -14,7 +14,7 @@ from fcos_tf.models.input_checks import CheckedInputs
 from fcos_tf.models.weights import copy_weights
 
 if keras.backend.backend() == "tensorflow":
-    from fcos_tf.models.train_steps import TrainSteps, sum_over_replicas
+    from fcos_tf.models.train_steps import TrainSteps, replica_index, sum_over_replicas
 else:
 
     class TrainSteps:
@@ -25,6 +25,14 @@ else:
         def count_shares(self, totals=None):
             """One loss holds the whole batch."""
             return 1
+
+        def under_xla(self):
+            """All of it is compiled."""
+            return True
+
+    def replica_index():
+        """There is one replica."""
+        return 0
 
     def sum_over_replicas(value):
         """There is one replica."""

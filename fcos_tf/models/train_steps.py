@@ -112,7 +112,13 @@ class TrainSteps:
     def predict_step(self, data):
         """`predict_outputs` of a batch of images, of `(images, targets)` or of a dict of inputs."""
         inputs, _ = unpack(data)
-        return self.predict_outputs(inputs, jit_compile=bool(self.jit_compile))
+        return self.predict_outputs(inputs, jit_compile=self.under_xla())
+
+    def under_xla(self) -> bool:
+        """Whether XLA compiles the steps."""
+        return bool(self.jit_compile) or isinstance(
+            self.distribute_strategy, tf.distribute.TPUStrategy
+        )
 
     def _sum_losses(self, loss, parts):
         """The losses by name, summed over replicas; counts are so already."""
@@ -232,6 +238,14 @@ def sum_over_replicas(value):
     if context is None or context.num_replicas_in_sync == 1:
         return value
     return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+def replica_index():
+    """The number of this replica among all of the current strategy; 0 without one."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return 0
+    return context.replica_id_in_sync_group
 
 
 def unpack(data):

@@ -94,6 +94,26 @@ def l1_loss(ltrb, ltrb_targets):
     return ops.sum(ops.abs(difference), axis=-1)
 
 
+def smooth_l1_loss(values, targets, *, beta: float):
+    """Sum over the last axis of the absolute difference, quadratic below `beta` (Fast R-CNN).
+
+        d < beta: d ** 2 / (2 beta), else d - beta / 2
+
+    Args:
+        values: [..., n] float.
+        targets: [..., n] float.
+        beta: limit of the quadratic part; 0: the absolute difference.
+
+    Returns:
+        [...] float32, unreduced.
+    """
+    difference = ops.abs(ops.cast(values, "float32") - ops.cast(targets, "float32"))
+    if beta:
+        square = 0.5 / beta * ops.square(difference)
+        difference = ops.where(difference < beta, square, difference - beta / 2)
+    return ops.sum(difference, axis=-1)
+
+
 def _overlap(ltrb, ltrb_targets):
     """Intersection, union and area of the smallest enclosing box, each [...] float32."""
     a, b = ops.cast(ltrb, "float32"), ops.cast(ltrb_targets, "float32")

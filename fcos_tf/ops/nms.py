@@ -34,6 +34,9 @@ def class_wise_nms(
     The best remaining candidate, of equal scores the first, is kept and suppresses those of its
     class with an IoU above `iou_threshold`, until `max_detections` are kept or none remains.
 
+    Proposals are suppressed within their level: the level is the label. Their logits become scores
+    by `ops.softplus`, which is positive and, unlike the sigmoid, tells large logits apart.
+
     Args:
         boxes: [B, K, 4] float32, xyxy.
         scores: [B, K] float32; a candidate with score <= 0 is padding.
@@ -72,6 +75,20 @@ def select_detections(boxes, scores, labels, index, valid) -> dict:
         "labels": ops.where(valid, labels, -1),
         "num_detections": ops.sum(ops.cast(valid, "int32"), axis=1),
     }
+
+
+def top_candidates(scores, limit: int):
+    """The best (point, class) pairs of [B, n, C] scores, at most `limit`, best first.
+
+    Returns:
+        (scores, int32 labels, int32 points), each [B, K], K = min(limit, n * C).
+    """
+    batch, num_points, num_classes = ops.shape(scores)
+    count = num_points * num_classes
+    k = min(limit, count) if isinstance(count, int) else ops.minimum(limit, count)
+    best, index = ops.top_k(ops.reshape(scores, (batch, count)), k)
+    index = ops.cast(index, "int32")
+    return best, index % num_classes, index // num_classes
 
 
 def _native_nms(boxes, scores, labels, iou_threshold, max_detections):

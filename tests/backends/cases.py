@@ -255,11 +255,28 @@ def fitted(folder):
     return found | {f"weight_{i}": weight for i, weight in enumerate(model.weights)}
 
 
+def two_stage(folder):
+    """A Faster R-CNN: predictions, losses, and those of three steps with samples of their own."""
+    keras.utils.set_random_seed(0)
+    options = {name: value for name, value in SETTINGS.items() if name != "head_convs"}
+    model = fcos_tf.FasterRCNN(
+        **options, fpn_first_level=3, fpn_levels=4, fc_channels=32, anchor_scale=4.0,
+        proposals_per_level=(60, 40), num_proposals=(40, 20), anchors_per_image=16,
+        rois_per_image=16,
+    )  # fmt: skip
+    with_drawn_weights(model)
+    batch, learnt = {"images": images(2), "image_sizes": image_sizes(2)}, targets(2)
+    found = detections(model) | model.forward_losses(batch, learnt, training=False)
+    model.compile(SGD(0.001))
+    seen = model.fit(batch, learnt, batch_size=2, epochs=3, shuffle=False, verbose=0).history
+    return found | {f"fitted_{name}": np.float32(seen[name]) for name in model.loss_names}
+
+
 CASES = {
     **{case.__name__: case for case in (box_ops, point_ops, loss_ops, suppression, assignment)},
     **{case.__name__: case for case in (blocks, pyramid_and_head)},
     **{name: partial(backbone, name) for name in ("resnet18", "regnetx_200mf", "mobilenet_v2")},
-    **{case.__name__: case for case in (built, loaded, compiled, photos, fitted)},
+    **{case.__name__: case for case in (built, loaded, compiled, photos, fitted, two_stage)},
 }
 
 

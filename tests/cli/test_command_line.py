@@ -82,6 +82,10 @@ def test_files_are_found_here_then_in_the_package(tmp_path, monkeypatch):
         ("voc.cfg", {"dataset": "voc", "backbone_weights": "imagenet"}),
         ("coco.cfg", {"steps": 90_000, "batch_size": 16, "decay_steps": (60_000, 80_000)}),
         ("bccd.cfg", {"steps": 600, "batch_size": 8, "image_size": "240x320"}),
+        ("faster_rcnn_coco.cfg", {"model": "faster_rcnn", "rules": "detectron2", "steps": 90_000}),
+        ("faster_rcnn_voc.cfg", {"model": "faster_rcnn", "image_size": "512x512"}),
+        ("faster_rcnn_bccd.cfg", {"model": "faster_rcnn", "steps": 600, "backbone": "resnet18"}),
+        ("faster_rcnn_course.cfg", {"box_refinement": "none", "rules": "course", "fpn_levels": 3}),
         (
             "coco_multi_worker.cfg",
             {"strategy": "multi_worker", "batch_size": 32, "dataset": "coco"},

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fcos_tf import FCOS
+from fcos_tf import FCOS, FasterRCNN
 from fcos_tf.training.optimizers import SGD
+from tests.models.test_faster_rcnn import SMALL
 from tests.models.test_fcos import scene
 
 SIZE = (64, 96)
@@ -34,14 +35,20 @@ def faults(text):
     return (operations & (dynamic | host)) | set(bounded)
 
 
-@pytest.fixture(scope="module")
-def model():
+KINDS = {
+    FCOS: {"backbone": "simple_cnn", "fpn_channels": 32, "head_convs": 1},
+    FasterRCNN: SMALL,
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request):
     keras.utils.set_random_seed(0)
-    model = FCOS(
-        3, backbone="simple_cnn", backbone_norm="sync", fpn_channels=32, head_convs=1,
-        dtype="mixed_bfloat16", image_size="64x96",
-    )  # fmt: skip
-    model.compile(SGD(0.01, momentum=0.9, weight_decay=1e-4, global_clipnorm=10.0))
+    model = request.param(
+        3, backbone_norm="sync", dtype="mixed_bfloat16", image_size="64x96", **KINDS[request.param]
+    )
+    optimizer = SGD(0.01, momentum=0.9, weight_decay=1e-4, global_clipnorm=10.0)
+    model.compile(optimizer, jit_compile=True)
     model.optimizer.build(model.trainable_variables)
     return model
 

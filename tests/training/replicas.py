@@ -1,11 +1,12 @@
-"""Trains a small FCOS on one of several kinds of strategy and writes what came of it.
+"""Trains a small detector on one of several kinds of strategy and writes what came of it.
 
     python -m tests.training.replicas STRATEGY NORM STEPS RESULT.npz
 
 STRATEGY is that of make_strategy, "mirrored" meaning two CPUs; with multi_worker the hosts are
 those of TF_CONFIG, "multi_worker_of_two" meaning two CPUs on each. With NORM "frozen" gradients
 come in two parts, and weights are averaged; with "left_out" norms are synchronised, and an image
-of step 3 has a pixel that is no number, so that the step is left out. RESULT gets an array for each
+of step 3 has a pixel that is no number, so that the step is left out; with "two_stage" the detector
+is a Faster R-CNN, else an FCOS. RESULT gets an array for each
 log, [STEPS], for each of the last step's means, read and put back, for each weight and its average,
 and what the model detects on 11 images.
 """
@@ -17,13 +18,18 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 
-from fcos_tf import FCOS
+from fcos_tf import FCOS, FasterRCNN
 from fcos_tf.evaluation import run_detector
 from fcos_tf.models.image_model import read_means, write_means
 from fcos_tf.training.optimizers import SGD, averaged_weights
 from fcos_tf.training.strategy import distribute, make_strategy, share_of
 
 BATCH, SIZE = 8, (64, 64)
+# Small samples: each step draws other anchors and regions.
+TWO_STAGE = {
+    "fpn_first_level": 3, "fc_channels": 32, "anchor_scale": 2.0, "anchors_per_image": 8,
+    "rois_per_image": 8, "proposals_per_level": (60, 40), "num_proposals": (40, 20),
+}  # fmt: skip
 NUM_EVALUATED = 11  # a whole batch, and one in which the second host has no image
 
 
@@ -67,9 +73,12 @@ def train_and_detect(strategy, norm, steps):
     left_out = norm == "left_out"
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        model = FCOS(
+        kind, options = FCOS, {"head_convs": 1}
+        if norm == "two_stage":
+            kind, options = FasterRCNN, TWO_STAGE
+        model = kind(
             3, backbone="simple_cnn", backbone_norm="frozen" if norm == "frozen" else "sync",
-            fpn_levels=3, fpn_channels=32, head_convs=1, score_threshold=0.0, nms_threshold=1.0,
+            fpn_levels=3, fpn_channels=32, score_threshold=0.0, nms_threshold=1.0, **options,
         )  # fmt: skip
         # The gradient is longer than 1: each replica's part, clipped by itself, would show.
         if norm == "frozen":

@@ -20,7 +20,13 @@ from tests.training.run_folders import assert_close_records, wait_for_checkpoint
 
 @pytest.mark.parametrize(
     "norm",
-    ["sync", *(pytest.param(norm, marks=pytest.mark.slow) for norm in ("frozen", "left_out"))],
+    [
+        "sync",
+        *(
+            pytest.param(norm, marks=pytest.mark.slow)
+            for norm in ("frozen", "left_out", "two_stage")
+        ),
+    ],
 )
 def test_replicas_and_hosts_train_and_detect_like_one(norm, tmp_path):
     steps = 20
@@ -47,7 +53,8 @@ def check_equal_to_one(others, norm, steps, tmp_path):
     assert one["loss"].shape == (steps,) and one["loss"][-1] < one["loss"][0]
     assert one["mean loss"] == one["loss"][-1]
     # Every batch has positives, those of even steps on the first replica only.
-    assert np.nanmin(one["num_positives"]) > 4
+    two_stage = norm == "two_stage"
+    assert np.nanmin(one["num_positive_regions" if two_stage else "num_positives"]) > 4
     assert np.isnan(one["loss"]).nonzero()[0].tolist() == ([3] if norm == "left_out" else [])
     assert one["image ids"].tolist() == list(range(11)) and len(one["detected score"]) > 100
     for which, process in others.items():
@@ -55,6 +62,8 @@ def check_equal_to_one(others, norm, steps, tmp_path):
         other = np.load(tmp_path / f"{which}.npz")
         assert set(other) == set(one)
         for name, value in one.items():
+            if two_stage and name.startswith("detected"):
+                continue  # of proposals that tie, rounding chooses
             limits = {"rtol": 0, "atol": 1e-5} if name.startswith("weight") else {"rtol": 1e-5}
             np.testing.assert_allclose(other[name], value, **limits, err_msg=f"{which}: {name}")
 
