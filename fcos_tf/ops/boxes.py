@@ -42,6 +42,19 @@ def paired_iou(boxes_a, boxes_b):
     return intersection / ops.where(union == 0, 1.0, union)
 
 
+def pairwise_iou(boxes_a, boxes_b):
+    """Intersection over union of every box of one set with every box of another.
+
+    Args:
+        boxes_a: [..., K, 4] float, xyxy.
+        boxes_b: [..., M, 4] float, xyxy.
+
+    Returns:
+        [..., K, M] float in [0, 1]; 0 for two boxes without area.
+    """
+    return paired_iou(boxes_a[..., :, None, :], boxes_b[..., None, :, :])
+
+
 def clip_boxes(boxes, image_sizes):
     """Clips boxes to their images.
 

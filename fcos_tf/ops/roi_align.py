@@ -1,0 +1,171 @@
+"""RoIAlign: features of boxes by bilinear sampling (Mask R-CNN, section 3), from a pyramid.
+
+A box is divided into S x S bins, each bin is the mean over a grid of samples, each sample the
+bilinear interpolation of four cells. Rows and columns separate: a bin is a weighted sum of T x T
+cells, with T weights for rows and T for columns.
+
+Shape shorthand: B images, R boxes, C channels, L levels, S bins, T cells of a bin along an axis,
+N cells of an image over all levels.
+"""
+
+import math
+from collections.abc import Sequence
+
+from keras import ops
+
+from fcos_tf.ops.boxes import box_area
+
+# Added to the side before its logarithm, and to the level afterwards.
+LEVEL_EPSILONS = {"torchvision": (0.0, 1e-6), "detectron2": (1e-8, 0.0), "none": (0.0, 0.0)}
+CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4
+MAX_SAMPLES = 6  # 42 cells, such as a box of 1333 pixels at stride 32
+BLOCK_BYTES = 2**28
+
+
+def roi_align(features, boxes, scale: float, **options):
+    """`multilevel_roi_align` of one map.
+
+    Args:
+        features: [B, H, W, C] float.
+        boxes: [B, R, 4] float, xyxy pixels.
+        scale: cells of the map per pixel, 1 / stride.
+        **options: output_size, sampling_ratio, max_samples and aligned.
+
+    Returns:
+        [B, R, S, S, C] of the features' dtype.
+    """
+    return multilevel_roi_align([features], boxes, [scale], **options)
+
+
+def multilevel_roi_align(
+    features: Sequence,
+    boxes,
+    scales: Sequence[float],
+    *,
+    output_size: int = 7,
+    sampling_ratio: int = 2,
+    max_samples: int = MAX_SAMPLES,
+    aligned: bool = False,
+    level_epsilon: str = "torchvision",
+):
+    """Features of boxes, each from the level of its size, as in torchvision and detectron2.
+
+    A sample outside the map by more than one cell counts 0; up to one cell outside it takes the
+    value of the border. The gradient reaches the features alone. Besides the result, about
+    `BLOCK_BYTES` an image are used at a time, whatever the number of boxes.
+
+    Args:
+        features: L maps [B, Hl, Wl, C] float, finest first.
+        boxes: [B, R, 4] float, xyxy pixels, finite, R static.
+        scales: of each level, cells per pixel: 1 / stride.
+        output_size: S.
+        sampling_ratio: samples of a bin along each axis; 0: as many as the bin measures in cells,
+            rounded up, at most `max_samples`.
+        max_samples: see `sampling_ratio`.
+        aligned: whether the centre of the first cell lies at half a cell (detectron2), in place
+            of 0; otherwise a box measures at least one cell (torchvision).
+        level_epsilon: rounding of levels, see `box_levels`.
+
+    Returns:
+        [B, R, S, S, C] of the features' dtype.
+    """
+    sizes = [ops.shape(x)[1:3] for x in features]
+    channels = features[0].shape[-1]
+    batch = ops.shape(boxes)[0]
+    cells = ops.concatenate([ops.reshape(x, (batch, -1, channels)) for x in features], axis=1)
+    num_cells = ops.shape(cells)[1]
+    cells = ops.reshape(cells, (-1, channels))  # [B * N, C]
+
+    level = box_levels(boxes, scales, epsilon=level_epsilon)  # [B, R]
+    offsets = [0]
+    for rows, columns in sizes[:-1]:
+        offsets.append(offsets[-1] + rows * columns)
+    image = ops.arange(batch, dtype="int32")[:, None] * num_cells  # [B, 1]
+    first = image + _of_level(offsets, level, "int32")
+    rows, columns = (_of_level([size[k] for size in sizes], level, "int32") for k in (0, 1))
+    boxes = ops.cast(ops.stop_gradient(boxes), "float32")
+    boxes = boxes * _of_level(scales, level, "float32")[..., None] - (0.5 if aligned else 0.0)
+
+    def axis(low, high, size):
+        return _axis_cells(
+            low, high, size, output_size, sampling_ratio, max_samples, aligned
+        )  # [B, R, S, T]
+
+    y, y_weights = axis(boxes[..., 1], boxes[..., 3], rows)
+    x, x_weights = axis(boxes[..., 0], boxes[..., 2], columns)
+    y = first[..., None, None] + y * columns[..., None, None]
+
+    def pool(block):
+        y, y_weights, x, x_weights = block  # [B, r, S, T]
+        index = y[:, :, :, None, :, None] + x[:, :, None, :, None, :]  # [B, r, S, S, T, T]
+        weights = y_weights[:, :, :, None, :, None] * x_weights[:, :, None, :, None, :]
+        taps = weights.shape[-1] ** 2
+        index = ops.reshape(index, (-1, taps))
+        weights = ops.cast(ops.reshape(weights, (-1, 1, taps)), cells.dtype)
+        gathered = ops.take(cells, index, axis=0)  # [B * r * S * S, T * T, C]
+        return ops.matmul(weights, gathered)
+
+    pooled = pool((y, y_weights, x, x_weights))
+    return ops.reshape(pooled, (batch, -1, output_size, output_size, channels))
+
+
+def box_levels(boxes, scales: Sequence[float], *, epsilon: str = "torchvision"):
+    """The level of each box by its size: 4 for 224 pixels, one more for twice as much (FPN, eq. 1).
+
+    Args:
+        boxes: [..., 4] float, xyxy pixels.
+        scales: of L consecutive levels, 1 / stride, from level -log2(scale) on.
+        epsilon: "torchvision" adds 1e-6 to the level before rounding down, "detectron2" 1e-8 to
+            the relative size, "none" nothing.
+
+    Returns:
+        [...] int32, index of the level, 0 to L - 1.
+    """
+    inside, outside = LEVEL_EPSILONS[epsilon]
+    size = ops.sqrt(box_area(boxes)) / CANONICAL_SIZE
+    level = ops.floor(CANONICAL_LEVEL + ops.log2(size + inside) + outside)
+    lowest = round(-math.log2(scales[0]))
+    return ops.cast(ops.clip(level - lowest, 0, len(scales) - 1), "int32")
+
+
+def _of_level(values, level, dtype):
+    """The value of each box's level: L numbers and [B, R] to [B, R]."""
+    values = ops.stack([ops.cast(value, dtype) for value in values])
+    return ops.take(values, level, axis=0)
+
+
+def _axis_cells(low, high, size, output_size, sampling_ratio, max_samples, aligned):
+    """Cells of each bin along an axis, and their weights.
+
+    Args:
+        low: [B, R] float32, side of the box in cells.
+        high: likewise.
+        size: [B, R] int32, number of cells of the map.
+        output_size: S.
+        sampling_ratio: see `multilevel_roi_align`.
+        max_samples: likewise.
+        aligned: likewise.
+
+    Returns:
+        index [B, R, S, T] int32 and weights [B, R, S, T] float32, T twice the number of samples.
+    """
+    length = high - low
+    if not aligned:
+        length = ops.maximum(length, 1.0)
+    length = (length / output_size)[..., None, None]  # [B, R, 1, 1], of a bin
+    count, most = sampling_ratio, sampling_ratio or max_samples
+    if not sampling_ratio:
+        count = ops.clip(ops.ceil(length), 0.0, max_samples)
+    sample = ops.arange(most, dtype="float32")
+    step = length / ops.maximum(count, 1.0)
+    bins = ops.arange(output_size, dtype="float32")[:, None]
+    position = low[..., None, None] + bins * length + (sample + 0.5) * step  # [B, R, S, samples]
+    size = size[..., None, None]
+    limit = ops.cast(size, "float32")
+    counts = (position >= -1.0) & (position <= limit) & (sample < count)
+    position = ops.clip(position, 0.0, limit - 1.0)
+    index = ops.cast(position, "int32")
+    part = position - ops.cast(index, "float32")
+    share = ops.where(counts, 1.0 / ops.maximum(count, 1.0), 0.0)
+    index = ops.concatenate([index, ops.minimum(index + 1, size - 1)], axis=-1)
+    return index, ops.concatenate([share * (1.0 - part), share * part], axis=-1)
