@@ -69,7 +69,7 @@ class Peer:
     def __init__(self, version: int, *, training: bool = False):
         from benchmarks.torchvision_peer import import_torchvision
 
-        self.torch, torchvision = import_torchvision()
+        self.torch, _ = import_torchvision()
         from torchvision.models.detection import (
             fasterrcnn_resnet50_fpn,
             fasterrcnn_resnet50_fpn_v2,
@@ -178,14 +178,7 @@ class Peer:
 def _freeze_norms(torch, module, kind) -> None:
     """Replaces batch norms by frozen ones of epsilon 0, as the COCO file of version 1 needs."""
     for name, child in module.named_children():
-        if isinstance(child, torch.nn.BatchNorm2d | kind):
-            setattr(
-                module,
-                name,
-                kind(
-                    child.num_features if hasattr(child, "num_features") else len(child.weight),
-                    eps=0.0,
-                ),
-            )
+        if isinstance(child, torch.nn.BatchNorm2d):
+            setattr(module, name, kind(child.num_features, eps=0.0))
         else:
             _freeze_norms(torch, child, kind)
