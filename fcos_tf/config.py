@@ -176,7 +176,7 @@ class ModelOptions(Options):
         "NMS, in training and in detection, such as 2000,1000.", means={(): None})
     num_proposals: tuple[int, ...] = option((), "faster_rcnn: proposals of an image after NMS, "
         "likewise.", means={(): None})
-    box_units: int = option(1024, "faster_rcnn: units of fully connected layers of the box head.",
+    fc_channels: int = option(1024, "faster_rcnn: channels of fully connected layers in the box head.",
         least=1)
     box_refinement: str = option("class", "faster_rcnn: finer boxes from box deltas of each class, "
         "from agnostic ones, or none.", choices=("class", "agnostic", "none"))

@@ -64,7 +64,7 @@ class RCNNNames(Flavour):
         found = {
             "num_classes": None if count is None else count - 1,
             "fpn_channels": length(tensors, self.pyramid["output_p3"]),
-            "box_units": length(tensors, self.box_fc(0, convs)),
+            "fc_channels": length(tensors, self.box_fc(0, convs)),
         }
         return {name: value for name, value in found.items() if value is not None}
 

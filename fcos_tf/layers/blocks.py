@@ -216,7 +216,7 @@ def normalization(
         norm: "batch" (momentum 0.9, per replica), "sync" (over all replicas) or "frozen".
         name: of the layer.
         epsilon: added to the variance.
-        dtype: dtype policy; None: the global one.
+        dtype: policy of the layer; None: the global one.
 
     Raises:
         ValueError: for another kind.

@@ -65,7 +65,7 @@ class FasterRCNN(PyramidDetector):
         num_classes: C; None: the number of `class_names`.
         fpn_first_level: finest level of the pyramid: 2 for P2, which needs a backbone with `c2`.
         fpn_levels: levels of the pyramid: 5 from P2 on are P2-P6. Those above P5 serve the RPN.
-        box_units: of the fully connected layers of the box head.
+        fc_channels: of the fully connected layers of the box head.
         box_refinement: "class": each class has its own box deltas; "agnostic": all share them;
             "none": proposals are classified and stay as they are.
         rules: conventions of a published implementation: a key of `models.rcnn_rules.RULES`.
@@ -81,7 +81,7 @@ class FasterRCNN(PyramidDetector):
         ValueError: names the argument that is out of its range.
 
     Example:
-        >>> model = FasterRCNN(3, backbone="resnet18", fpn_channels=32, box_units=64)
+        >>> model = FasterRCNN(3, backbone="resnet18", fpn_channels=32, fc_channels=64)
         >>> tuple(model(keras.ops.zeros((1, 64, 64, 3)))["class_logits"].shape)
         (1, 1000, 4)
     """
@@ -114,7 +114,7 @@ class FasterRCNN(PyramidDetector):
     presets = PRESETS
     published_prefix = "faster_rcnn_"
     weight_arguments = (
-        "backbone", "stride_in_3x3", "fpn_first_level", "fpn_levels", "fpn_channels", "box_units",
+        "backbone", "stride_in_3x3", "fpn_first_level", "fpn_levels", "fpn_channels", "fc_channels",
         "box_refinement", "rules", "anchor_scale", "channel_order",
     )  # fmt: skip
 
@@ -124,7 +124,7 @@ class FasterRCNN(PyramidDetector):
         *,
         fpn_first_level: int = 2,
         backbone_norm: str | None = None,
-        box_units: int = 1024,
+        fc_channels: int = 1024,
         box_refinement: str = "class",
         rules: str = "fcos_tf",
         anchor_scale: float = 8.0,
@@ -162,12 +162,12 @@ class FasterRCNN(PyramidDetector):
             **kwargs,
         )
         self.rules, self.anchor_scale = settled, anchor_scale
-        self._architecture.update(
-            fpn_first_level=fpn_first_level,
-            box_units=box_units,
-            box_refinement=box_refinement,
-            rules=rules,
-        )
+        self._architecture |= {
+            "fpn_first_level": fpn_first_level,
+            "fc_channels": fc_channels,
+            "box_refinement": box_refinement,
+            "rules": rules,
+        }
         if box_refinement == "none":
             self.raw_outputs = {n: x for n, x in self.raw_outputs.items() if n != "box_deltas"}
         if box_refinement != "class":
@@ -180,13 +180,14 @@ class FasterRCNN(PyramidDetector):
         )  # fmt: skip
         self.box_head = BoxHead(
             self.num_classes,
-            refinement=box_refinement,
-            channels=channels,
             num_convs=self.rules.box_convs,
-            norm=norms[self.rules.box_norm],
             num_fcs=self.rules.box_fcs,
-            units=box_units,
-            linear_init=self.rules.linear_init,
+            channels=channels,
+            fc_channels=fc_channels,
+            norm=norms[self.rules.box_norm],
+            class_agnostic=box_refinement == "agnostic",
+            box_refinement=box_refinement != "none",
+            init=self.rules.head_init,
             dtype=dtype,
             name="box_head",
         )
@@ -265,13 +266,13 @@ class FasterRCNN(PyramidDetector):
         The targets hold `boxes` [B, M, 4] xyxy pixels and `labels` [B, M], padding -1.
         """
         first = self._first_stage(inputs, training=training, jit_compile=self.under_xla())
-        return self._losses(first, targets, spatial_size(inputs["images"]), training=training)
+        return self._sample_losses(first, targets, spatial_size(inputs["images"]), training=training)
 
     def compute_losses(self, predictions, targets, image_size, totals=None):
         """The same from the outputs of `call` in training."""
-        return self._losses(predictions, targets, image_size, training=True)
+        return self._sample_losses(predictions, targets, image_size, training=True)
 
-    def _losses(self, first, targets, image_size, *, training: bool):
+    def _sample_losses(self, first, targets, image_size, *, training: bool):
         boxes, labels = targets["boxes"], targets["labels"]
         state = self.seed_generator.next() if training else ops.zeros((2,), "int32")
         batch = ops.shape(labels)[0]

@@ -111,9 +111,12 @@ class FCOS(PyramidDetector):
         counts = count_names(fpn_levels)
         super().__init__(num_classes, fpn_levels=fpn_levels, count_names=counts, **kwargs)
         self.detail_names = tuple(counts)[1:]
-        self._architecture.update(
-            head_convs=head_convs, head_norm=head_norm, centerness_on=centerness_on, rules=rules
-        )
+        self._architecture |= {
+            "head_convs": head_convs,
+            "head_norm": head_norm,
+            "centerness_on": centerness_on,
+            "rules": rules,
+        }
         self.quality, self.assigner = quality, assigner
         self.rules = RULES[rules]
         self.inclusive_pixels = self.rules.inclusive_pixels

@@ -23,8 +23,7 @@ class RCNNRules:
         box_convs: convolutions of the box head.
         box_norm: after each of them, "none" or "batch".
         box_fcs: fully connected layers of the box head, after the convolutions.
-        linear_init: initial values of the last layers: "normal" (0.01, boxes 0.001), or "uniform",
-            PyTorch's own.
+        head_init: initial weights of the box head, a key of `layers.box_head.INITS`.
         rounded_anchors: whether the sides of anchors are whole numbers.
         anchor_offset: position of an anchor's centre in its cell, in units of the spacing.
         anchor_spacing: "stride", or "canvas": padded side // grid side.
@@ -42,8 +41,7 @@ class RCNNRules:
         rois_per_image: sample of proposals that the box head learns, a quarter positive at most.
         sampling_ratio: RoIAlign's samples along a side of a bin; 0: of about one cell each.
         aligned: whether RoIAlign shifts by half a cell.
-        level_epsilon: RoI level floor(4 + log2(side / 224 + epsilon)); "outside": + 1e-6 after
-            the logarithm.
+        level_epsilon: rounding of the level of a proposal, see `ops.roi_align.box_levels`.
         box_weights: factors of the deltas of the box head; those of the RPN have 1.
         delta_limit: largest dw and dh.
         box_beta: of both smooth L1 losses; 0: L1.
@@ -56,7 +54,7 @@ class RCNNRules:
     box_convs: int = 0
     box_norm: str = "none"
     box_fcs: int = 2
-    linear_init: str = "normal"
+    head_init: str = "detectron2"
     rounded_anchors: bool = False
     anchor_offset: float = 0.5
     anchor_spacing: str = "stride"
@@ -73,7 +71,7 @@ class RCNNRules:
     rois_per_image: int = 512
     sampling_ratio: int = 2
     aligned: bool = True
-    level_epsilon: str = "outside"
+    level_epsilon: str = "torchvision"
     box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     delta_limit: float = math.log(1000 / 16)
     box_beta: float = 1 / 9
@@ -82,7 +80,7 @@ class RCNNRules:
 
 
 _TORCHVISION = RCNNRules(
-    linear_init="uniform",
+    head_init="torchvision",
     rounded_anchors=True,
     anchor_offset=0.0,
     anchor_spacing="canvas",
@@ -102,7 +100,7 @@ RULES = {
         rpn_normaliser="all",
         least_side=1e-12,
         sampling_ratio=0,
-        level_epsilon="inside",
+        level_epsilon="detectron2",
         box_beta=0.0,
         least_detection_side=1e-12,
     ),
@@ -111,6 +109,7 @@ RULES = {
         rpn_convs=2,
         box_convs=2,
         box_fcs=0,
+        head_init="normal",
         rpn_high=0.6,
         rpn_low=_ABOVE_3,
         low_quality=False,

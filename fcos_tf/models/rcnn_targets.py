@@ -11,9 +11,9 @@ from fcos_tf.models.rcnn_detections import RPN_WEIGHTS
 from fcos_tf.models.rcnn_rules import RCNNRules
 from fcos_tf.ops.anchors import encode_deltas
 from fcos_tf.ops.boxes import pairwise_iou
-from fcos_tf.ops.matching import match_by_iou, sample_balanced, sample_indices
+from fcos_tf.ops.matching import IGNORED, match_by_iou, sample_balanced, sample_indices
 
-IGNORED = -2  # of `match_by_iou`
+STEP_FACTOR = 2654435761  # odd: no two steps of a run have one seed
 ANCHORS, REGIONS = 0, 1  # kinds of samples
 POSITIVE_ANCHORS, POSITIVE_REGIONS = 0.5, 0.25  # most positives in a sample
 
@@ -113,11 +113,13 @@ def image_seeds(state, batch, kind: int):
         kind: `ANCHORS` or `REGIONS`.
 
     Returns:
-        [B, 3] int32: seed, step, and 2 * row in the whole batch + kind.
+        [B, 2] uint32: one of seed and step, and 2 * row in the whole batch + kind.
     """
     rows = replica_index() * batch + ops.arange(batch, dtype="int32")
-    state = ops.broadcast_to(ops.cast(state, "int32")[None], (batch, 2))
-    return ops.concatenate([state, (2 * rows + kind)[:, None]], axis=1)
+    seed, step = ops.unstack(ops.cast(state, "uint32"), 2)
+    number = seed + step * ops.convert_to_tensor(STEP_FACTOR, dtype="uint32")
+    rows = ops.cast(2 * rows + kind, "uint32")
+    return ops.stack([ops.broadcast_to(number, ops.shape(rows)), rows], axis=1)
 
 
 def _with_padding(boxes, labels):

@@ -103,7 +103,7 @@ def _random_keys(seed, count: int):
     """
     seed = ops.cast(seed, "uint32")[..., None]
     row = _hash(_hash(seed[..., 0, :]) + seed[..., 1, :])  # [..., 1]
-    place = _hash(ops.arange(count, dtype="uint32"))
+    place = _hash(ops.cast(ops.arange(count, dtype="int32"), "uint32"))
     return ops.cast(ops.bitwise_right_shift(_hash(ops.bitwise_xor(place, row)), 8), "float32")
 
 
