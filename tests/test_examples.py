@@ -28,7 +28,7 @@ MODULES = sorted(
 NOT_RUN = {
     "fcos_tf.cli.train.train": "trains 600 steps",
     "fcos_tf.convert.backbones.load_imagenet_file": "a published file, 100 MB",
-    "fcos_tf.convert.fcos_checkpoints.from_torch": "a published file, 130 MB",
+    "fcos_tf.convert.checkpoints.from_torch": "a published file, 130 MB",
     "fcos_tf.convert.fetching.fetch_weights": "a published file, 130 MB",
     "fcos_tf.convert.torch_files.read_tensors": "a published file, 130 MB",
     "fcos_tf.data.formats.tfds.read_tfds": "a data set to be downloaded",

@@ -1,11 +1,10 @@
 """Published PyTorch checkpoints as Keras weights."""
 
-from fcos_tf.convert.fcos_checkpoints import CheckpointReport, convert_checkpoint, from_torch
+from fcos_tf.convert.checkpoints import convert_checkpoint, from_torch
 from fcos_tf.convert.report import ConversionReport, Misshaped, assign, depthwise_to_keras, to_keras
 from fcos_tf.convert.torch_files import read_tensors
 
 __all__ = [
-    "CheckpointReport",
     "ConversionReport",
     "Misshaped",
     "assign",

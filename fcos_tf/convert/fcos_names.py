@@ -1,55 +1,72 @@
 """Parameter names of the published implementations of FCOS.
 
-A module is a parameter's name without its last part: `backbone.body.conv1` has the parameter
-`backbone.body.conv1.weight`. Sources: tianzhi0549/FCOS (fcos_core/modeling), AdelaiDet
-(adet/modeling/fcos/fcos.py, adet/modeling/backbone/fpn.py), torchvision 0.28
-(models/detection/fcos.py) and detectron2 (modeling/meta_arch/fcos.py, modeling/backbone).
+Sources: tianzhi0549/FCOS (fcos_core/modeling), AdelaiDet (adet/modeling/fcos/fcos.py,
+adet/modeling/backbone/fpn.py), torchvision 0.28 (models/detection/fcos.py) and detectron2
+(modeling/meta_arch/fcos.py, modeling/backbone).
 """
 
 import dataclasses
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import keras
-
-from fcos_tf.convert.backbones import SUFFIXES, tensor_names
+from fcos_tf.convert.names import (
+    TORCHVISION_RENAMED,
+    Flavour,
+    detectron2_body,
+    indices,
+    length,
+    torchvision_body,
+)
 from fcos_tf.models.fcos import FCOS
 
-_PARAMETERS = {**SUFFIXES, "bias": "bias", "scale": "scale"}
 
-
-@dataclasses.dataclass(frozen=True)
-class Flavour:
-    """Names of one implementation, and the settings of its checkpoints.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FCOSNames(Flavour):
+    """Names of an FCOS.
 
     Attributes:
-        presets: variant -> key of `models.fcos_presets.PRESETS`; the first is the default.
-        body: name of a ResNet's parameter in torchvision's classifiers -> in the detector.
-        pyramid: layer of `layers.fpn.FeaturePyramid` -> module.
         class_tower, box_tower: sequences of convolution, normalisation and ReLU.
         class_logits, ltrb, centerness: the outputs.
         scales: the list of the levels' scales, or None.
-        settings: arguments of `FCOS` found in a file -> further arguments that replace the
-            preset's for such a checkpoint.
-        ignore: shell patterns of tensors that are no weights.
-        renamed: a pattern of names in files of older versions, and its replacement.
     """
 
-    presets: Mapping[str, str]
-    body: Callable[[str], str]
-    pyramid: Mapping[str, str]
+    model: type[FCOS] = FCOS
     class_tower: str
     box_tower: str
     class_logits: str
     ltrb: str
     centerness: str
     scales: str | None = None
-    settings: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda found: {}
-    ignore: Sequence[str] = ()
-    renamed: tuple[str, str] | None = None
 
-    def head(self, layer: str, *, has_norm: bool) -> str:
+    @property
+    def marks(self):
+        """Modules of the head; a region proposal network has outputs of the same names."""
+        return (self.class_tower, self.box_tower, self.centerness, self.class_logits)
+
+    def find_architecture(self, tensors):
+        """See `Flavour`."""
+        found: dict[str, Any] = {
+            "num_classes": length(tensors, self.class_logits),
+            "fpn_channels": length(tensors, self.pyramid["output_p3"]),
+        }
+        found = {name: value for name, value in found.items() if value is not None}
+        extra = (f"{self.pyramid[layer]}." for layer in ("output_p6", "output_p7"))
+        found["fpn_levels"] = 3 + sum(any(name.startswith(x) for name in tensors) for x in extra)
+        if tower := indices(tensors, self.class_tower):
+            # The third module is a ReLU; without normalisation it is a convolution.
+            has_norm = 2 not in tower and tower != {0}
+            found["head_norm"] = "group" if has_norm else "none"
+            found["head_convs"] = len({index // _tower_step(has_norm) for index in tower})
+        return found
+
+    def modules(self, model):
+        """See `Flavour`."""
+        head = model.head
+        outputs = [head.class_logits, head.ltrb, head.centerness]
+        for layer in head.class_tower + head.box_tower + outputs + head.scales:
+            yield layer, self._module(layer.name, has_norm=head.norm == "group")
+
+    def _module(self, layer: str, *, has_norm: bool) -> str:
         """The module of a layer of `layers.heads.FCOSHead`, such as "class_norm_2"."""
         if layer in ("class_logits", "ltrb", "centerness"):
             return getattr(self, layer)
@@ -58,45 +75,24 @@ class Flavour:
             return f"{self.scales}.{index}"
         branch, kind = kind.split("_")
         tower = self.class_tower if branch == "class" else self.box_tower
-        return f"{tower}.{tower_step(has_norm) * int(index) + (kind == 'norm')}"
+        return f"{tower}.{_tower_step(has_norm) * int(index) + (kind == 'norm')}"
+
+    def transforms(self, model):
+        """A scale is a vector of one in PyTorch."""
+        return {
+            f"{self._module(scale.name, has_norm=False)}.scale": lambda tensor: tensor.reshape(())
+            for scale in model.head.scales
+        }
 
 
-def tower_step(has_norm: bool) -> int:
+def _tower_step(has_norm: bool) -> int:
     """Modules for each convolution of a tower: itself, its normalisation, ReLU."""
     return 3 if has_norm else 2
-
-
-def parameters(flavour: Flavour, model: FCOS) -> Iterator[tuple[keras.Variable, str]]:
-    """Every variable of a detector with a ResNet and its name in files of a flavour."""
-    body = tensor_names(model.backbone, "torchvision")
-    for variable in model.backbone.weights:
-        yield variable, flavour.body(body[variable.path])
-    fpn, head = model.fpn, model.head
-    outputs = [head.class_logits, head.ltrb, head.centerness]
-    pyramid = fpn.laterals + fpn.output_convs + fpn.extra_convs
-    modules = [(layer, flavour.pyramid[layer.name]) for layer in pyramid]
-    for layer in head.class_tower + head.box_tower + outputs + head.scales:
-        modules.append((layer, flavour.head(layer.name, has_norm=head.norm == "group")))
-    for layer, module in modules:
-        for variable in layer.weights:
-            yield variable, f"{module}.{_PARAMETERS[variable.name]}"
 
 
 def _official_body(name: str) -> str:
     """As torchvision's, with a module more around the stem (maskrcnn-benchmark)."""
     return f"backbone.body.{'' if name.startswith('layer') else 'stem.'}{name}"
-
-
-def _detectron2_body(name: str) -> str:
-    """Stages start at res2, and a norm is part of its convolution."""
-    if name.startswith("layer"):
-        stage, rest = name.removeprefix("layer").split(".", 1)
-        name = f"res{int(stage) + 1}.{rest}"
-    else:
-        name = f"stem.{name}"
-    name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
-    name = re.sub(r"bn(\d)", r"conv\1.norm", name)
-    return f"backbone.bottom_up.{name}"
 
 
 def _pyramid(prefix: str, lateral: str, output: str, extra: str, first: int) -> dict[str, str]:
@@ -137,10 +133,10 @@ def _adelaidet_settings(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _DETECTRON2_PYRAMID = _pyramid("backbone", "fpn_lateral{}", "fpn_output{}", "top_block", 3)
-FLAVOURS = {
-    "torchvision": Flavour(
+FLAVOURS: dict[str, FCOSNames] = {
+    "torchvision": FCOSNames(
         presets={"": "torchvision_coco"},
-        body="backbone.body.{}".format,
+        body=torchvision_body,
         pyramid=_pyramid(
             "backbone.fpn", "inner_blocks.{}.0", "layer_blocks.{}.0", "extra_blocks", 0
         ),
@@ -149,27 +145,25 @@ FLAVOURS = {
         class_logits="head.classification_head.cls_logits",
         ltrb="head.regression_head.bbox_reg",
         centerness="head.regression_head.bbox_ctrness",
-        # Before torchvision 0.13 there were no activations, so no sequences (ops/
-        # feature_pyramid_network.py).
-        renamed=(r"(fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
+        renamed=TORCHVISION_RENAMED,
     ),
-    "official": Flavour(
+    "official": FCOSNames(
         presets={"improved": "official_improved_coco", "base": "official_coco"},
         body=_official_body,
         pyramid=_pyramid("backbone.fpn", "fpn_inner{}", "fpn_layer{}", "top_blocks", 2),
         **_head("rpn.head", "tower", centerness="centerness", scales="scales"),
         settings=_official_settings,
     ),
-    "adelaidet": Flavour(
+    "adelaidet": FCOSNames(
         presets={"": "adelaidet_coco"},
-        body=_detectron2_body,
+        body=detectron2_body,
         pyramid=_DETECTRON2_PYRAMID,
         **_head("proposal_generator.fcos_head", "tower", centerness="ctrness", scales="scales"),
         settings=_adelaidet_settings,
     ),
-    "detectron2": Flavour(
+    "detectron2": FCOSNames(
         presets={"": "detectron2_coco"},
-        body=_detectron2_body,
+        body=detectron2_body,
         pyramid=_DETECTRON2_PYRAMID,
         **_head("head", "subnet", class_logits="cls_score", centerness="ctrness"),
         settings=_detectron2_settings,

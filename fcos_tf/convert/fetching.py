@@ -17,7 +17,7 @@ import keras
 
 from fcos_tf.atomic_files import remove_leftovers, replacing
 from fcos_tf.convert.backbones import load_imagenet_file
-from fcos_tf.convert.fcos_checkpoints import convert_checkpoint
+from fcos_tf.convert.checkpoints import convert_checkpoint
 from fcos_tf.downloads import check_digest, download, locked
 from fcos_tf.models.weights import find_damage
 from fcos_tf.published import Published, find_published

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from fcos_tf.convert import convert_checkpoint, fcos_checkpoints, from_torch
+from fcos_tf.convert import checkpoints, convert_checkpoint, from_torch
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.fcos_presets import COCO_CLASSES
 from tests.convert import fcos_parameter_names as published
@@ -139,7 +139,7 @@ def test_the_larger_networks_are_found(monkeypatch, flavour, backbone):
     depth, groups, group_width = RESNEXTS.get(backbone, (101, 1, 64))
     names = getattr(published, flavour)(depth=depth, groups=groups, group_width=group_width)
     arrays = {name: np.broadcast_to(np.float32(0), shape) for name, shape in names.items()}
-    monkeypatch.setattr(fcos_checkpoints, "read_tensors", lambda path, entry: arrays)
+    monkeypatch.setattr(checkpoints, "read_tensors", lambda path, entry: arrays)
     monkeypatch.setattr(FCOS, "from_preset", from_preset)
     with pytest.raises(SeenError) as seen:
         from_torch("a.pth", flavour=flavour)
@@ -209,7 +209,7 @@ def test_another_flavour(tmp_path, monkeypatch, flavour, asked):
     if flavour == asked:
         return
     arrays = {name: np.zeros(1, np.float32) for name in getattr(published, flavour)(**SMALL)}
-    monkeypatch.setattr(fcos_checkpoints, "read_tensors", lambda path, entry: arrays)
+    monkeypatch.setattr(checkpoints, "read_tensors", lambda path, entry: arrays)
     with pytest.raises(
         ValueError, match=rf"^a\.pth: expected names of {asked} .*, got those of {flavour}$"
     ):

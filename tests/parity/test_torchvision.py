@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from fcos_tf.convert.fcos_names import FLAVOURS, parameters
+from fcos_tf.convert.fcos_names import FLAVOURS
 from fcos_tf.layers.blocks import FrozenBatchNormalization
 from fcos_tf.training.optimizers import SGD
 from tests.parity import torchvision_fcos as reference
@@ -97,7 +97,7 @@ def test_gradients(golden, tmp_path):
     """In float64: in float32 rounding switches one unit in a million off, on either side, which
     changes a gradient by a thousandth."""
     model = converted(tmp_path, reference.LEARNING, dtype="float64")
-    variables = {name: variable for variable, name in parameters(FLAVOURS["torchvision"], model)}
+    variables = FLAVOURS["torchvision"].variables(model)
     images, targets = reference.training_batch()
     normalised = (images / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     sizes = targets["image_sizes"].astype(int)
@@ -118,7 +118,7 @@ def test_gradients(golden, tmp_path):
 
 def test_losses_and_five_steps(golden, tmp_path):
     model = converted(tmp_path, reference.LEARNING)
-    variables = {name: variable for variable, name in parameters(FLAVOURS["torchvision"], model)}
+    variables = FLAVOURS["torchvision"].variables(model)
     before = {name: np.asarray(variables[name]) for name in reference.TENSORS}
     optimizer = SGD(
         reference.LEARNING_RATE,

@@ -1,4 +1,4 @@
-"""Published checkpoints of FCOS, from PyTorch to Keras."""
+"""Published checkpoints of detectors, from PyTorch to Keras."""
 
 import os
 import re
@@ -7,13 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from fcos_tf.convert.fcos_names import FLAVOURS, Flavour, parameters, tower_step
+from fcos_tf.convert import fcos_names, rcnn_names
+from fcos_tf.convert.names import Flavour, indices
 from fcos_tf.convert.report import IGNORED, ConversionReport, assign
 from fcos_tf.convert.torch_files import read_tensors
 from fcos_tf.layers.resnet import DEPTHS
-from fcos_tf.models.fcos import FCOS
+from fcos_tf.models.detector import Detector
 
-CheckpointReport = ConversionReport  # its name in older versions
+# The models of each implementation.
+FLAVOURS: dict[str, tuple[Flavour, ...]] = {
+    name: (names, *filter(None, [rcnn_names.FLAVOURS.get(name)]))
+    for name, names in fcos_names.FLAVOURS.items()
+}
 # Blocks of each stage, whether bottlenecks, groups and their width in the first stage.
 BODIES = {
     **{f"resnet{depth}": (*body, 1, 64) for depth, body in DEPTHS.items()},
@@ -21,11 +26,11 @@ BODIES = {
     "resnext101_32x8d": (*DEPTHS[101], 32, 8),
     "resnext101_64x4d": (*DEPTHS[101], 64, 4),
 }
-_PIXELS = {"mean": "pixel_mean", "std": "pixel_std"}  # argument of `FCOS` -> detectron2's buffer
+_PIXELS = {"mean": "pixel_mean", "std": "pixel_std"}  # argument of a model -> detectron2's buffer
 
 
-def from_torch(path: str | os.PathLike, *, flavour: str, **options) -> FCOS:
-    """Converts a published FCOS checkpoint.
+def from_torch(path: str | os.PathLike, *, flavour: str, **options) -> Detector:
+    """Converts a published checkpoint of FCOS or Faster R-CNN.
 
     Args:
         path: a `.pth`, `.pkl` or `.safetensors` file, see `read_tensors`.
@@ -61,22 +66,22 @@ def convert_checkpoint(
     class_names: Sequence[str] | None = None,
     entry: str | None = None,
     **overrides,
-) -> tuple[FCOS, ConversionReport]:
-    """Converts a published FCOS checkpoint and reports which tensors fitted.
+) -> tuple[Detector, ConversionReport]:
+    """Converts a published checkpoint of FCOS or Faster R-CNN and reports which tensors fitted.
 
-    The tensors tell the backbone, the number of classes, the levels of the pyramid and the depth
-    of the head; the rest is the flavour's preset.
+    The tensors tell the model, the backbone, the number of classes, the levels of the pyramid and
+    the depth of the head; the rest is the flavour's preset.
 
     Args:
         path: of the file.
         flavour: see `from_torch`.
         variant: of the official code, "improved" (the default) or "base", whose files have the
-            same tensors with different meanings.
+            same tensors with different meanings. Others are known by their tensors.
         backbone: a ResNet or ResNeXt of `layers.backbones`; None: the one in the file.
         num_classes: the expected number of classes; None: any.
         class_names: the expected classes. None: the preset's if their number fits, else no names.
         entry: which of several state dicts in the file, see `read_tensors`.
-        **overrides: arguments of `FCOS` that replace those found and the preset's, such as
+        **overrides: arguments of the model that replace those found and the preset's, such as
             `quality="iou"` for AdelaiDet's checkpoints of that name.
 
     Returns:
@@ -88,24 +93,26 @@ def convert_checkpoint(
         ValueError: a file that `read_tensors` refuses or of another flavour, an unknown flavour,
             variant or network, or an unexpected number of classes.
     """
-    preset, names = _preset(flavour, variant), FLAVOURS[flavour]
+    if flavour not in FLAVOURS:
+        raise ValueError(f"flavour: expected one of {', '.join(FLAVOURS)}, got {flavour!r}")
     if backbone is not None and backbone not in BODIES:
         raise ValueError(f"backbone: expected one of {', '.join(BODIES)}, got {backbone!r}")
     tensors = read_tensors(path, entry=entry)
-    if names.renamed:
-        tensors = {re.sub(*names.renamed, name): tensor for name, tensor in tensors.items()}
-    _check_flavour(path, tensors, flavour)
+    names = _recognise(path, tensors, flavour)
+    preset = _preset(names, variant, flavour, tensors)
+    for pattern, replacement in names.renamed:
+        tensors = {re.sub(pattern, replacement, name): x for name, x in tensors.items()}
     found = {"backbone": backbone or _find_backbone(path, tensors, names)}
-    found |= _find_architecture(tensors, names)
+    found |= names.find_architecture(tensors)
     found |= names.settings(found)
     wanted = _check_classes(path, found.get("num_classes"), num_classes, class_names)
     settings = {**found, **wanted, **overrides}
     listed = ", ".join(f"{name}={value}" for name, value in found.items())
     notes = [f"{flavour}: settings of {preset}", f"found: {listed}"]
-    pixels = _find_pixels(tensors, FCOS.preset_arguments(preset, settings))
+    pixels = _find_pixels(tensors, names.model.preset_arguments(preset, settings))
     for name, values in pixels.items():
         notes.append(f"{_PIXELS[name]} in the file differs from the preset: {name}={values}")
-    model = FCOS.from_preset(preset, load_weights=False, **{**pixels, **settings})
+    model = names.model.from_preset(preset, load_weights=False, **{**pixels, **settings})
     if model.class_names is None:
         notes.append("class names: unknown")
     report = _assign(model, tensors, names)
@@ -113,36 +120,35 @@ def convert_checkpoint(
     return model, report
 
 
-def _preset(flavour: str, variant: str | None) -> str:
-    if flavour not in FLAVOURS:
-        raise ValueError(f"flavour: expected one of {', '.join(FLAVOURS)}, got {flavour!r}")
-    presets = FLAVOURS[flavour].presets
-    variants = [name for name in presets if name]
+def _preset(names: Flavour, variant: str | None, flavour: str, tensors) -> str:
+    variants = [name for name in names.presets if name]
     if variant is not None and variant not in variants:
         known = ", ".join(variants) or "none"
         raise ValueError(f"variant: expected for flavour {flavour} {known}, got {variant!r}")
-    return presets[variant] if variant else next(iter(presets.values()))
+    return names.presets[variant or names.find_variant(tensors)]
 
 
-def _check_flavour(path, tensors: Mapping[str, np.ndarray], flavour: str) -> None:
-    """Refuses the tensor names of another implementation or of none."""
+def _recognise(path, tensors: Mapping[str, np.ndarray], flavour: str) -> Flavour:
+    """The model of a flavour; refuses the tensor names of another implementation or of none."""
 
     def has_head(names: Flavour) -> bool:
-        parts = (names.class_tower, names.box_tower, names.class_logits, names.ltrb)
-        return any(name.startswith(tuple(f"{part}." for part in parts)) for name in tensors)
+        return any(name.startswith(tuple(f"{part}." for part in names.marks)) for name in tensors)
 
-    others = [name for name, names in FLAVOURS.items() if has_head(names)]
-    if flavour in others:
-        return
-    got = f"those of {others[0]}" if others else f"names such as {', '.join(list(tensors)[:3])}"
-    expected = f"{FLAVOURS[flavour].class_logits}.weight"
+    others = [
+        (name, names) for name, models in FLAVOURS.items() for names in models if has_head(names)
+    ]
+    for name, names in others:
+        if name == flavour:
+            return names
+    got = f"those of {others[0][0]}" if others else f"names such as {', '.join(list(tensors)[:3])}"
+    expected = " or ".join(f"{names.marks[-1]}.weight" for names in FLAVOURS[flavour])
     raise ValueError(f"{path}: expected names of {flavour} such as {expected}, got {got}")
 
 
 def _find_backbone(path, tensors: Mapping[str, np.ndarray], names: Flavour) -> str:
     """The backbone, by its numbers of blocks and the kernel of its first 3x3 convolution."""
     stages = [names.body(f"layer{stage}.").removesuffix(".") for stage in range(1, 5)]
-    blocks = tuple(max(_indices(tensors, stage), default=-1) + 1 for stage in stages)
+    blocks = tuple(max(indices(tensors, stage), default=-1) + 1 for stage in stages)
     has_bottlenecks = names.body("layer1.0.conv3.weight") in tensors
     kernel = tensors.get(names.body("layer1.0.conv2.weight"))
     is_kernel = kernel is not None and kernel.ndim == 4 and kernel.size
@@ -157,35 +163,8 @@ def _find_backbone(path, tensors: Mapping[str, np.ndarray], names: Flavour) -> s
     )
 
 
-def _find_architecture(tensors: Mapping[str, np.ndarray], names: Flavour) -> dict[str, Any]:
-    """Further arguments of `FCOS` read off the tensors, as far as those exist."""
-    found: dict[str, Any] = {}
-    for argument, module in (
-        ("num_classes", names.class_logits),
-        ("fpn_channels", names.pyramid["output_p3"]),
-    ):
-        for name in (f"{module}.weight", f"{module}.bias"):
-            if name in tensors and tensors[name].size and tensors[name].ndim:
-                found[argument] = len(tensors[name])
-    extra = (f"{names.pyramid[layer]}." for layer in ("output_p6", "output_p7"))
-    found["fpn_levels"] = 3 + sum(any(name.startswith(x) for name in tensors) for x in extra)
-    tower = _indices(tensors, names.class_tower)
-    if tower:
-        # The third module is a ReLU; without normalisation it is a convolution.
-        has_norm = 2 not in tower and tower != {0}
-        found["head_norm"] = "group" if has_norm else "none"
-        found["head_convs"] = len({index // tower_step(has_norm) for index in tower})
-    return found
-
-
-def _indices(tensors: Mapping[str, np.ndarray], sequence: str) -> set[int]:
-    """The indices K of "SEQUENCE.K.REST" among the names."""
-    pattern = re.compile(rf"{re.escape(sequence)}\.(\d+)\.")
-    return {int(match[1]) for match in map(pattern.match, tensors) if match}
-
-
 def _check_classes(path, found, num_classes, class_names) -> dict[str, Any]:
-    """The expected classes as arguments of `FCOS`; refuses another number in the file."""
+    """The expected classes as arguments of the model; refuses another number in the file."""
     wanted: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if class_names is not None:
         wanted = {"num_classes": len(class_names), "class_names": tuple(class_names)}
@@ -206,17 +185,15 @@ def _find_pixels(tensors, settings) -> dict[str, tuple[float, ...]]:
     return pixels
 
 
-def _assign(model: FCOS, tensors, names: Flavour) -> ConversionReport:
+def _assign(model: Detector, tensors, names: Flavour) -> ConversionReport:
     """Assigns the tensors to the model, all or none."""
-    variables = {name: variable for variable, name in parameters(names, model)}
-    # A scale: a vector of one in PyTorch.
-    scales = [name for name, variable in variables.items() if variable.ndim == 0]
+    variables = names.variables(model)
     buffers = [name for name in _PIXELS.values() if name in tensors and tensors[name].size == 3]
     report = assign(
         variables,
         {name: tensor for name, tensor in tensors.items() if name not in buffers},
         dict(zip(variables, variables, strict=True)),
-        transforms=dict.fromkeys(scales, lambda tensor: tensor.reshape(())),
+        transforms=names.transforms(model),
         ignore=(*IGNORED, *names.ignore),
     )
     report.used += buffers
