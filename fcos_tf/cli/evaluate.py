@@ -112,7 +112,8 @@ def evaluate(
     from fcos_tf.atomic_files import write_text
     from fcos_tf.detecting.files import DETECTIONS_FILE
     from fcos_tf.evaluation.tta import parse_tta
-    from fcos_tf.models.detector import detectable, load_detector
+    from fcos_tf.models.detector import detectable
+    from fcos_tf.models.weights import load_detector
     from fcos_tf.training import checkpoints, run
     from fcos_tf.training.strategy import make_strategy
 

@@ -69,7 +69,7 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
         refuse("--weights", ["model_dir"])
     load_tensorflow()
     from fcos_tf import export
-    from fcos_tf.models.detector import load_detector
+    from fcos_tf.models.weights import load_detector
     from fcos_tf.training import run
 
     model = load_detector(run.find_weights(config.model_dir, options.weights))

@@ -29,7 +29,7 @@ from fcos_tf.data.formats import (
     xml_folder,
     yolo,
 )
-from fcos_tf.data.formats.frames import Frame
+from fcos_tf.data.formats.records import Frame
 from fcos_tf.data.input.augment import check_augmentations
 from fcos_tf.data.input.examples import ExampleMapper, Source, make_source
 from fcos_tf.data.input.order import Order, check_counts, check_hosts

@@ -14,9 +14,8 @@ from absl import logging
 from PIL import Image
 
 from fcos_tf.atomic_files import put_in_place
-from fcos_tf.data.formats.image_index import files_below
 from fcos_tf.detecting.detections import Detections
-from fcos_tf.image_suffixes import IMAGE_SUFFIXES
+from fcos_tf.image_files import IMAGE_SUFFIXES, files_below
 
 _VIDEO_SUFFIXES = (
     ".3gp", ".avi", ".flv", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg",

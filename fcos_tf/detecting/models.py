@@ -183,7 +183,7 @@ def list_images(images: Any) -> list[Any]:
         ValueError: no image, another type, or pixels of another shape or dtype.
     """
     from fcos_tf.detecting.files import files_in
-    from fcos_tf.image_suffixes import IMAGE_SUFFIXES
+    from fcos_tf.image_files import IMAGE_SUFFIXES
 
     def is_single(item):
         is_known = isinstance(item, str | os.PathLike | bytes | Image.Image)

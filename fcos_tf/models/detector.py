@@ -1,23 +1,22 @@
-"""Base class of detectors: from images to detections, published settings.
+"""Base classes of detectors: from images to detections; backbone and pyramid.
 
 Shape shorthand: B images of H x W pixels, D detections, K candidates, C classes.
 """
 
-import inspect
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from fcos_tf.models.image_model import ImageModel, spatial_size
-from fcos_tf.models.weights import load_model
-from fcos_tf.published import DETECTORS
+from fcos_tf.layers.backbones import build_backbone, resolve_preset
+from fcos_tf.layers.blocks import NORM_EPSILON
+from fcos_tf.layers.fpn import FeaturePyramid
+from fcos_tf.models.from_preset import FromPreset
+from fcos_tf.models.image_model import ImageModel, spatial_size, unpack_inputs
 
 # Outputs of published detectors that stand for no class of objects.
 BACKGROUND, UNUSED = "__background__", "N/A"
 
 
-class Detector(ImageModel):
+class Detector(FromPreset, ImageModel):
     """Base class of the detectors.
 
     A subclass implements `call` and `decode` beside the losses.
@@ -29,13 +28,10 @@ class Detector(ImageModel):
         max_detections: D.
         **kwargs: of `ImageModel`.
 
-    Attributes:
+    Attributes, beside those of `ImageModel` and `FromPreset`:
         raw_outputs: name -> shape and meaning of each output of `call`, for exported models.
         thresholds: constructor arguments for detection only; an exported model may have others.
         usual_nms_threshold: see `nms_threshold`.
-        presets: name -> constructor arguments of a published detector.
-        published_prefix: before the name of a preset among `published.DETECTORS`.
-        weight_arguments: names of constructor arguments that weights are trained for.
         chosen_outputs: names of `raw_outputs` that come out of a choice, such as a suppression,
             which `call` also takes as inputs.
         inclusive_pixels: whether x2, y2 are the last pixel inside; the original image adds 1.
@@ -44,9 +40,6 @@ class Detector(ImageModel):
     raw_outputs: Mapping[str, str] = {}
     thresholds: Sequence[str] = ("score_threshold", "nms_threshold", "max_detections")
     usual_nms_threshold = 0.6
-    presets: Mapping[str, Mapping[str, Any]] = {}
-    published_prefix = ""
-    weight_arguments: Sequence[str] = ()
     protocols = ("coco", "voc07", "voc12")
     best_metrics: Mapping[str, str] = dict.fromkeys(("AP", "AP50", "mAP_voc07", "mAP_voc12"), "max")
     chosen_outputs: Sequence[str] = ()
@@ -164,114 +157,137 @@ class Detector(ImageModel):
             raise ValueError(f"backbone_weights in a config: expected none, got {weights!r}")
         return super().from_config(config, custom_objects)
 
-    @classmethod
-    def from_preset(
-        cls,
-        name: str,
-        weights: str | None = None,
-        *,
-        load_weights: bool | None = None,
-        **overrides,
-    ) -> "Detector":
-        """A detector with the settings of a published one, and its weights where they are known.
-
-        Published weights are those of `published.DETECTORS`: "torchvision_coco". They are
-        downloaded once, see `fetch_weights`. The other presets are settings only. With other
-        classes, the layers of the classes stay random.
-
-        Args:
-            name: a key of `presets`, such as "torchvision_coco".
-            weights: a `.keras` file of such a detector, converted by `tools/convert.py`; None: as
-                `load_weights` says.
-            load_weights: True: the published weights; False: random ones; None: the published
-                weights, or random ones, with a warning, where there are none for this preset and
-                these overrides.
-            **overrides: see `preset_arguments`.
-
-        Raises:
-            ValueError: for an unknown name, weights of another architecture, or none to load.
-            FileNotFoundError: if the weights file is missing.
-            OSError: if the weights cannot be downloaded.
-
-        Example:
-            >>> classes = {"class_names": ("cat", "dog")}
-            >>> model = FCOS.from_preset("torchvision_coco", load_weights=False, **classes)
-            >>> model.num_classes, model.image_size
-            (2, '800,1333')
-        """
-        arguments = cls.preset_arguments(name, overrides)
-        if weights is None and load_weights is not False:
-            weights = cls._published_weights(name, overrides, required=bool(load_weights))
-        model = cls(**arguments)
-        if weights is not None:
-            model._take_weights(load_detector(weights), file=weights)
-        return model
-
-    @classmethod
-    def _published_weights(cls, name, overrides, *, required: bool) -> str | None:
-        """The name of a preset's published weights, if they fit the overrides."""
-        defaults = {
-            n: each.default
-            for base in reversed(cls.__mro__)
-            if issubclass(base, Detector) and "__init__" in vars(base)
-            for n, each in inspect.signature(base.__init__).parameters.items()
-        }
-        defaults |= cls.presets[name]
-        changed = [n for n in cls.weight_arguments if overrides.get(n, defaults[n]) != defaults[n]]
-        published = cls.published_prefix + name
-        if published in DETECTORS and not changed:
-            return published
-        other = f" with another {', '.join(changed)}" if published in DETECTORS else ""
-        missing = (
-            f"no published weights of {name}{other}; give weights=FILE of a converted detector, or "
-            "load_weights=False for random weights"
-        )
-        if required:
-            raise ValueError(f"load_weights: {missing}")
-        warnings.warn(f"the weights are random: {missing}", stacklevel=3)
-        return None
-
-    @classmethod
-    def preset_arguments(cls, name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """The constructor's arguments of a preset.
-
-        Args:
-            name: a key of `presets`.
-            overrides: arguments that differ. One of `num_classes` and `class_names` is enough;
-                other classes drop the published ids.
-
-        Raises:
-            ValueError: for an unknown name.
-        """
-        if name not in cls.presets:
-            raise ValueError(f"preset must be one of {', '.join(cls.presets)}; got {name!r}")
-        settings = {**cls.presets[name], **overrides}
-        published = cls.presets[name]["class_names"]
-        other_number = settings.get("num_classes", len(published)) != len(published)
-        if "class_names" not in overrides and other_number:
-            settings["class_names"] = None
-        if "category_ids" not in overrides and settings["class_names"] != published:
-            settings["category_ids"] = None
-        settings.setdefault("num_classes", len(settings["class_names"] or ()))
-        return settings
-
     def get_config(self):
         """The constructor's arguments."""
         names = ("score_threshold", "nms_threshold", "max_detections")
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 
-def load_detector(path: str | Path) -> Detector:
-    """`load_model`, where a model without detections is of no use.
+class PyramidDetector(Detector):
+    """Base class of detectors on a feature pyramid.
+
+    A subclass adds its own layers and arguments, builds them in `build`, and calls `features`.
+
+    Args:
+        num_classes: C; None: the number of `class_names`.
+        backbone: a name of `layers.backbones`, such as "resnet50", "regnetx_400mf" or
+            "keras_cv/efficientnetv2_b0_imagenet".
+        backbone_weights: None (random), "imagenet" or another name of `build_backbone`, or a
+            backbone's `.keras` file.
+        backbone_norm: "batch", "sync" or "frozen" batch normalisation. None: "frozen" with
+            backbone weights, "batch" without.
+        norm_epsilon: of the backbone's batch normalisation.
+        frozen_stages: number of frozen parts of the backbone: 1 the stem, 2 the stem and the first
+            stage, ... None: 2 with backbone weights, 0 without.
+        stride_in_3x3: whether a bottleneck halves the map in its 3x3 convolution. None, here and
+            for `channel_order`, `mean` and `std`: as the backbone weights need it; without
+            weights True, RGB and the ImageNet mean and deviation.
+        fpn_levels: levels of the pyramid.
+        fpn_channels: of the pyramid and of the heads.
+        fpn_upsampling: "nearest" or "bilinear", in the top-down path.
+        pyramid: further arguments of `FeaturePyramid`, set by the subclass.
+        channel_order: input of the backbone, "rgb" or "bgr". Images are always given as RGB.
+        mean: three numbers in 0-255, in `channel_order`.
+        std: likewise.
+        **kwargs: `score_threshold`, `nms_threshold` and `max_detections`, see `Detector`;
+            `class_names`, `category_ids`, `image_size`, `name` and `dtype`, see `ImageModel`.
+
+    Attributes:
+        strides: of the levels, in pixels.
 
     Raises:
-        ValueError: The file holds another model, or see `load_model`.
-        FileNotFoundError: No such file.
+        ValueError: names the argument that is out of its range.
     """
-    model = load_model(path)
-    if not isinstance(model, Detector):
-        raise ValueError(f"expected a detector, got a {type(model).__name__} in {path}")
-    return model
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        *,
+        backbone: str = "resnet50",
+        backbone_weights: str | None = None,
+        backbone_norm: str | None = None,
+        norm_epsilon: float = NORM_EPSILON,
+        frozen_stages: int | None = None,
+        stride_in_3x3: bool | None = None,
+        fpn_levels: int = 5,
+        fpn_channels: int = 256,
+        fpn_upsampling: str = "nearest",
+        pyramid: Mapping[str, Any] | None = None,
+        channel_order: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        **kwargs,
+    ):
+        preset = resolve_preset(
+            backbone,
+            backbone_weights,
+            norm=backbone_norm,
+            frozen_stages=frozen_stages,
+            stride_in_3x3=stride_in_3x3,
+            channel_order=channel_order,
+            mean=mean,
+            std=std,
+        )
+        super().__init__(
+            num_classes,
+            channel_order=preset.channel_order,
+            mean=preset.mean,
+            std=preset.std,
+            **kwargs,
+        )
+        shared = {
+            "norm_epsilon": norm_epsilon,
+            "frozen_stages": preset.frozen_stages,
+            "stride_in_3x3": preset.stride_in_3x3,
+        }
+        # Without backbone weights, which a saved model does not need.
+        self._architecture = {
+            **shared,
+            "backbone": backbone,
+            "backbone_norm": preset.norm,
+            "fpn_levels": fpn_levels,
+            "fpn_channels": fpn_channels,
+            "fpn_upsampling": fpn_upsampling,
+        }
+        self.backbone = build_backbone(
+            backbone, weights=backbone_weights, norm=preset.norm, dtype=self.dtype_policy, **shared
+        )
+        self.fpn = FeaturePyramid(
+            fpn_channels,
+            levels=fpn_levels,
+            upsampling=fpn_upsampling,
+            dtype=self.dtype_policy,
+            name="fpn",
+            **(pyramid or {}),
+        )
+        if missing := [name for name in self.fpn.input_names if name not in self.backbone.output]:
+            raise ValueError(
+                f"backbone must have maps {', '.join(self.fpn.input_names)}; got {backbone!r}, "
+                f"which has no {', '.join(missing)}"
+            )
+        self.strides = self.fpn.strides
+
+    def build(self, input_shape):
+        """Creates all variables, for any image size."""
+        if self.built:
+            return
+        self.fpn.build({name: x.shape for name, x in self.backbone.output.items()})
+        self.build_heads((None, None, None, self.fpn.channels))
+        super().build(input_shape)
+
+    def build_heads(self, shape):
+        """For subclasses: builds the layers after the pyramid, from the shape of a level."""
+        raise NotImplementedError
+
+    def features(self, inputs, *, training: bool) -> list:
+        """The levels of the pyramid, finest first, from the inputs of `call`."""
+        x = self.preprocess(*unpack_inputs(inputs))
+        levels = self.fpn(self.backbone(x, training=training), training=training)
+        return list(levels.values())
+
+    def get_config(self):
+        """The constructor's arguments, with every None resolved."""
+        return super().get_config() | self._architecture
 
 
 def category_ids_of(model) -> tuple[int, ...]:

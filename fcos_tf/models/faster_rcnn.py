@@ -20,8 +20,8 @@ from keras import ops
 from fcos_tf.layers.blocks import check_choices
 from fcos_tf.layers.box_head import BoxHead
 from fcos_tf.layers.rpn_head import RPNHead
+from fcos_tf.models.detector import PyramidDetector
 from fcos_tf.models.image_model import spatial_size
-from fcos_tf.models.pyramid_detector import PyramidDetector
 from fcos_tf.models.rcnn_detections import (
     RATIOS,
     best_candidates,

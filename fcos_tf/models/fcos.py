@@ -13,6 +13,7 @@ import keras
 
 from fcos_tf.layers.blocks import check_choices
 from fcos_tf.layers.heads import FCOSHead
+from fcos_tf.models.detector import PyramidDetector
 from fcos_tf.models.fcos_detections import decode_points, fcos_detections, place_points
 from fcos_tf.models.fcos_losses import BOX_LOSSES, QUALITIES, count_names, fcos_losses, loss_totals
 from fcos_tf.models.fcos_presets import PRESETS
@@ -23,7 +24,6 @@ from fcos_tf.models.fcos_targets import (
     fcos_targets,
     level_size_ranges,
 )
-from fcos_tf.models.pyramid_detector import PyramidDetector
 from fcos_tf.ops.points import grid_sizes
 
 

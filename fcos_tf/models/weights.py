@@ -49,6 +49,19 @@ def load_model(path: str | Path) -> keras.Model:
     return model
 
 
+def load_detector(path: str | Path) -> keras.Model:
+    """`load_model`, where a model without detections is of no use.
+
+    Raises:
+        ValueError: The file holds another model, or see `load_model`.
+        FileNotFoundError: No such file.
+    """
+    model = load_model(path)
+    if not hasattr(model, "detect"):
+        raise ValueError(f"expected a detector, got a {type(model).__name__} in {path}")
+    return model
+
+
 def _check_class(path: Path) -> None:
     """Refuses a file of another class than a registered model: Keras would make anything."""
     with zipfile.ZipFile(path) as archive:

@@ -23,7 +23,7 @@ from fcos_tf.data.annotations import (
     check_annotations,
 )
 from fcos_tf.data.formats import coco_places, coco_records
-from fcos_tf.data.formats.frames import STORED, Frame, fit_to_images
+from fcos_tf.data.formats.records import STORED, Frame, fit_to_images
 from fcos_tf.data.images import stored_size
 
 KEYS = ("images", "annotations", "categories")

@@ -24,10 +24,9 @@ from pathlib import Path
 
 from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats import splits
-from fcos_tf.data.formats.frames import STORED, Frame
-from fcos_tf.data.formats.image_index import ImageIndex, plain_name
 from fcos_tf.data.formats.listing import Listing, read_listing
-from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
+from fcos_tf.data.formats.records import STORED, Frame, ImageRecord, ObjectRecord
+from fcos_tf.image_files import ImageIndex, plain_name
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # Names of columns, lower case without spaces, `_` and `-`.

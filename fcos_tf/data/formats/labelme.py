@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fcos_tf.data.annotations import Fault, ReadResult
-from fcos_tf.data.formats.frames import STORED, Frame
-from fcos_tf.data.formats.image_index import ImageIndex, files_below
 from fcos_tf.data.formats.listing import Listing, annotation_folder, notes_on, read_listing
-from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
+from fcos_tf.data.formats.records import STORED, Frame, ImageRecord, ObjectRecord
+from fcos_tf.image_files import ImageIndex, files_below
 
 _POINTS = {"rectangle": 2, "polygon": 3}  # least number of them
 

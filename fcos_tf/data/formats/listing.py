@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats import splits
-from fcos_tf.data.formats.frames import STORED, Frame
-from fcos_tf.data.formats.image_index import ImageIndex, plain_name, stem_of
-from fcos_tf.data.formats.records import ImageRecord, absent_classes, read_result
+from fcos_tf.data.formats.records import STORED, Frame, ImageRecord, absent_classes, read_result
 from fcos_tf.data.formats.voc_files import image_ids_of
+from fcos_tf.image_files import ImageIndex, plain_name, stem_of
 
 
 class Listing(NamedTuple):

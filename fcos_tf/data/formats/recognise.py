@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fcos_tf.data.formats import csv_table, voc_files, yolo_places
-from fcos_tf.data.formats.image_index import files_below
+from fcos_tf.image_files import files_below
 
 _CHOICES = "coco, voc, xml, yolo, csv, labelme or tfds:NAME"
 _HEAD = 2**22  # characters of a JSON file that are looked at

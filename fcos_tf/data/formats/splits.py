@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fcos_tf.data.annotations import Annotations, Fault
-from fcos_tf.data.formats.image_index import plain_name, stem_of, unquoted
+from fcos_tf.image_files import plain_name, stem_of, unquoted
 
 LISTS = "splits"  # folder of lists of one's own
 EVERYTHING = "all"  # the split that has all images

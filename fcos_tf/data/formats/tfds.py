@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from fcos_tf.data.annotations import Annotations, Fault, ReadResult, check_annotations
-from fcos_tf.data.formats.frames import STORED, Frame
+from fcos_tf.data.formats.records import STORED, Frame
 
 
 def read_tfds(

@@ -8,9 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from fcos_tf.data.annotations import Annotations, Fault, ReadResult
-from fcos_tf.data.formats.frames import STORED, Frame
-from fcos_tf.data.formats.image_index import ImageIndex
-from fcos_tf.data.formats.records import ImageRecord, ObjectRecord, absent_classes, read_result
+from fcos_tf.data.formats.records import (
+    STORED,
+    Frame,
+    ImageRecord,
+    ObjectRecord,
+    absent_classes,
+    read_result,
+)
 from fcos_tf.data.formats.voc_files import (
     ANNOTATIONS,
     FOLDERS,
@@ -26,6 +31,7 @@ from fcos_tf.data.formats.voc_files import (
     text_of,
     write_annotation,
 )
+from fcos_tf.image_files import ImageIndex
 
 
 def read_voc(

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fcos_tf.data.annotations import COORDINATE_DECIMALS, Fault
-from fcos_tf.data.formats.image_index import files_below, stem_of, unquoted
 from fcos_tf.data.formats.records import ObjectRecord
+from fcos_tf.image_files import files_below, stem_of, unquoted
 
 IMAGES, ANNOTATIONS, LISTS = FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Main")
 DataDir = str | os.PathLike | Sequence[str | os.PathLike]

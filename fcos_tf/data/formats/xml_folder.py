@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from fcos_tf.data.annotations import ReadResult
-from fcos_tf.data.formats.frames import STORED, Frame
-from fcos_tf.data.formats.image_index import files_below
 from fcos_tf.data.formats.listing import Listing, annotation_folder, notes_on, read_listing
+from fcos_tf.data.formats.records import STORED, Frame
 from fcos_tf.data.formats.voc import find_class_names, read_record
+from fcos_tf.image_files import files_below
 
 
 def read_xml(

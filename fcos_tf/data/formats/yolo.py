@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fcos_tf.data.annotations import Fault, ReadResult
-from fcos_tf.data.formats.frames import STORED, Frame
 from fcos_tf.data.formats.listing import Listing, read_listing
-from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
+from fcos_tf.data.formats.records import STORED, Frame, ImageRecord, ObjectRecord
 from fcos_tf.data.formats.yolo_places import find_places
 
 # Beyond 0 and 1: rounded numbers and polygons that overhang a little; the boxes are cut.

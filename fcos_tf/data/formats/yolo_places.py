@@ -9,7 +9,7 @@ import yaml
 
 from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
-from fcos_tf.data.formats.image_index import (
+from fcos_tf.image_files import (
     ImageIndex,
     is_image_name,
     plain_name,

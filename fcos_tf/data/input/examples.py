@@ -13,7 +13,7 @@ import numpy as np
 
 from fcos_tf.data import images
 from fcos_tf.data.annotations import Annotations, ImageFaults
-from fcos_tf.data.formats.frames import size_mismatch
+from fcos_tf.data.formats.records import size_mismatch
 from fcos_tf.data.input.order import FILLER
 from fcos_tf.image_size import ImageSize
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from fcos_tf.data.annotations import Annotations
 from fcos_tf.data.formats.coco import read_coco, write_coco
-from fcos_tf.data.formats.frames import Frame
+from fcos_tf.data.formats.records import Frame
 
 # Ids in no order, and category ids with gaps, as in COCO itself.
 CONTENT = {

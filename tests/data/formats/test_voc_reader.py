@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fcos_tf.data.annotations import Fault
-from fcos_tf.data.formats.frames import Frame
+from fcos_tf.data.formats.records import Frame
 from fcos_tf.data.formats.voc import read_voc
 from tests.data.formats.voc_trees import add_image, voc_object, write_list
 

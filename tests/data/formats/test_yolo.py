@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from fcos_tf.data.annotations import Fault
-from fcos_tf.data.formats.frames import Frame
+from fcos_tf.data.formats.records import Frame
 from fcos_tf.data.formats.yolo import read_yolo
 
 

@@ -1,4 +1,4 @@
-"""The image files below a folder, found by the names that annotations give them."""
+"""Image files: which files are images, and finding them by the names that annotations give."""
 
 import os
 import posixpath
@@ -7,11 +7,15 @@ import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
-from fcos_tf.image_suffixes import IMAGE_SUFFIXES
-
+# `.jpg` first: the order in which images of one name are preferred.
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pbm",
+    ".pgm", ".ppm",
+)  # fmt: skip
 # Folders of a data set that tell nothing of an image: a/images/b.jpg is a/b.jpg.
 _PLACES = {"images", "image", "imgs", "img", "jpegimages", "annotations", "annotation", "labels",
            "photos", "xml", "xmls", "json"}  # fmt: skip
+MAX_FOLDERS = 100_000  # yet to be read: links that lead to each other make many
 # Files that one expects beside images.
 _DATA_SUFFIXES = (".xml", ".json", ".txt", ".csv", ".yaml", ".yml", ".names", ".data", ".md")
 
@@ -24,9 +28,6 @@ def is_image_name(name: str) -> bool:
 def stem_of(name: str) -> str:
     """The name without the suffix of an image, if it has one."""
     return os.path.splitext(name)[0] if is_image_name(name) else name
-
-
-MAX_FOLDERS = 100_000  # yet to be read: links that lead to each other make many
 
 
 def plain_name(name: str) -> str:
