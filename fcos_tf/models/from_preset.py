@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fcos_tf.models.image_model import ImageModel
+from fcos_tf.models.weights import load_detector
 from fcos_tf.published import DETECTORS
 
 
