@@ -19,7 +19,7 @@ BACKGROUND, UNUSED = "__background__", "N/A"
 class Detector(FromPreset, ImageModel):
     """Base class of the detectors.
 
-    A subclass implements `call` and `decode` beside the losses.
+    A subclass implements `call` and `choose` beside the losses.
 
     Args:
         score_threshold: least score of a detection.
@@ -88,6 +88,18 @@ class Detector(FromPreset, ImageModel):
         Returns:
             dict, see `detect`.
         """
+        return self.choose(
+            raw,
+            image_size,
+            image_sizes,
+            score_threshold=self.score_threshold if score_threshold is None else score_threshold,
+            nms_threshold=self.nms_threshold,
+            max_detections=self.max_detections if max_detections is None else max_detections,
+            jit_compile=jit_compile,
+        )
+
+    def choose(self, raw: dict, image_size, image_sizes, **limits) -> dict:
+        """For subclasses: the result of `decode`, with all limits given."""
         raise NotImplementedError
 
     def candidates(self, raw: dict, image_size) -> dict:

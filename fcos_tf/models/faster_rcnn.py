@@ -305,26 +305,9 @@ class FasterRCNN(PyramidDetector):
         strides = ops.convert_to_tensor(self.strides, "float32")
         return ops.maximum(matched, -1), ops.take(strides, levels)
 
-    def decode(
-        self,
-        raw,
-        image_size,
-        image_sizes=None,
-        *,
-        score_threshold=None,
-        max_detections=None,
-        jit_compile=False,
-    ):
+    def choose(self, raw, image_size, image_sizes, **limits):
         """Detections from raw predictions, see `Detector.decode` and `rcnn_detections`."""
-        return rcnn_detections(
-            raw,
-            _limits(image_size, image_sizes),
-            score_threshold=self.score_threshold if score_threshold is None else score_threshold,
-            nms_threshold=self.nms_threshold,
-            max_detections=self.max_detections if max_detections is None else max_detections,
-            rules=self.rules,
-            jit_compile=jit_compile,
-        )
+        return rcnn_detections(raw, _limits(image_size, image_sizes), rules=self.rules, **limits)
 
     def candidates(self, raw, image_size):
         """The best (proposal, class) pairs, as many as there are proposals; others have score 0."""

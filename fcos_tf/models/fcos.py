@@ -204,28 +204,16 @@ class FCOS(PyramidDetector):
         )
         return learnt, point_strides
 
-    def decode(
-        self,
-        raw,
-        image_size,
-        image_sizes=None,
-        *,
-        score_threshold=None,
-        max_detections=None,
-        jit_compile=False,
-    ):
+    def choose(self, raw, image_size, image_sizes, **limits):
         """Detections from raw predictions, see `Detector.decode` and `fcos_detections`."""
         return fcos_detections(
             raw,
             image_size,
             image_sizes,
             strides=self.strides,
-            score_threshold=self.score_threshold if score_threshold is None else score_threshold,
-            nms_threshold=self.nms_threshold,
             topk_per_level=self.topk_per_level,
-            max_detections=self.max_detections if max_detections is None else max_detections,
             rules=self.rules,
-            jit_compile=jit_compile,
+            **limits,
         )
 
     def candidates(self, raw, image_size):
