@@ -151,10 +151,11 @@ class ImageIndex:
             return name
         if name.startswith("/") and name.startswith(f"{self.root.resolve().as_posix()}/"):
             return self.find_stated(posixpath.relpath(name, self.root.resolve().as_posix()))
-        for key, names in ((stem_of(plain_name(name)), self._by_plain),
-                           (posixpath.basename(plain_name(name)), self._by_last)):  # fmt: skip
+        last = posixpath.basename(plain_name(name))
+        for key, names in ((stem_of(plain_name(name)), self._by_plain), (last, self._by_last),
+                           (stem_of(last), self._by_last)):  # fmt: skip
             if found := self._only(names, key):
-                return _nearest(found, posixpath.basename(name))
+                return _nearest(found, last)
         raise ValueError(f"expected image {self.root / name}, got no such file")
 
     @staticmethod
