@@ -125,6 +125,18 @@ def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels[rows, columns])
 
 
+def size_mismatch(
+    annotated: tuple[int, int], stored: tuple[int, int], image: str | io.BytesIO
+) -> str:
+    """The message about an image whose (height, width) is not the annotated one."""
+    text = "expected an image of {1}x{0} pixels, as annotated, got {3}x{2}"
+    text = text.format(*annotated, *stored)
+    _, orientation = read_header(image) or ((), 1)
+    if orientation > 4 and stored == annotated[::-1]:
+        return f"{text}; viewers turn it by EXIF orientation {orientation}, as --apply_exif does"
+    return f"{text}; for photos resized after annotation there is --scale_boxes"
+
+
 def decode_image(
     data: bytes, name: str, size_for: SizeRule, apply_exif: bool = False
 ) -> tuple[np.ndarray, tuple[int, int]]:

@@ -4,7 +4,6 @@ Boxes drawn before a photo was resized, or in a viewer that turns it upright by 
 orientation, are wrong in its stored pixels; the annotated size of the image tells (`Frame`).
 """
 
-import io
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from fcos_tf.data.annotations import (
     ReadResult,
     check_annotations,
 )
-from fcos_tf.data.images import read_header
+from fcos_tf.data.images import read_header, size_mismatch
 
 
 class Frame(NamedTuple):
@@ -222,18 +221,6 @@ def _columns(
         "ignored": np.array(ignored, bool),
         "numbers": np.array(numbers, np.int64),
     }
-
-
-def size_mismatch(
-    annotated: tuple[int, int], stored: tuple[int, int], image: str | io.BytesIO
-) -> str:
-    """The message about an image whose (height, width) is not the annotated one."""
-    text = "expected an image of {1}x{0} pixels, as annotated, got {3}x{2}"
-    text = text.format(*annotated, *stored)
-    _, orientation = read_header(image) or ((), 1)
-    if orientation > 4 and stored == annotated[::-1]:
-        return f"{text}; viewers turn it by EXIF orientation {orientation}, as --apply_exif does"
-    return f"{text}; for photos resized after annotation there is --scale_boxes"
 
 
 def fit_to_images(

@@ -15,8 +15,13 @@ import tensorflow as tf
 from PIL import Image
 
 from fcos_tf.data.annotations import Annotations
-from fcos_tf.data.formats.records import size_mismatch
-from fcos_tf.data.images import ImageError, decode_image, read_bytes, stored_size
+from fcos_tf.data.images import (
+    ImageError,
+    decode_image,
+    read_bytes,
+    size_mismatch,
+    stored_size,
+)
 
 _JPEG_OR_PNG = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 

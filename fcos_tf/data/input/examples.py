@@ -13,7 +13,6 @@ import numpy as np
 
 from fcos_tf.data import images
 from fcos_tf.data.annotations import Annotations, ImageFaults
-from fcos_tf.data.formats.records import size_mismatch
 from fcos_tf.data.input.order import FILLER
 from fcos_tf.image_size import ImageSize
 
@@ -91,7 +90,7 @@ def make_source(annotations: Annotations, note: Callable[[list[str]], None]) -> 
         annotated = tuple(annotations.sizes[index].tolist())
         if stored != annotated:
             if min(annotated) > 0 and len(boxes):  # nobody knows the frame of the boxes
-                what = size_mismatch(annotated, stored, io.BytesIO(data))
+                what = images.size_mismatch(annotated, stored, io.BytesIO(data))
                 raise images.ImageError(f"{name}: {what}")
             inside = _inside(annotations, rows, stored, name, note)
             rows = np.arange(rows.start, rows.stop)[inside]
