@@ -57,9 +57,9 @@ def multilevel_roi_align(
     A sample outside the map by more than one cell counts 0; up to one cell outside it takes the
     value of the border. The gradient reaches the features alone.
 
-    Beside the result and one copy of the maps, TensorFlow on a CPU needs about 50 bytes for each of the
-    S * S * T * T weights of a box: 40 MB for 1000 boxes at a sampling ratio of 2, where T is 4. XLA
-    fuses gathering and summing. TensorFlow alone on a GPU holds two times S * S * T * T * C
+    Beside the result and one copy of the maps, TensorFlow on a CPU needs about 50 bytes for each of
+    the S * S * T * T weights of a box: 40 MB for 1000 boxes at a sampling ratio of 2, where T is 4.
+    XLA fuses gathering and summing. TensorFlow alone on a GPU holds two times S * S * T * T * C
     numbers, 1.6 MB a box at 256 channels.
 
     Args:
