@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import difflib
 import logging
-import os
 import re
 import sys
 import textwrap
@@ -16,18 +15,13 @@ from typing import Any
 
 from absl import flags
 
-from fcos_tf.cli.process_one import leave_process_one
 from fcos_tf.config import Config
+from fcos_tf.flag_files import CONFIGS, flag_file_name, read_flag_file
 from fcos_tf.options import Options, fields_of, flag_value, is_list, item_type, sections_of
 from fcos_tf.tensorflow_words import escaped, is_for_the_user, one_line
+from fcos_tf.training.interruption import leave_process_one
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-# Inside an installed package, beside it in the repository.
-CONFIGS = _PACKAGE / "configs"
-if not CONFIGS.is_dir():
-    CONFIGS = _PACKAGE.parent / "configs"
 _HELP = ("--help", "-help", "--helpshort", "-helpshort", "--helpfull", "-h", "-?")
-MAX_FLAG_FILES = 50  # of one command line, each as often as it is included
 _NEAR = 0.7  # least similarity, 0 to 1, of an unknown name to a suggested one
 
 Uses = Iterable[type[Options] | str]
@@ -135,7 +129,7 @@ def parse(
 
     from_files, arguments, remaining = [], [], iter(argv[1:])
     for argument in remaining:
-        file = _flag_file_name(argument)
+        file = flag_file_name(argument)
         if file is None:
             arguments.append(argument)
             continue
@@ -194,69 +188,6 @@ def refuse_unused(given: Given, mode: str, unused: Uses) -> None:
         raise ValueError(f"{names}: not used with {mode}; leave it out")
 
 
-def read_flag_file(
-    name: str, counts: Callable[[str], bool], opened: list[Path] | None = None
-) -> list[str]:
-    """Reads the flags of a file: one `--name=value` per line, `#` starts a comment line.
-
-    A line `--flagfile=OTHER` includes the lines of that file.
-
-    Args:
-        name: A path, or the name of a file in the working directory, in `configs` below it, or
-            among the configs of this package.
-        counts: The name of a flag -> whether its line is used; ValueError for an unknown one.
-        opened: The files that were read before, which is updated.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: A line that is no flag, or a file that includes itself or very many.
-    """
-    path = find_flag_file(name)
-    opened = [] if opened is None else opened
-    opened.append(path)
-    if len(opened) > MAX_FLAG_FILES:
-        most = f"more than {MAX_FLAG_FILES} files are included"
-        raise ValueError(f"flag file {path} includes itself, or {most}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"--flagfile: {path} is not a text file in UTF-8") from None
-    lines = []
-    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
-        if not line or line.startswith(("#", "//")):
-            continue
-        if nested := _flag_file_name(line):
-            lines += read_flag_file(nested, counts, opened)
-            continue
-        match = re.match(r"--?([\w-]+)=", line)
-        if match is None:
-            # Without "=" absl takes the next line as the value.
-            raise ValueError(f"{path} line {number}: expected --name=value, got {line!r}")
-        try:
-            if counts(match[1]):
-                lines.append(line)
-        except ValueError as error:
-            raise ValueError(f"{path} line {number}: {error}") from None
-    return lines
-
-
-def find_flag_file(name: str) -> Path:
-    """The path of a flag file, looked up as `read_flag_file` says."""
-    name = os.path.expanduser(name)
-    folders = dict.fromkeys((Path.cwd(), Path.cwd() / "configs", CONFIGS))
-    for folder in folders:
-        path = folder / name  # `name` if that is absolute
-        if path.is_file():
-            return path.resolve()
-    if os.path.isabs(name):
-        raise FileNotFoundError(f"--flagfile: no file {name}")
-    have = sorted(path.name for path in CONFIGS.glob("*.cfg"))
-    raise FileNotFoundError(
-        f"--flagfile: no file {name!r} in {', '.join(map(str, folders))}; "
-        f"available: {', '.join(have) or 'none'}"
-    )
-
-
 def help_text(
     description: str, uses: Uses, options: type[Options] = Options, *, config: type[Config] = Config
 ) -> str:
@@ -288,12 +219,6 @@ def arguments_as_flags(names: Mapping[str, str]) -> Iterator[None]:
             raise
         kind = OSError if isinstance(error, OSError) else ValueError
         raise kind(f"--{names[argument]}: {text}") from error
-
-
-def _flag_file_name(argument: str) -> str | None:
-    """The value of a --flagfile argument: "" if it is the next one, None for other arguments."""
-    match = re.fullmatch(r"--?flagfile(?:=(.*))?", argument.strip())
-    return None if match is None else (match[1] or "").strip()
 
 
 def _used(uses: Uses, config: type[Config]) -> dict[str, dataclasses.Field]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fcos_tf import flag_files
 from fcos_tf.cli import (
     command_line,
     convert,
@@ -66,12 +67,12 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path)
 
 def test_files_are_found_here_then_in_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert command_line.find_flag_file("bccd.cfg") == ROOT / "configs" / "bccd.cfg"
+    assert flag_files.find_flag_file("bccd.cfg") == ROOT / "configs" / "bccd.cfg"
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "bccd.cfg").write_text("--steps=1\n")
-    assert command_line.find_flag_file("bccd.cfg") == tmp_path / "configs" / "bccd.cfg"
+    assert flag_files.find_flag_file("bccd.cfg") == tmp_path / "configs" / "bccd.cfg"
     (tmp_path / "bccd.cfg").write_text("--steps=1\n")
-    assert command_line.find_flag_file("bccd.cfg") == tmp_path / "bccd.cfg"
+    assert flag_files.find_flag_file("bccd.cfg") == tmp_path / "bccd.cfg"
 
 
 @pytest.mark.parametrize(
