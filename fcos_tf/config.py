@@ -329,8 +329,8 @@ class RunOptions(Options):
     seed: int = option(0, "Seed of the weights and the order of the images.", least=0,
         also=("random_seed",))
     deterministic: bool = option(False, "Bitwise the same weights and records for the same flags, "
-        "data, machine and versions, also after a kill. Costs speed, most on GPUs, and "
-        "input_share is not measured.", harmless=True)
+        "data, machine and versions, also after a kill. Costs nothing measurable on two CPU cores, "
+        "more on GPUs; input_share is not measured.", harmless=True)
 
     def __post_init__(self):
         super().__post_init__()
