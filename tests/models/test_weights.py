@@ -152,17 +152,17 @@ def of_class(module, class_name, registered_name):
     "change, words",
     [
         (lambda content: b"[" * 100_000, "maximum recursion depth"),
-        (lambda content: b"[]", "expected a detector"),
-        (lambda content: b"no JSON", "expected a detector"),
+        (lambda content: b"[]", "expected a model of this package"),
+        (lambda content: b"no JSON", "expected a model of this package"),
         (lambda content: content + b" " * 2**24, "a config of at most 16777216 bytes"),
         (
             with_setting(backbone_weights="imagenet"),
             "expected none, got 'imagenet'",
         ),
         (with_setting(backbone_weights="/etc/passwd"), "got '/etc/passwd'"),
-        (with_setting(fpn_levels="many"), "expected a detector"),
-        (of_class("keras.layers", "TFSMLayer", None), "expected a detector, got a TFSMLayer"),
-        (of_class("antigravity", "FCOS", "FCOS"), "expected a detector, got a FCOS"),
+        (with_setting(fpn_levels="many"), "expected a model of this package"),
+        (of_class("keras.layers", "TFSMLayer", None), "expected a model of this package, got a TFSMLayer"),
+        (of_class("antigravity", "FCOS", "FCOS"), "expected a model of this package, got a FCOS"),
     ],
 )
 def test_configs_that_are_no_detectors(detector_file, tmp_path, change, words):
