@@ -161,7 +161,10 @@ def of_class(module, class_name, registered_name):
         ),
         (with_setting(backbone_weights="/etc/passwd"), "got '/etc/passwd'"),
         (with_setting(fpn_levels="many"), "expected a model of this package"),
-        (of_class("keras.layers", "TFSMLayer", None), "expected a model of this package, got a TFSMLayer"),
+        (
+            of_class("keras.layers", "TFSMLayer", None),
+            "expected a model of this package, got a TFSMLayer",
+        ),
         (of_class("antigravity", "FCOS", "FCOS"), "expected a model of this package, got a FCOS"),
     ],
 )

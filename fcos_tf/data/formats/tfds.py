@@ -155,7 +155,9 @@ def _check_features(value: Any) -> None:
     if isinstance(value, list):
         value = dict(enumerate(value))
     for key, inner in value.items() if isinstance(value, dict) else ():
+        # A feature may be called "type", too.
         is_class = key in ("pythonClassName", "python_class_name", "type")
+        is_class &= not isinstance(inner, dict)
         if is_class and not str(inner).startswith("tensorflow_datasets.core.features."):
             raise ValueError(f"expected features of TFDS' own, got {inner}: not imported")
         _check_features(inner)

@@ -190,14 +190,13 @@ def test_thousandths_of_a_pixel_survive_up_to_4000_pixels(tmp_path):
     assert result.faults == []
 
 
-def test_the_size_of_the_image_is_used_where_it_is_not_the_annotated_one(tmp_path):
+def test_an_image_of_another_size_than_annotated_is_not_written(tmp_path):
     file = tmp_path / "image.png"
     file.write_bytes(image_bytes(40, 60))
-    objects = [(0, (10, 5, 50, 35), 0, 1.0, False, 1), (0, (30, 20, 90, 80), 0, 1.0, False, 2)]
-    write_tfds({"train": make_annotations([file], [(100, 100)], objects)}, tmp_path, name="one")
-    annotations = read_tfds("one", "train", data_dir=tmp_path).annotations
-    assert annotations.sizes.tolist() == [[40, 60]]
-    assert annotations.boxes.tolist() == [[10, 5, 50, 35], [30, 20, 60, 40]]
+    objects = [(0, (10, 5, 50, 35), 0, 1.0, False, 1)]
+    annotations = make_annotations([file], [(100, 100)], objects)
+    with pytest.raises(ImageError, match=r"image\.png: .* 100x100 pixels, as annotated, got 60x40"):
+        write_tfds({"train": annotations}, tmp_path, name="one")
 
 
 def test_writing_refuses(tmp_path, three_images):
