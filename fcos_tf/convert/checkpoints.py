@@ -97,9 +97,10 @@ def convert_checkpoint(
         raise ValueError(f"flavour: expected one of {', '.join(FLAVOURS)}, got {flavour!r}")
     if backbone is not None and backbone not in BODIES:
         raise ValueError(f"backbone: expected one of {', '.join(BODIES)}, got {backbone!r}")
+    _check_variant(flavour, variant)
     tensors = read_tensors(path, entry=entry)
     names = _recognise(path, tensors, flavour)
-    preset = _preset(names, variant, flavour, tensors)
+    preset = names.presets[variant or names.find_variant(tensors)]
     for pattern, replacement in names.renamed:
         tensors = {re.sub(pattern, replacement, name): x for name, x in tensors.items()}
     found = {"backbone": backbone or _find_backbone(path, tensors, names)}
@@ -120,12 +121,11 @@ def convert_checkpoint(
     return model, report
 
 
-def _preset(names: Flavour, variant: str | None, flavour: str, tensors) -> str:
-    variants = [name for name in names.presets if name]
+def _check_variant(flavour: str, variant: str | None) -> None:
+    variants = [name for names in FLAVOURS[flavour] for name in names.presets if name]
     if variant is not None and variant not in variants:
         known = ", ".join(variants) or "none"
         raise ValueError(f"variant: expected for flavour {flavour} {known}, got {variant!r}")
-    return names.presets[variant or names.find_variant(tensors)]
 
 
 def _recognise(path, tensors: Mapping[str, np.ndarray], flavour: str) -> Flavour:
