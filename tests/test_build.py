@@ -136,6 +136,8 @@ def test_wrong_number_of_classes_is_refused():
 class Toy:
     """A model that has two of the options beside what every model has."""
 
+    protocols = ("coco",)
+
     def __init__(self, num_classes, *, class_names, category_ids, dtype, backbone, max_detections):
         self.given = (num_classes, class_names, category_ids, dtype, backbone, max_detections)
 
