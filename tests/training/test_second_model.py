@@ -26,7 +26,7 @@ class BoxCounter(ImageModel):
 
     def __init__(self, num_classes=None, **kwargs):
         super().__init__(num_classes, **kwargs)
-        self.dense = keras.layers.Dense(1)
+        self.dense = keras.layers.Dense(1, name="dense")
         self.build((None, None, None, 3))
 
     def build(self, input_shape):
