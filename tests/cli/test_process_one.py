@@ -13,8 +13,10 @@ from tests.limits import HANG
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = """
-import sys, time
+import signal, sys, time
 from fcos_tf.cli import command_line
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job of a shell
 
 def wait(*_):
     print("ready", flush=True)
