@@ -15,26 +15,6 @@ OUTPUTS = {
     "roi_heads.box_predictor.bbox_pred": (1.0, 0.0),
 }
 NUM_CLASSES = 91  # with background
-# Of every part; the stem and the first stage are frozen, as in the published recipe.
-TENSORS = (
-    "backbone.body.layer2.0.conv1.weight",
-    "backbone.body.layer3.2.conv2.weight",
-    "backbone.body.layer4.0.downsample.0.weight",
-    "backbone.fpn.inner_blocks.0.0.weight",
-    "backbone.fpn.layer_blocks.3.0.weight",
-    "rpn.head.conv.0.0.weight",
-    "rpn.head.cls_logits.weight",
-    "rpn.head.bbox_pred.weight",
-    "roi_heads.box_predictor.cls_score.weight",
-    "roi_heads.box_predictor.bbox_pred.weight",
-)
-LOSSES = {
-    "rpn_objectness_loss": "loss_objectness",
-    "rpn_box_loss": "loss_rpn_box_reg",
-    "classification_loss": "loss_classifier",
-    "box_loss": "loss_box_reg",
-}
-STEPS, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 5, 0.002, 0.9, 1e-4
 
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -63,10 +43,9 @@ class Peer:
 
     Args:
         version: 1 or 2.
-        training: whether it samples all anchors and all of 200 proposals: no random numbers.
     """
 
-    def __init__(self, version: int, *, training: bool = False):
+    def __init__(self, version: int):
         from benchmarks.torchvision_peer import import_torchvision
 
         self.torch, _ = import_torchvision()
@@ -78,16 +57,10 @@ class Peer:
 
         options = {"weights": None, "weights_backbone": None, "num_classes": NUM_CLASSES}
         options |= {"trainable_backbone_layers": 5, "_skip_resize": True}
-        if training:
-            options |= {"rpn_batch_size_per_image": 10**6, "box_batch_size_per_image": 10**6}
-            options |= {"rpn_pre_nms_top_n_train": 300, "rpn_post_nms_top_n_train": 200}
         build = fasterrcnn_resnet50_fpn if version == 1 else fasterrcnn_resnet50_fpn_v2
         self.model = build(**options).eval()
         if version == 1:
             _freeze_norms(self.torch, self.model.backbone.body, FrozenBatchNorm2d)
-            for name, parameter in self.model.backbone.body.named_parameters():
-                # The stem and the first stage are frozen.
-                parameter.requires_grad_(name.startswith(("layer2", "layer3", "layer4")))
         self.shapes = {name: tuple(v.shape) for name, v in self.model.state_dict().items()}
         self.model.load_state_dict(self.state_dict())
 
@@ -137,42 +110,8 @@ class Peer:
             "box_deltas": boxes.numpy().reshape(1, -1, NUM_CLASSES, 4)[:, :, 1:],
         }
 
-    def transform(self, photo: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-        """torchvision's own preprocessing of a photo: [1, H, W, 3] normalised, and (h, w)."""
-        images, _ = self.model.transform([self._unit(photo)])
-        return images.tensors.numpy().transpose(0, 2, 3, 1), images.image_sizes[0]
-
-    def detect(self, photo: np.ndarray) -> dict[str, np.ndarray]:
-        """Detections in a photo uint8 [h, w, 3], in its own pixels; labels without background."""
-        with self.torch.no_grad():
-            (found,) = self.model([self._unit(photo)])
-        found = {name: found[name].numpy() for name in ("boxes", "scores", "labels")}
-        return {**found, "labels": found["labels"] - 1}
-
-    def losses(self, images, batch, dtype=None) -> dict:
-        """The four losses of `torchvision_fcos.training_batch`, with gradients."""
-        self.model.train()
-        inputs, targets = [], []
-        for image, size, boxes, labels in zip(
-            images, *(batch[k] for k in ("image_sizes", "boxes", "labels")), strict=True
-        ):
-            height, width = size.astype(int)
-            inputs.append(self._unit(image[:height, :width], dtype))
-            real = labels >= 0
-            targets.append(
-                {
-                    "boxes": self.torch.from_numpy(boxes[real]).to(inputs[-1].dtype),
-                    "labels": self.torch.from_numpy(labels[real].astype(np.int64) + 1),
-                }
-            )
-        found = self.model(inputs, targets)
-        return {ours: found[theirs] for ours, theirs in LOSSES.items()}
-
     def _planes(self, image):
         return self.torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
-
-    def _unit(self, photo, dtype=None):
-        return self._planes(photo[None])[0].to(dtype or self.torch.float32) / 255
 
 
 def _freeze_norms(torch, module, kind) -> None:
