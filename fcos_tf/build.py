@@ -5,8 +5,9 @@ The only module that knows the config and all other parts. Those take plain argu
 """
 
 import dataclasses
+import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -26,7 +27,14 @@ from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.image_model import ImageModel
 from fcos_tf.models.train_steps import learning_norms
 from fcos_tf.models.weights import load_model
-from fcos_tf.options import changed_options, options_for, parameters_of, with_defaults
+from fcos_tf.options import (
+    argument_of,
+    changed_options,
+    fields_of,
+    options_for,
+    parameters_of,
+    with_defaults,
+)
 from fcos_tf.training import callbacks, optimizers, schedules
 from fcos_tf.training.callbacks import InputClock
 from fcos_tf.training.interruption import StopSignals
@@ -188,6 +196,35 @@ def make_model(
     model = model.with_classes(class_names, **given)
     model.apply_exif = config.apply_exif
     return model
+
+
+def given_thresholds(
+    config: Config, given: Collection[str], model: ImageModel, path: str | os.PathLike
+) -> dict[str, Any]:
+    """The given options of a detection that replace those of a loaded model.
+
+    The file of a run has the options of all models: those that leave the model its own value are
+    left out, as are the defaults of those that it lacks.
+
+    Args:
+        config: The options.
+        given: The names of the given ones.
+        model: The detector.
+        path: Its file, for the message.
+
+    Raises:
+        ValueError: An option that the model lacks.
+    """
+    found = {}
+    for name, field in fields_of(DetectionOptions).items():
+        value = argument_of(config, name)
+        if name not in given or value is None:
+            continue
+        if name in model.thresholds:
+            found[name] = value
+        elif value != field.default:
+            raise ValueError(f"--{name}: not an option of the {type(model).__name__} in {path}")
+    return found
 
 
 def make_optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:

@@ -98,10 +98,15 @@ def options_for(options: Options, function: Callable, /, **arguments: Any) -> di
     Example:
         >>> model = FCOS(**options_for(config, FCOS, num_classes=3, class_names=names))
     """
-    fields, wanted = fields_of(type(options)), parameters_of(function)
-    found = {name: getattr(options, name) for name in fields if name in wanted}
-    meanings = {name: fields[name].metadata["means"] or {} for name in found}
-    return {n: meanings[n].get(value, value) for n, value in found.items()} | arguments
+    wanted = parameters_of(function)
+    names = [name for name in fields_of(type(options)) if name in wanted]
+    return {name: argument_of(options, name) for name in names} | arguments
+
+
+def argument_of(options: Options, name: str) -> Any:
+    """The value of an option as functions take it, see `means` of `option`."""
+    value = getattr(options, name)
+    return (fields_of(type(options))[name].metadata["means"] or {}).get(value, value)
 
 
 def parameters_of(function: Callable) -> set[str]:

@@ -163,6 +163,24 @@ def test_options_of_other_models_are_refused(monkeypatch, tmp_path):
     assert build.model_class(dataclasses.replace(config, initial_weights="a.keras")) is Toy
 
 
+def test_the_file_of_a_run_leaves_a_model_its_thresholds():
+    every_option = fields_of(Config)
+    small = {"backbone": "simple_cnn", "fpn_channels": 32, "nms_threshold": 0.4}
+    fcos = FCOS(2, **small)
+    rcnn = FasterRCNN(2, fpn_first_level=3, fpn_levels=4, fc_channels=32, **small)
+    # --nms_threshold=0 stands for the model's own; --topk_per_level is none of Faster R-CNN.
+    shared = {"score_threshold": 0.05, "max_detections": 100}
+    found = build.given_thresholds(Config(), every_option, fcos, "a.keras")
+    assert found == shared | {"topk_per_level": 1000}
+    assert build.given_thresholds(Config(), every_option, rcnn, "a.keras") == shared
+    config = Config(nms_threshold=0.3, topk_per_level=50)
+    assert build.given_thresholds(config, ["nms_threshold"], rcnn, "a.keras") == {
+        "nms_threshold": 0.3
+    }
+    with pytest.raises(ValueError, match=r"--topk_per_level: not an option of .* in a\.keras"):
+        build.given_thresholds(config, every_option, rcnn, "a.keras")
+
+
 def test_checkpoints_come_before_the_evaluation_and_its_line_last():
     made = build.make_callbacks(Config(model_dir="x"), [], [], first_step=3)
     assert [type(callback) for callback in made] == [

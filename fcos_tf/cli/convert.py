@@ -21,7 +21,7 @@ from pathlib import Path
 
 from fcos_tf.cli import command_line
 from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config, DetectionOptions
-from fcos_tf.options import Options, fields_of, option, options_for
+from fcos_tf.options import Options, argument_of, fields_of, option, options_for
 from fcos_tf.tensorflow_words import escaped, load_tensorflow
 
 _USES = ("classes", "image_size", "backbone", "quality", DetectionOptions)
@@ -64,7 +64,8 @@ def _convert(config: Config, options: ConvertOptions, given: command_line.Given)
         raise ValueError(f"--output: expected a new file, got {options.output}, which exists")
     if not Path(options.source).exists():
         raise FileNotFoundError(f"--source: no file {options.source}")
-    settings = {name: value for name, value in vars(config).items() if name in given}
+    settings = {name: argument_of(config, name) for name in given & set(fields_of(Config))}
+    settings = {name: value for name, value in settings.items() if value is not None}
     load_tensorflow()
     from fcos_tf.convert import convert_checkpoint
     from fcos_tf.convert.backbones import load_imagenet_file
@@ -73,7 +74,7 @@ def _convert(config: Config, options: ConvertOptions, given: command_line.Given)
     if options.flavour == "imagenet":
         model, report = load_imagenet_file(options.source, config.backbone, entry=options.entry)
     else:
-        settings["class_names"] = settings.pop("classes", ()) or None
+        settings["class_names"] = settings.pop("classes", None)
         given_too = options_for(options, convert_checkpoint)
         model, report = convert_checkpoint(options.source, **given_too, **settings)
     print(escaped(str(report), keep="\n"), flush=True)

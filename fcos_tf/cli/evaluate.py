@@ -13,9 +13,8 @@ detections.json (COCO results with the data set's ids) and detections.png.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -73,7 +72,7 @@ def _evaluate(config: Config, options: EvaluateOptions, given: command_line.Give
         scores = evaluate(
             config,
             **options_for(options, evaluate),
-            overrides={n: getattr(config, n) for n in fields_of(DetectionOptions) if n in given},
+            given=given,
             size_of_model="image_size" not in given,
             exif_of_model="apply_exif" not in given,
         )
@@ -86,7 +85,7 @@ def evaluate(
     *,
     weights: str | Path | None = None,
     output_dir: str | Path | None = None,
-    overrides: Mapping[str, Any] | None = None,
+    given: Collection[str] = (),
     size_of_model: bool = False,
     exif_of_model: bool = False,
 ):
@@ -97,7 +96,7 @@ def evaluate(
         weights: A `.keras` file; None: the newest checkpoint in `config.model_dir`, or the final
             model there.
         output_dir: Output folder; None: the folder of `weights`, or `config.model_dir`.
-        overrides: Attributes of the model to change, such as {"score_threshold": 0.3}.
+        given: Names of the options of `config` that replace the thresholds of the model.
         size_of_model: Whether to use the `image_size` of the model, if it has one.
         exif_of_model: Whether to use its `apply_exif`.
 
@@ -122,9 +121,7 @@ def evaluate(
     # The devices of this host share the batches of an evaluation; other hosts do not take part.
     with make_strategy(**options_for(config, make_strategy, one_host=True)).scope():
         model = load_detector(path)
-    for name, value in (overrides or {}).items():
-        if name not in model.thresholds:
-            raise ValueError(f"--{name}: not an option of the {type(model).__name__} in {path}")
+    for name, value in build.given_thresholds(config, given, model, path).items():
         setattr(model, name, value)  # before anything is traced
     if size_of_model and model.image_size:
         config = dataclasses.replace(config, image_size=model.image_size)

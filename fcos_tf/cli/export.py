@@ -16,7 +16,7 @@ import functools
 
 from fcos_tf.cli import command_line
 from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config, DetectionOptions
-from fcos_tf.options import Options, fields_of, option
+from fcos_tf.options import Options, option
 from fcos_tf.tensorflow_words import load_tensorflow
 
 
@@ -68,11 +68,12 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
     if options.weights:
         refuse("--weights", ["model_dir"])
     load_tensorflow()
-    from fcos_tf import export
+    from fcos_tf import build, export
     from fcos_tf.models.weights import load_detector
     from fcos_tf.training import run
 
-    model = load_detector(run.find_weights(config.model_dir, options.weights))
+    path = run.find_weights(config.model_dir, options.weights)
+    model = load_detector(path)
     if "apply_exif" in given:
         model.apply_exif = config.apply_exif
     image_size = config.image_size if "image_size" in given else None
@@ -85,7 +86,7 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
             sample=options.sample,
             limits=export.Limits(options.max_images, options.max_pixels),
             **size_and_precision,
-            **{n: getattr(config, n) for n in fields_of(DetectionOptions) if n in given},
+            **build.given_thresholds(config, given, model, path),
         )
         print(folder, flush=True)
     if options.litert:

@@ -239,8 +239,8 @@ class FasterRCNN(PyramidDetector):
                 anchors,
                 grid_sizes(*image_size, self.strides),
                 _limits(image_size, inputs.get("image_sizes")),
-                per_level=self.rules.proposals_per_level[0 if training else 1],
-                num_proposals=self.rules.num_proposals[0 if training else 1],
+                per_level=self.proposals_per_level[0 if training else 1],
+                num_proposals=self.num_proposals[0 if training else 1],
                 rules=self.rules,
                 jit_compile=jit_compile,
             )
@@ -311,16 +311,17 @@ class FasterRCNN(PyramidDetector):
 
     def candidates(self, raw, image_size):
         """The best (proposal, class) pairs, as many as there are proposals; others have score 0."""
-        count = self.rules.num_proposals[1]
+        count = self.num_proposals[1]
         boxes, scores, labels = best_candidates(raw, limit=count, rules=self.rules)
         one_hot = ops.one_hot(labels, self.num_classes, dtype="float32")
         return {"boxes": boxes, "scores": one_hot * scores[..., None]}
 
     def get_config(self):
         """The constructor's arguments, with every None resolved."""
-        names = ("anchors_per_image", "rois_per_image", "proposals_per_level", "num_proposals")
-        config = {name: getattr(self.rules, name) for name in names}
-        return super().get_config() | config | {"anchor_scale": self.anchor_scale}
+        of_rules = ("anchors_per_image", "rois_per_image")
+        config = {name: getattr(self.rules, name) for name in of_rules}
+        own = ("anchor_scale", "proposals_per_level", "num_proposals")
+        return super().get_config() | config | {name: getattr(self, name) for name in own}
 
 
 def _limits(image_size, image_sizes):

@@ -34,8 +34,8 @@ def class_wise_nms(
     The best remaining candidate, of equal scores the first, is kept and suppresses those of its
     class with an IoU above `iou_threshold`, until `max_detections` are kept or none remains.
 
-    Proposals are suppressed within their level: the level is the label. Their logits become scores
-    by `ops.softplus`, which is positive and, unlike the sigmoid, tells large logits apart.
+    Proposals are suppressed within their level: the level is the label. Their scores are odds,
+    exp(logit), which are positive and, unlike the sigmoid, tell large logits apart.
 
     Args:
         boxes: [B, K, 4] float32, xyxy.

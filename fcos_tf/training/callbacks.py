@@ -180,7 +180,7 @@ class TrainingLog(StepCallback):
             what = ", ".join(f"{name} ({counts[name]})" for name in empty)
             warnings.warn(
                 f"steps {self._counted_until + 1:g} to {step}: {what} is 0, so only background is "
-                "learnt; look at tools/visualize.py --what=targets, and at --image_size",
+                "learnt; look at tools/visualize.py --what=augmentations, and at --image_size",
                 stacklevel=2,
             )
             self._counted_until = math.inf

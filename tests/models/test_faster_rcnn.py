@@ -56,6 +56,14 @@ def test_raw_outputs_are_those_declared(kwargs, sets):
     assert np.asarray(found["num_detections"]).min() > 0
 
 
+def test_thresholds_can_be_changed_on_a_model():
+    model = small_model()
+    model.num_proposals = (40, 7)
+    images, targets = scene()
+    assert model(inputs_of(images, targets))["proposals"].shape[1] == 7
+    assert model.get_config()["num_proposals"] == (40, 7)
+
+
 @pytest.mark.parametrize("rules", RULES)
 def test_all_rules_build_and_have_finite_losses(rules):
     model = small_model(rules=rules, fpn_levels=3)
