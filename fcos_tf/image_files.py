@@ -3,6 +3,7 @@
 import os
 import posixpath
 import re
+import stat
 import unicodedata
 from collections import defaultdict
 from pathlib import Path
@@ -40,6 +41,24 @@ def plain_name(name: str) -> str:
 def unquoted(line: str) -> str:
     """A name in a list with `/`, without the quotes that some tools put around it."""
     return re.sub(r"""^(["'])(.+)\1$""", r"\2", line).replace("\\", "/")
+
+
+def check_regular(file: str | os.PathLike) -> None:
+    """OSError for a pipe or a device, which could block or never end."""
+    mode = os.stat(file).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError("expected a regular file")
+
+
+def read_text(file: str | os.PathLike) -> str:
+    """The text of an annotation file: UTF-8, with or without a byte order mark.
+
+    Raises:
+        OSError: It is missing, no regular file, or cannot be read.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    check_regular(file)
+    return Path(file).read_text(encoding="utf-8-sig")
 
 
 def files_below(root: str | os.PathLike, *suffixes: str) -> list[str]:

@@ -14,14 +14,13 @@ h, w: the size of an image. H, W: the size of the canvas it is padded to. M boxe
 
 import io
 import math
-import os
-import stat
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from fcos_tf.image_files import check_regular
 from fcos_tf.tensorflow_words import escaped
 
 # tf.data keeps a thread for every core busy; several for one image compete.
@@ -68,9 +67,7 @@ def read_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> byte
                 remote.seek(offset)
                 data = remote.read(-1 if num_bytes is None else num_bytes)
         else:
-            mode = os.stat(file).st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a device, or a pipe
-                raise OSError("expected a regular file")
+            check_regular(file)
             with open(file, "rb") as local:
                 local.seek(offset)
                 data = local.read(-1 if num_bytes is None else num_bytes)

@@ -25,6 +25,7 @@ from fcos_tf.data.annotations import (
 from fcos_tf.data.formats import coco_places, coco_records
 from fcos_tf.data.formats.records import STORED, Frame, fit_to_images
 from fcos_tf.data.images import stored_size
+from fcos_tf.image_files import read_text
 
 KEYS = ("images", "annotations", "categories")
 
@@ -176,7 +177,7 @@ def _load(file: Path) -> dict[str, list[dict]]:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        content = json.loads(file.read_text("utf-8-sig"), object_hook=drop_segmentation)
+        content = json.loads(read_text(file), object_hook=drop_segmentation)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text: {error}") from None
     except (ValueError, RecursionError) as error:

@@ -26,7 +26,7 @@ from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats import splits
 from fcos_tf.data.formats.listing import Listing, read_listing
 from fcos_tf.data.formats.records import STORED, Frame, ImageRecord, ObjectRecord
-from fcos_tf.image_files import ImageIndex, plain_name
+from fcos_tf.image_files import ImageIndex, plain_name, read_text
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # Names of columns, lower case without spaces, `_` and `-`.
@@ -164,7 +164,7 @@ def _own_table(tables: dict[str, Path], split: str) -> Path | None:
 def _parse(file: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
     """The lines with their numbers, and the column of each field; no columns: no such table."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file}: expected text in UTF-8, got {error}") from None
     first = text.lstrip().split("\n", 1)[0]

@@ -15,7 +15,7 @@ from typing import Any
 from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats.listing import Listing, annotation_folder, notes_on, read_listing
 from fcos_tf.data.formats.records import STORED, Frame, ImageRecord, ObjectRecord
-from fcos_tf.image_files import ImageIndex, files_below
+from fcos_tf.image_files import ImageIndex, files_below, read_text
 
 _POINTS = {"rectangle": 2, "polygon": 3}  # least number of them
 
@@ -87,7 +87,7 @@ def read_labelme(
 def _read(file: Path, stem: str, index: ImageIndex) -> ImageRecord:
     origin = str(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_text(file))
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
             raise ValueError("expected a JSON file of labelme with a list of shapes")
         image = index.path(index.find(stem, str(content.get("imagePath") or "")))

@@ -81,7 +81,7 @@ def _of_folder(root: Path) -> dict[str, str]:
             return {"voc": ", ".join(voc_files.FOLDERS)}
     names = files_below(root, ".xml", ".json", ".csv", ".txt", ".yaml", ".yml", ".tfrecord")
     by_suffix = defaultdict(list)
-    for name in names:
+    for name in filter(lambda name: (root / name).is_file(), names):  # pipes would block
         by_suffix[os.path.splitext(name)[1].lower()].append(name)
     if (root / "features.json").is_file():
         raise ValueError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fcos_tf.data.annotations import Annotations, Fault
-from fcos_tf.image_files import plain_name, stem_of, unquoted
+from fcos_tf.image_files import plain_name, read_text, stem_of, unquoted
 
 LISTS = "splits"  # folder of lists of one's own
 EVERYTHING = "all"  # the split that has all images
@@ -179,7 +179,7 @@ def _from_list(names: Sequence[str], file: Path) -> Chosen:
         for key in {name, stem_of(name), plain_name(name), stem_of(plain_name(name))}:
             places.setdefault(key, []).append(index)
     indices, faults = set(), []
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(file).splitlines()
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from fcos_tf.data.annotations import COORDINATE_DECIMALS, Fault
 from fcos_tf.data.formats.records import ObjectRecord
-from fcos_tf.image_files import files_below, stem_of, unquoted
+from fcos_tf.image_files import check_regular, files_below, read_text, stem_of, unquoted
 
 IMAGES, ANNOTATIONS, LISTS = FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Main")
 DataDir = str | os.PathLike | Sequence[str | os.PathLike]
@@ -60,7 +60,7 @@ def list_split(data_dir: DataDir, split: str) -> VocSplit:
         parts = [_split_files(inside, part) for part in split.split("+")]
         for tree, file in [(tree, part[tree]) for tree in inside for part in parts if tree in part]:
             try:
-                text = file.read_text(encoding="utf-8-sig")
+                text = read_text(file)
             except UnicodeDecodeError as error:
                 raise ValueError(f"{file}: expected text in UTF-8, got {error}") from None
             if tree not in there:
@@ -180,13 +180,14 @@ def read_root(file: Path) -> ElementTree.Element:
     """
     try:
         try:
+            check_regular(file)
             root = ElementTree.parse(file).getroot()
         except (ValueError, LookupError):  # an encoding that expat lacks
             root = ElementTree.fromstring(_decode_xml(file.read_bytes()))
     except FileNotFoundError:
         raise ValueError("is missing, though the split names it") from None
     except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from None
+        raise ValueError(f"cannot be read: {error.strerror or error}") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: encodings
         raise ValueError(f"is not readable XML: {error}") from None
     if root.tag != "annotation":

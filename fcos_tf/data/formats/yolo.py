@@ -12,12 +12,12 @@ Source: https://docs.ultralytics.com/datasets/detect/. Where files are: `yolo_pl
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats.listing import Listing, read_listing
 from fcos_tf.data.formats.records import STORED, Frame, ImageRecord, ObjectRecord
 from fcos_tf.data.formats.yolo_places import find_places
+from fcos_tf.image_files import read_text
 
 # Beyond 0 and 1: rounded numbers and polygons that overhang a little; the boxes are cut.
 TOLERANCE = 0.01
@@ -90,7 +90,7 @@ def _read_label(
 ) -> tuple[dict[int, ObjectRecord], list[Fault]]:
     """The objects of a label file by line, in fractions of the image, and what is wrong."""
     try:
-        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         return {}, [Fault(file, "", f"cannot be read: {error}")]
     objects, faults, seen = {}, [], {}

@@ -13,6 +13,7 @@ from fcos_tf.image_files import (
     ImageIndex,
     is_image_name,
     plain_name,
+    read_text,
     stem_of,
     unquoted,
 )
@@ -120,7 +121,7 @@ def read_config(file: Path) -> dict[str, Any]:
         ValueError: It is none; names it.
     """
     try:
-        content = yaml.load(file.read_text(encoding="utf-8-sig"), _Loader)
+        content = yaml.load(read_text(file), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -153,7 +154,7 @@ def _names_beside(folders: Sequence[Path]) -> tuple[str, ...]:
     for folder in dict.fromkeys(folders):
         for pattern in [p for name in _NAMES_FILES for p in (name, f"*/{name}", f"*/*/{name}")]:
             for file in sorted(folder.glob(pattern)):
-                lines = map(str.strip, file.read_text(encoding="utf-8-sig").splitlines())
+                lines = map(str.strip, read_text(file).splitlines())
                 names = tuple(filter(None, lines))
                 if len(set(names)) < len(names):
                     raise ValueError(f"{file}: expected different names, got {', '.join(names)}")
@@ -200,7 +201,7 @@ def _images_of(path: Path, root: Path, faults: list[Fault]) -> Iterator[str]:
         index = ImageIndex(path)
         yield from map(index.path, index.names)
         return
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(path).splitlines()
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line:
             continue
@@ -235,7 +236,7 @@ def _label_of(image: str, name: str, labels: Path | None) -> str | None:
         before, images, after = os.path.join(".", image).rpartition("/images/")
         beside = f"{stem_of(image)}.txt"
         candidates = [f"{before}/labels/{stem_of(after)}.txt", beside] if images else [beside]
-    return next((str(file) for file in candidates if os.path.isfile(file)), None)
+    return next((str(file) for file in candidates if os.path.exists(file)), None)
 
 
 def _orphans(places: Places, labels: Path | None) -> list[Fault]:

@@ -1,6 +1,7 @@
 """One data set in all forms of own data, and how each is recognised."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -133,3 +134,31 @@ def test_what_was_recognised_and_how_it_is_split_is_told(photos):
     assert recognised == f"{root} is read as xml: it has a.xml"
     assert split.startswith(f"{root} has no splits of its own: val_fraction=0.5 by a hash of the ")
     assert data.annotations.num_images == data.num_images < 8
+
+
+_ANNOTATIONS = {
+    "xml": ("xml", "<annotation><size><width>40</width><height>30</height></size><object><name>cell"
+            "</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+            "</object></annotation>"),
+    "yolo": ("txt", "0 .5 .5 .2 .2\n"),
+    "labelme": ("json", json.dumps({"imagePath": "a.png", "shapes": [
+        {"label": "cell", "shape_type": "rectangle", "points": [[2, 2], [9, 9]]}]})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", _ANNOTATIONS)
+def test_a_pipe_among_the_annotations_is_a_fault(photos, dataset):
+    suffix, text = _ANNOTATIONS[dataset]
+    photos("images/a.png")
+    root = photos("images/b.png")
+    (root / "labels").mkdir()
+    folder = root / ("labels" if dataset == "yolo" else "images")
+    (folder / f"a.{suffix}").write_text(text)
+    os.mkfifo(folder / f"b.{suffix}")
+    if dataset == "yolo":
+        (root / "classes.txt").write_text("cell\n")
+    assert recognise(data_dir=root)[0] == dataset
+    found = fcos_tf.data.read_annotations(dataset, "all", data_dir=root)
+    (fault,) = [fault for fault in found.faults if "regular file" in str(fault)]
+    assert f"b.{suffix}" in str(fault)
+    assert len(found.annotations.boxes) == 1
