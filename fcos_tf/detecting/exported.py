@@ -80,13 +80,14 @@ def newest_version(folder: str | Path) -> Path:
     raise FileNotFoundError(f"model: no saved_model.pb in {folder} or a version in it")
 
 
-def read_description(file: str | Path) -> tuple[tuple[str, ...] | None, tuple[int, ...]]:
-    """Class names, or None, and category ids in the description of an export."""
+def read_description(file: str | Path) -> tuple[tuple[str, ...] | None, tuple[int, ...], bool]:
+    """Class names, or None, category ids and `apply_exif` in the description of an export."""
     try:
         read = json.loads(Path(file).read_text(encoding="utf-8"))
         ids, names = read["category_ids"], read["class_names"]
         ids, names = tuple(map(int, ids)), names and tuple(map(str, names))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        apply_exif = bool(read.get("apply_exif"))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{file}: expected JSON with class_names and category_ids, got {error!r}"
         ) from error
@@ -94,7 +95,7 @@ def read_description(file: str | Path) -> tuple[tuple[str, ...] | None, tuple[in
         raise ValueError(
             f"{file}: expected a category id for each of {len(names)} class names, got {len(ids)}"
         )
-    return names or None, ids
+    return names or None, ids, apply_exif
 
 
 def request_of(

@@ -152,7 +152,7 @@ class FolderRun:
 
     def _read(self, images: Iterable[Path]) -> Iterator[Picture]:
         """The readable images, with their pixels, as they are drawn at once."""
-        upright = self.model.apply_exif if self.apply_exif is None else self.apply_exif
+        upright = self.model.reads_upright(self.apply_exif)
         for file in images:
             try:
                 yield read_picture(str(file), apply_exif=upright)._replace(source=None)

@@ -75,7 +75,7 @@ def detect(
         raise ValueError(f"score_threshold: expected 0 to 1, got {score_threshold}")
     sources = list_images(images)
     opened = open_model(model, image_size=image_size)
-    upright = opened.apply_exif if apply_exif is None else apply_exif
+    upright = opened.reads_upright(apply_exif)
     results: list[Detections] = []
     for start in range(0, len(sources), batch_size):
         batch = enumerate(sources[start : start + batch_size], start)
@@ -233,15 +233,28 @@ class OpenedModel:
     """Base of `KerasModel`, `ExportedModel` and `ServedModel`, which implement `find`.
 
     Class names and category ids are those of each label; None: unknown. Without ids labels are ids.
+    `apply_exif`: whether it expects images that EXIF turns upright.
     """
 
-    apply_exif = False  # whether it was trained on images that EXIF turns upright
-
     def __init__(
-        self, class_names: Sequence[str] | None = None, category_ids: Sequence[int] | None = None
+        self,
+        class_names: Sequence[str] | None = None,
+        category_ids: Sequence[int] | None = None,
+        apply_exif: bool = False,
     ):
         self.class_names = None if class_names is None else tuple(class_names)
         self.category_ids = None if category_ids is None else tuple(category_ids)
+        self.apply_exif = apply_exif
+
+    def reads_upright(self, apply_exif: bool | None) -> bool:
+        """Whether its images are turned by EXIF; None: as it expects.
+
+        Raises:
+            ValueError: an exported graph that turns images itself, and `apply_exif` is false.
+        """
+        if self.apply_exif and apply_exif is False:
+            raise ValueError("apply_exif: expected true, as the exported model turns images itself")
+        return self.apply_exif if apply_exif is None else apply_exif
 
     def find(
         self, pictures: Sequence[Picture], score_threshold: float | None
@@ -305,10 +318,13 @@ class KerasModel(OpenedModel):
         self._image_size = image_size or model.image_size
         if self._image_size is None:
             raise ValueError(f"image_size: expected one, as {name} has none of its own; got none")
-        super().__init__(model.class_names, category_ids_of(model))
-        self.apply_exif = getattr(model, "apply_exif", False)
+        super().__init__(model.class_names, category_ids_of(model), model.apply_exif)
         self._inclusive_pixels = model.inclusive_pixels
         self._detect = compile_detect(model)
+
+    def reads_upright(self, apply_exif):
+        """See `OpenedModel`."""
+        return self.apply_exif if apply_exif is None else apply_exif
 
     def find(self, pictures, score_threshold):
         """See `OpenedModel`."""

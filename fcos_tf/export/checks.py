@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from fcos_tf.data.images import ImageError, decode_image, read_bytes
-from fcos_tf.data.prepare import prepare_batch
+from fcos_tf.data.prepare import prepare_batch, read_pixels
 from fcos_tf.detecting.batches import detect_batch
 from fcos_tf.export import signatures
 from fcos_tf.image_size import ImageSize
@@ -73,7 +73,8 @@ def check_export(
     Raises:
         ValueError: a difference; names the output and the amount.
     """
-    expected = prepare_batch([sample], rule)
+    pixels = read_pixels(sample, name="sample", apply_exif=model.apply_exif)
+    expected = prepare_batch([pixels], rule)
     serve = tf.saved_model.load(str(folder)).signatures
 
     def call(name, **inputs):
@@ -102,7 +103,7 @@ def check_export(
     found["labels"] = np.array([-1, *category_ids_of(model)])[found["labels"] + 1]
     for name, inputs in (
         (signatures.SERVING_DEFAULT, {"image_bytes": [sample]}),
-        (signatures.DETECT_IMAGES, {"images": _decode(sample, "sample")[None]}),
+        (signatures.DETECT_IMAGES, {"images": pixels[None]}),
     ):
         _compare_detections(name, call(name, **inputs), found)
 

@@ -1,8 +1,8 @@
 """Image files to pixels, inside a graph of stock TensorFlow ops.
 
-The pixels equal those of `fcos_tf.data.images.decode_image` bit by bit. EXIF orientation is not
-applied, alpha is dropped, 16 bits become 8, and an animation is its first frame. Sizes are read
-from the headers and checked against `Limits` before anything is decoded.
+The pixels equal those of `fcos_tf.data.images.decode_image` bit by bit. Alpha is dropped, 16 bits
+become 8, and an animation is its first frame; EXIF orientation is left to `export.orientation`.
+Sizes are read from the headers and checked against `Limits` before anything is decoded.
 
     JPEG    baseline and progressive; colour, grey, CMYK; accurate DCT
     PNG     1 to 16 bits; colour, grey, palette; with or without alpha

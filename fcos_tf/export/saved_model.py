@@ -63,8 +63,7 @@ def export_saved_model(
         The folder.
 
     Raises:
-        ValueError: a wrong argument, a model that turns images by EXIF, or the exported model
-            disagrees with `model`.
+        ValueError: a wrong argument, or the exported model disagrees with `model`.
         FileExistsError: the version exists.
 
     Example:
@@ -79,11 +78,6 @@ def export_saved_model(
     rule = parse_image_size(size).fixed()
     if not (limits.images > 0 and 0 < limits.pixels < 2**31):
         raise ValueError(f"limits: expected positive numbers, pixels below 2**31; got {limits}")
-    if model.apply_exif:
-        raise ValueError(
-            "apply_exif: the exported graph cannot read EXIF; expected a model without it, such as "
-            "by --noapply_exif if clients turn their images upright; got one with it"
-        )
     if unknown := sorted(set(thresholds) - set(model.thresholds)):
         raise ValueError(f"expected {', '.join(model.thresholds)}; got {', '.join(unknown)}")
     data = read_sample(sample)
@@ -128,6 +122,7 @@ def _describe(model, copy, precision, *, image_size, traced) -> dict[str, Any]:
         "class_names": model.class_names,
         "category_ids": category_ids_of(model),
         "image_size": size,
+        "apply_exif": model.apply_exif,
         **{name: getattr(copy, name) for name in copy.thresholds},
         "strides": getattr(copy, "strides", None),  # one-stage detectors only
         "precision": precision,

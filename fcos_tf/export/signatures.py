@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from fcos_tf.export import decoding, resizing
+from fcos_tf.export import decoding, orientation, resizing
 from fcos_tf.image_size import ImageSize
 from fcos_tf.models.detector import Detector, category_ids_of
 
@@ -150,16 +150,22 @@ class _Graph:
 
     def _prepare(self, image_bytes):
         """Contents of files [B] to images, image_sizes and original_sizes."""
-        original_sizes = decoding.read_sizes(image_bytes, self._limits)
+        stored_sizes = original_sizes = decoding.read_sizes(image_bytes, self._limits)
+        orientations = tf.ones_like(stored_sizes[:, 0])
+        if self._model.apply_exif:
+            orientations = orientation.read_orientations(image_bytes)
+            original_sizes = orientation.turned(stored_sizes, orientations)
         image_sizes = resizing.resized_sizes(original_sizes, self._rule)
         canvas = resizing.canvas_of(image_sizes, self._rule)
 
         def finish(element):
-            data, original_size, size = element
-            pixels = decoding.decode_image(data, original_size)
+            data, stored_size, orientation_of, size = element
+            pixels = decoding.decode_image(data, stored_size)
+            if self._model.apply_exif:
+                pixels = orientation.turn_upright(pixels, orientation_of)
             return resizing.resize_and_pad(pixels, size, canvas)
 
-        elements = (image_bytes, original_sizes, image_sizes)
+        elements = (image_bytes, stored_sizes, orientations, image_sizes)
         images = tf.map_fn(finish, elements, fn_output_signature=self._image)
         return {
             "images": images,

@@ -1,6 +1,7 @@
 """The exported detector against the detector: on files, photos, broken requests, and alone."""
 
 import functools
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 import fcos_tf
@@ -284,10 +286,26 @@ def refuses(model, folder, message):
     assert list(folder.iterdir()) == []
 
 
-def test_a_graph_cannot_apply_exif(small, tmp_path):
+def test_a_graph_turns_images_upright(small, tmp_path):
     model = type(small).from_config(small.get_config() | {"apply_exif": True})
-    with pytest.raises(ValueError, match="apply_exif: the exported graph cannot read EXIF"):
-        export_saved_model(model, tmp_path / "1")
+    model.set_weights(small.get_weights())
+    photo = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(io.BytesIO(FILES[0])).convert("RGB").save(photo, exif=exif, quality=95)
+    # The check of the export compares the turned image, too.
+    folder = export_saved_model(model, tmp_path / "1", sample=photo, score_threshold=0.0)
+    (found,) = fcos_tf.detect(folder, str(photo))
+    model.score_threshold = 0.0
+    (expected,) = fcos_tf.detect(model, str(photo))
+    assert found.image_size == expected.image_size == Image.open(photo).size
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
+    # A client that knows nothing of EXIF sends the file as it is.
+    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    answer = serve(image_bytes=tf.constant([photo.read_bytes()]))
+    np.testing.assert_allclose(answer["boxes"][0][: len(found)], found.boxes, atol=0.01)
+    with pytest.raises(ValueError, match="apply_exif: expected true, as the exported model turns"):
+        fcos_tf.detect(folder, str(photo), apply_exif=False)
 
 
 def test_wrong_weights_are_noticed(small, tmp_path, monkeypatch):
