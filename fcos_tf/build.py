@@ -238,8 +238,8 @@ def make_optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimiz
     if config.schedule == "cosine":
         schedule = schedules.WarmupCosine(total_steps=total_steps, **warm)
     elif config.schedule == "step":
-        # In proportion to the 60k and 80k of 90k steps of the recipe.
-        default = sorted({max(1, total_steps * 2 // 3), max(1, total_steps * 8 // 9)})
+        # Short runs are better with later decays than the 60k and 80k of 90k steps of COCO.
+        default = sorted({max(1, total_steps * 4 // 5), max(1, total_steps * 19 // 20)})
         decay = {"decay_steps": config.decay_steps or default, "decay_factor": config.decay_factor}
         schedule = schedules.WarmupStepDecay(**decay, **warm)
     else:

@@ -251,7 +251,7 @@ class TrainingOptions(Options):
         choices=("step", "cosine", "constant"),
         also=("scheduler", "lr_scheduler", "lr_schedule", "cos_lr"))
     decay_steps: tuple[int, ...] = option((), "With --schedule=step: the steps at which the "
-        "learning rate is multiplied by --decay_factor; empty = 2/3 and 8/9 of the run.",
+        "learning rate is multiplied by --decay_factor; empty = 80 % and 95 % of the run.",
         also=("milestones", "lr_steps", "lr_step_size"))
     decay_factor: float = option(0.1, "See --decay_steps.", above=0, most=1,
         also=("gamma", "lr_gamma"))

@@ -33,10 +33,10 @@ def rate(config, total_steps, step):
     return float(build.make_optimizer(config, total_steps)._learning_rate(step))
 
 
-def test_default_decay_is_at_two_thirds_and_eight_ninths():
-    # As 60k and 80k of 90k; of 900 steps, 600 and 800.
+def test_default_decay_is_at_80_and_95_percent():
+    # Of 900 steps 720 and 855.
     config = Config(learning_rate=1.0, warmup_steps=0)
-    steps = (599, 600, 799, 800)
+    steps = (719, 720, 854, 855)
     assert [rate(config, 900, s) for s in steps] == pytest.approx([1.0, 0.1, 0.1, 0.01])
     assert [rate(config, 90_000, s * 100) for s in steps] == pytest.approx([1, 0.1, 0.1, 0.01])
     given = Config(learning_rate=1.0, warmup_steps=0, decay_steps=(10,), decay_factor=0.5)

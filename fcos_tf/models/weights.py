@@ -1,9 +1,13 @@
 """Loading saved models and copying their weights."""
 
+import contextlib
+import io
 import json
+import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import keras
@@ -94,15 +98,48 @@ def check_whole(path: str | Path) -> None:
     if damage := find_damage(path):
         raise ValueError(f"{path} is corrupt ({damage}); expected a .keras file")
     try:
-        with (
-            zipfile.ZipFile(path) as archive,
-            archive.open("model.weights.h5") as member,
-            h5py.File(member) as weights,
-        ):
+        with open_weights(path) as weights:
             _check_links("/", weights)
             weights.visititems(_check_links)
     except Exception as error:  # of HDF5, which raises anything
         raise ValueError(f"{path}: model.weights.h5 in it: {first_lines(error)}") from error
+
+
+@contextlib.contextmanager
+def open_weights(path: str | Path) -> Iterator[h5py.File]:
+    """Opens the HDF5 file in a `.keras` file, in place: a seek in zipfile reads all before it."""
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        info = archive.getinfo("model.weights.h5")
+        file.seek(info.header_offset + 26)  # its local header has 30 bytes, a name and extra fields
+        start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+        with h5py.File(_Part(file, start, info.file_size), "r") as weights:
+            yield weights
+
+
+class _Part(io.RawIOBase):
+    """A part of an open file, as a file."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int):
+        self._file, self._start, self._size, self._at = file, start, size, 0
+
+    def seekable(self):
+        return True
+
+    def readable(self):
+        return True
+
+    def tell(self):
+        return self._at
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer):
+        self._file.seek(self._start + self._at)
+        count = self._file.readinto(memoryview(buffer)[: max(0, self._size - self._at)])
+        self._at += count
+        return count
 
 
 def _check_links(name: str, item: h5py.Group | h5py.Dataset) -> None:

@@ -16,11 +16,10 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import h5py
 import keras
 
 from fcos_tf.atomic_files import naming, remove_leftovers, replacing
-from fcos_tf.models.weights import check_whole, find_damage, first_lines
+from fcos_tf.models.weights import check_whole, find_damage, first_lines, open_weights
 from fcos_tf.training.optimizers import (
     OLD_MOMENTUM,
     averaged_weights,
@@ -197,11 +196,7 @@ def _loss_scaling_as_saved(model: keras.Model, path: Path) -> Iterator[None]:
     optimizer = model.optimizer
     plain = getattr(optimizer, "inner_optimizer", optimizer)
     # The file's config lacks the `LossScaleOptimizer` that Keras adds by itself.
-    with (
-        zipfile.ZipFile(path) as archive,
-        archive.open("model.weights.h5") as member,
-        h5py.File(member) as weights,
-    ):
+    with open_weights(path) as weights:
         scaled = "optimizer/inner_optimizer" in weights
     if scaled != (optimizer is not plain):
         model.optimizer = keras.optimizers.LossScaleOptimizer(plain) if scaled else plain
