@@ -120,21 +120,18 @@ def _advice(result: Mapping[str, Any]) -> list[str]:
     if pairs and pairs[0][0] >= _FEW_CONFUSIONS:
         count, true, predicted = pairs[0]
         sentences.append(f"Most confused: {true} is taken for {predicted}, {count} times.")
-    to_do = {
-        "size": "Objects are small in the resized image: use a larger --image_size.",
-        "aspect": "Add training images with objects of this shape.",
-    }
-    for what, advice in to_do.items():
-        ranges = result[f"by_{what}"]
+    for what in ("by_size", "by_aspect"):
+        ranges = result[what]
         enough = [n for n, row in ranges.items() if row["num_ground_truths"] >= _FEW_OBJECTS]
         enough.sort(key=lambda name: ranges[name]["AP50"])
         if not enough or ranges[enough[-1]]["AP50"] - ranges[enough[0]]["AP50"] < _LARGE_GAP:
             continue
         low, high = enough[0], enough[-1]
+        larger = "use a larger --image_size, or " if low == "small" else ""
+        to_do = f"{larger}add training images with {low} ones"
         sentences.append(
             f"AP50 of {low} objects is {ranges[low]['AP50']:.3f}, that of {high} ones "
-            f"{ranges[high]['AP50']:.3f}."
-            + (f" {advice}" if (what, low) != ("size", "large") else "")
+            f"{ranges[high]['AP50']:.3f}: {to_do}."
         )
     measured = {n: row for n, row in result["per_class"].items() if row["num_ground_truths"]}
     few = [n for n, row in measured.items() if row["num_ground_truths"] < _FEW_OBJECTS]
@@ -149,5 +146,11 @@ def _advice(result: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"{len(few)} of {len(measured)} classes have fewer than {_FEW_OBJECTS} objects here "
             f"({some}): their numbers vary by chance."
+        )
+    best = result["mean_f1"]
+    if best["f1"] > 0:
+        sentences.append(
+            f"In use: --score_threshold={best['score_threshold']:g} has the best mean F1, "
+            f"{best['f1']:.3f}."
         )
     return sentences
