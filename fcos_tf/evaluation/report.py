@@ -61,7 +61,7 @@ def analyse(
     result = analyse_records(records.ground_truth, records.detections)
     files = {image["id"]: image.get("file_name") for image in records.ground_truth["images"]}
     annotations = getattr(dataset, "annotations", None)
-    if annotations is not None:
+    if annotations is not None and annotations.ranges is None:  # no shards of many images
         files |= dict(zip(annotations.image_ids.tolist(), annotations.files, strict=True))
     for row in result["images"]:
         if files.get(row["image_id"]):
