@@ -8,13 +8,15 @@
 The flags select the data. The model keeps the settings of its file, except for given options of
 "Detections"; images are resized to the model's size unless --image_size is given. Prints --metrics
 over all classes and per class, and writes them to metrics.json and per_class.json, beside
-detections.json (COCO results with the data set's ids) and detections.png.
+detections.json (COCO results with the data set's ids) and detections.png. --analyse adds
+report.html, which says which errors cost most and what to do about them.
 """
 
 import dataclasses
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -22,7 +24,7 @@ from fcos_tf import config as sections
 from fcos_tf.cli import command_line
 from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config, DetectionOptions
 from fcos_tf.options import Options, fields_of, option, options_for
-from fcos_tf.tensorflow_words import load_tensorflow
+from fcos_tf.tensorflow_words import escaped, load_tensorflow
 
 _USES = (
     sections.DataOptions, sections.InputOptions, DetectionOptions, sections.EvaluationOptions,
@@ -45,6 +47,9 @@ class EvaluateOptions(Options):
     ground_truth: str | None = option(
         None, "COCO ground truth JSON, to score --detections without a model.")
     detections: str | None = option(None, "COCO results JSON, scored against --ground_truth.")
+    analyse: bool = option(
+        False, "Also write analysis.json and report.html: types of errors and their cost, curves, "
+        "best thresholds, confusions, worst images.", also=("analyze",))
 # fmt: on
 
 
@@ -59,7 +64,14 @@ def _evaluate(config: Config, options: EvaluateOptions, given: command_line.Give
     if options.ground_truth or options.detections:
         unused = {*fields_of(Config), "weights"} - {"metrics"}
         command_line.refuse_unused(given, "--ground_truth and --detections", unused)
-        scores = score_files(options.ground_truth, options.detections, config.metrics)
+        files = (options.ground_truth, options.detections)
+        if options.analyse and not options.output_dir:
+            raise ValueError(
+                "--output_dir: expected a folder for the report of --analyse, got none"
+            )
+        scores = score_files(
+            *files, config.metrics, report_dir=options.analyse and options.output_dir
+        )
         if options.output_dir:
             load_tensorflow()
             from fcos_tf.training.run import write_scores
@@ -85,6 +97,7 @@ def evaluate(
     *,
     weights: str | Path | None = None,
     output_dir: str | Path | None = None,
+    analyse: bool = False,
     given: Collection[str] = (),
     size_of_model: bool = False,
     exif_of_model: bool = False,
@@ -96,6 +109,7 @@ def evaluate(
         weights: A `.keras` file; None: the newest checkpoint in `config.model_dir`, or the final
             model there.
         output_dir: Output folder; None: the folder of `weights`, or `config.model_dir`.
+        analyse: Whether to write `evaluation.analyse`'s files as well.
         given: Names of the options of `config` that replace the thresholds of the model.
         size_of_model: Whether to use the `image_size` of the model, if it has one.
         exif_of_model: Whether to use its `apply_exif`.
@@ -155,19 +169,27 @@ def evaluate(
     run.write_scores(folder, scores)
     write_text(folder / DETECTIONS_FILE, json.dumps(records.detections))
     run.save_pictures(folder / run.PICTURE_FILE, model, dataset, detect=detect)
+    if analyse:
+        _print_advice(evaluation.analyse(records, folder, dataset))
     return scores
 
 
 def score_files(
-    ground_truth: str | None, detections: str | None, metrics: Sequence[str] = ("coco",)
+    ground_truth: str | None,
+    detections: str | None,
+    metrics: Sequence[str] = ("coco",),
+    *,
+    report_dir: str | Path | None = None,
 ):
     """Scores a COCO results file against a COCO ground truth file: `evaluation.Scores`.
+
+    With a `report_dir`, writes the files of `evaluation.analyse` into it.
 
     Raises:
         ValueError: A missing name, or a file of another format.
         FileNotFoundError: No such file.
     """
-    from fcos_tf.evaluation import Records, score_records
+    from fcos_tf.evaluation import Records, analyse, score_records
 
     loaded = []
     for flag, name in (("ground_truth", ground_truth), ("detections", detections)):
@@ -183,9 +205,16 @@ def score_files(
             what = "it is nested too deeply" if isinstance(error, RecursionError) else error
             raise ValueError(f"--{flag}: {name} cannot be read as JSON: {what}") from error
     try:
-        return score_records(Records(*loaded), metrics)
+        scores = score_records(Records(*loaded), metrics)
     except ValueError as error:
         raise ValueError(f"{ground_truth} and {detections}: {error}") from error
+    if report_dir:
+        _print_advice(analyse(Records(*loaded), report_dir))
+    return scores
+
+
+def _print_advice(analysis: Mapping[str, Any]) -> None:
+    print(*(f"- {escaped(sentence)}" for sentence in analysis["advice"]), sep="\n")
 
 
 def _view(config: Config, image_size: str) -> Config:

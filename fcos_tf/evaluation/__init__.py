@@ -1,5 +1,6 @@
 """Average precision from plain records, and evaluation of a model over a data set."""
 
+from fcos_tf.evaluation.analysis import analyse_records
 from fcos_tf.evaluation.coco import coco_evaluation, coco_metrics
 from fcos_tf.evaluation.evaluate import (
     METRICS,
@@ -14,6 +15,7 @@ from fcos_tf.evaluation.records import (
     detections_to_records,
     ground_truth_to_coco,
 )
+from fcos_tf.evaluation.report import analyse
 from fcos_tf.evaluation.tables import format_per_class, format_table
 from fcos_tf.evaluation.voc import voc_evaluation, voc_metrics
 
@@ -21,6 +23,8 @@ __all__ = [
     "METRICS",
     "Records",
     "Scores",
+    "analyse",
+    "analyse_records",
     "coco_evaluation",
     "coco_metrics",
     "detections_to_records",

@@ -150,7 +150,7 @@ def test_evaluate_takes_a_checkpoint_or_a_file_and_thresholds(run_dir, run_here,
     config = f"--flagfile={run_dir / 'config.cfg'}"
     found = []
     for i, options in enumerate(
-        ([], [f"--weights={run_dir / 'model.keras'}", "--max_detections=3"])
+        ([], [f"--weights={run_dir / 'model.keras'}", "--max_detections=3", "--analyse"])
     ):
         folder = tmp_path / str(i)
         run = run_here if options else run_tool
@@ -161,8 +161,16 @@ def test_evaluate_takes_a_checkpoint_or_a_file_and_thresholds(run_dir, run_here,
         assert "Average Precision" in result.stdout
         assert {path.name for path in folder.iterdir()} == {
             "metrics.json", "per_class.json", "detections.json", "detections.png",
+            *(("analysis.json", "report.html") if options else ()),
         }  # fmt: skip
         found.append(json.loads((folder / "detections.json").read_text()))
+    analysis = json.loads((tmp_path / "1" / "analysis.json").read_text())
+    worst = analysis["images"][0]
+    assert worst["false_positives"] + worst["missed"] > 0
+    assert f"- {analysis['advice'][0]}\n" in result.stdout
+    assert (tmp_path / "1" / "report.html").read_text().count("data:image/jpeg") == min(
+        8, len(analysis["images"])
+    )
     everything, best = found
     assert set(everything[0]) == {"image_id", "category_id", "bbox", "score"}
     assert {d["category_id"] for d in everything} <= set(range(1, 11))
@@ -272,6 +280,11 @@ def test_bare_result_files_are_scored(tmp_path, run_here):
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (metrics["AP"], metrics["APm"], metrics["APs"]) == (pytest.approx(1), 1, -1)
+    result = run_here("evaluate.py", *files, f"--output_dir={tmp_path / 'out'}", "--analyse")
+    assert (result.returncode, "- AP50 is 1.000" in result.stdout) == (0, True)
+    assert "<h2>What to do</h2>" in (tmp_path / "out" / "report.html").read_text()
+    result = run_here("evaluate.py", *files, "--analyse")
+    assert (result.returncode, "--output_dir: expected a folder" in result.stderr) == (1, True)
     missing = run_here("evaluate.py", files[0])
     assert missing.returncode == 1
     assert "--detections: expected a JSON file" in missing.stderr

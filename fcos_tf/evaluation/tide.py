@@ -1,0 +1,257 @@
+"""TIDE: the types of a detector's errors, and what each type costs in AP50. NumPy only.
+
+C classes, T objects without crowds and difficult ones, D detections.
+
+Source: Bolya et al., "TIDE", arXiv:2008.08115, and its package tidecv 1.0.1. Different from it: a
+class without objects has no AP, as in COCO (there it is 0), and detections of equal score keep the
+order of the records in every AP (there wrong ones come first after mending).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fcos_tf.evaluation.coco import Columns, check_records
+
+FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1
+MAX_DETECTIONS = 100  # of an image
+# Each as near as a recall of that value; COCO's np.linspace(0, 1, 101) may be one rank off.
+RECALLS = np.arange(101) / 100
+ERRORS = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")
+_CLS, _LOC, _BOTH, _DUPE, _BKG, _ = range(len(ERRORS))
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Detections matched with objects of their class at IoU 0.5, by falling score.
+
+    Attributes:
+        names: Category id -> name, of C classes, by ascending id.
+        truth: The T objects.
+        crowds: The crowds and difficult objects.
+        found: The D detections, by image, then by falling score; at most 100 of an image.
+        owner: int64 [D], the matched row of `truth`, or -1.
+        ignored: bool [D], unmatched and more than half inside a crowd of their class.
+        error: int64 [D], index in `ERRORS`, or -1 of the matched.
+        target: int64 [D], the row of `truth` that a Cls or Loc detection overlaps, or -1.
+    """
+
+    names: dict[int, str]
+    truth: Columns
+    crowds: Columns
+    found: Columns
+    owner: np.ndarray
+    ignored: np.ndarray
+    error: np.ndarray
+    target: np.ndarray
+
+    @property
+    def missed(self) -> np.ndarray:
+        """Objects that no detection matches, nor a Cls or Loc detection overlaps, bool [T]."""
+        missed = np.ones(len(self.truth["bbox"]), bool)
+        missed[self.owner[self.owner >= 0]] = False
+        missed[self.target[self.target >= 0]] = False
+        return missed
+
+
+def match(ground_truth: Mapping[str, Any], detections: Iterable[Mapping[str, Any]]) -> Matches:
+    """Matches detections with objects, and finds the error type of each false positive.
+
+    A detection takes the object of its class with the largest IoU among those not taken, if that
+    is at least 0.5. A false positive has the first type that fits, IoU with taken objects included:
+    Loc, 0.1 <= best IoU with its class <= 0.5; Cls, IoU >= 0.5 with another class; Dupe, IoU >= 0.5
+    with a taken object of its class; Bkg, best IoU <= 0.1; else Both.
+
+    Args, Raises: see `coco_evaluation`.
+    """
+    names, _, truth, found = check_records(ground_truth, detections)
+    real = truth["iscrowd"] == 0
+    crowds, truth = select(truth, ~real), select(truth, real)
+    found = _best_of_each_image(found)
+    count = len(found["bbox"])
+    owner, error, target = (np.full(count, -1) for _ in range(3))
+    ignored = np.zeros(count, bool)
+    objects_of, crowds_of = rows_by_image(truth), rows_by_image(crowds)
+    nothing = np.zeros(0, np.int64)
+    for image_id, rows in rows_by_image(found).items():
+        objects = objects_of.get(image_id, nothing)
+        owner[rows], error[rows], target[rows] = _match_image(found, rows, truth, objects)
+        around = crowds_of.get(image_id, nothing)
+        if len(around):
+            same = found["category_id"][rows, None] == crowds["category_id"][around]
+            inside = covered(found["bbox"][rows], crowds["bbox"][around]) > FOREGROUND_IOU
+            ignored[rows] = (inside & same).any(axis=1) & (owner[rows] < 0)
+    return Matches(dict(sorted(names.items())), truth, crowds, found, owner, ignored, error, target)
+
+
+def tide(matches: Matches) -> dict[str, dict[str, float]]:
+    """The cost of each error type: the AP50 after mending it alone, less the AP50; at least 0.
+
+    Mended, a Loc or Cls detection becomes right if its object is not taken and no other of them has
+    a higher score for it; the rest of the type is deleted, as are Dupe, Bkg and Both. A missed
+    object leaves the number of objects. The costs do not add up to 1 - AP50. FalsePos: all false
+    positives below all true ones. FalseNeg: no unmatched object counts.
+
+    Returns:
+        `AP50`, 0 to 1, -1 without objects; `costs` and `counts` of the types in `ERRORS`, `costs`
+        also of FalsePos and FalseNeg. Ignored detections are not counted.
+    """
+    ids = np.array(list(matches.names))
+    objects = np.searchsorted(ids, matches.truth["category_id"])  # class of each object [T]
+    classes = np.searchsorted(ids, matches.found["category_id"])  # [D]
+    totals = np.bincount(objects, minlength=len(ids))  # [C]
+    scores, right = matches.found["score"], matches.owner >= 0
+    counted = ~matches.ignored
+
+    def mean_ap(kept, classes=classes, right=right, scores=scores, totals=totals):
+        return _mean_ap(classes[kept], scores[kept], right[kept], totals, measured)
+
+    measured = totals > 0
+    whole = mean_ap(counted)
+    costs = {}
+    best = _best_for_each_object(matches)
+    for kind, name in enumerate(ERRORS[:-1]):
+        own = matches.error == kind
+        mended = own & best & (kind in (_LOC, _CLS))
+        moved = np.where(mended, objects[matches.target], classes) if mended.any() else classes
+        costs[name] = mean_ap((counted & ~own) | mended, classes=moved, right=right | mended)
+    found = matches.owner[right]
+    lost = np.bincount(objects[matches.missed], minlength=len(ids))
+    costs["Miss"] = mean_ap(counted, totals=totals - lost)
+    costs["FalsePos"] = mean_ap(counted, scores=right.astype(float))
+    costs["FalseNeg"] = mean_ap(counted, totals=np.bincount(objects[found], minlength=len(ids)))
+    numbers = {n: int(((matches.error == k) & counted).sum()) for k, n in enumerate(ERRORS)}
+    return {
+        "AP50": whole,
+        "costs": {name: max(ap - whole, 0.0) for name, ap in costs.items()},
+        "counts": {**numbers, "Miss": int(matches.missed.sum())},
+    }
+
+
+def average_precision(right: np.ndarray, num_objects: int) -> float:
+    """The mean precision at `RECALLS` of detections by falling score, bool [D].
+
+    0 without objects.
+    """
+    if not len(right) or not num_objects:
+        return 0.0
+    hits = np.cumsum(right)
+    precision = hits / np.arange(1, len(right) + 1)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    rank = np.searchsorted(hits / num_objects, RECALLS)
+    return float(np.append(precision, 0.0)[rank].mean())
+
+
+def select(columns: Columns, rows: np.ndarray) -> Columns:
+    """These rows, by mask or index, of all columns."""
+    return {name: values[rows] for name, values in columns.items()}
+
+
+def rows_by_image(columns: Columns) -> dict[int, np.ndarray]:
+    """Image id -> its rows in their order, int64."""
+    order = np.argsort(columns["image_id"], kind="stable")
+    ids, starts = np.unique(columns["image_id"][order], return_index=True)
+    return dict(zip(ids.tolist(), np.split(order, starts[1:]), strict=False))
+
+
+def intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Common square pixels of boxes [A, 4] and [B, 4] (x, y, width, height), [A, B]."""
+    a, b = a[:, None], b[None]
+    corner = np.maximum(a[..., :2], b[..., :2])
+    sides = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:]) - corner
+    return np.prod(np.maximum(sides, 0.0), axis=-1)
+
+
+def pairwise_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of boxes [A, 4] and [B, 4] (x, y, width, height), [A, B]; 0 for boxes without area."""
+    common = intersections(a, b)
+    union = np.prod(a[:, 2:], axis=1)[:, None] + np.prod(b[:, 2:], axis=1) - common
+    return np.divide(common, union, out=np.zeros_like(union), where=union > 0)
+
+
+def covered(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """The part of each box [A, 4] inside each region [B, 4], 0 to 1, [A, B]."""
+    areas = np.prod(boxes[:, 2:], axis=1)[:, None]
+    common = intersections(boxes, regions)
+    return np.divide(common, areas, out=np.zeros_like(common), where=areas > 0)
+
+
+def _best_of_each_image(found: Columns) -> Columns:
+    order = np.lexsort((-found["score"], found["image_id"]))  # stable
+    rows = rows_by_image(select(found, order)).values()
+    kept = [order[each[:MAX_DETECTIONS]] for each in rows]
+    return select(found, np.concatenate([np.zeros(0, np.int64), *kept]))
+
+
+def _match_image(
+    found: Columns, rows: np.ndarray, truth: Columns, objects: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Owner, error and target of the detections of one image."""
+    none = np.full(len(rows), -1)
+    if not len(objects):
+        return none, np.full(len(rows), _BKG), none
+    iou = pairwise_iou(found["bbox"][rows], truth["bbox"][objects])  # [rows, objects]
+    same = found["category_id"][rows, None] == truth["category_id"][objects]
+    same_iou, other_iou = iou * same, iou * ~same
+    owner, left = none.copy(), same_iou.copy()
+    for row in np.flatnonzero(same_iou.max(axis=1) >= FOREGROUND_IOU):
+        column = left[row].argmax()
+        if left[row, column] >= FOREGROUND_IOU:
+            owner[row] = column
+            left[:, column] = 0
+    taken = np.isin(np.arange(len(objects)), owner)
+    best = same_iou.max(axis=1)
+    conditions = {
+        _LOC: (best >= BACKGROUND_IOU) & (best <= FOREGROUND_IOU),
+        _CLS: other_iou.max(axis=1) >= FOREGROUND_IOU,
+        _DUPE: (same_iou * taken).max(axis=1) >= FOREGROUND_IOU,
+        _BKG: iou.max(axis=1) <= BACKGROUND_IOU,
+    }
+    error = np.select(list(conditions.values()), list(conditions), _BOTH)
+    target = np.select(
+        [error == _LOC, error == _CLS],
+        [objects[same_iou.argmax(axis=1)], objects[other_iou.argmax(axis=1)]],
+        -1,
+    )
+    right = owner >= 0
+    return (
+        np.where(right, objects[owner], -1), np.where(right, -1, error), np.where(right, -1, target)
+    )  # fmt: skip
+
+
+def _best_for_each_object(matches: Matches) -> np.ndarray:
+    """Whether a Cls or Loc detection is the best of both for an object not taken, bool [D]."""
+    candidates = np.flatnonzero((matches.target >= 0) & ~np.isin(matches.target, matches.owner))
+    order = candidates[np.argsort(-matches.found["score"][candidates], kind="stable")]
+    _, first = np.unique(matches.target[order], return_index=True)
+    best = np.zeros(len(matches.owner), bool)
+    best[order[first]] = True
+    return best
+
+
+def _mean_ap(
+    classes: np.ndarray,
+    scores: np.ndarray,
+    right: np.ndarray,
+    totals: np.ndarray,
+    measured: np.ndarray,
+) -> float:
+    """The mean AP of the classes that have objects, or had some and still have detections.
+
+    Args:
+        classes: int64 [D], of the detections that count.
+        scores: [D], likewise.
+        right: bool [D], likewise.
+        totals: int [C], objects of each class.
+        measured: bool [C], whether it has objects before anything is mended.
+    """
+    order = np.argsort(-scores, kind="stable")
+    classes, right = classes[order], right[order]
+    aps = [
+        average_precision(right[classes == c], totals[c])
+        for c in np.flatnonzero(measured)
+        if totals[c] or (classes == c).any()
+    ]
+    return float(np.mean(aps)) if aps else -1.0
