@@ -12,7 +12,8 @@ for input over the steps of one or several runs.
 The others need a model, and draw the validation images at its size.
 --what=points, targets and predictions write a picture of each of --num_images images, named by its
 image id: the points of each level; the box that each point learns, and its centerness; class score,
-quality and boxes of each level before NMS, under the truth and the detections.
+quality and boxes of each level before NMS, under the truth and the detections of
+--score_threshold and more (default 0.3).
 --what=tsne writes tsne.png and tsne.csv: t-SNE of the features before the last layers, of objects
 on the level that learns them and on each level, or of images.
 """
@@ -74,7 +75,7 @@ def _points(config, options, given):
     draw = {"points": draw_points, "targets": draw_targets, "predictions": draw_predictions}
     if options.what == "points":
         names = ()
-    elif options.what == "predictions" and "score_threshold" in given:
+    elif options.what == "predictions" and "score_threshold" in given.typed:
         more = {"score_threshold": config.score_threshold}
     folder = Path(options.output_dir)
     folder.mkdir(parents=True, exist_ok=True)

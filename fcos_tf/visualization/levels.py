@@ -18,6 +18,7 @@ from fcos_tf.ops.points import centerness, encode_ltrb
 from fcos_tf.visualization.detections import (
     class_colour,
     class_name,
+    draw_boxes,
     select_detections,
 )
 from fcos_tf.visualization.panels import (
@@ -73,7 +74,7 @@ def draw_points(model: Any, image: Any, targets: Mapping[str, Any]) -> Image.Ima
     panels = []
     for level in find_levels(model, image.shape[:2]):
         pixels, scale = boxes_panel(image, boxes, labels, text_size=0), factor_of(image)
-        draw_dots(pixels, level, np.full([len(level.points), 3], 255), scale)
+        draw_dots(pixels, level.points, 255, scale, stride=level.stride)
         panels.append((pixels, f"stride {level.stride:g}: {len(level.points)} points"))
     return make_sheet([panels[start : start + 3] for start in range(0, len(panels), 3)])
 
@@ -120,18 +121,21 @@ def draw_targets(
         strides = np.full(used.sum(), level.stride, np.float32)
         distances[used] = encode_ltrb(level.points[used], strides, boxes[owner[used]])
         quality = ops.convert_to_numpy(centerness(distances))
+        learnt = np.unique(owner[used])
         dim = dim_image(plain)
-        colours = np.uint8([class_colour(index) if index >= 0 else (90, 90, 90) for index in owner])
-        draw_dots(dim, level, colours, scale)
-        for index in sorted(np.unique(owner[used]), key=lambda i: -_area(boxes[i]))[:2]:
+        draw_dots(dim, level.points[~used], 130, scale, stride=0)
+        dim = draw_boxes(dim, boxes[learnt] * scale, learnt, line_width=1, text_size=0)
+        colours = [class_colour(index) for index in owner[used]]
+        draw_dots(dim, level.points[used], colours, scale, stride=level.stride)
+        for index in sorted(learnt, key=lambda i: -_area(boxes[i]))[:2]:
             own = np.flatnonzero(owner == index)
             point = own[np.argmin(quality[own])]  # not at the middle: four different distances
             dim = draw_arrows(dim, level.points[point], distances[point], level.stride, scale)
-        count = f"stride {level.stride:g}: {used.sum()} of {len(owner)} points learn"
+        count = f"stride {level.stride:g}: {used.sum()} of {len(owner)} points learn boxes"
         heat = heat_panel(plain, level, quality, scale, shown=used)
         rows.append(
             [
-                (dim, f"{count} {len(np.unique(owner[used]))} boxes; l t r b in strides"),
+                (dim, f"{count}; l, t, r, b in strides"),
                 (heat, f"stride {level.stride:g}: centerness, {quality[used].min():.2f} to "
                        f"{quality.max():.2f}"),
             ]
@@ -186,7 +190,7 @@ def draw_predictions(
             (truth, f"ground truth: {len(boxes)} boxes"),
             (detected, f"detections: {len(found[0])} of {limit}"),
             (boxes_panel(image, boxes[missed], labels[missed], texts=causes),
-             f"{len(missed)} missed; their best prediction: class score · quality, IoU"),
+             f"{len(missed)} missed: class score · quality, IoU before NMS"),
         ]
     ]  # fmt: skip
     plain, scale = scale_image(image), factor_of(image)
@@ -200,7 +204,7 @@ def draw_predictions(
             image, part["boxes"][kept], part["scores"][kept].argmax(-1), best[kept],
             text_size=0, line_width=1,
         )  # fmt: skip
-        count = f"the best {len(kept)} of {len(over)}" if len(over) > len(kept) else len(over)
+        count = f"best {len(kept)} of {len(over)}" if len(over) > len(kept) else len(over)
         stride = f"stride {level.stride:g}"
         rows.append(
             [
@@ -208,7 +212,7 @@ def draw_predictions(
                  f"{stride}: class score, highest {class_scores.max():.2f}"),
                 (heat_panel(plain, level, part["quality"], scale),
                  f"{stride}: quality, highest {part['quality'].max():.2f}"),
-                (near, f"{stride}: boxes before NMS, {count} of {limit}; best {best.max():.2f}"),
+                (near, f"{stride} before NMS: {count} of {limit}, highest {best.max():.2f}"),
             ]
         )  # fmt: skip
     return make_sheet(rows, bar=True)

@@ -60,14 +60,28 @@ def dim_image(pixels: np.ndarray) -> np.ndarray:
     return np.repeat((0.5 * grey).astype(np.uint8)[..., None], 3, axis=-1)
 
 
-def draw_dots(pixels: np.ndarray, level: Level, colours: np.ndarray, scale: float) -> None:
-    """Draws a square of odd side on each point, smaller where points are closer."""
-    reach = int(np.clip(0.12 * level.stride * scale, 1, 4))
-    for (x, y), colour in zip(level.points * scale, colours, strict=True):
+def draw_dots(
+    pixels: np.ndarray, points: np.ndarray, colours: Any, scale: float, *, stride: float
+) -> None:
+    """Draws a square on each of [n, 2] points, smaller where points are closer.
+
+    Args:
+        pixels: the panel, changed in place.
+        points: [n, 2] (x, y).
+        colours: [n, 3] or one.
+        scale: of the panel.
+        stride: between the points; 0: single pixels.
+    """
+    reach = int(min(0.18 * stride * scale, 4))
+    edges = [(1, np.zeros(3)), (0, None)] if reach > 1 else [(0, None)]
+    for (x, y), colour in zip(
+        points * scale, np.broadcast_to(colours, (len(points), 3)), strict=True
+    ):
         column, row = int(x), int(y)
-        for extra, ink in ((1, (0, 0, 0)), (0, colour)) if reach > 1 else ((0, colour),):
+        for extra, edge in edges:
             first, last = reach + extra, reach + extra + 1
-            pixels[max(row - first, 0) : row + last, max(column - first, 0) : column + last] = ink
+            area = pixels[max(row - first, 0) : row + last, max(column - first, 0) : column + last]
+            area[:] = colour if edge is None else edge
 
 
 def heat_panel(
@@ -107,8 +121,10 @@ def draw_arrows(
         head = [end, end - direction * 8 + side, end - direction * 8 - side]
         draw.polygon([tuple(corner) for corner in head], fill=(255, 255, 255))
         text = text_mask(f"{name} {distance:.1f}", _TEXT - 3)
-        middle = (start + end) / 2 + (2, 0 if direction[0] == 0 else -text.height)
-        place = np.clip(middle, 0, np.subtract(picture.size, text.size)).astype(int)
+        # l above, t right, r below, b left of its arrow: each in a quadrant of its own.
+        middle, (width, height) = (start + end) / 2, text.size
+        corner = {"l": (-width, -height - 4), "t": (4, -height), "r": (0, 4), "b": (-width - 4, 0)}
+        place = np.clip(middle + corner[name], 0, np.subtract(picture.size, text.size)).astype(int)
         picture.paste((0, 0, 0), (*place, *(place + text.size)))
         picture.paste((255, 255, 255), tuple(place), text)
     return np.array(picture)

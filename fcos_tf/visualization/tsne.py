@@ -23,7 +23,7 @@ from fcos_tf.visualization.detections import as_rgb, class_colour, class_name
 PCA_SIZE = 50
 _MIXED = -1  # label of an image with objects of several classes
 _MARKERS = "osD^vP*"  # of the levels
-_THUMBNAIL, _PLACES = 48, 24  # pixels of the long side; most of them in a row
+_THUMBNAIL, _PLACES = 36, 24  # pixels of the long side; most of them in a row
 
 
 class Samples(NamedTuple):
@@ -141,7 +141,9 @@ def save_tsne(
         title: (index, embed(vectors, perplexity=perplexity, seed=seed))
         for title, (index, vectors) in samples.features.items()
     }
+    wide = any(vectors.shape[1] > PCA_SIZE for _, vectors in samples.features.values())
     note = f"t-SNE: perplexity {perplexity:g}, seed {seed}, {len(samples.labels)} samples"
+    note += f", PCA to {PCA_SIZE} first" if wide else ""
     names = [_legend_name(label, class_names) for label in samples.labels]
     paths = [folder / "tsne.png", folder / "tsne.csv"]
     plot_tsne(samples, places, names, note).savefig(paths[0], dpi=100)
@@ -184,11 +186,7 @@ def plot_tsne(
         axis.set(xticks=[], yticks=[])
     for axis in axes[len(places) :]:
         axis.set_axis_off()
-    figure.suptitle(
-        f"{note}; of more than {PCA_SIZE} features their {PCA_SIZE} principal components\n"
-        "distances between clusters mean nothing",
-        fontsize=11,
-    )
+    figure.suptitle(f"{note}\ndistances between clusters mean nothing", fontsize=11)
     style = {"linestyle": "", "markersize": 7}
     handles = [
         Line2D([], [], marker="o", color=_colour(label), **style,
@@ -243,7 +241,7 @@ def _objects(model: Any, inputs: dict, arrays: dict) -> Iterable[tuple]:
         kinds, counts = np.unique(strides[matched[image] == number], return_counts=True)
         stride = kinds[counts.argmax()] if len(kinds) else 0
         if stride:
-            found = {"on the level that learns": found[f"at stride {stride:g}"], **found}
+            found = {"on the level that learns the object": found[f"at stride {stride:g}"], **found}
         yield image, arrays["labels"][image, number], box, stride, found
 
 
