@@ -50,8 +50,8 @@ def find_levels(model: Any, image_size: tuple[int, int]) -> list[Level]:
     placed = model.points(image_size) if hasattr(model, "points") else None
     if placed is None:
         raise ValueError(
-            f"a {type(model).__name__} has no points to draw; expected a model with points, "
-            "such as FCOS"
+            f"{type(model).__name__} has no points to draw; expected a model with points, such as "
+            "FCOS"
         )
     points, strides = map(ops.convert_to_numpy, placed)
     starts = [*np.flatnonzero(np.diff(strides, prepend=0)), len(strides)]

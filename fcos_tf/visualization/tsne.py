@@ -143,7 +143,7 @@ def save_tsne(
     }
     wide = any(vectors.shape[1] > PCA_SIZE for _, vectors in samples.features.values())
     note = f"t-SNE: perplexity {perplexity:g}, seed {seed}, {len(samples.labels)} samples"
-    note += f", PCA to {PCA_SIZE} first" if wide else ""
+    note += f", PCA to {min(PCA_SIZE, len(samples.labels))} first" if wide else ""
     names = [_legend_name(label, class_names) for label in samples.labels]
     paths = [folder / "tsne.png", folder / "tsne.csv"]
     plot_tsne(samples, places, names, note).savefig(paths[0], dpi=100)
@@ -225,7 +225,10 @@ def _objects(model: Any, inputs: dict, arrays: dict) -> Iterable[tuple]:
         if assigned is None:
             assigned = model.assigned_boxes(learnt, size, model(inputs, training=False))
     if assigned is None:
-        raise ValueError(f"a {type(model).__name__} has no features to draw")
+        raise ValueError(
+            f"{type(model).__name__} has no features to draw; expected a detector with a pyramid, "
+            "or a model with image_features"
+        )
     maps = [ops.convert_to_numpy(x) for x in model.features(inputs, training=False)]
     matched, strides = map(ops.convert_to_numpy, assigned)  # [B, N], [N]
     for image, number in np.argwhere(arrays["labels"] >= 0):

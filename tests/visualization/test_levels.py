@@ -153,5 +153,5 @@ def test_predictions_of_each_level_and_why_a_box_is_missed(model, captions, monk
 
 @pytest.mark.parametrize("draw", [draw_points, draw_targets, draw_predictions])
 def test_a_model_without_points_is_refused_by_name(draw):
-    with pytest.raises(ValueError, match="a Detector has no points to draw; expected a model with"):
+    with pytest.raises(ValueError, match=r"^Detector has no points to draw; expected a model with"):
         draw(Detector(2), IMAGE, truth())
