@@ -1,21 +1,121 @@
-"""Draws training images, or the curves of runs.
+"""Draws training images, the curves of runs, and what a model learns, predicts and tells apart.
 
     python tools/visualize.py --what=augmentations --flagfile=coco.cfg --data_dir=COCO
         --augment=color_jitter,mosaic --output_dir=pictures
     python tools/visualize.py --what=curves --runs=runs/a,runs/b --output_dir=pictures
+    python tools/visualize.py --what=predictions --flagfile=voc.cfg --data_dir=VOC2007
+        --model_dir=runs/voc --output_dir=pictures
 
 --what=augmentations writes augmentations.png: training images after augmentation, with their boxes.
 --what=curves writes curves.png: losses, learning rate, gradient norm, AP and the time spent waiting
 for input over the steps of one or several runs.
+The others need a model, and draw the validation images at its size.
+--what=points, targets and predictions write a picture of each of --num_images images, named by its
+image id: the points of each level; the box that each point learns, and its centerness; class score,
+quality and boxes of each level before NMS, under the truth and the detections of
+--score_threshold and more (default 0.3).
+--what=tsne writes tsne.png and tsne.csv: t-SNE of the features before the last layers, of objects
+on the level that learns them and on each level, or of images.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from fcos_tf.cli import command_line
-from fcos_tf.config import OUTPUT_WORDS, AugmentationOptions, Config, DataOptions, InputOptions
-from fcos_tf.options import Options, option
+from fcos_tf.config import (
+    OUTPUT_WORDS,
+    WEIGHTS_WORDS,
+    AugmentationOptions,
+    Config,
+    DataOptions,
+    InputOptions,
+)
+from fcos_tf.options import Options, fields_of, option
 from fcos_tf.tensorflow_words import load_tensorflow
+
+
+class Picture(NamedTuple):
+    """A choice of --what: the function that draws it, and the options that it uses."""
+
+    draw: Callable[[Config, "VisualizeOptions", command_line.Given], Iterable[Path]]
+    uses: tuple[str, ...]
+
+
+def _augmentations(config, options, given):
+    del given
+    from fcos_tf import build, visualization
+
+    dataset = build.load_train_data(config)
+    rows = dataset.unbatch().take(options.num_images).as_numpy_iterator()
+    images, truths = zip(*rows, strict=True)
+    path, names = Path(options.output_dir) / "augmentations.png", dataset.class_names
+    yield visualization.save_gallery(path, images, truths, class_names=names, columns=4)
+
+
+def _curves(config, options, given):
+    if options.runs:
+        command_line.refuse_unused(given, "--runs", ["model_dir"])
+    from fcos_tf.visualization.curves import save_curves
+
+    folders = [run for run in options.runs or (config.model_dir,) if run]
+    if not folders:
+        raise ValueError("--runs or --model_dir: expected folders of runs, got none")
+    yield save_curves(Path(options.output_dir) / "curves.png", folders)
+
+
+def _points(config, options, given):
+    from fcos_tf.visualization.levels import draw_points, draw_predictions, draw_targets
+
+    # One image a batch, so that none is padded to the size of others.
+    config = dataclasses.replace(config, batch_size=1)
+    model, dataset = _open(config, options, given)
+    names, more = (model.class_names or dataset.class_names,), {}
+    draw = {"points": draw_points, "targets": draw_targets, "predictions": draw_predictions}
+    if options.what == "points":
+        names = ()
+    elif options.what == "predictions" and "score_threshold" in given.typed:
+        more = {"score_threshold": config.score_threshold}
+    folder = Path(options.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Not unbatched: TensorFlow 2.21 crashes on images without ignored boxes, arrays [1, 0, 4].
+    for images, batch in dataset.take(options.num_images).as_numpy_iterator():
+        targets = {name: values[0] for name, values in batch.items()}
+        targets["labels"] = _labels_of(model, dataset, targets["labels"])
+        path = folder / f"{options.what}_{targets['image_ids']}.png"
+        draw[options.what](model, images[0], targets, *names, **more).save(path)
+        yield path
+
+
+def _tsne(config, options, given):
+    from fcos_tf.visualization.tsne import collect_samples, save_tsne
+
+    model, dataset = _open(config, options, given)
+    samples = collect_samples(model, dataset, options.num_samples)
+    with command_line.arguments_as_flags({"perplexity": "perplexity"}):
+        yield from save_tsne(
+            options.output_dir,
+            samples,
+            dataset.class_names,
+            perplexity=options.perplexity,
+            seed=config.seed,
+            thumbnails=options.thumbnails,
+        )
+
+
+_DATA = (*fields_of(DataOptions), *fields_of(InputOptions))
+_OF_A_MODEL = (*_DATA, "val_split", "model_dir", "weights")
+_PICTURES = {
+    "augmentations": Picture(
+        _augmentations, (*_DATA, *fields_of(AugmentationOptions), "seed", "num_images")
+    ),
+    "curves": Picture(_curves, ("model_dir", "runs")),
+    "points": Picture(_points, (*_OF_A_MODEL, "num_images")),
+    "targets": Picture(_points, (*_OF_A_MODEL, "num_images")),
+    "predictions": Picture(_points, (*_OF_A_MODEL, "num_images", "score_threshold")),
+    "tsne": Picture(_tsne, (*_OF_A_MODEL, "seed", "num_samples", "perplexity", "thumbnails")),
+}
 
 
 # fmt: off
@@ -23,42 +123,66 @@ from fcos_tf.tensorflow_words import load_tensorflow
 class VisualizeOptions(Options):
     """The picture to draw."""
 
-    what: str = option("", "Picture to draw.", choices=("augmentations", "curves"), required=True)
+    what: str = option("", "Picture to draw.", choices=tuple(_PICTURES), required=True)
     output_dir: str = option("", "Output folder.", required=True, also=OUTPUT_WORDS)
-    num_images: int = option(8, "With --what=augmentations: number of images.", least=1)
+    num_images: int = option(8, "Number of images; not with --what=curves or tsne.", least=1)
     runs: tuple[str, ...] = option(
         (), "With --what=curves: folders of runs; empty = --model_dir.")
+    weights: str | None = option(
+        None, "Of pictures of a model: a .keras file (or --model_dir: the newest of a run).",
+        also=WEIGHTS_WORDS)
+    num_samples: int = option(1000, "With --what=tsne: most objects or images.", least=2)
+    perplexity: float = option(
+        30.0, "With --what=tsne: about the number of neighbours that count.", above=0)
+    thumbnails: bool = option(
+        False, "With --what=tsne: also tsne_thumbnails.png, the objects in their places.")
 # fmt: on
-_UNUSED = {
-    "augmentations": ("model_dir", "runs"),
-    "curves": (DataOptions, InputOptions, AugmentationOptions, "seed", "num_images"),
-}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tool; ends the process with its exit status."""
-    uses = (DataOptions, InputOptions, AugmentationOptions, "model_dir", "seed")
+    uses = {name for picture in _PICTURES.values() for name in picture.uses}
+    uses &= fields_of(Config).keys()
     command_line.run(_visualize, __doc__, argv, uses=uses, options=VisualizeOptions)
 
 
 def _visualize(config: Config, options: VisualizeOptions, given: command_line.Given) -> None:
-    command_line.refuse_unused(given, f"--what={options.what}", _UNUSED[options.what])
-    if options.runs:
-        command_line.refuse_unused(given, "--runs", ["model_dir"])
-    path = Path(options.output_dir) / f"{options.what}.png"
-    if options.what == "curves":
-        from fcos_tf.visualization.curves import save_curves
+    picture = _PICTURES[options.what]
+    unused = {*fields_of(Config), *fields_of(VisualizeOptions)} - {"what", "output_dir"}
+    command_line.refuse_unused(given, f"--what={options.what}", unused - {*picture.uses})
+    if options.what != "curves":
+        load_tensorflow()
+    for path in picture.draw(config, options, given):
+        print(path, flush=True)
 
-        folders = [run for run in options.runs or (config.model_dir,) if run]
-        if not folders:
-            raise ValueError("--runs or --model_dir: expected folders of runs, got none")
-        print(save_curves(path, folders))
-        return
-    load_tensorflow()
-    from fcos_tf import build, visualization
 
-    dataset = build.load_train_data(config)
-    rows = dataset.unbatch().take(options.num_images).as_numpy_iterator()
-    images, truths = zip(*rows, strict=True)
-    names = dataset.class_names
-    print(visualization.save_gallery(path, images, truths, class_names=names, columns=4))
+def _open(config: Config, options: VisualizeOptions, given: command_line.Given) -> tuple[Any, Any]:
+    """A model, and the validation data of its classes at its size."""
+    from fcos_tf import build
+    from fcos_tf.models.detector import detectable
+    from fcos_tf.models.weights import load_model
+    from fcos_tf.training.run import find_weights
+
+    if options.weights:
+        command_line.refuse_unused(given, "--weights", ["model_dir"])
+    model = load_model(find_weights(config.model_dir, options.weights))
+    for name in {"image_size", "apply_exif"} - given:
+        if getattr(model, name):
+            config = dataclasses.replace(config, **{name: getattr(model, name)})
+    dataset = build.load_val_data(config, model.class_names and detectable(model.class_names))
+    return model, dataset
+
+
+def _labels_of(model: Any, dataset: Any, labels: Any) -> Any:
+    """The model's labels, by name, for those of the data; -1 stays."""
+    import numpy as np
+
+    if not model.class_names:
+        return labels
+    if unknown := [name for name in dataset.class_names if name not in model.class_names]:
+        raise ValueError(
+            f"--classes: expected classes of the model ({', '.join(model.class_names)}), "
+            f"got {unknown[0]}"
+        )
+    table = np.array([model.class_names.index(name) for name in dataset.class_names] + [-1])
+    return table[labels]

@@ -112,12 +112,35 @@ class Detector(FromPreset, ImageModel):
         """
         raise NotImplementedError
 
-    def assigned_boxes(self, targets: dict, image_size) -> tuple | None:
+    def points(self, image_size) -> tuple | None:
+        """The points of all levels, for pictures; None: the model has none.
+
+        Args:
+            image_size: (height, width) of the padded images.
+
+        Returns:
+            [N, 2] float32, (x, y) pixels; and [N] float32, the stride of each point.
+        """
+        return None
+
+    def point_predictions(self, raw: dict, image_size) -> dict:
+        """What each point predicts, before any selection; for models with `points`.
+
+        The arguments are those of `decode`.
+
+        Returns:
+            dict of float32: `boxes` [B, N, 4] xyxy pixels, not clipped; `class_scores` [B, N, C],
+            `quality` [B, N] and the `scores` [B, N, C] of both, from 0 to 1.
+        """
+        raise NotImplementedError
+
+    def assigned_boxes(self, targets: dict, image_size, predictions=None) -> tuple | None:
         """Which box each point learns, for pictures and warnings; None: nothing to show.
 
         Args:
             targets: dict with `boxes` [B, M, 4] and `labels` [B, M].
             image_size: (height, width) of the padded images.
+            predictions: outputs of `call`, for assigners that use them.
 
         Returns:
             [B, N] int32, index into the M boxes or -1; and [N], the stride of each point.

@@ -298,7 +298,7 @@ class FasterRCNN(PyramidDetector):
         second = self._second_stage(first["features"], rois_learn["rois"], **modes)
         return rcnn_losses(first, anchors_learn, second, rois_learn, rules=self.rules)
 
-    def assigned_boxes(self, targets, image_size):
+    def assigned_boxes(self, targets, image_size, predictions=None):
         """See `Detector.assigned_boxes`: the anchors are the points."""
         anchors, levels = self._anchors(image_size)
         matched = match_anchors(anchors, targets["boxes"], targets["labels"], self.rules)

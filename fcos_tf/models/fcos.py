@@ -10,6 +10,7 @@ Shape shorthand: B images, N points over all levels, M padded boxes, C classes, 
 from collections.abc import Mapping, Sequence
 
 import keras
+from keras import ops
 
 from fcos_tf.layers.blocks import check_choices
 from fcos_tf.layers.heads import FCOSHead
@@ -179,21 +180,25 @@ class FCOS(PyramidDetector):
             return None
         return loss_totals(*self._assign_targets(targets, image_size), self.strides)
 
-    def assigned_boxes(self, targets, image_size):
-        """See `Detector.assigned_boxes`; None for an assigner that needs predictions."""
-        if ASSIGNERS[self.assigner].uses_predictions:
+    def points(self, image_size):
+        """See `Detector.points`."""
+        grids = grid_sizes(*image_size, self.strides)
+        return place_points(grids, self.strides, image_size, self.rules)
+
+    def assigned_boxes(self, targets, image_size, predictions=None):
+        """See `Detector.assigned_boxes`; None for an assigner that lacks its predictions."""
+        if ASSIGNERS[self.assigner].uses_predictions and predictions is None:
             return None
-        learnt, point_strides = self._assign_targets(targets, image_size)
+        learnt, point_strides = self._assign_targets(targets, image_size, predictions)
         return learnt["matched_gt_index"], point_strides
 
     def _assign_targets(self, targets, image_size, predictions=None):
         """The outputs of `fcos_targets`, and the stride of every point."""
-        grids = grid_sizes(*image_size, self.strides)
-        points, point_strides = place_points(grids, self.strides, image_size, self.rules)
+        points, point_strides = self.points(image_size)
         learnt = fcos_targets(
             points,
             point_strides,
-            expand_size_ranges(self.size_ranges, grids),
+            expand_size_ranges(self.size_ranges, grid_sizes(*image_size, self.strides)),
             targets["boxes"],
             targets["labels"],
             num_classes=self.num_classes,
@@ -220,6 +225,14 @@ class FCOS(PyramidDetector):
         """The boxes and scores of all N points, see `Detector.candidates`."""
         boxes, scores, _ = decode_points(raw, image_size, self.strides, self.rules)
         return {"boxes": boxes, "scores": scores}
+
+    def point_predictions(self, raw, image_size):
+        """See `Detector.point_predictions`; the score is sqrt(class score * quality)."""
+        boxes, scores, class_scores = decode_points(raw, image_size, self.strides, self.rules)
+        quality = ops.sigmoid(raw["centerness_logits"])
+        return {
+            "boxes": boxes, "scores": scores, "class_scores": class_scores, "quality": quality,
+        }  # fmt: skip
 
     def get_config(self):
         """The constructor's arguments, with every None resolved."""

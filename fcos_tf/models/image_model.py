@@ -161,6 +161,13 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         """The result of `predict` for a batch; by default the outputs of `call`."""
         return self(inputs, training=False)
 
+    def image_features(self, inputs):
+        """The input of the last layer, [B, F], from that of `call`, for pictures of classifiers.
+
+        None: the model has no features of whole images.
+        """
+        return None
+
     def preprocess(self, images, image_sizes=None):
         """Orders the channels, normalises, and sets the padding to zero.
 

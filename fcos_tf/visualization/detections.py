@@ -87,6 +87,7 @@ def draw_boxes(
     scores: Any = None,
     *,
     class_names: Sequence[str] | None = None,
+    texts: Sequence[str] | None = None,
     line_width: int | None = None,
     text_size: int | None = None,
 ) -> np.ndarray:
@@ -98,6 +99,7 @@ def draw_boxes(
         labels: [K]; None: one colour, no text.
         scores: [K] in 0..1; None: names only.
         class_names: name of each label; None writes the label.
+        texts: [K], in place of the names and scores.
         line_width: in pixels; None: by the size of the image.
         text_size: in pixels; None: by the size of the image; 0: no text.
 
@@ -127,7 +129,7 @@ def draw_boxes(
     tags: list[Tag] = []
     masks = []
     for i in order:
-        name = _name(int(labels[i]), class_names)
+        name = texts[i] if texts is not None else class_name(int(labels[i]), class_names)
         text = name if scores is None else f"{name} {scores[i]:.2f}"
         masks.append(_label_mask(text, name, text_size, width - 2 * pad))
         tag_size = masks[-1].width + 2 * pad, masks[-1].height + pad
@@ -206,7 +208,8 @@ def _frame(
         strip[:] = np.round((1 - opacity) * strip + opacity * np.array(colour))
 
 
-def _name(label: int, class_names: Sequence[str] | None) -> str:
+def class_name(label: int, class_names: Sequence[str] | None) -> str:
+    """Returns the name of a class, the label itself if it is unknown."""
     known = class_names is not None and 0 <= label < len(class_names)
     # Without line breaks, which would not fit the background.
     return " ".join(str(class_names[label] if known else label).split())

@@ -211,7 +211,7 @@ def test_curves_of_runs(capsys, tmp_path, flag):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--what=points"], "--what: expected one of augmentations, curves, got 'points'"),
+        (["--what=boxes"], "--what: expected one of augmentations, curves, points, targets,"),
         (["--what=augmentations"], "--output_dir: expected a value, got none"),
         (["--what=augmentations", "--output_dir=x", "--num_images=0"], "at least 1, got 0"),
         (["--what=curves", "--nms_threshold=.3"], "--nms_threshold is not used by tool.py"),

@@ -258,3 +258,9 @@ def test_where_every_place_is_taken_a_label_covers_least():
     place = detections._place((0, 10, 39, 39), (40, 10), (40, 60), taken)
     assert place == (0, 30, 40, 40)
     assert detections._place((0, 10, 39, 39), (40, 10), (40, 60), taken[1:]) == (0, 0, 40, 10)
+
+
+def test_a_text_of_each_box_replaces_its_name():
+    image, box = np.full([80, 80, 3], 90, np.uint8), [[10, 30, 60, 70]]
+    texts = draw_boxes(image, box, [1], [0.5], class_names=["a", "b"], texts=["cell"])
+    np.testing.assert_array_equal(texts, draw_boxes(image, box, [1], class_names=["", "cell"]))
