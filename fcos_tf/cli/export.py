@@ -26,8 +26,8 @@ class ExportOptions(Options):
     """The model and the files to write."""
 
     weights: str | None = option(
-        None, "A .keras file, or torchvision_coco, which is downloaded once; default: the newest "
-        "checkpoint in --model_dir, or model.keras there.",
+        None, "A .keras file, or torchvision_coco or another name of published weights, downloaded "
+        "once; default: the newest checkpoint in --model_dir, or model.keras there.",
         also=WEIGHTS_WORDS)
     output_dir: str | None = option(
         None, "SavedModel to write; its name is a version, a whole number, as in EXPORT/1.",
