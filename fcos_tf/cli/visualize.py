@@ -1,21 +1,93 @@
-"""Draws training images, or the curves of runs.
+"""Draws training images, the curves of runs, and the proposals of a model.
 
     python tools/visualize.py --what=augmentations --flagfile=coco.cfg --data_dir=COCO
         --augment=color_jitter,mosaic --output_dir=pictures
     python tools/visualize.py --what=curves --runs=runs/a,runs/b --output_dir=pictures
+    python tools/visualize.py --what=proposals --flagfile=faster_rcnn_voc.cfg --data_dir=VOC2007
+        --model_dir=runs/voc --output_dir=pictures
 
 --what=augmentations writes augmentations.png: training images after augmentation, with their boxes.
 --what=curves writes curves.png: losses, learning rate, gradient norm, AP and the time spent waiting
 for input over the steps of one or several runs.
+--what=proposals writes proposals.png: the best proposals of a Faster R-CNN, with their objectness,
+on validation images at the size of the model.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from fcos_tf.cli import command_line
-from fcos_tf.config import OUTPUT_WORDS, AugmentationOptions, Config, DataOptions, InputOptions
-from fcos_tf.options import Options, option
+from fcos_tf.config import (
+    OUTPUT_WORDS,
+    WEIGHTS_WORDS,
+    AugmentationOptions,
+    Config,
+    DataOptions,
+    InputOptions,
+)
+from fcos_tf.options import Options, fields_of, option
 from fcos_tf.tensorflow_words import load_tensorflow
+
+
+class Picture(NamedTuple):
+    """A choice of --what: the function that draws it, and the options that it uses."""
+
+    draw: Callable[[Config, "VisualizeOptions", command_line.Given], Iterable[Path]]
+    uses: tuple[str, ...]
+
+
+def _augmentations(config, options, given):
+    del given
+    from fcos_tf import build, visualization
+
+    dataset = build.load_train_data(config)
+    rows = dataset.unbatch().take(options.num_images).as_numpy_iterator()
+    images, truths = zip(*rows, strict=True)
+    path, names = Path(options.output_dir) / "augmentations.png", dataset.class_names
+    yield visualization.save_gallery(path, images, truths, class_names=names, columns=4)
+
+
+def _curves(config, options, given):
+    if options.runs:
+        command_line.refuse_unused(given, "--runs", ["model_dir"])
+    from fcos_tf.visualization.curves import save_curves
+
+    folders = [run for run in options.runs or (config.model_dir,) if run]
+    if not folders:
+        raise ValueError("--runs or --model_dir: expected folders of runs, got none")
+    yield save_curves(Path(options.output_dir) / "curves.png", folders)
+
+
+def _proposals(config, options, given):
+    from fcos_tf.visualization.proposals import draw_proposals
+
+    # One image a batch, so that none is padded to the size of others.
+    model, dataset = _open(dataclasses.replace(config, batch_size=1), options, given)
+    batches = dataset.take(options.num_images).as_numpy_iterator()
+    images, targets = zip(
+        *((images[0], {k: v[0] for k, v in batch.items()}) for images, batch in batches),
+        strict=True,
+    )
+    picture = draw_proposals(
+        model, images, targets, dataset.class_names, num_boxes=options.num_boxes
+    )
+    path = Path(options.output_dir) / "proposals.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    yield path
+
+
+_DATA = (*fields_of(DataOptions), *fields_of(InputOptions))
+_OF_A_MODEL = (*_DATA, "model_dir", "weights")
+_PICTURES = {
+    "augmentations": Picture(
+        _augmentations, (*_DATA, *fields_of(AugmentationOptions), "seed", "num_images")
+    ),
+    "curves": Picture(_curves, ("model_dir", "runs")),
+    "proposals": Picture(_proposals, (*_OF_A_MODEL, "num_images", "num_boxes")),
+}
 
 
 # fmt: off
@@ -23,42 +95,47 @@ from fcos_tf.tensorflow_words import load_tensorflow
 class VisualizeOptions(Options):
     """The picture to draw."""
 
-    what: str = option("", "Picture to draw.", choices=("augmentations", "curves"), required=True)
+    what: str = option("", "Picture to draw.", choices=tuple(_PICTURES), required=True)
     output_dir: str = option("", "Output folder.", required=True, also=OUTPUT_WORDS)
-    num_images: int = option(8, "With --what=augmentations: number of images.", least=1)
+    num_images: int = option(8, "Number of images; not with --what=curves.", least=1)
     runs: tuple[str, ...] = option(
         (), "With --what=curves: folders of runs; empty = --model_dir.")
+    weights: str | None = option(
+        None, "With --what=proposals: a .keras file (or --model_dir: the newest of a run).",
+        also=WEIGHTS_WORDS)
+    num_boxes: int = option(20, "With --what=proposals: most proposals of an image.", least=1)
 # fmt: on
-_UNUSED = {
-    "augmentations": ("model_dir", "runs"),
-    "curves": (DataOptions, InputOptions, AugmentationOptions, "seed", "num_images"),
-}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tool; ends the process with its exit status."""
-    uses = (DataOptions, InputOptions, AugmentationOptions, "model_dir", "seed")
+    uses = {name for picture in _PICTURES.values() for name in picture.uses}
+    uses &= fields_of(Config).keys()
     command_line.run(_visualize, __doc__, argv, uses=uses, options=VisualizeOptions)
 
 
 def _visualize(config: Config, options: VisualizeOptions, given: command_line.Given) -> None:
-    command_line.refuse_unused(given, f"--what={options.what}", _UNUSED[options.what])
-    if options.runs:
-        command_line.refuse_unused(given, "--runs", ["model_dir"])
-    path = Path(options.output_dir) / f"{options.what}.png"
-    if options.what == "curves":
-        from fcos_tf.visualization.curves import save_curves
+    picture = _PICTURES[options.what]
+    unused = {*fields_of(Config), *fields_of(VisualizeOptions)} - {"what", "output_dir"}
+    command_line.refuse_unused(given, f"--what={options.what}", unused - {*picture.uses})
+    if options.what != "curves":
+        load_tensorflow()
+    for path in picture.draw(config, options, given):
+        print(path, flush=True)
 
-        folders = [run for run in options.runs or (config.model_dir,) if run]
-        if not folders:
-            raise ValueError("--runs or --model_dir: expected folders of runs, got none")
-        print(save_curves(path, folders))
-        return
-    load_tensorflow()
-    from fcos_tf import build, visualization
 
-    dataset = build.load_train_data(config)
-    rows = dataset.unbatch().take(options.num_images).as_numpy_iterator()
-    images, truths = zip(*rows, strict=True)
-    names = dataset.class_names
-    print(visualization.save_gallery(path, images, truths, class_names=names, columns=4))
+def _open(config: Config, options: VisualizeOptions, given: command_line.Given) -> tuple[Any, Any]:
+    """A model, and the validation data of its classes at its size."""
+    from fcos_tf import build
+    from fcos_tf.models.detector import detectable
+    from fcos_tf.models.weights import load_model
+    from fcos_tf.training.run import find_weights
+
+    if options.weights:
+        command_line.refuse_unused(given, "--weights", ["model_dir"])
+    model = load_model(find_weights(config.model_dir, options.weights))
+    for name in {"image_size", "apply_exif"} - given:
+        if getattr(model, name):
+            config = dataclasses.replace(config, **{name: getattr(model, name)})
+    dataset = build.load_val_data(config, model.class_names and detectable(model.class_names))
+    return model, dataset
