@@ -80,7 +80,7 @@ def _proposals(config, options, given):
 
 
 _DATA = (*fields_of(DataOptions), *fields_of(InputOptions))
-_OF_A_MODEL = (*_DATA, "model_dir", "weights")
+_OF_A_MODEL = (*_DATA, "val_split", "model_dir", "weights")
 _PICTURES = {
     "augmentations": Picture(
         _augmentations, (*_DATA, *fields_of(AugmentationOptions), "seed", "num_images")
