@@ -244,7 +244,7 @@ def test_runs_that_are_not_there_are_told(capsys, arguments, message):
 
 def test_proposals_of_a_model(tmp_path, capsys):
     data = ("--dataset=digits", "--overfit=3", f"--output_dir={tmp_path}", "--what=proposals")
-    small = {"backbone": "simple_cnn", "fpn_channels": 16, "image_size": "64x96"}
+    small = {"backbone": "simple_cnn", "fpn_channels": 32, "image_size": "64x96"}
     FCOS(10, **small).save(tmp_path / "fcos.keras")
     code, _, error = run(visualize, capsys, f"--weights={tmp_path / 'fcos.keras'}", *data)
     assert code == 1 and "a FCOS has no proposals to draw; expected a model with them" in error

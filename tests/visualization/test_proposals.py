@@ -38,6 +38,6 @@ def test_proposals_in_the_colours_of_what_they_cover(num_boxes):
 
 
 def test_a_model_without_proposals_is_named():
-    model = FCOS(3, backbone="simple_cnn", fpn_channels=16)
+    model = FCOS(3, backbone="simple_cnn", fpn_channels=32)
     with pytest.raises(ValueError, match="a FCOS has no proposals to draw; expected a model with"):
         draw_proposals(model, [], [], ())
