@@ -254,6 +254,6 @@ def test_proposals_of_a_model(tmp_path, capsys):
         visualize, capsys, f"--weights={tmp_path / 'rcnn.keras'}", "--num_images=3", *data
     )
     assert (code, out) == (0, f"{tmp_path}/proposals.png\n")
-    # Panels of 512 x 341 pixels, four beside each other and two below each other.
+    # Scenes are square: panels of 512 pixels, four beside each other and two below each other.
     width, height = Image.open(tmp_path / "proposals.png").size
-    assert 4 * 512 < width < 4 * 512 + 200 and 2 * 341 < height < 2 * 341 + 250
+    assert 4 * 512 < width < 4 * 512 + 200 and 2 * 512 < height < 2 * 512 + 200
