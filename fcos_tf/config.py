@@ -119,7 +119,7 @@ class StartOptions(Options):
     num_classes: int = option(0, "Number of classes; 0 = from the data set. A number other than "
         "the data set's is an error.", least=0, also=("nc",))
     initial_weights: str = option("", "A .keras file of a trained or converted detector, or "
-        "torchvision_coco, published and downloaded once. Its own "
+        "torchvision_coco or another name of published weights, downloaded once. Its own "
         "settings replace those of the next two sections; for other classes its class logits are "
         "reinitialised. Empty = none.", also=(*WEIGHTS_WORDS[:-1], "finetune", "init_checkpoint"))
 

@@ -36,11 +36,14 @@ def _of_torchvision(file: str, flavour: str, backbone: str, data: str) -> Publis
     return Published(file, flavour, backbone, digest, licence=licence)
 
 
-# Also keys of `FCOS.presets`; the other presets are settings without published weights.
+# Keys of a model's presets after its `published_prefix`; others are settings without weights.
 DETECTORS = {
-    "torchvision_coco": _of_torchvision(
-        "fcos_resnet50_fpn_coco-99b0c9b7.pth", "torchvision", "resnet50", "COCO"
-    )
+    name: _of_torchvision(f"{file}.pth", "torchvision", "resnet50", "COCO")
+    for name, file in {
+        "torchvision_coco": "fcos_resnet50_fpn_coco-99b0c9b7",
+        "faster_rcnn_torchvision_coco": "fasterrcnn_resnet50_fpn_coco-258fb6c6",
+        "faster_rcnn_torchvision_v2_coco": "fasterrcnn_resnet50_fpn_v2_coco-dd69338a",
+    }.items()
 }
 # torchvision's IMAGENET1K_V1 and, where there is one, _V2 of each backbone.
 _FILES = {

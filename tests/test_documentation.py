@@ -34,6 +34,20 @@ def python_of(page):
     return code
 
 
+def shorten(code, backbone, *more):
+    for long, short in (
+        ('backbone="resnet50"', backbone),
+        ("(512, 512)", "(64, 64)"),
+        ("512x512", "64x64"),
+        ("batch_size=8", "batch_size=2"),
+        ("epochs=12", "epochs=1"),
+        *more,
+    ):
+        assert long in code
+        code = code.replace(long, short)
+    return code
+
+
 def files_that_run(code, names):
     """Executes Python; returns the files of the functions that it called in this thread."""
     ran = set()
@@ -55,16 +69,9 @@ def test_the_python_of_the_pages_runs(tmp_path, monkeypatch):
         Image.new("RGB", (50, 40)).save(name)
     code = python_of("README.md")
     # The same lines on a small model, small images and one epoch.
-    for long, short in (
-        ('backbone="resnet50"', 'backbone="resnet18", head_convs=1'),
-        ('    backbone_weights="imagenet",\n', ""),
-        ("(512, 512)", "(64, 64)"),
-        ("512x512", "64x64"),
-        ("batch_size=8", "batch_size=2"),
-        ("epochs=12", "epochs=1"),
-    ):
-        assert long in code
-        code = code.replace(long, short)
+    code = shorten(
+        code, 'backbone="resnet18", head_convs=1', ('    backbone_weights="imagenet",\n', "")
+    )
     names: dict = {}
     ran = files_that_run(code, names)
     to_read = re.findall(r"^\d+\. `(fcos_tf/.+\.py)`", PAGES["README.md"], re.MULTILINE)
@@ -85,6 +92,9 @@ def test_the_python_of_the_pages_runs(tmp_path, monkeypatch):
     exec(python_of("docs/own_data.md"), names)
     assert names["train"].notes == ("VOC2007 is read as voc: it has JPEGImages, Annotations, "
                                     "ImageSets/Main",)  # fmt: skip
+    small = 'backbone="resnet18", fpn_channels=32, fc_channels=32, num_proposals=(40, 20)'
+    exec(shorten(python_of("docs/faster_rcnn.md"), small), names)
+    assert len(names["two_stage"].history.history["rpn_box_loss"]) == 1
 
 
 def test_the_readme_is_short_and_leads_to_all_pages():

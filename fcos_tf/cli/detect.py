@@ -48,8 +48,8 @@ class DetectOptions(Options):
     """The model, its input and the output."""
 
     weights: str | None = option(
-        None, "Model: a .keras file, or torchvision_coco, which is downloaded once (or "
-        "--model_dir: the newest of a run).", also=WEIGHTS_WORDS)
+        None, "Model: a .keras file, or torchvision_coco or another name of published weights, "
+        "downloaded once (or --model_dir: the newest of a run).", also=WEIGHTS_WORDS)
     saved_model: str | None = option(None, "Model: a SavedModel of tools/export.py.")
     server: str | None = option(
         None, "Model: http://host:8501/v1/models/NAME or grpc://host:8500/NAME.")

@@ -38,8 +38,8 @@ class EvaluateOptions(Options):
     """The model or the result files, and the output."""
 
     weights: str | None = option(
-        None, "A .keras file, or torchvision_coco, which is downloaded once; default: the newest "
-        "checkpoint in --model_dir, or model.keras there.",
+        None, "A .keras file, or torchvision_coco or another name of published weights, downloaded "
+        "once; default: the newest checkpoint in --model_dir, or model.keras there.",
         also=WEIGHTS_WORDS)
     output_dir: str | None = option(
         None, "Output folder; default: the folder of --weights, or --model_dir.",

@@ -26,8 +26,8 @@ class ExportOptions(Options):
     """The model and the files to write."""
 
     weights: str | None = option(
-        None, "A .keras file, or torchvision_coco, which is downloaded once; default: the newest "
-        "checkpoint in --model_dir, or model.keras there.",
+        None, "A .keras file, or torchvision_coco or another name of published weights, downloaded "
+        "once; default: the newest checkpoint in --model_dir, or model.keras there.",
         also=WEIGHTS_WORDS)
     output_dir: str | None = option(
         None, "SavedModel to write; its name is a version, a whole number, as in EXPORT/1.",
@@ -78,6 +78,10 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
         model.apply_exif = config.apply_exif
     image_size = config.image_size if "image_size" in given else None
     size_and_precision = {"image_size": image_size, "precision": options.export_precision}
+    if options.litert:
+        print(export.export_litert(model, options.litert, **size_and_precision), flush=True)
+    if options.onnx:
+        print(export.export_onnx(model, options.onnx, image_size=image_size), flush=True)
     if options.output_dir:
         folder = export.export_saved_model(
             model,
@@ -89,7 +93,3 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
             **build.given_thresholds(config, given, model, path),
         )
         print(folder, flush=True)
-    if options.litert:
-        print(export.export_litert(model, options.litert, **size_and_precision), flush=True)
-    if options.onnx:
-        print(export.export_onnx(model, options.onnx, image_size=image_size), flush=True)

@@ -16,6 +16,8 @@ quality and boxes of each level before NMS, under the truth and the detections o
 --score_threshold and more (default 0.3).
 --what=tsne writes tsne.png and tsne.csv: t-SNE of the features before the last layers, of objects
 on the level that learns them and on each level, or of images.
+--what=proposals writes proposals.png: the best proposals of a Faster R-CNN, with their objectness,
+on validation images at the size of the model.
 """
 
 import dataclasses
@@ -104,6 +106,25 @@ def _tsne(config, options, given):
         )
 
 
+def _proposals(config, options, given):
+    from fcos_tf.visualization.proposals import draw_proposals
+
+    # One image a batch, so that none is padded to the size of others.
+    model, dataset = _open(dataclasses.replace(config, batch_size=1), options, given)
+    batches = dataset.take(options.num_images).as_numpy_iterator()
+    images, targets = zip(
+        *((images[0], {k: v[0] for k, v in batch.items()}) for images, batch in batches),
+        strict=True,
+    )
+    picture = draw_proposals(
+        model, images, targets, dataset.class_names, num_boxes=options.num_boxes
+    )
+    path = Path(options.output_dir) / "proposals.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    yield path
+
+
 _DATA = (*fields_of(DataOptions), *fields_of(InputOptions))
 _OF_A_MODEL = (*_DATA, "val_split", "model_dir", "weights")
 _PICTURES = {
@@ -115,6 +136,7 @@ _PICTURES = {
     "targets": Picture(_points, (*_OF_A_MODEL, "num_images")),
     "predictions": Picture(_points, (*_OF_A_MODEL, "num_images", "score_threshold")),
     "tsne": Picture(_tsne, (*_OF_A_MODEL, "seed", "num_samples", "perplexity", "thumbnails")),
+    "proposals": Picture(_proposals, (*_OF_A_MODEL, "num_images", "num_boxes")),
 }
 
 
@@ -136,6 +158,7 @@ class VisualizeOptions(Options):
         30.0, "With --what=tsne: about the number of neighbours that count.", above=0)
     thumbnails: bool = option(
         False, "With --what=tsne: also tsne_thumbnails.png, the objects in their places.")
+    num_boxes: int = option(20, "With --what=proposals: most proposals of an image.", least=1)
 # fmt: on
 
 

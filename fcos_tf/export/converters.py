@@ -7,7 +7,8 @@ Both take one image on a canvas of H x W pixels and give all N candidates:
     boxes        float32 [1, N, 4], xyxy in pixels of `images`
     scores       float32 [1, N, C], see `Detector.candidates`
 
-Class-wise non-maximum suppression is left to the caller: every runtime has its own operator.
+Class-wise non-maximum suppression is left to the caller: every runtime has its own operator. So
+detectors with a suppression inside, of proposals, are refused.
 """
 
 import tempfile
@@ -49,12 +50,12 @@ def export_litert(
         The file.
 
     Raises:
-        ValueError: a wrong argument, or a file that disagrees with `model`.
+        ValueError: a wrong argument, a model with proposals, or a file that disagrees with `model`.
         FileExistsError: the file exists.
     """
     if precision not in _TOLERANCE:
         raise ValueError(f"precision: expected {' or '.join(_TOLERANCE)}; got {precision!r}")
-    file, canvas = _check_arguments(file, ".tflite", image_size or model.image_size)
+    file, canvas = _check_arguments(model, file, ".tflite", image_size)
     function = _candidate_function(inference_copy(model), canvas)
     module = tf.Module()
     module.weights = list(function.get_concrete_function().variables)
@@ -86,9 +87,11 @@ def export_onnx(
         The file.
 
     Raises:
-        ValueError: a wrong argument, a missing package, or a file that disagrees with `model`.
+        ValueError: a wrong argument, a model with proposals, a missing package, or a file that
+            disagrees with `model`.
         FileExistsError: the file exists.
     """
+    file, canvas = _check_arguments(model, file, ".onnx", image_size)
     try:
         import onnxruntime
         import tf2onnx
@@ -97,7 +100,6 @@ def export_onnx(
             "ONNX export needs the packages tf2onnx, onnx and onnxruntime: "
             f"pip install tf2onnx onnx onnxruntime ({error})"
         ) from error
-    file, canvas = _check_arguments(file, ".onnx", image_size or model.image_size)
     function = _candidate_function(inference_copy(model), canvas)
     proto, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=_ONNX_OPSET)
     content = proto.SerializeToString()
@@ -111,9 +113,15 @@ def export_onnx(
     return _write(file, content)
 
 
-def _check_arguments(file: str | Path, suffix: str, size) -> tuple[Path, tuple[int, int]]:
+def _check_arguments(model, file: str | Path, suffix: str, size) -> tuple[Path, tuple[int, int]]:
     """The path and the canvas."""
-    file = Path(file)
+    if model.chosen_outputs:
+        raise ValueError(
+            f"a {suffix} file has no suppression inside: expected a detector without "
+            f"{' and '.join(model.chosen_outputs)}, such as an FCOS, got a {type(model).__name__}; "
+            "export a SavedModel"
+        )
+    file, size = Path(file), size or model.image_size
     if file.suffix != suffix:
         raise ValueError(f"expected a file that ends in {suffix}; got {file}")
     if file.exists():

@@ -31,7 +31,7 @@ def save_gallery(
         ground_truth: likewise.
         detections: likewise.
         class_names: likewise.
-        **options: `columns`, `score_threshold` and `panel_size`.
+        **options: `columns`, `score_threshold`, `panel_size` and `noun`.
 
     Returns:
         The path written.
@@ -55,6 +55,7 @@ def draw_gallery(
     columns: int = 2,
     score_threshold: float = 0.3,
     panel_size: int = 384,
+    noun: str = "detection",
 ) -> Image.Image:
     """Draws a panel of ground truth, and one of detections if given, for each image.
 
@@ -71,6 +72,7 @@ def draw_gallery(
         columns: images side by side.
         score_threshold: detections below it are skipped.
         panel_size: long side of a panel in pixels.
+        noun: the word for `detections` in the picture.
 
     Returns:
         The picture, RGB.
@@ -80,14 +82,14 @@ def draw_gallery(
     """
     columns = max(1, min(columns, len(images)))
     given = (images, ground_truth, detections, class_names, score_threshold, panel_size)
-    cells = [panels for _, panels in _panels_of(*given)]
+    cells = [panels for _, panels in _panels_of(*given, noun)]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(panel.height for pair in row for panel, _ in pair) for row in rows]
 
     gap, head, foot = panel_size // 32, panel_size // 9, panel_size // 12
     titles = ["ground truth"]
     if detections is not None:
-        titles.append(f"detections, score ≥ {score_threshold:g}")
+        titles.append(f"{noun}s, score ≥ {score_threshold:g}")
     cell_width = len(titles) * (panel_size + gap) + 2 * gap
     size = (columns * cell_width, head + sum(heights) + len(rows) * (foot + gap))
     canvas = Image.new("RGB", size, _PAPER)
@@ -172,6 +174,7 @@ def _panels_of(
     class_names: Sequence[str] | None,
     score_threshold: float,
     panel_size: int,
+    noun_of_detections: str = "detection",
 ) -> list[tuple[np.ndarray, list[tuple[Image.Image, str]]]]:
     """For each image its pixels, and the given panels, truth and detections, with their captions.
 
@@ -194,7 +197,7 @@ def _panels_of(
             kept = labels >= 0
             sides.append(("object", np.asarray(truth["boxes"])[kept], labels[kept], None))
         if detection is not None:
-            sides.append(("detection", *select_detections(detection, score_threshold)))
+            sides.append((noun_of_detections, *select_detections(detection, score_threshold)))
         panels = [
             (
                 _draw_panel(pixels, *objects, class_names, panel_size),

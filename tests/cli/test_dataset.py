@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 import fcos_tf.data
+from fcos_tf import FCOS, FasterRCNN
 from fcos_tf.cli import dataset, visualize
 from fcos_tf.data.formats.writing import write_dataset
 from tests.digit_files import write_digits
@@ -233,8 +234,26 @@ def test_wrong_flags_of_pictures_are_refused(capsys, arguments, message):
             "--augment, --data_dir: not used with --what=curves; leave it out",
         ),
         (["--what=augmentations", "--runs=a"], "--runs: not used with --what=augmentations"),
+        (["--what=augmentations", "--weights=a"], "--weights: not used with --what=augmentations"),
     ],
 )
 def test_runs_that_are_not_there_are_told(capsys, arguments, message):
     code, _, error = run(visualize, capsys, "--what=curves", "--output_dir=x", *arguments)
     assert code == 1 and message in error
+
+
+def test_proposals_of_a_model(tmp_path, capsys):
+    data = ("--dataset=digits", "--overfit=3", f"--output_dir={tmp_path}", "--what=proposals")
+    small = {"backbone": "simple_cnn", "fpn_channels": 32, "image_size": "64x96"}
+    FCOS(10, **small).save(tmp_path / "fcos.keras")
+    code, _, error = run(visualize, capsys, f"--weights={tmp_path / 'fcos.keras'}", *data)
+    assert code == 1 and "a FCOS has no proposals to draw; expected a model with them" in error
+    model = FasterRCNN(10, fpn_first_level=3, fpn_levels=3, fc_channels=8, **small)
+    model.save(tmp_path / "rcnn.keras")
+    code, out, _ = run(
+        visualize, capsys, f"--weights={tmp_path / 'rcnn.keras'}", "--num_images=3", *data
+    )
+    assert (code, out) == (0, f"{tmp_path}/proposals.png\n")
+    # Scenes are square: panels of 512 pixels, four beside each other and two below each other.
+    width, height = Image.open(tmp_path / "proposals.png").size
+    assert 4 * 512 < width < 4 * 512 + 200 and 2 * 512 < height < 2 * 512 + 200

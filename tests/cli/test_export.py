@@ -46,7 +46,7 @@ def test_flags_that_are_given_count(weights, capsys, tmp_path):
         "--image_size=64x96", "--score_threshold=0.5", "--max_detections=7",
         "--export_precision=float16", "--fold_batch_norms=false",
     )  # fmt: skip
-    assert (code, out[-2:]) == (0, [str(folder), str(file)])
+    assert (code, out[-2:]) == (0, [str(file), str(folder)])
     description = json.loads((folder / "assets" / "description.json").read_text())
     assert (description["image_size"], description["score_threshold"]) == ("64x96", 0.5)
     assert (description["max_detections"], description["nms_threshold"]) == (7, 0.6)
@@ -72,6 +72,7 @@ def test_flags_that_are_given_count(weights, capsys, tmp_path):
             "--model_dir: not used with --weights; leave it out",
         ),
         (["--litert=a.tflite"], "expected HEIGHTxWIDTH for a .tflite file; got '64,96'"),
+        (["--litert=a.tflite", "--output_dir=x/1"], "expected HEIGHTxWIDTH for a .tflite file"),
     ],
 )
 def test_errors_take_one_line_and_nothing_is_written(

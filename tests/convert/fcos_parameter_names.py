@@ -1,8 +1,8 @@
-"""Parameter names and shapes of published FCOS detectors, and files of them with drawn numbers.
+"""Parameter names and shapes of published detectors, and files of them with drawn numbers.
 
 Written from the module definitions of tianzhi0549/FCOS (fcos_core/modeling), AdelaiDet
-(adet/modeling/fcos/fcos.py), torchvision 0.28 (models/detection/fcos.py) and detectron2
-(modeling/meta_arch/fcos.py), not from the package's own maps.
+(adet/modeling/fcos/fcos.py), torchvision 0.28 (models/detection/{fcos,faster_rcnn,rpn}.py) and
+detectron2 (modeling/meta_arch/fcos.py), not from the package's own maps.
 """
 
 import pickle
@@ -84,7 +84,7 @@ def pyramid(laterals, levels, extra, channels, last):
     """`last`: channels of C5."""
     names = {}
     for k, (lateral, level) in enumerate(zip(laterals, levels, strict=True)):
-        names |= conv(lateral, channels, last // 4 * 2**k, 1)
+        names |= conv(lateral, channels, last // 2 ** (len(laterals) - 1 - k), 1)
         names |= conv(level, channels, channels, 3)
     for name in extra:
         names |= conv(name, channels, channels, 3)
@@ -114,6 +114,38 @@ def torchvision(depth=50, num_classes=91, channels=256, num_convs=4, former=Fals
             num_classes, channels,
         ),
     }  # fmt: skip
+
+
+def torchvision_rcnn(version=1, depth=50, num_classes=91, channels=256, fc_channels=1024):
+    """Faster R-CNN. Version 1 as its COCO file: frozen norms, and names from before 0.13."""
+    laterals = [f"backbone.fpn.inner_blocks.{k}" for k in range(4)]
+    outputs = [f"backbone.fpn.layer_blocks.{k}" for k in range(4)]
+    first, box, rpn = channels * 7 * 7, "roi_heads.box_head", "rpn.head"
+    convs = laterals + outputs
+    names = body("backbone.body", depth, style="torchvision")
+    names |= pyramid(laterals, outputs, [], channels, 512 if depth < 50 else 2048)
+    if version == 1:
+        names |= conv(f"{rpn}.conv", channels, channels, 3)
+        names |= {f"{box}.fc6.weight": (fc_channels, first), f"{box}.fc6.bias": (fc_channels,)}
+        names |= {f"{box}.fc7.weight": (fc_channels,) * 2, f"{box}.fc7.bias": (fc_channels,)}
+    else:
+        for k in range(2):
+            names |= conv(f"{rpn}.conv.{k}.0", channels, channels, 3)
+        for k in range(4):
+            convs.append(f"{box}.{k}")
+            names |= conv(convs[-1], channels, channels, 3)
+        for name in convs:  # each with a norm in place of its bias
+            names[f"{name}.0.weight"] = names.pop(f"{name}.weight")
+            del names[f"{name}.bias"]
+            names |= {f"{name}.1.{part}": (channels,) for part in NORM}
+        tracked = [name.replace("running_var", "num_batches_tracked") for name in names]
+        names |= {name: () for name in tracked if name.endswith("num_batches_tracked")}
+        names |= {f"{box}.5.weight": (fc_channels, first), f"{box}.5.bias": (fc_channels,)}
+    names |= conv(f"{rpn}.cls_logits", 3, channels, 1) | conv(f"{rpn}.bbox_pred", 12, channels, 1)
+    for name, count in (("cls_score", num_classes), ("bbox_pred", 4 * num_classes)):
+        name = f"roi_heads.box_predictor.{name}"
+        names |= {f"{name}.weight": (count, fc_channels), f"{name}.bias": (count,)}
+    return names
 
 
 def official(depth=50, num_classes=80, channels=256, num_convs=4, **resnext):

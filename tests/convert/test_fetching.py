@@ -12,49 +12,60 @@ import tensorflow as tf
 from PIL import Image
 
 import fcos_tf
-from fcos_tf import FCOS, build
+from fcos_tf import FCOS, FasterRCNN, build
 from fcos_tf.cli import detect
 from fcos_tf.config import Config
 from fcos_tf.convert import convert_checkpoint, fetching
 from fcos_tf.convert.backbones import CONVERTIBLE, load_imagenet_file
-from fcos_tf.models.fcos_presets import PRESETS
 from fcos_tf.published import BACKBONES, DETECTORS
 from fcos_tf.version import __version__
 from tests.convert import fcos_parameter_names as published
 from tests.file_server import serving
 
 NAME = "torchvision_coco"
-SMALL = {"backbone": "resnet18", "fpn_channels": 32, "head_convs": 1, "image_size": "64x64"}
+TWO = (NAME, "torchvision_v2_coco")  # versions of Faster R-CNN
+SHARED = {"backbone": "resnet18", "fpn_channels": 32, "image_size": "64x64"}
+SMALL = {**SHARED, "head_convs": 1}
+RCNN = {**SHARED, "fc_channels": 64}
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A small detector and a ResNet-18 as torchvision stores them."""
+    """Small detectors and a ResNet-18 as torchvision stores them."""
     folder = tmp_path_factory.mktemp("published")
-    names = published.torchvision(depth=18, channels=32, num_convs=1)
-    detector = published.save_zip(folder / "detector.pth", published.tensors(names))
     names = published.body("x", 18, style="torchvision")
     names = {name.removeprefix("x."): shape for name, shape in names.items()}
-    tensors = published.tensors({**names, "fc.bias": (1000,)})
-    return {"detector": detector, "resnet18": published.save_zip(folder / "r.pth", tensors)}
+    small = {"depth": 18, "channels": 32}
+    contents = {
+        NAME: published.torchvision(**small, num_convs=1),
+        **{
+            f"faster_rcnn_{name}": published.torchvision_rcnn(i, **small, fc_channels=64)
+            for i, name in enumerate(TWO, 1)
+        },
+        "resnet18": {**names, "fc.bias": (1000,)},
+    }
+    return {
+        name: published.save_zip(folder / f"{name}.pth", published.tensors(shapes))
+        for name, shapes in contents.items()
+    }
 
 
 @pytest.fixture
 def server(files, tmp_path, monkeypatch):
-    """A mirror of the two files, which take the places of the real ones in the tables."""
+    """A mirror of the files, which take the places of the real ones in the tables."""
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("FCOS_TF_HOME", str(tmp_path / "home"))
     with serving() as server:
         monkeypatch.setenv("FCOS_TF_MIRROR", f"{server.address}/models/")
-        for key, table, name in (
-            ("detector", DETECTORS, NAME), ("resnet18", BACKBONES["imagenet_v1"], "resnet18"),
-        ):  # fmt: skip
-            data = files[key].read_bytes()
+        for name, path in files.items():
+            table = DETECTORS if name in DETECTORS else BACKBONES["imagenet_v1"]
+            data = path.read_bytes()
             digest = hashlib.sha256(data).hexdigest()[:8]
-            entry = dataclasses.replace(table[name], file=f"{key}-{digest}.pth", sha256=digest)
+            entry = dataclasses.replace(table[name], file=f"{name}-{digest}.pth", sha256=digest)
             monkeypatch.setitem(table, name, entry)
             server.files[f"/models/{entry.file}"] = data
-        monkeypatch.setitem(PRESETS, NAME, {**PRESETS[NAME], **SMALL})
+        for kind, preset, small in ((FCOS, NAME, SMALL), *((FasterRCNN, n, RCNN) for n in TWO)):
+            monkeypatch.setitem(kind.presets, preset, {**kind.presets[preset], **small})
         yield server
 
 
@@ -67,32 +78,44 @@ def assert_same(ours, theirs):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_detector_by_name(server, files, tmp_path, capsys):
-    expected, report = convert_checkpoint(files["detector"], flavour="torchvision")
+@pytest.mark.parametrize(
+    ("kind", "preset", "epsilon", "outputs"),
+    [
+        (FCOS, NAME, 1e-5, ("head", "ltrb")),
+        # The norms of its file have no epsilon.
+        (FasterRCNN, NAME, 0.0, ("rpn_head", "objectness")),
+        (FasterRCNN, "torchvision_v2_coco", 1e-5, ("rpn_head", "objectness")),
+    ],
+)
+def test_a_detector_by_name(server, files, tmp_path, capsys, kind, preset, epsilon, outputs):
+    name = kind.published_prefix + preset
+    expected, report = convert_checkpoint(files[name], flavour="torchvision")
     assert report.is_complete
-    model = FCOS.from_preset(NAME)
+    model = kind.from_preset(preset)
+    assert type(model) is kind and model.get_config()["norm_epsilon"] == epsilon
     told = capsys.readouterr().err.splitlines()
-    entry, folder = DETECTORS[NAME], tmp_path / "home" / "weights"
+    entry, folder = DETECTORS[name], tmp_path / "home" / "weights"
     url = f"{server.address}/models/{entry.file}"
     assert told[0] == f"downloading {url} to {folder}; licence: {entry.licence}"
     assert "BSD-3-Clause" in entry.licence and told[1] == f"converting {folder / entry.file}"
     converted = folder / f"{entry.file.removesuffix('.pth')}_{__version__}.keras"
     assert {folder / entry.file, converted} <= set(folder.iterdir())
     assert_same(model.get_weights(), expected.get_weights())
-    found, wanted = model.detect(photo()), expected.detect(photo())
+    found, wanted = (each.detect(photo(), score_threshold=0.001) for each in (model, expected))
     assert int(wanted["num_detections"][0]) > 0
     for key, value in wanted.items():
         np.testing.assert_array_equal(found[key], value)
     # The file alone is a detector, and the second time nothing is downloaded or told.
     alone = keras.models.load_model(converted, compile=False)
     assert_same(alone.get_weights(), expected.get_weights())
-    assert fcos_tf.load_model(NAME).get_config() == alone.get_config()
+    assert fcos_tf.load_model(name).get_config() == alone.get_config()
     assert len(server.requests) == 1 and capsys.readouterr().err == ""
-    rest = FCOS.from_preset(NAME, load_weights=False)
+    rest = kind.from_preset(preset, load_weights=False)
     assert np.any(rest.get_weights()[0] != expected.get_weights()[0])
-    again = FCOS.from_preset(NAME, class_names=("cat", "dog"))
-    assert again.head.class_logits.kernel.shape[-1] == 2 and len(server.requests) == 1
-    np.testing.assert_array_equal(again.head.ltrb.kernel, expected.head.ltrb.kernel)
+    again = kind.from_preset(preset, class_names=("cat", "dog"))
+    assert again.num_classes == 2 and len(server.requests) == 1
+    kept, of = (getattr(getattr(each, outputs[0]), outputs[1]) for each in (again, expected))
+    np.testing.assert_array_equal(kept.kernel, of.kernel)
 
 
 def test_the_first_run_is_as_later_ones(server, monkeypatch):
@@ -175,7 +198,7 @@ def test_wrong_and_missing_files(server, tmp_path):
     with pytest.raises(OSError, match="HTTP 404 Not Found"):
         fcos_tf.fetch_weights(NAME)
     assert not list((tmp_path / "home" / "weights").glob("*.pth"))
-    with pytest.raises(ValueError, match="weights exist for torchvision_coco; got 'coco'"):
+    with pytest.raises(ValueError, match=r"exist for torchvision_coco, faster_rcnn_.*; got 'coco'"):
         fcos_tf.fetch_weights("coco")
     (tmp_path / "file").write_text("")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="set FCOS_TF_HOME"):
@@ -225,6 +248,8 @@ def test_the_tables_are_torchvisions():
             assert f"{entry.base}/{entry.file}" == theirs[f"IMAGENET1K_V{version}"].url
             assert entry.backbone == name and entry.sha256 == entry.file[-12:-4]
     assert set(BACKBONES["imagenet"]) <= set(CONVERTIBLE) and BACKBONES["imagenet_v2"]
-    entry = DETECTORS[NAME]
-    theirs = models.get_model_weights("fcos_resnet50_fpn")["COCO_V1"]
-    assert f"{entry.base}/{entry.file}" == theirs.url and set(DETECTORS) <= set(PRESETS)
+    builders = ("fcos_resnet50_fpn", "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2")
+    for builder, entry in zip(builders, DETECTORS.values(), strict=True):
+        assert f"{entry.base}/{entry.file}" == models.get_model_weights(builder)["COCO_V1"].url
+    known = [kind.published_prefix + name for kind in (FCOS, FasterRCNN) for name in kind.presets]
+    assert set(DETECTORS) <= set(known)

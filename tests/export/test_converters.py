@@ -8,6 +8,7 @@ import pytest
 import fcos_tf
 from fcos_tf.export import converters, export_litert, export_onnx
 from tests.export.test_folding import randomize
+from tests.models.test_faster_rcnn import SMALL
 
 CANVAS = (64, 96)
 
@@ -78,6 +79,18 @@ def test_arguments_that_are_wrong(model, tmp_path):
     ):
         with pytest.raises(error, match=message):
             export_litert(model, tmp_path / file, **options)
+
+
+@pytest.mark.parametrize("export", [export_litert, export_onnx])
+def test_proposals_are_refused_before_anything_is_made(export, tmp_path, monkeypatch):
+    two_stage = fcos_tf.FasterRCNN(3, image_size="64x96", **SMALL)
+    monkeypatch.setattr(converters, "inference_copy", None)
+    suffix = "tflite" if export is export_litert else "onnx"
+    with pytest.raises(
+        ValueError, match=rf"\.{suffix} file has no .* got a FasterRCNN; export a S"
+    ):
+        export(two_stage, tmp_path / f"a.{suffix}")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_onnx_without_its_packages(model, tmp_path, monkeypatch):

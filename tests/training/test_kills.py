@@ -19,10 +19,22 @@ from tests.training.run_folders import kinds, records
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = (
     "--dataset=digits", "--overfit=32", "--image_size=64x64", "--batch_size=4",
-    "--backbone=simple_cnn", "--fpn_levels=3", "--fpn_channels=32", "--head_convs=1",
-    "--score_threshold=0.001", "--schedule=cosine", "--warmup_steps=10", "--steps=240",
-    "--eval_every=20", "--checkpoint_every=4", "--log_every=3", "--strategy=one_device",
+    "--backbone=simple_cnn", "--fpn_levels=3", "--fpn_channels=32", "--score_threshold=0.001",
+    "--schedule=cosine", "--warmup_steps=10", "--steps=240", "--eval_every=20",
+    "--checkpoint_every=4", "--log_every=3", "--strategy=one_device",
 )  # fmt: skip
+# The samples of Faster R-CNN are small: each step draws others.
+MODELS = {
+    "fcos": ("--head_convs=1",),
+    "faster_rcnn": (
+        "--fpn_first_level=3", "--fc_channels=32", "--anchors_per_image=16",
+        "--rois_per_image=8", "--proposals_per_level=60,40", "--num_proposals=40,20",
+    ),
+}  # fmt: skip
+
+
+def train_tool(model, *flags):
+    return [sys.executable, "tools/train.py", f"--model={model}", *DIGITS, *MODELS[model], *flags]
 
 
 def start(command, output):
@@ -102,10 +114,12 @@ def test_kills_while_saving_and_while_evaluating_change_nothing(tmp_path):
     assert_same_run(folder, tmp_path / "straight")
 
 
-def test_deterministic_runs_are_bitwise_equal_also_after_a_kill(tmp_path):
+@pytest.mark.parametrize("model", ["fcos", pytest.param("faster_rcnn", marks=pytest.mark.slow)])
+def test_deterministic_runs_are_bitwise_equal_also_after_a_kill(model, tmp_path):
     """On all cores; two runs without the flag differ from the first step on."""
-    tool = [sys.executable, "tools/train.py", *DIGITS, "--steps=12", "--eval_every=6"]
-    tool += ["--schedule=constant", "--deterministic"]
+    tool = train_tool(
+        model, "--steps=12", "--eval_every=6", "--schedule=constant", "--deterministic"
+    )
     for name in ("straight", "again"):
         finish([*tool, f"--model_dir={tmp_path / name}"], tmp_path / f"{name}.log")
     assert_same_run(tmp_path / "again", tmp_path / "straight")
@@ -118,10 +132,11 @@ def test_deterministic_runs_are_bitwise_equal_also_after_a_kill(tmp_path):
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+@pytest.mark.parametrize("model", MODELS)
+def test_twenty_kills_at_random_moments_change_nothing(model, tmp_path):
     rng = random.Random(0)
     folder = tmp_path / "killed"
-    tool = [sys.executable, "tools/train.py", *DIGITS, "--deterministic"]
+    tool = train_tool(model, "--deterministic")
     finish([*tool, f"--model_dir={tmp_path / 'straight'}"], tmp_path / "straight.log")
     command = [*tool, f"--model_dir={folder}"]
     newest = 0
