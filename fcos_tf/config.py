@@ -114,14 +114,15 @@ class StartOptions(Options):
     """Model, classes and initial weights."""
 
     title = "Start"
-    model: str = option("fcos", "The kind of model: fcos, faster_rcnn.",
+    model: str = option("fcos", "The kind of model: fcos, faster_rcnn, classifier.",
         also=("arch", "architecture"))
     num_classes: int = option(0, "Number of classes; 0 = from the data set. A number other than "
         "the data set's is an error.", least=0, also=("nc",))
-    initial_weights: str = option("", "A .keras file of a trained or converted detector, or "
+    initial_weights: str = option("", "A .keras file of a trained or converted model, or "
         "torchvision_coco, published and downloaded once. Its own "
         "settings replace those of the next two sections; for other classes its class logits are "
-        "reinitialised. Empty = none.", also=(*WEIGHTS_WORDS[:-1], "finetune", "init_checkpoint"))
+        "reinitialised. Of a classifier a detector takes the backbone alone, and the other way "
+        "round. Empty = none.", also=(*WEIGHTS_WORDS[:-1], "finetune", "init_checkpoint"))
 
 
 @dataclasses.dataclass(frozen=True)

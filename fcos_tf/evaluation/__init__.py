@@ -1,5 +1,6 @@
 """Average precision from plain records, and evaluation of a model over a data set."""
 
+from fcos_tf.evaluation.classification import classification_evaluation, run_classifier
 from fcos_tf.evaluation.coco import coco_evaluation, coco_metrics
 from fcos_tf.evaluation.evaluate import (
     METRICS,
@@ -21,6 +22,7 @@ __all__ = [
     "METRICS",
     "Records",
     "Scores",
+    "classification_evaluation",
     "coco_evaluation",
     "coco_metrics",
     "detections_to_records",
@@ -29,6 +31,7 @@ __all__ = [
     "format_table",
     "ground_truth_to_coco",
     "metric_names",
+    "run_classifier",
     "run_detector",
     "score_records",
     "voc_evaluation",

@@ -84,7 +84,7 @@ def build_backbone(
         weights: None (random); "imagenet", of keras_cv for its presets, else torchvision's, the
             same as "imagenet_v1"; "imagenet_v2" of torchvision, see `fcos_tf.published`; or a
             `.keras` file of this backbone, as written by `detector.backbone.save(file)` and
-            `tools/convert.py`.
+            `tools/convert.py`, or of a model on it.
         stride_in_3x3: see `layers.resnet.resnet`; False for ResNets only.
         norm_epsilon: added to the variance; no choice for keras_cv.
         dtype: dtype policy of the layers; None: the global one.
@@ -134,7 +134,7 @@ def build_backbone(
             source = keras.models.load_model(weights, compile=False)
         except Exception as error:  # of Keras and HDF5, which raise anything
             raise ValueError(f"backbone_weights: cannot load {weights}: {error}") from error
-        _copy_layers(source, backbone, weights)
+        _copy_layers(getattr(source, "backbone", None) or source, backbone, weights)
     return backbone
 
 

@@ -34,19 +34,24 @@ def load_model(path: str | Path) -> keras.Model:
     Example:
         >>> model = fcos_tf.load_model("runs/demo/model.keras")
     """
-    if str(path) in DETECTORS:
-        from fcos_tf import fetch_weights
-
-        path = fetch_weights(str(path))
-    path = Path(path)
+    path = weights_file(path)
     check_whole(path)
-    _check_class(path)
+    class_in(path)
     try:
         model = keras.models.load_model(path, compile=False)
     except Exception as error:  # of Keras, HDF5 and the model; an altered file brings any
         text = first_lines(error)
         raise ValueError(f"{path}: expected a model of this package, got {text}") from error
     return model
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file of a path or of the name of published weights, which are downloaded once."""
+    if str(path) in DETECTORS:
+        from fcos_tf import fetch_weights
+
+        path = fetch_weights(str(path))
+    return Path(path)
 
 
 def load_detector(path: str | Path) -> keras.Model:
@@ -62,8 +67,8 @@ def load_detector(path: str | Path) -> keras.Model:
     return model
 
 
-def _check_class(path: Path) -> None:
-    """Refuses a file of another class than a registered model: Keras would make anything."""
+def class_in(path: Path) -> type:
+    """The model class of a file; refuses one not of this package: Keras would make anything."""
     with zipfile.ZipFile(path) as archive:
         if archive.getinfo("config.json").file_size > MAX_JSON_BYTES:
             raise ValueError(f"{path}: expected a config of at most {MAX_JSON_BYTES} bytes")
@@ -77,6 +82,7 @@ def _check_class(path: Path) -> None:
         raise ValueError(f"{path}: expected a model of this package, got {text}") from error
     if not hasattr(kind, "forward_losses"):
         raise ValueError(f"{path}: expected a model of this package, got a {name}")
+    return kind
 
 
 def check_whole(path: str | Path) -> None:

@@ -203,7 +203,7 @@ def test_padding_of_a_fixed_canvas():
 
 def test_training_batches_have_what_training_needs():
     assert set(batches(numbered(4)).element_spec[1]) == {
-        "boxes", "labels", "image_sizes", "original_sizes", "image_ids"
+        "boxes", "labels", "image_sizes", "original_sizes", "image_ids", "ignored_labels"
     }  # fmt: skip
 
 

@@ -1,0 +1,162 @@
+"""The image classifier: labels from boxes, loss, pooling, files, metrics, training, export."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import fcos_tf
+from fcos_tf import build
+from fcos_tf.cli.train import train
+from fcos_tf.config import Config
+from fcos_tf.evaluation import evaluate
+from fcos_tf.models.classifier import ImageClassifier, image_labels, mean_of_valid
+from fcos_tf.models.fcos import FCOS
+
+SMALL = {"backbone": "simple_cnn", "image_size": "64x64"}
+LABELS = np.int32([[2, 0, 2], [1, -1, -1], [-1, -1, -1]])
+IGNORED = np.int32([[0, 1], [-1, -1], [2, 2]])
+# VOC's labels: 1 in the image, 0 only difficult ones, -1 not.
+MARKS = [[1, 0, 1], [-1, 1, -1], [-1, -1, 0]]
+
+
+def marks_of(targets, count=3):
+    positive, known = (np.asarray(x) for x in image_labels(targets, count))
+    return np.where(known, np.where(positive, 1, -1), 0).tolist()
+
+
+def test_labels_by_hand():
+    assert marks_of({"labels": LABELS, "ignored_labels": IGNORED}) == MARKS
+    assert marks_of({"labels": LABELS, "ignored_labels": IGNORED[:, :0]}) == [
+        [1, -1, 1], [-1, 1, -1], [-1, -1, -1]
+    ]  # fmt: skip
+    assert marks_of({"labels": LABELS}) == marks_of(
+        {"labels": np.pad(LABELS, [[0, 0], [0, 2]], constant_values=-1)}
+    )
+
+
+def test_loss_by_hand_and_in_parts():
+    model = ImageClassifier(3, **SMALL)
+    logits = np.float32([[0, 9, 0], [0, 0, 0], [0, 0, 9]])
+    targets = {"labels": LABELS, "ignored_labels": IGNORED}
+    # Seven known pairs, all of logit 0, each ln 2; the nines are left out.
+    loss = model.compute_losses(logits, targets, (64, 64))["classification_loss"]
+    assert float(loss) == pytest.approx(np.log(2))
+    totals = model.compute_totals(targets, (64, 64))
+    assert float(totals) == 7
+    parts = [
+        model.compute_losses(
+            logits[i : i + 1], {k: v[i : i + 1] for k, v in targets.items()}, (64, 64), totals
+        )["classification_loss"]
+        for i in range(3)
+    ]
+    assert sum(map(float, parts)) == pytest.approx(np.log(2))
+    nothing = {"labels": np.full([1, 1], -1), "ignored_labels": np.int32([[0, 1, 2]])}
+    assert float(model.compute_losses(logits[:1], nothing, (64, 64))["classification_loss"]) == 0
+
+
+def test_the_mean_of_the_valid_part_by_hand():
+    x = np.arange(4, dtype="float32").reshape(1, 2, 2, 1)  # 0 1 / 2 3
+    assert float(mean_of_valid(x, (64, 64))[0, 0]) == 1.5
+    # 48 of 64 rows and 32 of 64 columns: cells 0 and 2 with shares 1 and 1/2.
+    assert float(mean_of_valid(x, (64, 64), np.float32([[48, 32]]))[0, 0]) == pytest.approx(2 / 3)
+    # 40 rows without padding: the second row of cells has a quarter.
+    assert float(mean_of_valid(x, (40, 64))[0, 0]) == pytest.approx((0.5 + 2.5 / 4) / 1.25)
+
+
+def test_padding_changes_little_and_single_is_batch():
+    model = ImageClassifier(3, **SMALL)
+    images = np.random.default_rng(0).integers(0, 256, [2, 96, 128, 3]).astype("uint8")
+    sizes = np.float32([[96, 128], [64, 96]])
+    together = np.asarray(model.classify(images, sizes))
+    for i in range(2):
+        alone = np.asarray(model.classify(images[i : i + 1], sizes[i : i + 1]))
+        np.testing.assert_allclose(together[i : i + 1], alone, atol=1e-6)
+    other = images.copy()
+    other[1, 64:], other[1, :, 96:] = 0, 255
+    np.testing.assert_allclose(np.asarray(model.classify(other, sizes)), together, atol=1e-6)
+    predicted = model.predict({"images": images, "image_sizes": sizes}, verbose=0)
+    np.testing.assert_allclose(predicted, together, atol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(ops.sigmoid(model.class_logits(model.features(images)))),
+        np.asarray(model.classify(images)),
+        atol=1e-6,
+    )
+
+
+def test_files_classes_and_mixed_precision(tmp_path):
+    model = ImageClassifier(class_names=("rod", "ring"), category_ids=(3, 9), **SMALL)
+    images = np.random.default_rng(1).integers(0, 256, [1, 64, 64, 3]).astype("uint8")
+    file = tmp_path / "model.keras"
+    model.save(file)
+    loaded = fcos_tf.load_model(file)
+    assert type(loaded) is fcos_tf.ImageClassifier
+    assert loaded.get_config() == model.get_config()
+    np.testing.assert_array_equal(loaded.classify(images), model.classify(images))
+    other = loaded.with_classes(("ring", "rod", "cup"))
+    assert other.classify(images).shape == (1, 3)
+    np.testing.assert_array_equal(other.features(images), model.features(images))
+    half = model.with_classes(model.class_names, dtype="mixed_bfloat16")
+    assert half(images).dtype == "float32"
+    np.testing.assert_allclose(half.classify(images), model.classify(images), atol=0.02)
+    (found,) = fcos_tf.detecting.classify(file, images[0])
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    rod, ring = model.predict(images, verbose=0)[0]
+    assert found == pytest.approx({"rod": float(rod), "ring": float(ring)}, abs=1e-6)
+    with pytest.raises(ValueError, match="backbone_weights in a config: expected none"):
+        ImageClassifier.from_config({**model.get_config(), "backbone_weights": "imagenet"})
+
+
+def test_a_backbone_goes_to_a_detector_and_back(tmp_path):
+    given = {"class_names": ("rod", "ring"), "mean": (1, 2, 3), "norm_epsilon": 1e-3, **SMALL}
+    classifier = ImageClassifier(**given)
+    for weight in classifier.backbone.weights:
+        weight.assign(weight + 0.25)
+    detector = FCOS(**given, fpn_channels=32, head_convs=1)
+    for source, kind, others in (
+        (classifier, "fcos", {"fpn_channels": 32, "head_convs": 1}),
+        (detector, "classifier", {}),
+    ):
+        file = str(tmp_path / f"{kind}.keras")
+        source.save(file)
+        config = Config(model=kind, initial_weights=file, frozen_stages=0, **others)
+        model = build.make_model(config, ("a", "b", "c"))
+        assert type(model) is build.MODELS[kind] and model.num_classes == 3
+        assert model.mean == (1, 2, 3) and model.get_config()["backbone"] == "simple_cnn"
+        # The default with weights; it has no influence on the values.
+        assert model.get_config()["backbone_norm"] == "frozen"
+        for ours, theirs in zip(model.backbone.weights, source.backbone.weights, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, err_msg=ours.path)
+        changed = Config(model=kind, initial_weights=file, backbone="resnet18", **others)
+        with pytest.warns(UserWarning, match=r"\.keras; of no effect: --backbone=resnet18$"):
+            build.make_model(changed, ("a",))
+    with pytest.raises(ValueError, match="--fpn_levels: not an option of --model=classifier"):
+        build.make_model(Config(model="classifier", initial_weights=file, fpn_levels=3), ("a",))
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    options = {
+        "model": "classifier", "backbone": "simple_cnn", "dataset": "digits", "overfit": 8,
+        "image_size": "64x64", "batch_size": 8, "schedule": "constant", "warmup_steps": 0,
+        "optimizer": "adamw", "learning_rate": 0.01, "eval_every": 20, "accumulation_steps": 1,
+    }  # fmt: skip
+    metrics = train(Config(**options, steps=40, model_dir=str(folder)), report=lambda line: None)
+    return folder, metrics
+
+
+def test_it_learns_a_few_images_and_keeps_the_best(run_folder):
+    folder, metrics = run_folder
+    assert metrics["mAP_all"] > 0.9 and metrics["mAP_11"] > 0.9
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    evaluations = [line for line in lines if line["kind"] == "val"]
+    assert [line["step"] for line in evaluations] == [20, 40]
+    best = json.loads((folder / "best.json").read_text())
+    assert best["value"] == max(line["mAP_all"] for line in evaluations)
+    model = keras.models.load_model(folder / "model.keras", compile=False)
+    data = fcos_tf.data.load("digits", split="train", batch_size=3, image_size=(64, 64), limit=8)
+    assert evaluate(model, data)["mAP_all"] == pytest.approx(metrics["mAP_all"])
+    assert not (folder / "detections.png").exists()
