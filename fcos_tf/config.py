@@ -230,6 +230,9 @@ class TrainingOptions(Options):
     """Training step and learning rate schedule."""
 
     title = "Training"
+    probe: bool = option(False, "classifier: fit the class logits alone, to features of the "
+        "training images that are computed once; the weight decay is chosen on a held-out part. "
+        "Other options of training are not used.")
     accumulation_steps: int = option(1, "Number of parts of each device's share of a batch: less "
         "memory, the same step (except for batch norms that learn, which see one part at a time).",
         least=1, harmless=True, also=("accumulate", "gradient_accumulation_steps", "accum_iter"))

@@ -114,7 +114,7 @@ def evaluate(
     from fcos_tf.evaluation.tta import parse_tta
     from fcos_tf.models.detector import detectable
     from fcos_tf.models.input_checks import check_class_names
-    from fcos_tf.models.weights import load_model
+    from fcos_tf.models.weights import load_detector
     from fcos_tf.training import checkpoints, run
     from fcos_tf.training.strategy import make_strategy
 
@@ -122,11 +122,8 @@ def evaluate(
     path = run.find_weights(config.model_dir, weights)
     # The devices of this host share the batches of an evaluation; other hosts do not take part.
     with make_strategy(**options_for(config, make_strategy, one_host=True)).scope():
-        model = load_model(path)
+        model = load_detector(path, or_classifier=True)
     classifies = hasattr(model, "classify")
-    if not classifies and not hasattr(model, "detect"):
-        kind = type(model).__name__
-        raise ValueError(f"expected a detector or classifier, got a {kind} in {path}")
     if classifies and isinstance(given, command_line.Given):
         command_line.refuse_unused(given, f"the classifier {path}", ["metrics", "tta"])
     for name, value in build.given_thresholds(config, given, model, path).items():
@@ -156,7 +153,7 @@ def evaluate(
         progress = lambda done: bar.update(done - bar.n)  # noqa: E731
         if classifies:
             found = evaluation.run_classifier(model, dataset, progress=progress)
-            scores = evaluation.classification_evaluation(*found[1:])
+            scores = evaluation.classification_evaluation(*found[1:4])
         else:
             options = {"detect": detect, "progress": progress}
             records = evaluation.run_detector(model, dataset, flip=flip, views=views, **options)

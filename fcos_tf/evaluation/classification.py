@@ -26,12 +26,14 @@ class ClassifiedImages(NamedTuple):
         probabilities: float32 [N, C].
         labels: int8 [N, C], VOC's: 1 in the image, -1 not, 0 left out.
         class_names: of the C classes.
+        features: float32 [N, F], if asked for.
     """
 
     image_ids: np.ndarray
     probabilities: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+    features: np.ndarray | None = None
 
 
 def classification_evaluation(
@@ -94,8 +96,8 @@ def run_classifier(
     Args:
         model: an `ImageClassifier`.
         dataset: finite batches of `(images, targets)`, as `fcos_tf.data.load` gives them.
-        classify: result of `detecting.compile_classify(model)`, to trace a model only once; it may
-            give other columns than `probabilities`.
+        classify: result of `detecting.compile_classify(model)`, to trace a model only once, or to
+            get its features as well.
         progress: called after every batch with the number of images done.
 
     Raises:
@@ -114,14 +116,16 @@ def run_classifier(
     for images, targets in dataset:
         image_ids = np.asarray(targets["image_ids"])
         rows = image_ids >= 0
-        found = np.asarray(classify(images, targets["image_sizes"])["probabilities"])
+        found = classify(images, targets["image_sizes"])
+        found = [np.asarray(found[key]) for key in ("probabilities", "features") if key in found]
         positive, known = (np.asarray(x) for x in image_labels(targets, model.num_classes))
         labels = np.where(known, np.where(positive, 1, -1), 0).astype(np.int8)
-        parts.append((image_ids[rows], found[rows], labels[rows]))
+        parts.append([column[rows] for column in (image_ids, labels, *found)])
         done += int(rows.sum())
         if progress is not None:
             progress(done)
     if not done:
         raise ValueError("the data set has no image to evaluate on")
     names = names or tuple(map(str, range(model.num_classes)))
-    return ClassifiedImages(*map(np.concatenate, zip(*parts, strict=True)), tuple(names))
+    image_ids, labels, probabilities, *features = map(np.concatenate, zip(*parts, strict=True))
+    return ClassifiedImages(image_ids, probabilities, labels, tuple(names), *features)

@@ -84,7 +84,7 @@ def evaluate(
             )
         if hasattr(model, "classify"):
             run = run_classifier(model, dataset, classify=detect, progress=progress)
-            return classification_evaluation(*run[1:]).metrics
+            return classification_evaluation(*run[1:4]).metrics
         losses = model.evaluate(dataset, return_dict=True, verbose=0)
         return {name: float(value) for name, value in losses.items()}
     _check_metrics(metrics)  # before the long run

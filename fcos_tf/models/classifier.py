@@ -43,6 +43,7 @@ class ImageClassifier(BackboneModel):
         "classification_loss": "binary cross-entropy, mean over images and classes"
     }
     raw_outputs: Mapping[str, str] = {"class_logits": "[B, C]"}
+    chosen_outputs = ()
     best_metrics: Mapping[str, str] = dict.fromkeys(("mAP_all", "mAP_11"), "max")
     class_layers = ("class_logits",)
     thresholds = ()
@@ -64,8 +65,8 @@ class ImageClassifier(BackboneModel):
         super().build(input_shape)
 
     def call(self, inputs, training=False):
-        """Class logits [B, C] float32, from images or a dict with `images` and `image_sizes`."""
-        return self.class_logits(self.features(inputs, training=training))
+        """`class_logits` [B, C] float32, from images or a dict with `images`, `image_sizes`."""
+        return {"class_logits": self.class_logits(self.features(inputs, training=training))}
 
     def features(self, inputs, *, training: bool = False):
         """The mean of the backbone's last map over the valid part of each image.
@@ -93,7 +94,7 @@ class ImageClassifier(BackboneModel):
         inputs = images if isinstance(images, dict) else {"images": images}
         if image_sizes is not None:
             inputs = {**inputs, "image_sizes": image_sizes}
-        return ops.sigmoid(self(inputs, training=False))
+        return ops.sigmoid(self(inputs, training=False)["class_logits"])
 
     def predict_outputs(self, inputs, *, jit_compile=False):
         """Class probabilities [B, C]."""
@@ -104,7 +105,8 @@ class ImageClassifier(BackboneModel):
         positive, known = image_labels(targets, self.num_classes)
         if totals is None:
             totals = sum_over_replicas(self.compute_totals(targets, image_size))
-        losses = binary_cross_entropy(predictions, ops.cast(positive, "float32"))
+        logits = predictions["class_logits"]
+        losses = binary_cross_entropy(logits, ops.cast(positive, "float32"))
         # Several images may leave no pair.
         loss = ops.sum(ops.where(known, losses, 0.0)) / ops.maximum(totals, 1.0)
         return {"classification_loss": loss}

@@ -54,16 +54,17 @@ def weights_file(path: str | Path) -> Path:
     return Path(path)
 
 
-def load_detector(path: str | Path) -> keras.Model:
-    """`load_model`, where a model without detections is of no use.
+def load_detector(path: str | Path, *, or_classifier: bool = False) -> keras.Model:
+    """`load_model`, where a model without detections is of no use, or one without either.
 
     Raises:
         ValueError: The file holds another model, or see `load_model`.
         FileNotFoundError: No such file.
     """
     model = load_model(path)
-    if not hasattr(model, "detect"):
-        raise ValueError(f"expected a detector, got a {type(model).__name__} in {path}")
+    if not (hasattr(model, "detect") or (or_classifier and hasattr(model, "classify"))):
+        wanted = "a detector or classifier" if or_classifier else "a detector"
+        raise ValueError(f"expected {wanted}, got a {type(model).__name__} in {path}")
     return model
 
 

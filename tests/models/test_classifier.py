@@ -5,10 +5,14 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 import fcos_tf
 from fcos_tf import build
+from fcos_tf.cli import detect as cli_detect
+from fcos_tf.cli import evaluate as cli_evaluate
+from fcos_tf.cli import export as cli_export
 from fcos_tf.cli.train import train
 from fcos_tf.config import Config
 from fcos_tf.evaluation import evaluate
@@ -42,19 +46,19 @@ def test_loss_by_hand_and_in_parts():
     logits = np.float32([[0, 9, 0], [0, 0, 0], [0, 0, 9]])
     targets = {"labels": LABELS, "ignored_labels": IGNORED}
     # Seven known pairs, all of logit 0, each ln 2; the nines are left out.
-    loss = model.compute_losses(logits, targets, (64, 64))["classification_loss"]
+    loss = model.compute_losses({"class_logits": logits}, targets, (64, 64))["classification_loss"]
     assert float(loss) == pytest.approx(np.log(2))
     totals = model.compute_totals(targets, (64, 64))
     assert float(totals) == 7
-    parts = [
-        model.compute_losses(
-            logits[i : i + 1], {k: v[i : i + 1] for k, v in targets.items()}, (64, 64), totals
-        )["classification_loss"]
-        for i in range(3)
-    ]
-    assert sum(map(float, parts)) == pytest.approx(np.log(2))
+    whole = 0.0
+    for i in range(3):
+        one = {name: values[i : i + 1] for name, values in targets.items()}
+        part = model.compute_losses({"class_logits": logits[i : i + 1]}, one, (64, 64), totals)
+        whole += float(part["classification_loss"])
+    assert whole == pytest.approx(np.log(2))
     nothing = {"labels": np.full([1, 1], -1), "ignored_labels": np.int32([[0, 1, 2]])}
-    assert float(model.compute_losses(logits[:1], nothing, (64, 64))["classification_loss"]) == 0
+    loss = model.compute_losses({"class_logits": logits[:1]}, nothing, (64, 64))
+    assert float(loss["classification_loss"]) == 0
 
 
 def test_the_mean_of_the_valid_part_by_hand():
@@ -99,7 +103,7 @@ def test_files_classes_and_mixed_precision(tmp_path):
     assert other.classify(images).shape == (1, 3)
     np.testing.assert_array_equal(other.features(images), model.features(images))
     half = model.with_classes(model.class_names, dtype="mixed_bfloat16")
-    assert half(images).dtype == "float32"
+    assert half(images)["class_logits"].dtype == "float32"
     np.testing.assert_allclose(half.classify(images), model.classify(images), atol=0.02)
     (found,) = fcos_tf.detecting.classify(file, images[0])
     assert list(found.values()) == sorted(found.values(), reverse=True)
@@ -160,3 +164,65 @@ def test_it_learns_a_few_images_and_keeps_the_best(run_folder):
     data = fcos_tf.data.load("digits", split="train", batch_size=3, image_size=(64, 64), limit=8)
     assert evaluate(model, data)["mAP_all"] == pytest.approx(metrics["mAP_all"])
     assert not (folder / "detections.png").exists()
+
+
+def tool(main, capsys, *flags):
+    with pytest.raises(SystemExit) as ended:
+        main(["tool.py", *flags])
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out, printed.err
+
+
+def test_the_tools_take_it(run_folder, tmp_path, capsys):
+    folder, metrics = run_folder
+    data = ["--dataset=digits", "--overfit=8", "--batch_size=3"]
+    code, text, error = tool(
+        cli_evaluate.main, capsys, f"--flagfile={folder / 'config.cfg'}", "--batch_size=3",
+        f"--output_dir={tmp_path}", f"--model_dir={folder}",
+    )  # fmt: skip
+    assert code == 0, error
+    assert f"mAP_all = {metrics['mAP_all']:.4g}" in text and "AP_11" in text
+    found = json.loads((tmp_path / "probabilities.json").read_text())
+    assert np.shape(found["probabilities"]) == (8, 10) and len(found["image_ids"]) == 8
+    assert (tmp_path / "per_class.json").exists()
+    weights = f"--weights={folder / 'model.keras'}"
+    code, _, error = tool(cli_evaluate.main, capsys, *data, weights, "--metrics=voc07")
+    assert code == 1 and "--metrics: not used with the classifier" in error
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    keras.utils.save_img(str(photos / "a.png"), np.full([40, 60, 3], 200.0), scale=False)
+    (photos / "b.png").write_bytes(b"no image")
+    code, text, error = tool(cli_detect.main, capsys, str(photos), weights)
+    (line,) = text.splitlines()
+    shown = line.split("a.png: ")[1].split(", ")
+    assert code == 0 and len(shown) == 5 and "unreadable (1)" in error
+    probabilities = [float(each.split()[-1]) for each in shown]
+    assert probabilities == sorted(probabilities, reverse=True)
+    code, _, error = tool(cli_detect.main, capsys, str(photos), weights, f"--output_dir={tmp_path}")
+    assert code == 1 and "--output_dir: not used with the classifier" in error
+
+
+def test_an_export_gives_probabilities_from_bytes(run_folder, tmp_path, capsys):
+    folder, _ = run_folder
+    weights, output = f"--weights={folder / 'model.keras'}", tmp_path / "export" / "1"
+    code, _, error = tool(cli_export.main, capsys, weights, f"--output_dir={output}")
+    assert code == 0, error
+    serve = tf.saved_model.load(str(output)).signatures
+    assert set(serve) == {"serving_default", "prepare_image", "raw_outputs"}
+    pixels = np.random.default_rng(2).integers(0, 256, [50, 90, 3]).astype("uint8")
+    data = tf.io.encode_png(pixels).numpy()
+    served = serve["serving_default"](image_bytes=tf.constant([data, data]))["probabilities"]
+    model = fcos_tf.load_model(folder / "model.keras")
+    (found,) = fcos_tf.detecting.classify(model, data)
+    for row in served.numpy():
+        expected = dict(zip(model.class_names, row.tolist(), strict=True))
+        assert expected == pytest.approx(found, abs=1e-5)
+    description = json.loads((output / "assets" / "description.json").read_text())
+    outputs = description["signatures"]["serving_default"]["outputs"]
+    assert list(outputs) == ["probabilities"]
+    assert description["class_names"] == list(model.class_names)
+    with pytest.raises(ValueError, match=r"expected signatures .* detect_images, got"):
+        fcos_tf.detecting.open_model(output)
+    code, _, error = tool(cli_export.main, capsys, weights, f"--litert={tmp_path / 'a.tflite'}")
+    assert code == 1 and "expected a detector, got a ImageClassifier" in error
