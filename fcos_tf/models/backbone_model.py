@@ -30,9 +30,15 @@ class BackboneModel(ImageModel):
         std: likewise.
         **kwargs: of `ImageModel`, or of the next base class.
 
+    Attributes:
+        last_conv: whether the backbone has the convolution before its classifier, see
+            `build_backbone`.
+
     Raises:
         ValueError: names the argument that is out of its range.
     """
+
+    last_conv = False
 
     def __init__(
         self,
@@ -74,7 +80,12 @@ class BackboneModel(ImageModel):
         # Without backbone weights, which a saved model does not need.
         self._architecture = {**shared, "backbone": backbone, "backbone_norm": preset.norm}
         self.backbone = build_backbone(
-            backbone, weights=backbone_weights, norm=preset.norm, dtype=self.dtype_policy, **shared
+            backbone,
+            weights=backbone_weights,
+            norm=preset.norm,
+            last_conv=self.last_conv,
+            dtype=self.dtype_policy,
+            **shared,
         )
 
     @classmethod

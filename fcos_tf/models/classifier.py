@@ -1,6 +1,6 @@
 """Multi-label image classification: which classes an image holds, from the boxes of detection data.
 
-    images -> preprocess -> backbone C5 -> mean over the image -> F features -> C class logits
+    images -> preprocess -> backbone's last map -> mean over the image -> F features -> C logits
 
 Shape shorthand: B images of H x W pixels, F features, M and K padded objects, C classes.
 """
@@ -14,7 +14,7 @@ from fcos_tf.models.backbone_model import BackboneModel
 from fcos_tf.models.image_model import spatial_size, sum_over_replicas, unpack_inputs
 from fcos_tf.ops.losses import binary_cross_entropy
 
-LAST_MAP, LAST_STRIDE = "c5", 32
+LAST_STRIDE = 32
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
@@ -48,6 +48,7 @@ class ImageClassifier(BackboneModel):
     class_layers = ("class_logits",)
     thresholds = ()
     learns_boxes = True
+    last_conv = True
 
     def __init__(self, num_classes: int | None = None, **kwargs):
         super().__init__(num_classes, **kwargs)
@@ -61,7 +62,7 @@ class ImageClassifier(BackboneModel):
         """Creates all variables, for any image size."""
         if self.built:
             return
-        self.class_logits.build((None, self.backbone.output[LAST_MAP].shape[-1]))
+        self.class_logits.build((None, self.backbone.output[self._last_map()].shape[-1]))
         super().build(input_shape)
 
     def call(self, inputs, training=False):
@@ -79,8 +80,11 @@ class ImageClassifier(BackboneModel):
             [B, F] float32.
         """
         images, image_sizes = unpack_inputs(inputs)
-        x = self.backbone(self.preprocess(images, image_sizes), training=training)[LAST_MAP]
-        return mean_of_valid(x, spatial_size(images), image_sizes)
+        maps = self.backbone(self.preprocess(images, image_sizes), training=training)
+        return mean_of_valid(maps[self._last_map()], spatial_size(images), image_sizes)
+
+    def _last_map(self) -> str:
+        return "last" if "last" in self.backbone.output else "c5"
 
     def classify(self, images, image_sizes=None, *, jit_compile: bool = False):
         """Class probabilities [B, C] float32 of a batch; may be traced into a graph.

@@ -35,7 +35,6 @@ def load_model(path: str | Path) -> keras.Model:
         >>> model = fcos_tf.load_model("runs/demo/model.keras")
     """
     path = weights_file(path)
-    check_whole(path)
     class_in(path)
     try:
         model = keras.models.load_model(path, compile=False)
@@ -69,7 +68,13 @@ def load_detector(path: str | Path, *, or_classifier: bool = False) -> keras.Mod
 
 
 def class_in(path: Path) -> type:
-    """The model class of a file; refuses one not of this package: Keras would make anything."""
+    """The model class of a file; refuses one not of this package: Keras would make anything.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It is corrupt or holds no model of this package.
+    """
+    check_whole(path)
     with zipfile.ZipFile(path) as archive:
         if archive.getinfo("config.json").file_size > MAX_JSON_BYTES:
             raise ValueError(f"{path}: expected a config of at most {MAX_JSON_BYTES} bytes")

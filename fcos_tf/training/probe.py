@@ -151,7 +151,7 @@ def fit_logistic(
         begin = np.concatenate([start.kernel.ravel(), start.bias + centre @ start.kernel])
     options = {"maxfun": most_passes, "maxiter": most_passes, "maxcor": 20, "ftol": 1e-13}
     found = minimize(
-        loss_and_gradient, begin, jac=True, method="L-BFGS-B", options={**options, "gtol": 1e-7}
+        loss_and_gradient, begin, jac=True, method="L-BFGS-B", options={**options, "gtol": 1e-8}
     )
     kernel, bias = found.x[: -shape[1]].reshape(shape), found.x[-shape[1] :]
     return LinearFit(kernel, bias - centre @ kernel, int(found.nfev))

@@ -140,6 +140,25 @@ def test_a_backbone_goes_to_a_detector_and_back(tmp_path):
         build.make_model(Config(model="classifier", initial_weights=file, fpn_levels=3), ("a",))
 
 
+def test_the_convolution_before_the_classifier(tmp_path):
+    classifier = ImageClassifier(2, backbone="mobilenet_v2")
+    classifier.backbone.get_layer("last_norm").beta.assign(np.arange(1280) % 8.0)
+    images = np.zeros([1, 64, 64, 3], "uint8")
+    features = np.asarray(classifier.features(images))
+    # After a ReLU of at most 6.
+    assert features.shape == (1, 1280) and features.min() >= 0 and features.max() <= 6
+    file = str(tmp_path / "classifier.keras")
+    classifier.save(file)
+    options = {"backbone": "mobilenet_v2", "backbone_weights": file}
+    copy = ImageClassifier(3, **options)
+    np.testing.assert_allclose(copy.features(images), features, atol=1e-5)
+    detector = FCOS(2, fpn_channels=32, head_convs=0, **options)
+    assert "last" not in detector.backbone.output
+    detector.backbone.save(file)
+    with pytest.warns(UserWarning, match="has no last_conv; it stays random"):
+        ImageClassifier(2, **options)
+
+
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
