@@ -71,9 +71,8 @@ def fit_probe(
             images to choose by.
 
     Example:
-        >>> train = fcos_tf.data.load("voc", data_dir=folder, split="train", batch_size=16)
-        >>> model = fcos_tf.ImageClassifier(class_names=train.class_names, backbone="mobilenet_v2")
-        >>> fit_probe(model, train)["weight_decay"]
+        >>> model = ImageClassifier(class_names=val.class_names, backbone="simple_cnn")
+        >>> found = fit_probe(model, val)  # of the training split, rather
     """
     extract = compile_classify(model, features=True)
     found = run_classifier(model, dataset, classify=extract, progress=progress)

@@ -51,7 +51,7 @@ def test_it_is_end_to_end_training_of_the_frozen_model():
     assert len(model.trainable_weights) == 2  # of the class logits
     model.class_logits.set_weights([0 * weight for weight in model.class_logits.get_weights()])
     sgd = optimizers.SGD(1 / steepest, momentum=0.9, weight_decay=weight_decay)
-    model.compile(optimizer=sgd)
+    model.compile(optimizer=sgd, jit_compile=False)
     for _ in range(400):
         model.train_on_batch(images, {k: np.asarray(v) for k, v in targets.items()})
     found = model.predict({"images": images, "image_sizes": sizes}, verbose=0)
