@@ -16,6 +16,8 @@ from fcos_tf.cli import export as cli_export
 from fcos_tf.cli.train import train
 from fcos_tf.config import Config
 from fcos_tf.evaluation import evaluate
+from fcos_tf.layers import backbones
+from fcos_tf.layers.backbones import build_backbone
 from fcos_tf.models.classifier import ImageClassifier, image_labels, mean_of_valid
 from fcos_tf.models.fcos import FCOS
 
@@ -149,14 +151,13 @@ def test_the_convolution_before_the_classifier(tmp_path):
     assert features.shape == (1, 1280) and features.min() >= 0 and features.max() <= 6
     file = str(tmp_path / "classifier.keras")
     classifier.save(file)
-    options = {"backbone": "mobilenet_v2", "backbone_weights": file}
-    copy = ImageClassifier(3, **options)
-    np.testing.assert_allclose(copy.features(images), features, atol=1e-5)
-    detector = FCOS(2, fpn_channels=32, head_convs=0, **options)
-    assert "last" not in detector.backbone.output
-    detector.backbone.save(file)
+    of_a_detector = build_backbone("mobilenet_v2", weights=file)
+    assert list(of_a_detector.output) == ["c2", "c3", "c4", "c5"]
+    shared = classifier.backbone.weights[: len(of_a_detector.weights)]
+    for ours, theirs in zip(of_a_detector.weights, shared, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
     with pytest.warns(UserWarning, match="has no last_conv; it stays random"):
-        ImageClassifier(2, **options)
+        backbones._copy_layers(of_a_detector, classifier.backbone, "a.keras")
 
 
 @pytest.fixture(scope="module")

@@ -296,6 +296,9 @@ def test_mosaic_by_hand(monkeypatch):
     )
     np.testing.assert_array_equal(result["labels"][0], [0, 0, 1, 2, 3, -1, -1, -1])
     np.testing.assert_array_equal(result["ignored_labels"], [[4, -1, 5, 6]] * 4)
+    without = {**targets, "ignored_labels": targets["ignored_labels"][:, :0]}
+    _, result = augment.mosaic(tf.constant(images), without, key(0))
+    assert result["ignored_labels"].shape == (4, 0)
     np.testing.assert_array_equal(result["image_sizes"], [[6, 8]] * 4)
     np.testing.assert_array_equal(result["image_ids"], [0, 1, 2, 3])
 
