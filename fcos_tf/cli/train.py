@@ -8,7 +8,7 @@ highest --best_metric) and, at the end, model.keras, metrics.json (the last eval
 detections.png. The same command resumes from the newest checkpoint. SIGINT (Ctrl-C) or SIGTERM
 stops the run after the current step, with a checkpoint; a second signal ends it at once.
 
-With --model=classifier --probe the class logits alone are fitted, in seconds after one pass over
+With --model=classifier --probe the class logits alone are fitted, after one pass over
 the images; the folder gets config.cfg, model.keras, metrics.json and per_class.json.
 """
 
