@@ -13,6 +13,7 @@ from fcos_tf.version import __version__
 _NAMES = {
     "FCOS": "fcos_tf.models.fcos",
     "FasterRCNN": "fcos_tf.models.faster_rcnn",
+    "ImageClassifier": "fcos_tf.models.classifier",
     "detect": "fcos_tf.detecting.models",
     "fetch_weights": "fcos_tf.convert.fetching",
     "load_model": "fcos_tf.models.weights",
@@ -23,11 +24,14 @@ _MODULES = (
 )  # fmt: skip
 # They register the classes of saved models.
 _SERIALIZABLE = (
-    "fcos_tf.models.fcos", "fcos_tf.models.faster_rcnn", "fcos_tf.training.optimizers",
-    "fcos_tf.training.schedules",
+    "fcos_tf.models.fcos", "fcos_tf.models.faster_rcnn", "fcos_tf.models.classifier",
+    "fcos_tf.training.optimizers", "fcos_tf.training.schedules",
 )  # fmt: skip
 
-__all__ = ["FCOS", "FasterRCNN", "__version__", "detect", "fetch_weights", "load_model", *_MODULES]
+__all__ = [
+    "FCOS", "FasterRCNN", "ImageClassifier", "__version__", "detect", "fetch_weights", "load_model",
+    *_MODULES,
+]  # fmt: skip
 
 
 def __getattr__(name: str):

@@ -22,11 +22,13 @@ from fcos_tf.config import (
     ModelOptions,
 )
 from fcos_tf.data.formats.splits import shared_images
+from fcos_tf.models.backbone_model import BackboneModel
+from fcos_tf.models.classifier import ImageClassifier
 from fcos_tf.models.faster_rcnn import FasterRCNN
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.image_model import ImageModel
 from fcos_tf.models.train_steps import learning_norms
-from fcos_tf.models.weights import load_model
+from fcos_tf.models.weights import load_model, weights_file
 from fcos_tf.options import (
     argument_of,
     changed_options,
@@ -43,7 +45,11 @@ from fcos_tf.training.run import DetectionPictures
 from fcos_tf.training.strategy import ALONE, Share, share_of
 
 # Choices of --model. Each takes num_classes, class_names, category_ids, dtype and its own options.
-MODELS: dict[str, type[ImageModel]] = {"fcos": FCOS, "faster_rcnn": FasterRCNN}
+MODELS: dict[str, type[ImageModel]] = {
+    "fcos": FCOS,
+    "faster_rcnn": FasterRCNN,
+    "classifier": ImageClassifier,
+}
 OPTIMIZERS = {"sgd": optimizers.SGD, "adamw": optimizers.AdamW}
 
 
@@ -111,8 +117,8 @@ def check_devices(config: Config, strategy: tf.distribute.Strategy) -> None:
     replicas, num_hosts = strategy.num_replicas_in_sync, share_of(strategy).num_hosts
     if num_hosts > 1 and not model_class(config).protocols:
         raise ValueError(
-            f"--strategy={config.strategy}: expected one host for --model={config.model}, which is "
-            f"evaluated by its losses, got {num_hosts}"
+            f"--strategy={config.strategy}: expected one host for --model={config.model}, which "
+            f"several cannot evaluate, got {num_hosts}"
         )
     if config.batch_size % replicas:
         raise ValueError(
@@ -145,14 +151,14 @@ def model_class(config: Config) -> type[ImageModel]:
     if kind is None:
         raise ValueError(f"--model: expected one of {', '.join(MODELS)}, got {config.model!r}")
     foreign = changed_options(config, ModelOptions, DetectionOptions).keys() - parameters_of(kind)
-    # With initial weights the options of a model have no effect; `make_model` warns.
+    # With initial weights of this model its options have no effect; `make_model` warns.
     if foreign and not config.initial_weights:
         names = ", ".join(f"--{name}" for name in sorted(foreign))
         raise ValueError(f"{names}: not an option of --model={config.model}; leave it out")
     if not kind.protocols and changed_options(config, EvaluationOptions).get("metrics"):
         raise ValueError(
-            f"--metrics: expected none, as --model={config.model} is evaluated by its "
-            f"losses, got {','.join(config.metrics)}; leave it out"
+            f"--metrics: expected none, as --model={config.model} is evaluated by numbers of its "
+            f"own, got {','.join(config.metrics)}; leave it out"
         )
     return kind
 
@@ -169,7 +175,8 @@ def make_model(
 
     Raises:
         ValueError: `num_classes` is neither 0 nor the number of `class_names`,
-            `initial_weights` is of another `model`, or see `model_class`.
+            `initial_weights` is of another `model` with which no backbone can be shared, or see
+            `model_class`.
         FileNotFoundError: No such file.
     """
     if config.num_classes and config.num_classes != len(class_names):
@@ -182,12 +189,21 @@ def make_model(
     if not config.initial_weights:
         given |= {"num_classes": len(class_names), "class_names": tuple(class_names)}
         return kind(**options_for(config, kind, **given))
+    model = load_model(config.initial_weights)
     idle = changed_options(config, ModelOptions, DetectionOptions)
+    shared = None
+    if _share_backbone(kind, type(model)):
+        model_class(dataclasses.replace(config, initial_weights=""))
+        file = str(weights_file(config.initial_weights))
+        shared = model.backbone_settings() | {"backbone_weights": file}
+        idle = {name: text for name, text in idle.items() if name in shared}
     if idle:
         names = " ".join(f"--{name}={value}" for name, value in idle.items())
         text = f"the model is that of --initial_weights={config.initial_weights}; of no effect: "
         warnings.warn(text + names, stacklevel=2)
-    model = load_model(config.initial_weights)
+    if shared:
+        given |= {"num_classes": len(class_names), "class_names": tuple(class_names)}
+        return kind(**options_for(config, kind, **given, **shared))
     if not isinstance(model, kind):
         raise ValueError(
             f"--initial_weights: expected a file of --model={config.model}, got a "
@@ -196,6 +212,14 @@ def make_model(
     model = model.with_classes(class_names, **given)
     model.apply_exif = config.apply_exif
     return model
+
+
+def _share_backbone(kind: type[ImageModel], other: type[ImageModel]) -> bool:
+    """Whether a new model of one class begins with the backbone of another: of a classifier."""
+    both = (kind, other)
+    return all(issubclass(each, BackboneModel) for each in both) and (
+        issubclass(kind, ImageClassifier) != issubclass(other, ImageClassifier)
+    )
 
 
 def given_thresholds(

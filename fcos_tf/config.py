@@ -114,14 +114,15 @@ class StartOptions(Options):
     """Model, classes and initial weights."""
 
     title = "Start"
-    model: str = option("fcos", "The kind of model: fcos, faster_rcnn.",
+    model: str = option("fcos", "The kind of model: fcos, faster_rcnn, classifier.",
         also=("arch", "architecture"))
     num_classes: int = option(0, "Number of classes; 0 = from the data set. A number other than "
         "the data set's is an error.", least=0, also=("nc",))
-    initial_weights: str = option("", "A .keras file of a trained or converted detector, or "
+    initial_weights: str = option("", "A .keras file of a trained or converted model, or "
         "torchvision_coco or another name of published weights, downloaded once. Its own "
         "settings replace those of the next two sections; for other classes its class logits are "
-        "reinitialised. Empty = none.", also=(*WEIGHTS_WORDS[:-1], "finetune", "init_checkpoint"))
+        "reinitialised. Of a classifier a detector takes the backbone alone, and the other way "
+        "round. Empty = none.", also=(*WEIGHTS_WORDS[:-1], "finetune", "init_checkpoint"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,6 +230,9 @@ class TrainingOptions(Options):
     """Training step and learning rate schedule."""
 
     title = "Training"
+    probe: bool = option(False, "classifier: fit the class logits alone, to features of the "
+        "training images that are computed once; the weight decay is chosen on a held-out part. "
+        "Other options of training are not used.")
     accumulation_steps: int = option(1, "Number of parts of each device's share of a batch: less "
         "memory, the same step (except for batch norms that learn, which see one part at a time).",
         least=1, harmless=True, also=("accumulate", "gradient_accumulation_steps", "accum_iter"))

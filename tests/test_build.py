@@ -149,7 +149,7 @@ def test_the_model_is_chosen_by_name(monkeypatch):
     assert model.given == (2, ("a", "b"), [3, 9], "mixed_bfloat16", "resnet50", 7)
     assert build.model_class(Config()) is FCOS
     with pytest.raises(
-        ValueError, match="--model: expected one of fcos, faster_rcnn, toy, got 'x'"
+        ValueError, match="--model: expected one of fcos, faster_rcnn, classifier, toy, got 'x'"
     ):
         build.model_class(Config(model="x"))
 

@@ -20,6 +20,9 @@ Of the options of a run: --classes are the classes to keep, by name, or by categ
 without names; --score_threshold is that of the pictures only (default 0.5); --batch_size is by
 default 1, because padding images of different sizes to a common one changes their scores a little;
 --image_size replaces the size of the model, or is needed where the --weights file has none.
+
+Of a classifier, the classes of each image are printed with their probabilities: those of
+--score_threshold and more, else the five most probable; no files are written.
 """
 
 import dataclasses
@@ -32,13 +35,15 @@ from tqdm import tqdm
 from fcos_tf.cli import command_line
 from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config
 from fcos_tf.options import Options, fields_of, option
-from fcos_tf.tensorflow_words import load_tensorflow
+from fcos_tf.tensorflow_words import escaped, load_tensorflow
 
 # Choices of the model -> options that it does not use.
 _UNUSED = {
     "weights": {"description"}, "model_dir": {"description"},
     "saved_model": {"description", "image_size"}, "server": {"image_size"},
 }  # fmt: skip
+_NOT_OF_A_CLASSIFIER = ("output_dir", "show", "max_frames", "classes", "batch_size")
+_MOST_CLASSES = 5
 _OF_A_RUN = ("batch_size", "score_threshold", "apply_exif")
 
 
@@ -96,6 +101,7 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
         from fcos_tf.detecting.models import open_model
         from fcos_tf.detecting.served import ServedModel
         from fcos_tf.detecting.videos import Window
+        from fcos_tf.models.weights import class_in, weights_file
         from fcos_tf.training.run import find_weights
 
         if kind == "saved_model":
@@ -104,6 +110,10 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
             model = ServedModel(options.server, options.description)
         else:
             model = find_weights(config.model_dir, options.weights if kind == "weights" else None)
+            if hasattr(class_in(weights_file(model)), "classify"):
+                mode = f"the classifier {model}"
+                command_line.refuse_unused(given, mode, _NOT_OF_A_CLASSIFIER)
+                return _classify(weights_file(model), inputs, config, given)
         window = Window() if options.show else None
         image_size = config.image_size if "image_size" in given - _UNUSED[kind] else None
         run = FolderRun(
@@ -119,6 +129,35 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
     if run.faults:
         title = f"unreadable, not to the end, or not drawn ({len(run.faults)}):"
         print(title, *run.faults, sep="\n", file=sys.stderr)
+
+
+def _classify(path: Path, inputs, config: Config, given: command_line.Given) -> None:
+    """Prints the classes of images; names those that cannot be read."""
+    from fcos_tf.data.images import ImageError
+    from fcos_tf.detecting.classifying import classify
+    from fcos_tf.detecting.files import IMAGE
+    from fcos_tf.models.weights import load_model
+
+    if others := [str(each.path) for each in inputs if each.kind != IMAGE]:
+        raise ValueError(f"input: expected images for the classifier {path}, got {others[0]}")
+    options = {
+        name: getattr(config, name) for name in ("image_size", "apply_exif") if name in given
+    }
+    least = config.score_threshold if "score_threshold" in given else None
+    model, faults = load_model(path), []
+    for each in inputs:
+        try:
+            (found,) = classify(model, str(each.path), **options)
+        except ImageError as error:
+            faults.append(str(error))
+            continue
+        rows = [f"{name} {value:.3f}" for name, value in found.items() if value >= (least or 0)]
+        rows = rows[: _MOST_CLASSES if least is None else None]
+        print(escaped(f"{each.path}: {', '.join(rows) or 'nothing'}"), flush=True)
+    if len(faults) == len(inputs):
+        raise OSError(f"none of {len(inputs)} images can be read; the first: {faults[0]}")
+    if faults:
+        print(f"unreadable ({len(faults)}):", *faults, sep="\n", file=sys.stderr)
 
 
 def _free_folder(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Evaluates a trained detector, or scores COCO result files.
+"""Evaluates a trained detector or classifier, or scores COCO result files.
 
     python tools/evaluate.py --flagfile=digits.cfg --model_dir=runs/digits
     python tools/evaluate.py --flagfile=digits.cfg --weights=model.keras --output_dir=results
@@ -9,7 +9,8 @@ The flags select the data. The model keeps the settings of its file, except for 
 "Detections"; images are resized to the model's size unless --image_size is given. Prints --metrics
 over all classes and per class, and writes them to metrics.json and per_class.json, beside
 detections.json (COCO results with the data set's ids) and detections.png. --analyse adds
-report.html, which says which errors cost most and what to do about them.
+report.html, which says which errors cost most and what to do about them. A classifier is scored
+by the mAP of VOC's classification task, with probabilities.json instead of the last three.
 """
 
 import dataclasses
@@ -126,6 +127,7 @@ def evaluate(
     from fcos_tf.detecting.files import DETECTIONS_FILE
     from fcos_tf.evaluation.tta import parse_tta
     from fcos_tf.models.detector import detectable
+    from fcos_tf.models.input_checks import check_class_names
     from fcos_tf.models.weights import load_detector
     from fcos_tf.training import checkpoints, run
     from fcos_tf.training.strategy import make_strategy
@@ -134,7 +136,11 @@ def evaluate(
     path = run.find_weights(config.model_dir, weights)
     # The devices of this host share the batches of an evaluation; other hosts do not take part.
     with make_strategy(**options_for(config, make_strategy, one_host=True)).scope():
-        model = load_detector(path)
+        model = load_detector(path, or_classifier=True)
+    classifies = hasattr(model, "classify")
+    if classifies and isinstance(given, command_line.Given):
+        unused = ["metrics", "tta", "analyse"]
+        command_line.refuse_unused(given, f"the classifier {path}", unused)
     for name, value in build.given_thresholds(config, given, model, path).items():
         setattr(model, name, value)  # before anything is traced
     if size_of_model and model.image_size:
@@ -151,22 +157,33 @@ def evaluate(
             f"{len(dataset.class_names)}, as many as --dataset={config.dataset} has"
         )
     try:
-        detect = detecting.compile_detect(model, dataset.class_names)
+        check_class_names(model, dataset.class_names if classifies else None)
+        detect = None if classifies else detecting.compile_detect(model, dataset.class_names)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     views = [build.load_val_data(_view(config, size), class_names) for size in sizes]
     print(f"evaluating {path} on {dataset.num_images} images at {config.image_size}", flush=True)
     num_images = dataset.num_images * (1 + len(views))
     with tqdm(total=num_images, unit="image", disable=None) as bar:
-        options = {"detect": detect, "progress": lambda done: bar.update(done - bar.n)}
-        records = evaluation.run_detector(model, dataset, flip=flip, views=views, **options)
-    scores = evaluation.score_records(records, config.metrics)
+        progress = lambda done: bar.update(done - bar.n)  # noqa: E731
+        if classifies:
+            found = evaluation.run_classifier(model, dataset, progress=progress)
+            scores = evaluation.classification_evaluation(*found[1:4])
+        else:
+            options = {"detect": detect, "progress": progress}
+            records = evaluation.run_detector(model, dataset, flip=flip, views=views, **options)
+            scores = evaluation.score_records(records, config.metrics)
     if path.parent.name == checkpoints.FOLDER:
         step = checkpoints.step_of(path)
         scores = dataclasses.replace(scores, metrics={"step": step, **scores.metrics})
 
     folder = Path(output_dir or (path.parent if weights else config.model_dir))
     run.write_scores(folder, scores)
+    if classifies:
+        columns = {"class_names": found.class_names, "image_ids": found.image_ids.tolist()}
+        columns["probabilities"] = found.probabilities.tolist()
+        write_text(folder / run.PROBABILITIES_FILE, json.dumps(columns))
+        return scores
     write_text(folder / DETECTIONS_FILE, json.dumps(records.detections))
     run.save_pictures(folder / run.PICTURE_FILE, model, dataset, detect=detect)
     if analyse:

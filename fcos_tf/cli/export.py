@@ -1,12 +1,13 @@
-"""Exports a trained detector as files that run without this package.
+"""Exports a trained detector or classifier as files that run without this package.
 
     python tools/export.py --weights=fcos.keras --output_dir=export/fcos/1
     python tools/export.py --model_dir=runs/digits --output_dir=export/digits/1 --image_size=512x512
     python tools/export.py --weights=fcos.keras --litert=fcos.tflite --image_size=512x512
 
 Writes a SavedModel for TensorFlow Serving and tf.saved_model.load. Its signatures take image files
-or pixels and give detections in pixels of the original images. The exported model is compared with
-the source model before it is renamed into place; no version is overwritten.
+or pixels and give detections in pixels of the original images; of a classifier, they take image
+files and give class probabilities, and there is no --litert or --onnx. The exported model is
+compared with the source model before it is renamed into place; no version is overwritten.
 
 If given, --image_size and the options of "Detections" replace those of the source model.
 """
@@ -73,7 +74,7 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
     from fcos_tf.training import run
 
     path = run.find_weights(config.model_dir, options.weights)
-    model = load_detector(path)
+    model = load_detector(path, or_classifier=not (options.litert or options.onnx))
     if "apply_exif" in given:
         model.apply_exif = config.apply_exif
     image_size = config.image_size if "image_size" in given else None

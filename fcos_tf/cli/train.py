@@ -1,4 +1,4 @@
-"""Trains a detector, or resumes its training, and evaluates it.
+"""Trains a detector or classifier, or resumes its training, and evaluates it.
 
     python tools/train.py --flagfile=digits.cfg --model_dir=runs/digits
 
@@ -7,6 +7,9 @@ Writes under --model_dir: checkpoints/, tensorboard/, config.cfg (all flags of t
 highest --best_metric) and, at the end, model.keras, metrics.json (the last evaluation) and
 detections.png. The same command resumes from the newest checkpoint. SIGINT (Ctrl-C) or SIGTERM
 stops the run after the current step, with a checkpoint; a second signal ends it at once.
+
+With --model=classifier --probe the class logits alone are fitted, after one pass over
+the images; the folder gets config.cfg, model.keras, metrics.json and per_class.json.
 """
 
 import contextlib
@@ -101,7 +104,13 @@ def train(
     build.check_devices(config, strategy)
     share = strategies.share_of(strategy)
     tell = report if share.is_chief else lambda line: None
+    if config.probe and share.num_hosts > 1:
+        raise ValueError(f"--probe: expected one host, got {share.num_hosts}")
     with locked(config.model_dir) if share.is_chief else contextlib.nullcontext():
+        if config.probe:
+            from fcos_tf.cli.probe import probe
+
+            return probe(Path(config.model_dir), config, tell, strategy)
         return _train_in(Path(config.model_dir), config, tell, strategy, share)
 
 

@@ -15,6 +15,7 @@ Module names of each convolution and its batch norm:
                             .0.0, .1  expand                        .conv_pw, .bn1
                             .1.0, .1  depthwise                     .conv_dw, .bn2
                             .2, .3    project                       .conv_pwl, .bn3
+                        features.18.0, .1                       conv_head, bn2
 
 The first block of a MobileNetV2 has no expansion: its numbers are lower by one, and timm's names
 are conv_dw and conv_pw.
@@ -47,22 +48,30 @@ class Scheme(NamedTuple):
         stem: modules of the stem.
         block: stage, block and "1", "2", "3" or "shortcut" -> modules.
         ignore: patterns of tensors outside the backbone: classifiers.
+        last: modules of the convolution before the classifier, if there is one.
     """
 
     stem: tuple[str, str]
     block: Callable[[int, int, str], tuple[str, str]]
     ignore: tuple[str, ...]
+    last: tuple[str, str] | None = None
 
     def modules(self, part: str) -> tuple[str, str]:
         """The modules of "stem", "stage1_block2_3" or "stage2_block1_shortcut"."""
         if part == "stem":
             return self.stem
+        if part == "last":
+            return self.last
         stage, block, path = re.fullmatch(r"stage(\d)_block(\d+)_(\w+)", part).groups()
         return self.block(int(stage), int(block), path)
 
     def has_stem(self, tensors: Mapping[str, np.ndarray]) -> bool:
         """Whether the tensors are of this implementation, by the name of the first one."""
         return f"{self.stem[0]}.weight" in tensors
+
+    def has_last(self, tensors: Mapping[str, np.ndarray]) -> bool:
+        """Whether the convolution before the classifier is among the tensors."""
+        return self.last is not None and f"{self.last[0]}.weight" in tensors
 
 
 def load_imagenet_file(
@@ -94,7 +103,7 @@ def load_imagenet_file(
     if backbone not in CONVERTIBLE:
         raise ValueError(f"backbone must be one of {', '.join(CONVERTIBLE)}; got {backbone!r}")
     tensors = read_tensors(path, entry=entry)
-    model = build_backbone(backbone)
+    model = build_backbone(backbone, last_conv=_scheme(backbone, tensors).has_last(tensors))
     report = assign_tensors(model, tensors)
     if not report.is_complete:
         report.fits = _who_fits(tensors, backbone)
@@ -108,8 +117,7 @@ def assign_tensors(model: keras.Model, tensors: Mapping[str, np.ndarray]) -> Con
         model: from `build_backbone`; its name tells the family.
         tensors: torchvision's or timm's name -> array in PyTorch's order of axes.
     """
-    # The first with the stem, else the first.
-    scheme = max(_schemes(model.name).values(), key=lambda each: each.has_stem(tensors))
+    scheme = _scheme(model.name, tensors)
     transforms = {
         layer.kernel.path: depthwise_to_keras
         for layer in model.layers
@@ -206,12 +214,21 @@ _FAMILIES = {
             ("features.0.0", "features.0.1"),
             _mobilenet_of_torchvision,
             ("features.18.*", "classifier.*"),
+            ("features.18.0", "features.18.1"),
         ),
         "timm": Scheme(
-            ("conv_stem", "bn1"), _mobilenet_of_timm, ("conv_head.*", "bn2.*", "classifier.*")
+            ("conv_stem", "bn1"),
+            _mobilenet_of_timm,
+            ("conv_head.*", "bn2.*", "classifier.*"),
+            ("conv_head", "bn2"),
         ),
     },
 }
+
+
+def _scheme(backbone: str, tensors: Mapping[str, np.ndarray]) -> Scheme:
+    """The first with the stem, else the first."""
+    return max(_schemes(backbone).values(), key=lambda each: each.has_stem(tensors))
 
 
 def _schemes(backbone: str) -> dict[str, Scheme] | None:

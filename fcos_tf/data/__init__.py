@@ -87,12 +87,12 @@ def load(
     training, and for evaluation float32, not rounded after resizing. `targets` is a dict: `boxes`
     float32 [B, M, 4], xyxy in pixels of `images`, padding 0; `labels` int32 [B, M], padding -1;
     `image_sizes` float32 [B, 2], (height, width) of the part that is not padding; `original_sizes`
-    float32 [B, 2], (height, width) on disk; `image_ids` int64 [B]. For evaluation also
-    `original_boxes` float64 [B, M, 4], the boxes as annotated, in pixels of the stored image;
-    `areas` float64 [B, M], of the objects in the same pixels, padding 0; and the objects that are
-    neither right nor wrong to detect (COCO's crowds, VOC's difficult ones), as `ignored_boxes`
-    float32 [B, K, 4], `original_ignored_boxes` float64 [B, K, 4] and `ignored_labels` int32
-    [B, K]. They are never learned.
+    float32 [B, 2], (height, width) on disk; `image_ids` int64 [B]; and `ignored_labels` int32
+    [B, K], padding -1, of the objects that are neither right nor wrong to detect (COCO's crowds,
+    VOC's difficult ones), which are never learned. For evaluation also `original_boxes` float64
+    [B, M, 4], the boxes as annotated, in pixels of the stored image; `areas` float64 [B, M], of
+    the objects in the same pixels, padding 0; and `ignored_boxes` float32 [B, K, 4] and
+    `original_ignored_boxes` float64 [B, K, 4].
 
     Evaluation (`training=False`) keeps the order of the split; its last batch may be smaller.
     Training shuffles; without `repeat` every iteration has a new order and drops the images that

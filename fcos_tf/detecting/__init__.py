@@ -7,6 +7,8 @@ import importlib
 
 _NAMES = {
     "Detections": "detections",
+    "classify": "classifying",
+    "compile_classify": "batches",
     "compile_detect": "batches",
     "detect": "models",
     "detect_batch": "batches",

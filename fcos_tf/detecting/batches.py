@@ -43,9 +43,7 @@ def compile_detect(model: Any, class_names: Sequence[str] | None = None) -> Dete
             f"{', '.join(class_names[:5])}"
         )
     table = _label_table(model_names, class_names)
-    strategy = getattr(model, "distribute_strategy", None)
-    on_tpu = type(strategy).__name__.startswith("TPU")  # runs XLA-compiled functions only
-    options = {"jit_compile": True} if on_tpu else {}
+    options = {"jit_compile": True} if _on_tpu(model) else {}
 
     def detect(images, image_sizes, score_threshold=None):
         from keras import ops
@@ -56,10 +54,44 @@ def compile_detect(model: Any, class_names: Sequence[str] | None = None) -> Dete
             return found
         return {**found, "labels": ops.take(ops.convert_to_tensor(table), found["labels"] + 1)}
 
+    return _on_devices(detect, model)
+
+
+def compile_classify(model: Any, features: bool = False) -> DetectFunction:
+    """Returns `model.classify` as one compiled function, as `compile_detect` does.
+
+    Args:
+        model: an `ImageClassifier`.
+        features: to give `features` [B, F] as well.
+
+    Returns:
+        A function of `(images, image_sizes)` to a dict with `probabilities` [B, C].
+    """
+    options = {"jit_compile": True} if _on_tpu(model) else {}
+
+    def classify(images, image_sizes):
+        if not features:
+            return {"probabilities": model.classify(images, image_sizes, **options)}
+        from keras import ops
+
+        found = model.features({"images": images, "image_sizes": image_sizes})
+        return {"features": found, "probabilities": ops.sigmoid(model.class_logits(found))}
+
+    return _on_devices(classify, model)
+
+
+def _on_tpu(model: Any) -> bool:
+    """Whether only XLA-compiled functions run."""
+    return type(getattr(model, "distribute_strategy", None)).__name__.startswith("TPU")
+
+
+def _on_devices(function: DetectFunction, model: Any) -> DetectFunction:
+    """The compiled function, on the devices of the model's strategy on this host."""
+    strategy = getattr(model, "distribute_strategy", None)
     several = strategy is not None and strategy.num_replicas_in_sync > 1
-    if not on_tpu and not (several and len(strategy.extended.worker_devices) > 1):
-        return compiled(detect)
-    return _detect_on_replicas(detect, strategy)
+    if not _on_tpu(model) and not (several and len(strategy.extended.worker_devices) > 1):
+        return compiled(function)
+    return _detect_on_replicas(function, strategy)
 
 
 def _detect_on_replicas(detect: DetectFunction, strategy: Any) -> DetectFunction:

@@ -1,6 +1,7 @@
 """Average precision from plain records, and evaluation of a model over a data set."""
 
 from fcos_tf.evaluation.analysis import analyse_records
+from fcos_tf.evaluation.classification import classification_evaluation, run_classifier
 from fcos_tf.evaluation.coco import coco_evaluation, coco_metrics
 from fcos_tf.evaluation.evaluate import (
     METRICS,
@@ -25,6 +26,7 @@ __all__ = [
     "Scores",
     "analyse",
     "analyse_records",
+    "classification_evaluation",
     "coco_evaluation",
     "coco_metrics",
     "detections_to_records",
@@ -33,6 +35,7 @@ __all__ = [
     "format_table",
     "ground_truth_to_coco",
     "metric_names",
+    "run_classifier",
     "run_detector",
     "score_records",
     "voc_evaluation",

@@ -14,6 +14,7 @@ from fcos_tf.detecting.batches import (
     detect_batch,
     original_scale,
 )
+from fcos_tf.evaluation.classification import classification_evaluation, run_classifier
 from fcos_tf.evaluation.coco import COCO_DEFINITIONS, coco_evaluation
 from fcos_tf.evaluation.records import (
     Records,
@@ -47,17 +48,20 @@ def evaluate(
     """Runs a model over a data set and scores it.
 
     Args:
-        model: a detector with `detect(images, image_sizes)`; or a model without `protocols` of
-            `METRICS`, which is evaluated by its mean losses.
+        model: a detector with `detect(images, image_sizes)`; a classifier, which is evaluated by
+            `classification_evaluation`; or another model without `protocols` of `METRICS`, which
+            is evaluated by its mean losses.
         dataset: finite batches of `(images, targets)`, as `fcos_tf.data.load` gives them.
         metrics: names out of `METRICS`: "coco", "voc07", "voc12", for a model with `protocols`.
         flip: also detect on the mirrored images, and merge the detections.
         views: the same split loaded with other image sizes, to merge the detections of.
-        detect: result of `compile_detect(model, dataset.class_names)`, to trace a model only once.
+        detect: result of `compile_detect(model, dataset.class_names)`, or of
+            `compile_classify(model)`, to trace a model only once.
         progress: called after every batch with the number of images done, including `views`.
 
     Returns:
-        All metrics in one dictionary, e.g. `AP`, `AP50`, `mAP_voc07`; or `loss` and its parts.
+        All metrics in one dictionary, e.g. `AP`, `AP50`, `mAP_voc07`; `mAP_all` and `mAP_11` of a
+        classifier; or `loss` and its parts.
 
     Raises:
         ValueError: an unknown metric, a duplicate image id, an endless or empty data set, labels
@@ -69,16 +73,18 @@ def evaluate(
     """
     if not getattr(model, "protocols", METRICS):
         if flip or len(views):
-            what = f"as {type(model).__name__} is evaluated by its losses"
+            what = f"as {type(model).__name__} is evaluated by numbers of its own"
             raise ValueError(
                 f"flip and views: expected none, {what}; got flip={flip}, {len(views)} views"
             )
         refuse_endless(dataset)
         if getattr(dataset, "num_hosts", 1) > 1:
             raise ValueError(
-                f"expected one host to evaluate the losses of {type(model).__name__}, got "
-                f"{dataset.num_hosts}"
+                f"expected one host to evaluate a {type(model).__name__}, got {dataset.num_hosts}"
             )
+        if hasattr(model, "classify"):
+            run = run_classifier(model, dataset, classify=detect, progress=progress)
+            return classification_evaluation(*run[1:4]).metrics
         losses = model.evaluate(dataset, return_dict=True, verbose=0)
         return {name: float(value) for name, value in losses.items()}
     _check_metrics(metrics)  # before the long run

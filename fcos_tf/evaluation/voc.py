@@ -74,8 +74,8 @@ def voc_evaluation(
     Raises:
         ValueError: `points` is neither; see also `coco_evaluation`.
     """
-    if points not in _AVERAGE_PRECISION:
-        raise ValueError(f"points: expected one of {', '.join(_AVERAGE_PRECISION)}, got {points!r}")
+    if points not in AVERAGE_PRECISION:
+        raise ValueError(f"points: expected one of {', '.join(AVERAGE_PRECISION)}, got {points!r}")
     names, _, truth, found = check_records(ground_truth, detections, class_names)
     category_ids, is_right = _rank(truth, found)
     per_class = {}
@@ -83,7 +83,7 @@ def voc_evaluation(
         objects = int(((truth["category_id"] == category_id) & (truth["iscrowd"] == 0)).sum())
         right = is_right[category_ids == category_id]
         per_class[names[category_id]] = {
-            f"AP_{points}": _AVERAGE_PRECISION[points](right, objects) if objects else -1.0,
+            f"AP_{points}": AVERAGE_PRECISION[points](right, objects) if objects else -1.0,
             "num_ground_truths": objects,
         }
     measured = [row[f"AP_{points}"] for row in per_class.values() if row["num_ground_truths"]]
@@ -158,4 +158,5 @@ def _all_points(right: np.ndarray, objects: int) -> float:
     return float(_best_precision(right)[right].sum() / objects)
 
 
-_AVERAGE_PRECISION = {"voc07": _eleven_points, "voc12": _all_points}
+# Ranked hits, bool [N], and the number of objects -> AP.
+AVERAGE_PRECISION = {"voc07": _eleven_points, "voc12": _all_points}

@@ -1,4 +1,4 @@
-"""A detector as a SavedModel for TensorFlow Serving and for plain `tf.saved_model.load`.
+"""A model as a SavedModel for TensorFlow Serving and for plain `tf.saved_model.load`.
 
 Files under EXPORT/1:
 
@@ -41,14 +41,14 @@ def export_saved_model(
     limits: Limits = LIMITS,
     **thresholds: float,
 ) -> Path:
-    """Exports a detector with decoding, resizing, normalisation and suppression in the graph.
+    """Exports a model with decoding, resizing, normalisation and suppression in the graph.
 
     See `fcos_tf.export.signatures` for the signatures and `fcos_tf.export.decoding` for the image
     formats. The folder is written under a temporary name, compared with the model on a sample,
     and renamed into place.
 
     Args:
-        model: a detector, left unchanged.
+        model: a detector or classifier, left unchanged.
         directory: a new folder; its name is the version, a whole number.
         image_size: the size that images are resized to; None: `model.image_size`. "HEIGHTxWIDTH"
             is a static canvas; with "SHORT,LONG" a batch gets the smallest canvas that holds it.
@@ -92,7 +92,11 @@ def export_saved_model(
         description = _describe(model, copy, precision, image_size=size, traced=traced)
         description["request_limits"] = limits._asdict()
         _write(temporary, traced, description)
-        write_warmup_requests(temporary, model_name=directory.absolute().parent.name)
+        write_warmup_requests(
+            temporary,
+            model_name=directory.absolute().parent.name,
+            pixels_too=signatures.DETECT_IMAGES in traced,
+        )
         check_export(temporary, model, copy, rule, precision=precision, sample=data)
         _new_version(directory)
         os.rename(temporary, directory)

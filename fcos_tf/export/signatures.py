@@ -1,10 +1,12 @@
-"""The signatures of an exported detector: graphs of stock TensorFlow ops around its network.
+"""The signatures of an exported model: graphs of stock TensorFlow ops around its network.
 
     serving_default        image_bytes -> detections in pixels of each original image
     serving_with_options   the same with a score threshold and a detection limit for each image
     detect_images          uint8 images of one size -> the same
     prepare_image          image_bytes -> images, image_sizes, original_sizes
     raw_outputs            images, image_sizes -> the model's `raw_outputs`
+
+Of a classifier: serving_default, from image_bytes to probabilities, and the last two.
 
 The first axis of every input and output is the batch, for TensorFlow Serving's batching.
 
@@ -37,6 +39,7 @@ MEANINGS = {
     "scores": "[B, D], descending; padding 0",
     "labels": "[B, D], category ids; padding -1",
     "num_detections": "[B]",
+    "probabilities": "[B, C], of the classes in the order of class_names",
     "original_sizes": "[B, 2], (height, width) of the original images",
     "image_sizes": "[B, 2], (height, width) of the resized images",
 }
@@ -47,10 +50,10 @@ _IMAGES = {DETECT_IMAGES: "[B, h, w, 3], RGB", PREPARE_IMAGE: _PREPARED, RAW_OUT
 def make_signatures(
     model: Detector, rule: ImageSize, limits: decoding.Limits = decoding.LIMITS
 ) -> dict[str, Any]:
-    """Traces the signatures of a detector: name -> concrete function with a dict of outputs.
+    """Traces the signatures of a model: name -> concrete function with a dict of outputs.
 
     Args:
-        model: a detector with the thresholds of the export.
+        model: a detector with the thresholds of the export, or a classifier.
         rule: the size that images are resized to, without randomness.
         limits: of a request; what is beyond them is refused before any decoding.
     """
@@ -64,6 +67,10 @@ def make_signatures(
         SERVING_DEFAULT: (graph.detect_files, [_IMAGE_BYTES]),
         SERVING_WITH_OPTIONS: (graph.detect_files, [_IMAGE_BYTES, *options]),
         DETECT_IMAGES: (graph.detect_images, [images]),
+    }
+    if hasattr(model, "classify"):
+        inputs = {SERVING_DEFAULT: (graph.classify_files, [_IMAGE_BYTES])}
+    inputs |= {
         PREPARE_IMAGE: (graph.prepare, [_IMAGE_BYTES]),
         RAW_OUTPUTS: (graph.predict, list(graph.predict.input_signature)),
     }
@@ -134,6 +141,12 @@ class _Graph:
         prepared = self.prepare(image_bytes)
         found = self._detect(**prepared, score_threshold=score_threshold)
         return found if max_detections is None else _first(found, max_detections)
+
+    def classify_files(self, image_bytes):
+        """Contents of files [B] to class probabilities."""
+        prepared = self.prepare(image_bytes)
+        raw = self.predict(prepared["images"], prepared["image_sizes"])
+        return {"probabilities": tf.sigmoid(raw["class_logits"])}
 
     def detect_images(self, images):
         """uint8 [B, h, w, 3] to detections."""

@@ -21,12 +21,13 @@ _KEY, _VALUE = 1, 2  # of an entry of a map
 _LENGTH_DELIMITED = 2  # the wire type of messages, strings and bytes
 
 
-def write_warmup_requests(export_dir: Path, *, model_name: str) -> None:
+def write_warmup_requests(export_dir: Path, *, model_name: str, pixels_too: bool = True) -> None:
     """Writes requests with files and with pixels, landscape and portrait.
 
     Args:
         export_dir: the folder of the SavedModel.
         model_name: the name that it is served under.
+        pixels_too: whether there is a signature of pixels, `DETECT_IMAGES`.
     """
     path = export_dir / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +37,8 @@ def write_warmup_requests(export_dir: Path, *, model_name: str) -> None:
             pixels = np.tile(row[:, None], (height, 1, 3))  # grey, [height, width, 3]
             data = tf.io.encode_jpeg(pixels).numpy()
             writer.write(_predict_log(model_name, SERVING_DEFAULT, image_bytes=[data]))
-            writer.write(_predict_log(model_name, DETECT_IMAGES, images=pixels[None]))
+            if pixels_too:
+                writer.write(_predict_log(model_name, DETECT_IMAGES, images=pixels[None]))
 
 
 def _predict_log(model_name: str, signature_name: str, **inputs) -> bytes:

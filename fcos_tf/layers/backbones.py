@@ -1,6 +1,7 @@
 """Backbones by name, their initial weights, and the settings that fit those weights."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "mobilenet_v2": mobilenet_v2,
     "simple_cnn": simple_cnn,
 }
+WITH_LAST_CONV = ("mobilenet_v2",)
 TORCH_EXTENSIONS = (".pth", ".pt", ".bin", ".tar", ".pkl", ".safetensors")
 
 
@@ -74,6 +76,7 @@ def build_backbone(
     weights: str | None = None,
     stride_in_3x3: bool = True,
     norm_epsilon: float = NORM_EPSILON,
+    last_conv: bool = False,
     dtype=None,
     **options,
 ) -> keras.Model:
@@ -84,9 +87,11 @@ def build_backbone(
         weights: None (random); "imagenet", of keras_cv for its presets, else torchvision's, the
             same as "imagenet_v1"; "imagenet_v2" of torchvision, see `fcos_tf.published`; or a
             `.keras` file of this backbone, as written by `detector.backbone.save(file)` and
-            `tools/convert.py`.
+            `tools/convert.py`, or of a model on it.
         stride_in_3x3: see `layers.resnet.resnet`; False for ResNets only.
         norm_epsilon: added to the variance; no choice for keras_cv.
+        last_conv: whether a backbone that has a convolution between its last stage and its
+            classifier (mobilenet_v2) gets it, with its map `last`.
         dtype: dtype policy of the layers; None: the global one.
         **options: `norm` and `frozen_stages`, see `layers.resnet.resnet`.
 
@@ -115,6 +120,8 @@ def build_backbone(
         options["stride_in_3x3"] = stride_in_3x3
     elif not stride_in_3x3:
         raise ValueError(f"stride_in_3x3 must be True for {name}; got {stride_in_3x3!r}")
+    if last_conv and name in WITH_LAST_CONV:
+        options["last_conv"] = True
     if weights is not None:
         _check_weights(name, weights)
 
@@ -134,7 +141,7 @@ def build_backbone(
             source = keras.models.load_model(weights, compile=False)
         except Exception as error:  # of Keras and HDF5, which raise anything
             raise ValueError(f"backbone_weights: cannot load {weights}: {error}") from error
-        _copy_layers(source, backbone, weights)
+        _copy_layers(getattr(source, "backbone", None) or source, backbone, weights)
     return backbone
 
 
@@ -172,6 +179,10 @@ def _copy_layers(source, target, file):
     have = {layer.name: layer for layer in source.layers}
     for layer in target.layers:
         theirs = have.get(layer.name)
+        if theirs is None and layer.name.startswith("last_"):
+            if layer.weights:  # of a file without it, such as a detector's
+                warnings.warn(f"{file} has no {layer.name}; it stays random", stacklevel=4)
+            continue
         expected = [tuple(w.shape) for w in layer.weights]
         got = None if theirs is None else [tuple(w.shape) for w in theirs.weights]
         if expected != got:

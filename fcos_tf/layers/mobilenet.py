@@ -25,11 +25,13 @@ def mobilenet_v2(
     norm: str = "batch",
     norm_epsilon: float = NORM_EPSILON,
     frozen_stages: int = 0,
+    last_conv: bool = False,
     name: str = "mobilenet_v2",
 ) -> keras.Model:
-    """Builds a MobileNetV2 of width 1 without its last 1x1 convolution and its classifier.
+    """Builds a MobileNetV2 of width 1 without its classifier.
 
-    The arguments are those of `layers.resnet.resnet`.
+    The arguments are those of `layers.resnet.resnet`, and `last_conv`: whether it has the 1x1
+    convolution before the classifier, which gives a map `last` of 1280 channels and stride 32.
 
     Returns:
         A model from [B, H, W, 3] normalised images to a dict of feature maps `c2` to `c5` with
@@ -55,6 +57,9 @@ def mobilenet_v2(
                 prefix = f"stage{stage + 1}_block{block}"
                 x = _inverted_residual(x, expansion, channels, name=prefix, **options)
         features[f"c{stage + 2}"] = x
+    if last_conv:  # frozen with the last stage
+        options["stride"] = 1
+        features["last"] = conv_norm(x, 1280, 1, activation="relu6", name="last", **options)
     return keras.Model(images, features, name=name)
 
 

@@ -38,13 +38,8 @@ def load_model(path: str | Path) -> keras.Model:
     Example:
         >>> model = fcos_tf.load_model("runs/demo/model.keras")
     """
-    if str(path) in DETECTORS:
-        from fcos_tf import fetch_weights
-
-        path = fetch_weights(str(path))
-    path = Path(path)
-    check_whole(path)
-    _check_class(path)
+    path = weights_file(path)
+    class_in(path)
     try:
         model = keras.models.load_model(path, compile=False)
     except Exception as error:  # of Keras, HDF5 and the model; an altered file brings any
@@ -53,21 +48,37 @@ def load_model(path: str | Path) -> keras.Model:
     return model
 
 
-def load_detector(path: str | Path) -> keras.Model:
-    """`load_model`, where a model without detections is of no use.
+def weights_file(path: str | Path) -> Path:
+    """The file of a path or of the name of published weights, which are downloaded once."""
+    if str(path) in DETECTORS:
+        from fcos_tf import fetch_weights
+
+        path = fetch_weights(str(path))
+    return Path(path)
+
+
+def load_detector(path: str | Path, *, or_classifier: bool = False) -> keras.Model:
+    """`load_model`, where a model without detections is of no use, or one without either.
 
     Raises:
         ValueError: The file holds another model, or see `load_model`.
         FileNotFoundError: No such file.
     """
     model = load_model(path)
-    if not hasattr(model, "detect"):
-        raise ValueError(f"expected a detector, got a {type(model).__name__} in {path}")
+    if not (hasattr(model, "detect") or (or_classifier and hasattr(model, "classify"))):
+        wanted = "a detector or classifier" if or_classifier else "a detector"
+        raise ValueError(f"expected {wanted}, got a {type(model).__name__} in {path}")
     return model
 
 
-def _check_class(path: Path) -> None:
-    """Refuses a file of another class than a registered model: Keras would make anything."""
+def class_in(path: Path) -> type:
+    """The model class of a file; refuses one not of this package: Keras would make anything.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: It is corrupt or holds no model of this package.
+    """
+    check_whole(path)
     with zipfile.ZipFile(path) as archive:
         if archive.getinfo("config.json").file_size > MAX_JSON_BYTES:
             raise ValueError(f"{path}: expected a config of at most {MAX_JSON_BYTES} bytes")
@@ -81,6 +92,7 @@ def _check_class(path: Path) -> None:
         raise ValueError(f"{path}: expected a model of this package, got {text}") from error
     if not hasattr(kind, "forward_losses"):
         raise ValueError(f"{path}: expected a model of this package, got a {name}")
+    return kind
 
 
 def check_whole(path: str | Path) -> None:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from fcos_tf import evaluation
-from fcos_tf.detecting.batches import compile_detect
+from fcos_tf.detecting.batches import compile_classify, compile_detect
 from fcos_tf.evaluation.evaluate import class_names_of, refuse_endless
 from fcos_tf.models.image_model import read_means, write_means
 from fcos_tf.training.checkpointing import BestModel, Checkpoint  # noqa: F401 - public here
@@ -210,14 +210,14 @@ class EvaluationLog(EvaluationCallback):
 
 
 class DetectionMetrics(keras.callbacks.Callback):
-    """Evaluates detections at the end of epochs; adds `val_AP`, `val_AP50` ... to the logs.
+    """Evaluates a model at the end of epochs; adds `val_AP`, `val_AP50` ... to the logs.
 
     `fit`'s history and the other callbacks get them, wherever this one is in the list, e.g. for
     `ModelCheckpoint("best.keras", monitor="val_AP", mode="max", save_best_only=True)`.
 
     Args:
         dataset: Finite batches of `(images, targets)`, as `fcos_tf.data.load` gives them.
-        metrics: Names of metrics, "coco", "voc07" or "voc12", see `fcos_tf.evaluation.evaluate`.
+        metrics: Of a detector: "coco", "voc07" or "voc12", see `fcos_tf.evaluation.evaluate`.
         every: Epochs between two evaluations, >= 1. The last epoch is always evaluated.
         progress: Called after every batch with the number of images done; may raise to abort.
 
@@ -251,8 +251,11 @@ class DetectionMetrics(keras.callbacks.Callback):
 
     def set_model(self, model):
         """Sets the model and its detection function, traced once for all epochs."""
-        if getattr(model, "protocols", True) and (self._detect is None or model is not self.model):
-            self._detect = compile_detect(model, class_names_of(model, self.dataset))
+        if self._detect is None or model is not self.model:
+            if getattr(model, "protocols", True):
+                self._detect = compile_detect(model, class_names_of(model, self.dataset))
+            elif hasattr(model, "classify"):
+                self._detect = compile_classify(model)
         super().set_model(model)
 
     def on_epoch_end(self, epoch, logs=None):

@@ -28,6 +28,7 @@ DATA_FILE = "data.txt"
 MODEL_FILE = "model.keras"
 METRICS_FILE = "metrics.json"
 PER_CLASS_FILE = "per_class.json"
+PROBABILITIES_FILE = "probabilities.json"  # of a classifier
 PICTURE_FILE = "detections.png"
 TENSORBOARD_FOLDER = "tensorboard"
 NUM_PICTURES = 8

@@ -35,14 +35,10 @@ HEADS = {
     ("regnetx", "torchvision"): ("fc.weight", "fc.bias", "stem.1.num_batches_tracked"),
     ("regnetx", "timm"): ("head.fc.weight", "head.fc.bias", "stem.bn.num_batches_tracked"),
     ("mobilenet", "torchvision"): (
-        "features.18.0.weight",
-        "features.18.1.running_mean",
         "features.1.conv.2.num_batches_tracked",
         "classifier.1.bias",
     ),
     ("mobilenet", "timm"): (
-        "conv_head.weight",
-        "bn2.running_var",
         "blocks.0.0.bn1.num_batches_tracked",
         "classifier.weight",
     ),
@@ -51,7 +47,7 @@ HEADS = {
 
 def drawn(name, source):
     """All tensors of such a file, seeded by their names."""
-    tensors = peer.drawn_tensors(build_backbone(name), source)
+    tensors = peer.drawn_tensors(build_backbone(name, last_conv=True), source)
     family = next(key for key in HEADS if name.startswith(key[0]) and key[1] == source)
     return tensors, {**tensors, **{key: np.ones(2, "float32") for key in HEADS[family]}}
 
@@ -94,6 +90,8 @@ PLACES = {
         ("stage2_block2_2_norm", "moving_mean", "features.5.conv.1.1.running_mean", (192,)),
         ("stage4_block4_3_conv", "kernel", "features.17.conv.2.weight", (320, 960, 1, 1)),
         ("stage4_block4_3_norm", "beta", "features.17.conv.3.bias", (320,)),
+        ("last_conv", "kernel", "features.18.0.weight", (1280, 320, 1, 1)),
+        ("last_norm", "moving_mean", "features.18.1.running_mean", (1280,)),
     ],
     ("mobilenet_v2", "timm"): [
         ("stem_norm", "moving_variance", "bn1.running_var", (32,)),
@@ -106,6 +104,8 @@ PLACES = {
         ("stage3_block7_2_norm", "gamma", "blocks.4.2.bn2.weight", (576,)),
         ("stage4_block4_3_conv", "kernel", "blocks.6.0.conv_pwl.weight", (320, 960, 1, 1)),
         ("stage4_block4_3_norm", "moving_mean", "blocks.6.0.bn3.running_mean", (320,)),
+        ("last_conv", "kernel", "conv_head.weight", (1280, 320, 1, 1)),
+        ("last_norm", "gamma", "bn2.weight", (1280,)),
     ],
 }  # fmt: skip
 

@@ -115,6 +115,7 @@ def test_what_it_does_not_take_is_refused(options, tmp_path):
     with pytest.raises(ValueError, match=r"--metrics: .* --model=counter .* got voc07; leave"):
         run(tmp_path, 3, {**options, "metrics": ("voc07",)})
     with pytest.raises(
-        ValueError, match=r"--model: expected one of fcos, faster_rcnn, counter, got 'x'"
+        ValueError,
+        match=r"--model: expected one of fcos, faster_rcnn, classifier, counter, got 'x'",
     ):
         run(tmp_path, 3, {**options, "model": "x"})

@@ -223,6 +223,10 @@ def mosaic(
     large = tf.reduce_all(boxes[..., 2:] - boxes[..., :2] >= LEAST_SIDE, axis=-1)
     seen = large & (labels >= 0)
 
+    if "ignored_labels" in targets:
+        of_parts = tf.gather(targets["ignored_labels"], sources)  # [B, 4, K]
+        of_parts = tf.reshape(of_parts, [shape[0], 4 * of_parts.shape[-1]])
+        targets = {**targets, "ignored_labels": of_parts}
     most = 4 * tf.shape(labels)[-1]
     first = tf.argsort(tf.reshape(tf.cast(~seen, tf.int32), [-1, most]), stable=True)  # [B, 4M]
     boxes = tf.where(seen[..., tf.newaxis], boxes, 0.0)

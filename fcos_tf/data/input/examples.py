@@ -253,19 +253,18 @@ class ExampleMapper:
             "original_sizes": example.original_size.astype(np.float32),
             "image_ids": np.int64(example.image_id),
         }
+        most_ignored = self.source.most_ignored
+        # Classifiers leave their classes out.
+        targets["ignored_labels"] = images.pad_rows(example.ignored_labels, most_ignored, -1)  # [K]
         if not self.training:
             ignored = images.scale_boxes(example.ignored_boxes, before, after)
             originals = [example.boxes, example.ignored_boxes]
             if flipped:
                 ignored = images.flip_boxes(ignored, image.shape[1])
                 originals = [images.flip_boxes(found, before[1]) for found in originals]
-            targets["ignored_boxes"], targets["ignored_labels"] = images.pad_boxes(
-                ignored, example.ignored_labels, self.source.most_ignored
-            )  # [K, 4], [K]
+            targets["ignored_boxes"] = images.pad_rows(ignored.astype(np.float32), most_ignored)
             targets["original_boxes"] = images.pad_rows(originals[0], self.most_boxes)
-            targets["original_ignored_boxes"] = images.pad_rows(
-                originals[1], self.source.most_ignored
-            )
+            targets["original_ignored_boxes"] = images.pad_rows(originals[1], most_ignored)
             targets["areas"] = images.pad_rows(example.areas, self.most_boxes)
         canvas = self._canvas(index) or image.shape[:2]
         image = image.astype(np.uint8 if self.training else np.float32, copy=False)

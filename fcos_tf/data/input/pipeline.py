@@ -111,6 +111,7 @@ def _call(mapper: ExampleMapper, element: tf.Tensor) -> tuple[tf.Tensor, dict[st
         "image_sizes": tf.TensorSpec([2], tf.float32),
         "original_sizes": tf.TensorSpec([2], tf.float32),
         "image_ids": tf.TensorSpec([], tf.int64),
+        "ignored_labels": tf.TensorSpec([ignored], tf.int32),
     }
     if not mapper.training:
         specs |= {
@@ -118,7 +119,6 @@ def _call(mapper: ExampleMapper, element: tf.Tensor) -> tuple[tf.Tensor, dict[st
             "original_ignored_boxes": tf.TensorSpec([ignored, 4], tf.float64),
             "areas": tf.TensorSpec([rows], tf.float64),
             "ignored_boxes": tf.TensorSpec([ignored, 4], tf.float32),
-            "ignored_labels": tf.TensorSpec([ignored], tf.int32),
         }
 
     def in_order(image, targets, complaint):

@@ -259,6 +259,7 @@ def test_mosaic_by_hand(monkeypatch):
             [[0.5, 0.5, 2, 2], [0, 0, 0, 0]],
         ],
     )
+    targets["ignored_labels"] = tf.constant([[4], [-1], [5], [6]])
     centre = (2, 5)  # y, x
     monkeypatch.setattr(
         augment,
@@ -294,6 +295,10 @@ def test_mosaic_by_hand(monkeypatch):
         ],
     )
     np.testing.assert_array_equal(result["labels"][0], [0, 0, 1, 2, 3, -1, -1, -1])
+    np.testing.assert_array_equal(result["ignored_labels"], [[4, -1, 5, 6]] * 4)
+    without = {**targets, "ignored_labels": targets["ignored_labels"][:, :0]}
+    _, result = augment.mosaic(tf.constant(images), without, key(0))
+    assert result["ignored_labels"].shape == (4, 0)
     np.testing.assert_array_equal(result["image_sizes"], [[6, 8]] * 4)
     np.testing.assert_array_equal(result["image_ids"], [0, 1, 2, 3])
 

@@ -203,7 +203,7 @@ def test_padding_of_a_fixed_canvas():
 
 def test_training_batches_have_what_training_needs():
     assert set(batches(numbered(4)).element_spec[1]) == {
-        "boxes", "labels", "image_sizes", "original_sizes", "image_ids"
+        "boxes", "labels", "image_sizes", "original_sizes", "image_ids", "ignored_labels"
     }  # fmt: skip
 
 
@@ -396,4 +396,6 @@ def test_augmentations_resume_and_differ_over_passes(names):
     single = batches(numbered(1), **{**options, "batch_size": 1}, horizontal_flip=False)
     assert names == ("mosaic",) or len({x.numpy().tobytes() for x, _ in single.take(6)}) > 3
     assert len(pictures) == 6 and whole[0][0].shape == (4, 32, 48, 3)
-    assert set(whole[0][1]) == {"boxes", "labels", "image_sizes", "original_sizes", "image_ids"}
+    assert set(whole[0][1]) == {
+        "boxes", "labels", "image_sizes", "original_sizes", "image_ids", "ignored_labels"
+    }  # fmt: skip
