@@ -83,6 +83,10 @@ class ImageClassifier(BackboneModel):
         maps = self.backbone(self.preprocess(images, image_sizes), training=training)
         return mean_of_valid(maps[self._last_map()], spatial_size(images), image_sizes)
 
+    def image_features(self, inputs):
+        """See `ImageModel.image_features`."""
+        return self.features(inputs)
+
     def _last_map(self) -> str:
         return "last" if "last" in self.backbone.output else "c5"
 
