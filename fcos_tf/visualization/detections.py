@@ -130,7 +130,7 @@ def draw_boxes(
     masks = []
     for i in order:
         name = texts[i] if texts is not None else class_name(int(labels[i]), class_names)
-        text = name if scores is None else f"{name} {scores[i]:.2f}"
+        text = name if scores is None or texts is not None else f"{name} {scores[i]:.2f}"
         masks.append(_label_mask(text, name, text_size, width - 2 * pad))
         tag_size = masks[-1].width + 2 * pad, masks[-1].height + pad
         tags.append(_place(rectangles[i], tag_size, (width, height), tags))

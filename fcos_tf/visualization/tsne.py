@@ -95,6 +95,7 @@ def embed(features: np.ndarray, *, perplexity: float = 30.0, seed: int = 0) -> n
     try:
         from sklearn.decomposition import PCA
         from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits  # which scikit-learn needs
     except ImportError as error:
         raise ValueError("t-SNE needs scikit-learn: pip install scikit-learn") from error
 
@@ -107,7 +108,9 @@ def embed(features: np.ndarray, *, perplexity: float = 30.0, seed: int = 0) -> n
     if width > PCA_SIZE:
         pca = PCA(min(PCA_SIZE, count), svd_solver="full", random_state=seed)
         features = pca.fit_transform(features)
-    return TSNE(perplexity=perplexity, random_state=seed).fit_transform(features)
+    # OpenMP's threads spin while others compute: on a busy machine several take 10 times as long.
+    with threadpool_limits(1):
+        return TSNE(perplexity=perplexity, random_state=seed).fit_transform(features)
 
 
 def save_tsne(

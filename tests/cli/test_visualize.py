@@ -36,7 +36,8 @@ def test_a_picture_of_each_image_at_the_size_of_the_model(weights, capsys, tmp_p
         data = fcos_tf.data.load("digits", split="val", batch_size=1, image_size=(64, 64))
         ((image, targets),) = data.take(1).as_numpy_iterator()
         targets = {name: values[0] for name, values in targets.items()}
-        targets["labels"] += targets["labels"] >= 0  # after the background
+        labels = targets["labels"]
+        targets["labels"] = np.where(labels < 0, -1, labels + 1)  # after the background
         model = fcos_tf.load_model(weights)
         expected = draw_targets(model, image[0], targets, model.class_names)
         np.testing.assert_array_equal(Image.open(paths[0]), expected)
