@@ -50,7 +50,7 @@ def test_hosts_of_two_devices_train_and_detect_like_one(tmp_path):
 
 def check_equal_to_one(others, norm, steps, tmp_path):
     one = train_and_detect(make_strategy("one_device"), norm, steps)
-    # Of even steps, which have images without boxes; without them Faster R-CNN's loss is higher.
+    # Of even steps: in odd ones all images have boxes, and Faster R-CNN's loss is higher.
     assert one["loss"].shape == (steps,) and one["loss"][-2] < one["loss"][0]
     assert one["mean loss"] == one["loss"][-1]
     # Every batch has positives, those of even steps on the first replica only.
