@@ -81,7 +81,6 @@ def _points(config, options, given):
         more = {"score_threshold": config.score_threshold}
     folder = Path(options.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    # Not unbatched: TensorFlow 2.21 crashes on images without ignored boxes, arrays [1, 0, 4].
     for images, batch in dataset.take(options.num_images).as_numpy_iterator():
         targets = {name: values[0] for name, values in batch.items()}
         targets["labels"] = _labels_of(model, dataset, targets["labels"])

@@ -361,3 +361,14 @@ def test_voc2007_in_the_usual_size(shared_data):
         targets["boxes"][0, 0], [328.358, 474.615, 495.522, 719.385], rtol=1e-5
     )
     assert targets["image_ids"].numpy().tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batches_can_be_taken_apart(training):
+    """TensorFlow crashes on arrays without elements: there is room for one ignored object."""
+    data = fcos_tf.data.load(
+        "digits", split="val", batch_size=2, image_size=(64, 64), training=training, limit=4
+    )
+    rows = list(data.unbatch())
+    assert len(rows) == 4
+    assert all(targets["ignored_labels"].numpy().tolist() == [-1] for _, targets in rows)

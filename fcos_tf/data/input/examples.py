@@ -175,6 +175,11 @@ class ExampleMapper:
     cache: bool = False
     _cached: dict[int, Example] = field(default_factory=dict)
 
+    @property
+    def most_ignored(self) -> int:
+        """K; at least 1: `unbatch` of TensorFlow 2.21 crashes on arrays of [1, 0, 4]."""
+        return max(1, self.source.most_ignored)
+
     def __call__(self, index: int, pass_number: int, position: int):
         """One row of a batch.
 
@@ -253,7 +258,7 @@ class ExampleMapper:
             "original_sizes": example.original_size.astype(np.float32),
             "image_ids": np.int64(example.image_id),
         }
-        most_ignored = self.source.most_ignored
+        most_ignored = self.most_ignored
         # Classifiers leave their classes out.
         targets["ignored_labels"] = images.pad_rows(example.ignored_labels, most_ignored, -1)  # [K]
         if not self.training:
