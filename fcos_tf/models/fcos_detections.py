@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from keras import ops
 
 from fcos_tf.models.fcos_rules import RULES, FCOSRules
-from fcos_tf.ops.boxes import box_area, clip_boxes
-from fcos_tf.ops.nms import class_wise_nms, select_detections, top_candidates
+from fcos_tf.ops.boxes import clip_boxes
+from fcos_tf.ops.nms import class_wise_nms, drop_empty, top_candidates
 from fcos_tf.ops.points import decode_ltrb, grid_sizes, pyramid_points
 
 
@@ -76,7 +76,9 @@ def fcos_detections(
         plus_one=rules.inclusive_pixels,
         jit_compile=jit_compile,
     )
-    return detections if rules.clip_before_nms else _clip_detections(detections, limits)
+    if rules.clip_before_nms:
+        return detections
+    return drop_empty({**detections, "boxes": clip_boxes(detections["boxes"], limits)})
 
 
 def decode_points(predictions: dict, image_size, strides: Sequence[int], rules: FCOSRules):
@@ -113,12 +115,3 @@ def place_points(grids, strides: Sequence[int], image_size, rules: FCOSRules):
     """
     canvas = image_size if rules.point_spacing == "canvas" else None
     return pyramid_points(grids, strides, offset=rules.point_offset, image_size=canvas)
-
-
-def _clip_detections(detections, limits):
-    """Clips boxes and moves those without area to the end, as padding."""
-    boxes = clip_boxes(detections["boxes"], limits)
-    valid = box_area(boxes) > 0  # [B, D]
-    order = ops.argsort(ops.where(valid, 0, 1), axis=1)
-    valid = ops.take_along_axis(valid, order, axis=1)
-    return select_detections(boxes, detections["scores"], detections["labels"], order, valid)

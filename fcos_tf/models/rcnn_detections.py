@@ -11,7 +11,7 @@ from keras import ops
 from fcos_tf.models.rcnn_rules import RCNNRules
 from fcos_tf.ops.anchors import cell_anchors, decode_deltas, pyramid_anchors
 from fcos_tf.ops.boxes import clip_boxes
-from fcos_tf.ops.nms import class_wise_nms, top_candidates
+from fcos_tf.ops.nms import class_wise_nms, drop_empty, top_candidates
 from fcos_tf.ops.points import grid_sizes
 
 RATIOS = (0.5, 1.0, 2.0)  # height / width of the anchors of a cell
@@ -135,7 +135,7 @@ def rcnn_detections(
         raw, limit=MOST_CANDIDATES, score_threshold=score_threshold, rules=rules
     )
     boxes = clip_boxes(boxes, image_sizes)
-    return class_wise_nms(
+    found = class_wise_nms(
         boxes,
         ops.where(_has_sides(boxes, rules.least_detection_side), scores, 0.0),
         labels,
@@ -143,6 +143,7 @@ def rcnn_detections(
         max_detections=max_detections,
         jit_compile=jit_compile,
     )
+    return found if rules.least_detection_side else drop_empty(found)
 
 
 def best_candidates(raw: dict, *, limit: int, rules: RCNNRules, score_threshold=0.0):

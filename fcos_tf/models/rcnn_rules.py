@@ -45,7 +45,8 @@ class RCNNRules:
         box_weights: factors of the deltas of the box head; those of the RPN have 1.
         delta_limit: largest dw and dh.
         box_beta: of both smooth L1 losses; 0: L1.
-        least_detection_side: in pixels.
+        least_detection_side: in pixels; 0: boxes without area are dropped after the best
+            `max_detections` are chosen.
         best_class_only: whether a proposal is detected as its most probable class only.
     """
 
@@ -102,7 +103,7 @@ RULES = {
         sampling_ratio=0,
         level_epsilon="detectron2",
         box_beta=0.0,
-        least_detection_side=1e-12,
+        least_detection_side=0.0,
     ),
     # It draws the samples of a whole batch at once; here every image has its own.
     "course": RCNNRules(

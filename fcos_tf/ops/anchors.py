@@ -74,14 +74,7 @@ def encode_deltas(anchors, boxes, *, weights: Sequence[float] = (1, 1, 1, 1)):
     return deltas * ops.convert_to_tensor(weights, dtype=deltas.dtype)
 
 
-def decode_deltas(
-    anchors,
-    deltas,
-    *,
-    weights: Sequence[float] = (1, 1, 1, 1),
-    limit: float,
-    lower_limit: bool = False,
-):
+def decode_deltas(anchors, deltas, *, weights: Sequence[float] = (1, 1, 1, 1), limit: float):
     """Boxes from anchors and deltas.
 
     Args:
@@ -89,7 +82,6 @@ def decode_deltas(
         deltas: [..., 4] float (broadcasting).
         weights: factors of dx, dy, dw and dh.
         limit: largest dw and dh after division by the weights; log(1000 / 16) in the references.
-        lower_limit: whether -limit is their least value.
 
     Returns:
         [..., 4] float, xyxy pixels.
@@ -97,10 +89,7 @@ def decode_deltas(
     center, side = _center_side(anchors)
     deltas = deltas / ops.convert_to_tensor(weights, dtype=deltas.dtype)
     center = center + deltas[..., :2] * side
-    growth = ops.minimum(deltas[..., 2:], limit)
-    if lower_limit:
-        growth = ops.maximum(growth, -limit)
-    half = 0.5 * (ops.exp(growth) * side)
+    half = 0.5 * (ops.exp(ops.minimum(deltas[..., 2:], limit)) * side)
     return ops.concatenate([center - half, center + half], axis=-1)
 
 

@@ -8,7 +8,7 @@ import math
 import keras
 from keras import ops
 
-from fcos_tf.ops.boxes import paired_iou
+from fcos_tf.ops.boxes import box_area, paired_iou
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -75,6 +75,15 @@ def select_detections(boxes, scores, labels, index, valid) -> dict:
         "labels": ops.where(valid, labels, -1),
         "num_detections": ops.sum(ops.cast(valid, "int32"), axis=1),
     }
+
+
+def drop_empty(detections: dict) -> dict:
+    """Detections [B, D] with those whose boxes have no area at the end, as padding."""
+    valid = box_area(detections["boxes"]) > 0  # [B, D]
+    order = ops.argsort(ops.where(valid, 0, 1), axis=1)
+    valid = ops.take_along_axis(valid, order, axis=1)
+    boxes, scores, labels = (detections[name] for name in ("boxes", "scores", "labels"))
+    return select_detections(boxes, scores, labels, order, valid)
 
 
 def top_candidates(scores, limit: int):

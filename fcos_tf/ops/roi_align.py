@@ -25,21 +25,6 @@ CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4
 MAX_SAMPLES = 6  # 42 cells, such as a box of 1333 pixels at stride 32
 
 
-def roi_align(features, boxes, scale: float, **options):
-    """`multilevel_roi_align` of one map.
-
-    Args:
-        features: [B, H, W, C] float.
-        boxes: [B, R, 4] float, xyxy pixels.
-        scale: cells of the map per pixel, 1 / stride.
-        **options: output_size, sampling_ratio, max_samples and aligned.
-
-    Returns:
-        [B, R, S, S, C] of the features' dtype.
-    """
-    return multilevel_roi_align([features], boxes, [scale], **options)
-
-
 def multilevel_roi_align(
     features: Sequence,
     boxes,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fcos_tf.ops.roi_align import box_levels, multilevel_roi_align, roi_align
+from fcos_tf.ops.roi_align import box_levels, multilevel_roi_align
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 FORMS = pytest.mark.parametrize("jit_compile", [False, True], ids=["sparse", "portable"])
@@ -66,7 +66,7 @@ def test_ramp(jit_compile, aligned, expected):
     # The value of a sample is x + 4 y. Not aligned: samples at .5, 1.5, 2.5 and 3.5, which is held
     # at 3: means 1 and 2.75 for x, 4 and 11 for y. Aligned: at 0, 1, 2, 3: means .5, 2.5, 2, 10.
     options = {"output_size": 2, "aligned": aligned, "jit_compile": jit_compile}
-    found = roi_align(RAMP, np.float32([[[0, 0, 4, 4]]]), 1.0, **options)
+    found = multilevel_roi_align([RAMP], np.float32([[[0, 0, 4, 4]]]), [1.0], **options)
     np.testing.assert_allclose(np.ravel(found), expected)
 
 
@@ -77,7 +77,9 @@ def test_borders(jit_compile):
     middles = np.float32([-1, -1.01, 4, 4.01])
     boxes = np.stack([middles - 1, 0 * middles, middles + 1, 0 * middles + 2], axis=-1)[None]
     options = {"output_size": 1, "sampling_ratio": 1, "jit_compile": jit_compile}
-    np.testing.assert_allclose(np.ravel(roi_align(RAMP, boxes, 1.0, **options)), [4, 0, 7, 0])
+    np.testing.assert_allclose(
+        np.ravel(multilevel_roi_align([RAMP], boxes, [1.0], **options)), [4, 0, 7, 0]
+    )
 
 
 @FORMS
@@ -87,8 +89,10 @@ def test_adaptive_sampling(jit_compile):
     row = np.square(np.arange(5, dtype="float32")).reshape(1, 1, 5, 1)
     box = np.float32([[[0, 0, 3, 1]]])
     options = {"output_size": 1, "sampling_ratio": 0, "jit_compile": jit_compile}
-    np.testing.assert_allclose(np.ravel(roi_align(row, box, 1.0, **options)), [9.5 / 3], rtol=1e-6)
-    at_most = roi_align(row, box, 1.0, max_samples=2, **options)
+    np.testing.assert_allclose(
+        np.ravel(multilevel_roi_align([row], box, [1.0], **options)), [9.5 / 3], rtol=1e-6
+    )
+    at_most = multilevel_roi_align([row], box, [1.0], max_samples=2, **options)
     np.testing.assert_allclose(np.ravel(at_most), [3.0], rtol=1e-6)
 
 
@@ -186,7 +190,9 @@ def test_boxes_on_all_edges_equal_plain_loops(options):
     for jit_compile in (False, True):
 
         def align(features, boxes, jit_compile=jit_compile):
-            return roi_align(features[0], boxes, 1 / 4, jit_compile=jit_compile, **options)
+            return multilevel_roi_align(
+                features, boxes, [1 / 4], jit_compile=jit_compile, **options
+            )
 
         check_close(value_and_gradients(align, [features], boxes), expected)
 
@@ -203,7 +209,7 @@ def test_one_level_equals_torchvision(peer, options):
     boxes = np.stack([edges, edges / 2])
 
     def align(features, boxes):
-        return roi_align(features[0], boxes, 1 / 4, **options)
+        return multilevel_roi_align(features, boxes, [1 / 4], **options)
 
     found = value_and_gradients(align, [features], boxes)
     check_close(found, peer(features, boxes, 1 / 4, **options))

@@ -86,10 +86,10 @@ def detections(model: FCOS, predictions: dict, image, image_size, original_size)
         rules=model.rules,
     )
     scale = np.float32(np.asarray(original_size) / np.asarray(image_size))
-    return tuple(_in_photo(each, scale) for each in (found, candidates))
+    return tuple(in_photo(each, scale) for each in (found, candidates))
 
 
-def _in_photo(found: dict, scale: np.ndarray) -> dict[str, np.ndarray]:
+def in_photo(found: dict, scale: np.ndarray) -> dict[str, np.ndarray]:
     """A batch of one, without padding, scaled by (height, width)."""
     count = int(found["num_detections"][0])
     found = {name: np.asarray(found[name])[0, :count] for name in ("boxes", "scores", "labels")}
