@@ -104,6 +104,7 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
         from fcos_tf.models.weights import class_in, weights_file
         from fcos_tf.training.run import find_weights
 
+        window = Window() if options.show else None
         if kind == "saved_model":
             model = ExportedModel(options.saved_model)
         elif kind == "server":
@@ -114,7 +115,6 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
                 mode = f"the classifier {model}"
                 command_line.refuse_unused(given, mode, _NOT_OF_A_CLASSIFIER)
                 return _classify(weights_file(model), inputs, config, given)
-        window = Window() if options.show else None
         image_size = config.image_size if "image_size" in given - _UNUSED[kind] else None
         run = FolderRun(
             open_model(model, image_size=image_size),

@@ -24,6 +24,7 @@ class KnownAnswers:
 
     score_threshold = 0.0
     category_ids = (7, 9, 40)
+    apply_exif = False
 
     def __init__(self, inclusive_pixels=False):
         self.inclusive_pixels = inclusive_pixels
