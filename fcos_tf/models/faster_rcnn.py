@@ -24,7 +24,6 @@ from fcos_tf.models.detector import PyramidDetector
 from fcos_tf.models.image_model import spatial_size
 from fcos_tf.models.rcnn_detections import (
     RATIOS,
-    best_candidates,
     place_anchors,
     propose,
     rcnn_detections,
@@ -308,13 +307,6 @@ class FasterRCNN(PyramidDetector):
     def choose(self, raw, image_size, image_sizes, **limits):
         """Detections from raw predictions, see `Detector.decode` and `rcnn_detections`."""
         return rcnn_detections(raw, _limits(image_size, image_sizes), rules=self.rules, **limits)
-
-    def candidates(self, raw, image_size):
-        """The best (proposal, class) pairs, as many as there are proposals; others have score 0."""
-        count = self.num_proposals[1]
-        boxes, scores, labels = best_candidates(raw, limit=count, rules=self.rules)
-        one_hot = ops.one_hot(labels, self.num_classes, dtype="float32")
-        return {"boxes": boxes, "scores": one_hot * scores[..., None]}
 
     def get_config(self):
         """The constructor's arguments, with every None resolved."""

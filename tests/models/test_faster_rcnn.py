@@ -123,9 +123,6 @@ def test_decode_by_hand(model):
     np.testing.assert_allclose(out["scores"][0, :3], [0.7, 0.6, 0], rtol=1e-5)
     # Centre 10 + 2, width 40, clipped on the left; the other clipped at height 35.
     np.testing.assert_allclose(out["boxes"][0, :2], [[30, 30, 40, 35], [0, 0, 32, 10]], atol=1e-4)
-    few = model.candidates(raw, (64, 96))
-    assert few["boxes"].shape == (1, 9, 4) and few["scores"].shape == (1, 9, 3)
-    np.testing.assert_allclose(few["scores"][0, :2], [[0, 0, 0.7], [0, 0.6, 0]], rtol=1e-5)
 
 
 def test_given_proposals_replace_those_of_the_rpn(model):
