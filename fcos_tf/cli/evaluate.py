@@ -138,8 +138,10 @@ def evaluate(
     with make_strategy(**options_for(config, make_strategy, one_host=True)).scope():
         model = load_detector(path, or_classifier=True)
     classifies = hasattr(model, "classify")
+    if classifies and analyse:
+        raise ValueError(f"--analyse: expected a detector, got the classifier {path}")
     if classifies and isinstance(given, command_line.Given):
-        unused = ["metrics", "tta", "analyse"]
+        unused = ["metrics", "tta"]
         command_line.refuse_unused(given, f"the classifier {path}", unused)
     for name, value in build.given_thresholds(config, given, model, path).items():
         setattr(model, name, value)  # before anything is traced

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from fcos_tf.cli import command_line
-from fcos_tf.config import Config, EvaluationOptions
+from fcos_tf.config import AugmentationOptions, Config, EvaluationOptions, TrainingOptions
 from fcos_tf.options import (
     common_options,
+    fields_of,
     fixed_options,
     options_for,
     sections_of,
@@ -43,6 +44,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _train(config: Config, options: Any, given: command_line.Given) -> None:
+    if config.probe:
+        unused = {*fields_of(AugmentationOptions), *fields_of(TrainingOptions)}
+        command_line.refuse_unused(given, "--probe", unused - {"probe", "precision"})
     load_tensorflow()
     from fcos_tf.evaluation import format_table
     from fcos_tf.training.interruption import TrainingStopped

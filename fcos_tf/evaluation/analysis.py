@@ -43,7 +43,8 @@ def analyse_records(
 ) -> dict[str, Any]:
     """Finds the errors of detections, all at IoU 0.5; a JSON object.
 
-    Args, Raises: see `coco_evaluation`; crowds and difficult objects are neither right nor wrong.
+    Args, Raises: see `coco_evaluation`, and scores must be in 0 to 1; crowds and difficult objects
+    are neither right nor wrong.
 
     Returns:
         `tide`: see `tide.tide`; `per_class`: see `curves.class_curves`; `mean_f1`: the
@@ -55,6 +56,9 @@ def analyse_records(
         first.
     """
     matches = match(ground_truth, detections)
+    scores = matches.found["score"]
+    if len(odd := scores[(scores < 0) | (scores > 1)]):
+        raise ValueError(f"score: expected 0 to 1 in all detections, got {odd[0]:g}")
     per_class = class_curves(matches)
     curve, threshold, f1 = mean_f1(per_class)
     result = {

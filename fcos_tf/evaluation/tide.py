@@ -34,7 +34,7 @@ class Matches:
         found: The D detections, by image, then by falling score; at most 100 of an image.
         owner: int64 [D], the matched row of `truth`, or -1.
         ignored: bool [D], unmatched and more than half inside a crowd of their class.
-        error: int64 [D], index in `ERRORS`, or -1 of the matched.
+        error: int64 [D], index in `ERRORS`, or -1 of the matched and the ignored.
         target: int64 [D], the row of `truth` that a Cls or Loc detection overlaps, or -1.
     """
 
@@ -83,6 +83,7 @@ def match(ground_truth: Mapping[str, Any], detections: Iterable[Mapping[str, Any
             same = found["category_id"][rows, None] == crowds["category_id"][around]
             inside = covered(found["bbox"][rows], crowds["bbox"][around]) > FOREGROUND_IOU
             ignored[rows] = (inside & same).any(axis=1) & (owner[rows] < 0)
+    error[ignored] = target[ignored] = -1
     return Matches(dict(sorted(names.items())), truth, crowds, found, owner, ignored, error, target)
 
 
@@ -125,7 +126,11 @@ def tide(matches: Matches) -> dict[str, dict[str, float]]:
     numbers = {n: int(((matches.error == k) & counted).sum()) for k, n in enumerate(ERRORS)}
     return {
         "AP50": whole,
-        "costs": {name: max(ap - whole, 0.0) for name, ap in costs.items()},
+        # Where nothing is left to measure on, the mended type was all that was wrong.
+        "costs": {
+            name: max((1.0 if ap < 0 else ap) - whole, 0.0) if whole >= 0 else 0.0
+            for name, ap in costs.items()
+        },
         "counts": {**numbers, "Miss": int(matches.missed.sum())},
     }
 

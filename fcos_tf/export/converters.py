@@ -115,6 +115,8 @@ def export_onnx(
 
 def _check_arguments(model, file: str | Path, suffix: str, size) -> tuple[Path, tuple[int, int]]:
     """The path and the canvas."""
+    if not hasattr(model, "candidates"):
+        raise ValueError(f"expected a detector, got a {type(model).__name__}; export a SavedModel")
     if model.chosen_outputs:
         raise ValueError(
             f"a {suffix} file has no suppression inside: expected a detector without "

@@ -21,7 +21,8 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from fcos_tf.visualization.detections import as_rgb, class_colour, class_name
 
 PCA_SIZE = 50
-_MIXED = -1  # label of an image with objects of several classes
+_MIXED, _EMPTY = -1, -2  # labels of an image with objects of several classes, of one without any
+_MORE = {_MIXED: "several classes", _EMPTY: "no object"}
 _MARKERS = "osD^vP*"  # of the levels
 _THUMBNAIL, _PLACES = 36, 24  # pixels of the long side; most of them in a row
 
@@ -214,7 +215,7 @@ def _images(whole: Any, arrays: dict) -> Iterable[tuple]:
         labels = np.unique(arrays["labels"][image])
         labels = labels[labels >= 0]
         height, width = arrays["image_sizes"][image]
-        label = labels[0] if len(labels) == 1 else _MIXED
+        label = labels[0] if len(labels) == 1 else _MIXED if len(labels) else _EMPTY
         yield image, label, np.float32([0, 0, width, height]), 0, {"images": vector}
 
 
@@ -266,11 +267,13 @@ def _crop(image: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def _legend_name(label: int, class_names: Sequence[str] | None) -> str:
-    return "several classes" if label == _MIXED else class_name(int(label), class_names)
+    return _MORE.get(int(label)) or class_name(int(label), class_names)
 
 
 def _colour(label: int) -> tuple[float, ...]:
-    return (0.6, 0.6, 0.6) if label == _MIXED else tuple(np.divide(class_colour(label), 255))
+    if label < 0:
+        return (0.6, 0.6, 0.6) if label == _MIXED else (0.85, 0.85, 0.85)
+    return tuple(np.divide(class_colour(label), 255))
 
 
 def _write_table(path: Path, samples: Samples, places: dict, names: Sequence[str]) -> None:

@@ -152,3 +152,9 @@ def test_many_classes_are_listed_by_their_confusions(tmp_path):
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert 'class="matrix"' not in text
     assert '<td class="text">cat</td><td class="text">dog</td><td>1</td>' in text
+
+
+@pytest.mark.parametrize("score", [-1.0, 90.0])
+def test_scores_that_are_no_probabilities_are_refused(score):
+    with pytest.raises(ValueError, match=f"expected 0 to 1 in all detections, got {score:g}"):
+        analyse_records(truth(), [found(1, CAT_A, score)])

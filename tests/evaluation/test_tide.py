@@ -126,6 +126,13 @@ def test_crowds_and_difficult_objects_are_neither_right_nor_wrong():
     assert result["counts"] == dict.fromkeys(ERRORS, 0) | {"Bkg": 1, "Miss": 1}
 
 
+def test_an_ignored_detection_near_an_object_costs_nothing_and_finds_nothing():
+    near = found(1, wide(20), 0.99)  # IoU 0.2 with the other cat, and inside a crowd
+    result = tide(match(truth((1, [200, 0, 20, 100])), [*RIGHT, near]))
+    assert result["counts"] == dict.fromkeys(ERRORS, 0) | {"Miss": 1}
+    assert result["costs"]["Loc"] == 0
+
+
 def test_at_most_100_detections_of_an_image():
     false = [found(1, [0, 500, 9, 9], 0.95)] * 100
     assert tide(match(truth(), [*RIGHT, *false]))["AP50"] == 0
@@ -136,6 +143,7 @@ def test_no_objects_and_no_detections():
     assert tide(match(nothing, RIGHT))["AP50"] == -1
     result = tide(match(truth(), []))
     assert (result["AP50"], result["counts"]["Miss"]) == (0, 3)
+    assert result["costs"]["Miss"] == result["costs"]["FalseNeg"] == 1
 
 
 def test_equals_tidecv_on_the_golden_set(shared_data):

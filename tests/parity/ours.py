@@ -104,7 +104,8 @@ def check_detections(model: FCOS, cases: Sequence[tuple[str, tuple, dict]]) -> N
     total, only_ours, only_theirs = 0, [], []
     for file, (ours, candidates), theirs in cases:
         # Else there would be little to compare.
-        assert len(theirs["scores"]) >= 40 and len(set(theirs["labels"])) >= 4, file
+        counts = len(theirs["scores"]), len(set(theirs["labels"]))
+        assert counts[0] >= 40 and counts[1] >= 4, (file, counts)
         total += len(theirs["scores"])
         lines = differences(ours, theirs, model, candidates)
         only_ours += [f"{file}: {line}" for line in lines[0]]

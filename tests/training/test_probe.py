@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import fcos_tf
-from fcos_tf.cli.train import train
+from fcos_tf.cli.train import main, train
 from fcos_tf.config import Config
 from fcos_tf.models.classifier import ImageClassifier
 from fcos_tf.training import optimizers
@@ -95,3 +95,9 @@ def test_a_run_and_what_is_refused(tmp_path):
     assert found["mAP_all"] == pytest.approx(metrics["mAP_all"])
     with pytest.raises(ValueError, match="--probe: expected with --model=classifier, got --model="):
         train(Config(**{**options, "model": "fcos"}), report=lambda line: None)
+
+
+def test_options_of_training_are_refused_beside_it(capsys):
+    with pytest.raises(SystemExit):
+        main(["train.py", "--probe", "--model=classifier", "--learning_rate=0.1"])
+    assert "--learning_rate" in capsys.readouterr().err
