@@ -165,10 +165,14 @@ def test_detections_of_real_photos(pair, tmp_path, shared_data, files):
         scale = np.float32(original / sizes)[0]
         ours = tuple(in_photo(each, scale) for each in detections(model, image, sizes))
         cases.append((file, ours, peer.detect(read_photo(shared_data / file))))
-    check_detections(model, cases)
+    # The random head of version 2, with its norms, favours few classes.
+    check_detections(model, cases, least_classes=4 if peer.version == 1 else 2)
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["v1", "v2"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(1, id="v1"), pytest.param(2, id="v2", marks=pytest.mark.slow)],
+)
 def trained(request):
     """A small peer, and what its training gives."""
     pytest.importorskip("torch")
