@@ -194,7 +194,7 @@ def _confusions(confusion: Mapping[str, Any]) -> Iterator[str]:
     elif pairs := confused_pairs(confusion)[:20]:
         yield from _table(("true", "predicted", "number"), [(t, p, n) for n, t, p in pairs])
     yield (
-        f"<p>{int(matrix[-1].sum())} false positives on background, {int(matrix[:, -1].sum())} "
+        f"<p>{int(matrix[-1].sum())} false positives, {int(matrix[:, -1].sum())} "
         "missed objects.</p>"
     )
 
