@@ -318,7 +318,8 @@ class KerasModel(OpenedModel):
         self._image_size = image_size or model.image_size
         if self._image_size is None:
             raise ValueError(f"image_size: expected one, as {name} has none of its own; got none")
-        super().__init__(model.class_names, category_ids_of(model), model.apply_exif)
+        upright = getattr(model, "apply_exif", False)
+        super().__init__(model.class_names, category_ids_of(model), upright)
         self._inclusive_pixels = model.inclusive_pixels
         self._detect = compile_detect(model)
 
