@@ -32,6 +32,7 @@ FLOORS = {
     "fcos_tf.evaluation.coco": 1,
     "fcos_tf.evaluation.confusion": 1,
     "fcos_tf.evaluation.curves": 1,
+    "fcos_tf.evaluation.overlaps": 1,
     "fcos_tf.evaluation.records": 1,
     "fcos_tf.evaluation.tide": 1,
     "fcos_tf.evaluation.voc": 1,

@@ -21,6 +21,7 @@ on validation images at the size of the model.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,12 +94,17 @@ def _tsne(config, options, given):
     from fcos_tf.visualization.tsne import collect_samples, save_tsne
 
     model, dataset = _open(config, options, given)
-    samples = collect_samples(model, dataset, options.num_samples)
+    labels_of = functools.partial(_labels_of, model, dataset)
+    batches = (
+        (images, {**targets, "labels": labels_of(targets["labels"])})
+        for images, targets in dataset.as_numpy_iterator()
+    )
+    samples = collect_samples(model, batches, options.num_samples)
     with command_line.arguments_as_flags({"perplexity": "perplexity"}):
         yield from save_tsne(
             options.output_dir,
             samples,
-            dataset.class_names,
+            model.class_names or dataset.class_names,
             perplexity=options.perplexity,
             seed=config.seed,
             thumbnails=options.thumbnails,

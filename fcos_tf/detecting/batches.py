@@ -74,7 +74,7 @@ def compile_classify(model: Any, features: bool = False) -> DetectFunction:
             return {"probabilities": model.classify(images, image_sizes, **options)}
         from keras import ops
 
-        found = model.features({"images": images, "image_sizes": image_sizes})
+        found = model.image_features({"images": images, "image_sizes": image_sizes})
         return {"features": found, "probabilities": ops.sigmoid(model.class_logits(found))}
 
     return _on_devices(classify, model)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from fcos_tf.evaluation.tide import Matches, covered, pairwise_iou, rows_by_image, select
+from fcos_tf.evaluation.overlaps import covered, iou
+from fcos_tf.evaluation.tide import Matches, rows_by_image, select
 
 BACKGROUND = "background"
 IOU_THRESHOLD = 0.5
@@ -34,21 +35,21 @@ def confusion_matrix(matches: Matches, score_threshold: float) -> np.ndarray:
     for image_id in {**found_of, **truth_of}:
         rows, objects = (of.get(image_id, nothing) for of in (found_of, truth_of))
         boxes = found["bbox"][rows]
-        pairs = _pairs(pairwise_iou(boxes, truth["bbox"][objects]))
+        pairs = _pairs(iou(boxes[:, None], truth["bbox"][objects]))
         paired_rows, paired_objects = rows[pairs[:, 0]], objects[pairs[:, 1]]
         np.add.at(matrix, (true_class[paired_objects], found_class[paired_rows]), 1)
         crowds = matches.crowds["bbox"][crowds_of.get(image_id, nothing)]
-        counts = ~(covered(boxes, crowds) > IOU_THRESHOLD).any(axis=1)
+        counts = ~(covered(boxes[:, None], crowds) > IOU_THRESHOLD).any(axis=1)
         false = np.setdiff1d(rows[counts], paired_rows)
         np.add.at(matrix, (-1, found_class[false]), 1)
         np.add.at(matrix, (true_class[np.setdiff1d(objects, paired_objects)], -1), 1)
     return matrix
 
 
-def _pairs(iou: np.ndarray) -> np.ndarray:
+def _pairs(overlap: np.ndarray) -> np.ndarray:
     """One-to-one pairs (row, column) of an IoU matrix by falling value, int64 [P, 2]."""
-    candidates = np.argwhere(iou >= IOU_THRESHOLD)
-    order = np.argsort(-iou[tuple(candidates.T)], kind="stable")
+    candidates = np.argwhere(overlap >= IOU_THRESHOLD)
+    order = np.argsort(-overlap[tuple(candidates.T)], kind="stable")
     rows, columns, pairs = set(), set(), []
     for row, column in candidates[order].tolist():
         if row not in rows and column not in columns:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fcos_tf.evaluation.coco import Columns
-from fcos_tf.evaluation.tide import RECALLS, Matches, average_precision
+from fcos_tf.evaluation.tide import Matches, average_precision, precisions_at_recalls
 
 SCORES = np.arange(201) / 200
 # name -> largest value; None: no limit. Those of COCO and of TIDE.
@@ -83,7 +83,6 @@ def _curves(scores: np.ndarray, right: np.ndarray, objects: int) -> dict[str, An
     precision = hits / np.arange(1, len(right) + 1)
     recall = hits / objects
     f1 = 2 * hits / (np.arange(1, len(right) + 1) + objects)  # 2TP / (2TP + FP + FN)
-    best_precision = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
     kept = np.searchsorted(-scores, -SCORES, side="right")  # detections of at least each score
     best = {"threshold": None, "f1": 0.0, "precision": 0.0, "recall": 0.0}
     if right.any():
@@ -98,7 +97,7 @@ def _curves(scores: np.ndarray, right: np.ndarray, objects: int) -> dict[str, An
         }
     return {
         "AP50": average_precision(right, objects),
-        "precisions": best_precision[np.searchsorted(recall, RECALLS)].tolist(),
+        "precisions": precisions_at_recalls(right, objects).tolist(),
         "f1_curve": np.append(0.0, f1)[kept].tolist(),
         **best,
     }

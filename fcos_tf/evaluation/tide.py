@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from fcos_tf.evaluation.coco import Columns, check_records
+from fcos_tf.evaluation.overlaps import covered, iou
+from fcos_tf.evaluation.voc import best_precision
 
 FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1
 MAX_DETECTIONS = 100  # of an image
@@ -81,7 +83,7 @@ def match(ground_truth: Mapping[str, Any], detections: Iterable[Mapping[str, Any
         around = crowds_of.get(image_id, nothing)
         if len(around):
             same = found["category_id"][rows, None] == crowds["category_id"][around]
-            inside = covered(found["bbox"][rows], crowds["bbox"][around]) > FOREGROUND_IOU
+            inside = covered(found["bbox"][rows, None], crowds["bbox"][around]) > FOREGROUND_IOU
             ignored[rows] = (inside & same).any(axis=1) & (owner[rows] < 0)
     error[ignored] = target[ignored] = -1
     return Matches(dict(sorted(names.items())), truth, crowds, found, owner, ignored, error, target)
@@ -142,11 +144,13 @@ def average_precision(right: np.ndarray, num_objects: int) -> float:
     """
     if not len(right) or not num_objects:
         return 0.0
-    hits = np.cumsum(right)
-    precision = hits / np.arange(1, len(right) + 1)
-    precision = np.maximum.accumulate(precision[::-1])[::-1]
-    rank = np.searchsorted(hits / num_objects, RECALLS)
-    return float(np.append(precision, 0.0)[rank].mean())
+    return float(precisions_at_recalls(right, num_objects).mean())
+
+
+def precisions_at_recalls(right: np.ndarray, num_objects: int) -> np.ndarray:
+    """The best precision at each of `RECALLS` or more, float64 [101], as `average_precision`."""
+    rank = np.searchsorted(np.cumsum(right) / num_objects, RECALLS)
+    return np.append(best_precision(right), 0.0)[rank]
 
 
 def select(columns: Columns, rows: np.ndarray) -> Columns:
@@ -159,28 +163,6 @@ def rows_by_image(columns: Columns) -> dict[int, np.ndarray]:
     order = np.argsort(columns["image_id"], kind="stable")
     ids, starts = np.unique(columns["image_id"][order], return_index=True)
     return dict(zip(ids.tolist(), np.split(order, starts[1:]), strict=False))
-
-
-def intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Common square pixels of boxes [A, 4] and [B, 4] (x, y, width, height), [A, B]."""
-    a, b = a[:, None], b[None]
-    corner = np.maximum(a[..., :2], b[..., :2])
-    sides = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:]) - corner
-    return np.prod(np.maximum(sides, 0.0), axis=-1)
-
-
-def pairwise_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of boxes [A, 4] and [B, 4] (x, y, width, height), [A, B]; 0 for boxes without area."""
-    common = intersections(a, b)
-    union = np.prod(a[:, 2:], axis=1)[:, None] + np.prod(b[:, 2:], axis=1) - common
-    return np.divide(common, union, out=np.zeros_like(union), where=union > 0)
-
-
-def covered(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """The part of each box [A, 4] inside each region [B, 4], 0 to 1, [A, B]."""
-    areas = np.prod(boxes[:, 2:], axis=1)[:, None]
-    common = intersections(boxes, regions)
-    return np.divide(common, areas, out=np.zeros_like(common), where=areas > 0)
 
 
 def _best_of_each_image(found: Columns) -> Columns:
@@ -197,9 +179,9 @@ def _match_image(
     none = np.full(len(rows), -1)
     if not len(objects):
         return none, np.full(len(rows), _BKG), none
-    iou = pairwise_iou(found["bbox"][rows], truth["bbox"][objects])  # [rows, objects]
+    overlap = iou(found["bbox"][rows, None], truth["bbox"][objects])  # [rows, objects]
     same = found["category_id"][rows, None] == truth["category_id"][objects]
-    same_iou, other_iou = iou * same, iou * ~same
+    same_iou, other_iou = overlap * same, overlap * ~same
     owner, left = none.copy(), same_iou.copy()
     for row in np.flatnonzero(same_iou.max(axis=1) >= FOREGROUND_IOU):
         column = left[row].argmax()
@@ -212,7 +194,7 @@ def _match_image(
         _LOC: (best >= BACKGROUND_IOU) & (best <= FOREGROUND_IOU),
         _CLS: other_iou.max(axis=1) >= FOREGROUND_IOU,
         _DUPE: (same_iou * taken).max(axis=1) >= FOREGROUND_IOU,
-        _BKG: iou.max(axis=1) <= BACKGROUND_IOU,
+        _BKG: overlap.max(axis=1) <= BACKGROUND_IOU,
     }
     error = np.select(list(conditions.values()), list(conditions), _BOTH)
     target = np.select(

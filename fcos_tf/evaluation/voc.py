@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from fcos_tf.evaluation.coco import Columns, check_records
+from fcos_tf.evaluation.overlaps import iou
 from fcos_tf.evaluation.records import Scores
 
 IOU_THRESHOLD = 0.5
@@ -125,23 +126,14 @@ def _best_overlap(truth: Columns, found: Columns) -> tuple[np.ndarray, np.ndarra
     for j in range(int(count.max(initial=0))):
         rows = np.flatnonzero(count > j)
         candidate = by_group[start[rows] + j]
-        iou = _iou(found["bbox"][rows], truth["bbox"][candidate])
-        better = iou > best[rows]
-        best[rows[better]] = iou[better]
+        overlap = iou(found["bbox"][rows], truth["bbox"][candidate])
+        better = overlap > best[rows]
+        best[rows[better]] = overlap[better]
         owner[rows[better]] = candidate[better]
     return best, owner
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU [N] of boxes [N, 4] (x, y, width, height), pair by pair; 0 for boxes without area."""
-    corner = np.maximum(a[:, :2], b[:, :2])
-    sides = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:]) - corner
-    intersection = np.prod(np.maximum(sides, 0.0), axis=1)
-    union = np.prod(a[:, 2:], axis=1) + np.prod(b[:, 2:], axis=1) - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
-
-
-def _best_precision(right: np.ndarray) -> np.ndarray:
+def best_precision(right: np.ndarray) -> np.ndarray:
     """The best precision at each detection's rank or below, float64 [N]."""
     precision = np.cumsum(right) / np.arange(1, len(right) + 1)
     return np.maximum.accumulate(precision[::-1])[::-1]
@@ -150,12 +142,12 @@ def _best_precision(right: np.ndarray) -> np.ndarray:
 def _eleven_points(right: np.ndarray, objects: int) -> float:
     # Recall >= t / 10, exact in whole numbers.
     rank = np.searchsorted(10 * np.cumsum(right), np.arange(11) * objects)
-    return float(np.append(_best_precision(right), 0.0)[rank].mean())
+    return float(np.append(best_precision(right), 0.0)[rank].mean())
 
 
 def _all_points(right: np.ndarray, objects: int) -> float:
     # Each right detection increases recall by 1 / objects; others do not change it.
-    return float(_best_precision(right)[right].sum() / objects)
+    return float(best_precision(right)[right].sum() / objects)
 
 
 # Ranked hits, bool [N], and the number of objects -> AP.

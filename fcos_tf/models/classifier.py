@@ -67,9 +67,9 @@ class ImageClassifier(BackboneModel):
 
     def call(self, inputs, training=False):
         """`class_logits` [B, C] float32, from images or a dict with `images`, `image_sizes`."""
-        return {"class_logits": self.class_logits(self.features(inputs, training=training))}
+        return {"class_logits": self.class_logits(self.image_features(inputs, training=training))}
 
-    def features(self, inputs, *, training: bool = False):
+    def image_features(self, inputs, *, training: bool = False):
         """The mean of the backbone's last map over the valid part of each image.
 
         Args:
@@ -82,10 +82,6 @@ class ImageClassifier(BackboneModel):
         images, image_sizes = unpack_inputs(inputs)
         maps = self.backbone(self.preprocess(images, image_sizes), training=training)
         return mean_of_valid(maps[self._last_map()], spatial_size(images), image_sizes)
-
-    def image_features(self, inputs):
-        """See `ImageModel.image_features`."""
-        return self.features(inputs)
 
     def _last_map(self) -> str:
         return "last" if "last" in self.backbone.output else "c5"

@@ -32,7 +32,7 @@ class Samples(NamedTuple):
 
     Attributes:
         features: title -> ([K], the samples that have them; [K, F] float32).
-        labels: [S]; -1 for an image with objects of several classes.
+        labels: [S]; of an image with objects of several classes -1, of one without any -2.
         image_ids: [S].
         boxes: [S, 4] xyxy in pixels of the resized image.
         strides: [S], of the level that learns the object; 0: none does, or it is an image.

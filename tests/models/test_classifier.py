@@ -86,7 +86,7 @@ def test_padding_changes_little_and_single_is_batch():
     predicted = model.predict({"images": images, "image_sizes": sizes}, verbose=0)
     np.testing.assert_allclose(predicted, together, atol=1e-6)
     np.testing.assert_allclose(
-        np.asarray(ops.sigmoid(model.class_logits(model.features(images)))),
+        np.asarray(ops.sigmoid(model.class_logits(model.image_features(images)))),
         np.asarray(model.classify(images)),
         atol=1e-6,
     )
@@ -103,7 +103,7 @@ def test_files_classes_and_mixed_precision(tmp_path):
     np.testing.assert_array_equal(loaded.classify(images), model.classify(images))
     other = loaded.with_classes(("ring", "rod", "cup"))
     assert other.classify(images).shape == (1, 3)
-    np.testing.assert_array_equal(other.features(images), model.features(images))
+    np.testing.assert_array_equal(other.image_features(images), model.image_features(images))
     half = model.with_classes(model.class_names, dtype="mixed_bfloat16")
     assert half(images)["class_logits"].dtype == "float32"
     np.testing.assert_allclose(half.classify(images), model.classify(images), atol=0.02)
@@ -146,7 +146,7 @@ def test_the_convolution_before_the_classifier(tmp_path):
     classifier = ImageClassifier(2, backbone="mobilenet_v2")
     classifier.backbone.get_layer("last_norm").beta.assign(np.arange(1280) % 8.0)
     images = np.zeros([1, 64, 64, 3], "uint8")
-    features = np.asarray(classifier.features(images))
+    features = np.asarray(classifier.image_features(images))
     # After a ReLU of at most 6.
     assert features.shape == (1, 1280) and features.min() >= 0 and features.max() <= 6
     file = str(tmp_path / "classifier.keras")

@@ -39,7 +39,7 @@ def test_it_is_end_to_end_training_of_the_frozen_model():
     model = ImageClassifier(class_names=dataset.class_names, **frozen)
     (images, targets) = next(iter(fcos_tf.data.load("digits", batch_size=16, **data)))
     sizes = targets["image_sizes"]
-    features = np.asarray(model.features({"images": images, "image_sizes": sizes}))
+    features = np.asarray(model.image_features({"images": images, "image_sizes": sizes}))
     # A quarter bounds the second derivative of the loss of a logit; with the 1 of the bias.
     with_bias = np.pad(features, [[0, 0], [0, 1]], constant_values=1)
     steepest = float(np.linalg.norm(with_bias, 2) ** 2 / 4 / (16 * 10))

@@ -52,7 +52,7 @@ class Source:
             from several threads; must not call TensorFlow. Raises `ImageError`.
         num_images: n.
         most_boxes: The largest M that `read` returns.
-        most_ignored: The largest K.
+        most_ignored: The largest K, at least 1: `unbatch` of TensorFlow 2.21 crashes on [1, 0, 4].
         class_names: Name of each label.
         category_ids: The data set's own id of each label.
         portrait: bool [n], whether an image is higher than wide; None: nobody knows.
@@ -115,7 +115,7 @@ def make_source(annotations: Annotations, note: Callable[[list[str]], None]) -> 
         read=read,
         num_images=annotations.num_images,
         most_boxes=most(~annotations.ignored),
-        most_ignored=most(annotations.ignored),
+        most_ignored=max(1, most(annotations.ignored)),
         class_names=annotations.class_names,
         category_ids=annotations.category_ids,
         portrait=annotations.sizes[:, 0] > annotations.sizes[:, 1] if known else None,
@@ -174,11 +174,6 @@ class ExampleMapper:
     portrait: np.ndarray | None = None
     cache: bool = False
     _cached: dict[int, Example] = field(default_factory=dict)
-
-    @property
-    def most_ignored(self) -> int:
-        """K; at least 1: `unbatch` of TensorFlow 2.21 crashes on arrays of [1, 0, 4]."""
-        return max(1, self.source.most_ignored)
 
     def __call__(self, index: int, pass_number: int, position: int):
         """One row of a batch.
@@ -258,7 +253,7 @@ class ExampleMapper:
             "original_sizes": example.original_size.astype(np.float32),
             "image_ids": np.int64(example.image_id),
         }
-        most_ignored = self.most_ignored
+        most_ignored = self.source.most_ignored
         # Classifiers leave their classes out.
         targets["ignored_labels"] = images.pad_rows(example.ignored_labels, most_ignored, -1)  # [K]
         if not self.training:

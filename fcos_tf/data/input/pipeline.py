@@ -104,7 +104,7 @@ def _call(mapper: ExampleMapper, element: tf.Tensor) -> tuple[tf.Tensor, dict[st
     Raises:
         tf.errors.InvalidArgumentError: More bad images than tolerated; names one.
     """
-    rows, ignored = mapper.most_boxes, mapper.most_ignored
+    rows, ignored = mapper.most_boxes, mapper.source.most_ignored
     specs = {
         "boxes": tf.TensorSpec([rows, 4], tf.float32),
         "labels": tf.TensorSpec([rows], tf.int32),
