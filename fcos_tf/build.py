@@ -222,6 +222,12 @@ def _share_backbone(kind: type[ImageModel], other: type[ImageModel]) -> bool:
     )
 
 
+def with_input_of(model: ImageModel, config: Config, given: Collection[str]) -> Config:
+    """The config with the `image_size` and `apply_exif` of a model, but for given ones."""
+    of_model = {name: getattr(model, name) for name in {"image_size", "apply_exif"} - {*given}}
+    return dataclasses.replace(config, **{n: v for n, v in of_model.items() if v is not None})
+
+
 def given_thresholds(
     config: Config, given: Collection[str], model: ImageModel, path: str | os.PathLike
 ) -> dict[str, Any]:

@@ -46,6 +46,7 @@ FLOORS = {
     "fcos_tf.training.optimizers": 1,  # Keras needs them to load a saved model
     "fcos_tf.training.schedules": 1,
     "fcos_tf.build": 6,
+    "fcos_tf.jobs": 6,
     "fcos_tf.cli": 7,
     "benchmarks": 7,
     "tools": 7,
@@ -120,7 +121,11 @@ def users_of(imported, *, below=8, trees=MODULES):
 
 
 def test_only_build_and_tools_know_the_config():
-    assert users_of("fcos_tf.config") >= {"fcos_tf.build", "fcos_tf.cli.train"}
+    assert users_of("fcos_tf.config") >= {
+        "fcos_tf.build",
+        "fcos_tf.jobs.train",
+        "fcos_tf.cli.train",
+    }
     assert users_of("fcos_tf.config", below=6) == set()
 
 

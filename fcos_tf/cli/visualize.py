@@ -194,9 +194,7 @@ def _open(config: Config, options: VisualizeOptions, given: command_line.Given) 
     if options.weights:
         command_line.refuse_unused(given, "--weights", ["model_dir"])
     model = load_model(find_weights(config.model_dir, options.weights))
-    for name in {"image_size", "apply_exif"} - given:
-        if getattr(model, name):
-            config = dataclasses.replace(config, **{name: getattr(model, name)})
+    config = build.with_input_of(model, config, given)
     dataset = build.load_val_data(config, model.class_names and detectable(model.class_names))
     return model, dataset
 

@@ -16,6 +16,8 @@ from fcos_tf import FCOS
 from fcos_tf.cli import evaluate as evaluate_tool
 from fcos_tf.cli import train as train_tool
 from fcos_tf.config import Config
+from fcos_tf.jobs.evaluate import _view, evaluate
+from fcos_tf.jobs.train import train
 from fcos_tf.models.fcos_rules import RULES
 from tests.cli.parsing import parse_config
 from tests.limits import HANG
@@ -85,7 +87,7 @@ def test_the_same_command_resumes_and_then_has_nothing_to_do(run_dir, tmp_path):
         (folder / name).unlink()
     config = parse_config([*SMALL, "--steps=4", f"--model_dir={folder}"])
     told = []
-    metrics = train_tool.train(config, report=told.append)
+    metrics = train(config, report=told.append)
     assert told[0].startswith("resuming at step 3 of 4: ")
 
     assert kinds(folder) == [
@@ -100,7 +102,7 @@ def test_the_same_command_resumes_and_then_has_nothing_to_do(run_dir, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
     told.clear()
-    assert train_tool.train(config, report=told.append) == metrics
+    assert train(config, report=told.append) == metrics
     assert told == [f"{folder} is finished: step 4 of 4"]
 
 
@@ -113,7 +115,7 @@ def test_training_on_from_a_detector_of_other_classes(run_dir, tmp_path):
     data = [flag for flag in SMALL if not flag.startswith(("--back", "--fpn", "--head", "--score"))]
     command = [*data, f"--initial_weights={tmp_path / 'start.keras'}", "--steps=2"]
     config = parse_config([*command, f"--model_dir={tmp_path / 'run'}"])
-    train_tool.train(config, report=lambda line: None)
+    train(config, report=lambda line: None)
     model = keras.models.load_model(tmp_path / "run" / "model.keras", compile=False)
     assert model.class_names == tuple("0123456789") and model.rules == RULES["torchvision"]
     assert model.score_threshold == 0.001
@@ -140,10 +142,10 @@ def test_a_changed_flag_that_matters_is_refused_unless_allowed(run_dir, run_here
     (folder / "metrics.json").unlink()  # or there would be nothing to do
     config = parse_config([*command, "--allow_config_change"])
     with pytest.warns(UserWarning, match=r"other flags: --momentum=0\.5 \(was 0\.9\)$"):
-        train_tool.train(config, report=lambda line: None)
+        train(config, report=lambda line: None)
     # Allowed once: the run now has these flags, and no others without asking again.
     assert "--allow_config_change=false\n" in (folder / "config.cfg").read_text()
-    train_tool.train(parse_config(command), report=lambda line: None)
+    train(parse_config(command), report=lambda line: None)
 
 
 def test_evaluate_takes_a_checkpoint_or_a_file_and_thresholds(run_dir, run_here, tmp_path):
@@ -188,9 +190,7 @@ def test_evaluate_knows_the_size_that_a_model_was_made_for(run_dir, tmp_path, ca
     data = [flag for flag in SMALL if not flag.startswith("--image_size")]
     config = parse_config(data)
     assert config.image_size == "512x512"
-    scores = evaluate_tool.evaluate(
-        config, weights=run_dir / "model.keras", output_dir=tmp_path, size_of_model=True
-    )
+    scores = evaluate(config, weights=run_dir / "model.keras", output_dir=tmp_path)
     assert "on 8 images at 64x64" in capsys.readouterr().out
     expected = json.loads((run_dir / "metrics.json").read_text())
     assert scores.metrics["AP"] == pytest.approx(expected["AP"], abs=1e-6)
@@ -320,9 +320,7 @@ def test_evaluate_with_further_views_and_metrics(run_dir, tmp_path):
     found = {}
     for name, options in (("plain", []), ("tta", ["--tta=flip,96x96"])):
         config = parse_config([*SMALL, f"--model_dir={run_dir}", "--metrics=coco,voc12", *options])
-        scores = evaluate_tool.evaluate(
-            config, weights=run_dir / "model.keras", output_dir=tmp_path / name
-        )
+        scores = evaluate(config, weights=run_dir / "model.keras", output_dir=tmp_path / name)
         assert {"AP", "mAP_voc12"} < set(scores.metrics)
         detections = json.loads((tmp_path / name / "detections.json").read_text())
         found[name] = {
@@ -336,18 +334,18 @@ def test_evaluate_with_further_views_and_metrics(run_dir, tmp_path):
     assert found["tta"] != found["plain"]
     wrong = dataclasses.replace(config, tta=("mirror",))
     with pytest.raises(ValueError, match="--tta: expected flip and image sizes"):
-        evaluate_tool.evaluate(wrong, weights=run_dir / "model.keras")
+        evaluate(wrong, weights=run_dir / "model.keras")
 
 
 def test_a_run_needs_a_folder_and_a_length():
     with pytest.raises(ValueError, match=r"--model_dir: expected a folder"):
-        train_tool.train(Config(steps=1))
+        train(Config(steps=1))
     with pytest.raises(ValueError, match=r"--steps or --epochs: expected one"):
-        train_tool.train(Config(model_dir="unused"))
+        train(Config(model_dir="unused"))
 
 
 def test_further_views_need_no_batches_of_one_orientation():
     config = Config(image_size="80,120", orientation_buckets=True)
     for size, buckets in (("64x64", False), ("100,150", True)):
-        view = evaluate_tool._view(config, size)
+        view = _view(config, size)
         assert (view.image_size, view.orientation_buckets) == (size, buckets)

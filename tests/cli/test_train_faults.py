@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from fcos_tf.cli import train as train_tool
 from fcos_tf.config import Config
+from fcos_tf.jobs.train import train
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.tensorflow_words import is_out_of_memory
 from fcos_tf.training import checkpoints
@@ -84,12 +85,12 @@ def test_a_record_of_steps_before_and_after_a_kill_is_that_of_the_uninterrupted_
              "--checkpoint_every=3", "--keep_checkpoints=9")  # fmt: skip
     straight = tmp_path / "straight"
 
-    def train(folder):
+    def train_in(folder):
         command = [*SMALL, *flags, f"--model_dir={folder}"]
-        train_tool.train(parse_config(command), report=lambda line: None)
+        train(parse_config(command), report=lambda line: None)
         return records(folder)
 
-    expected = train(straight)
+    expected = train_in(straight)
     assert kinds(straight) == [(5, "train"), (7, "train"), (7, "val"), (10, "train"), (10, "val")]
     folder = tmp_path / "killed"
     shutil.copytree(straight, folder)
@@ -97,7 +98,7 @@ def test_a_record_of_steps_before_and_after_a_kill_is_that_of_the_uninterrupted_
         if checkpoints.step_of(path) > 3:
             path.unlink()
     (folder / "metrics.json").unlink()
-    assert train(folder) == expected
+    assert train_in(folder) == expected
 
 
 def test_corrupt_checkpoints_only_are_no_reason_to_start_anew(tmp_path, capsys):
@@ -126,7 +127,7 @@ def coco_run(tmp_path_factory):
     told = []
     config = parse_config([*SMALL, *on_coco(data), f"--model_dir={root / 'run'}"])
     with pytest.warns(UserWarning) as warned:
-        train_tool.train(config, report=told.append)
+        train(config, report=told.append)
     return data, root / "run", [str(each.message) for each in warned]
 
 

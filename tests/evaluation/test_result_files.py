@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from fcos_tf.cli.evaluate import main, score_files
+from fcos_tf.cli.evaluate import main
+from fcos_tf.jobs.evaluate import score_files
 
 BOX = [10, 10, 50, 50]
 TRUTH = {

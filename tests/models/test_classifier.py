@@ -13,9 +13,9 @@ from fcos_tf import build
 from fcos_tf.cli import detect as cli_detect
 from fcos_tf.cli import evaluate as cli_evaluate
 from fcos_tf.cli import export as cli_export
-from fcos_tf.cli.train import train
 from fcos_tf.config import Config
 from fcos_tf.evaluation import evaluate
+from fcos_tf.jobs.train import train
 from fcos_tf.layers import backbones
 from fcos_tf.layers.backbones import build_backbone
 from fcos_tf.models.classifier import ImageClassifier, image_labels, mean_of_valid

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from fcos_tf import build, evaluation
-from fcos_tf.cli import train as train_tool
 from fcos_tf.config import Config
+from fcos_tf.jobs.train import train
 from fcos_tf.models.weights import load_model
 from fcos_tf.training import checkpoints
 
@@ -38,7 +38,7 @@ def test_averages_are_evaluated_kept_and_resumed(tmp_path, monkeypatch):
         return evaluate(model, *arguments, **options)
 
     monkeypatch.setattr(evaluation, "evaluate", watched)
-    train_tool.train(config, report=lambda line: None)
+    train(config, report=lambda line: None)
 
     # A checkpoint is the average to whoever loads it, and the weights proper to who trains on.
     run = Path(config.model_dir)
@@ -65,5 +65,5 @@ def test_averages_are_evaluated_kept_and_resumed(tmp_path, monkeypatch):
     (again / "checkpoints").mkdir(parents=True)
     shutil.copy(run / "checkpoints" / "step_00000002.keras", again / "checkpoints")
     resumed = dataclasses.replace(config, model_dir=str(again))
-    train_tool.train(resumed, report=lambda line: None)
+    train(resumed, report=lambda line: None)
     assert_equal(weights(load_model(again / "model.keras")), last)

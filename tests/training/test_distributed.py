@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from fcos_tf.cli import train as train_tool
+from fcos_tf.jobs.train import train
 from fcos_tf.training.strategy import make_strategy
 from tests.cli.parsing import parse_config
 from tests.digit_files import write_digits
@@ -100,7 +100,7 @@ def test_a_host_that_dies_ends_the_others_and_all_resume(victim, tmp_path):
 
     again = start_hosts(commands)
     straight = tmp_path / "straight"
-    train_tool.train(parse_config([*flags, f"--model_dir={straight}"]), lambda _: 0)
+    train(parse_config([*flags, f"--model_dir={straight}"]), lambda _: 0)
     told = [finish(process) for process in again.values()]
     assert "resuming at step " in told[0] and "2 CPUs on 2 hosts" in told[0]
     (line,) = told[1].splitlines()

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from fcos_tf import build
-from fcos_tf.cli import train as train_tool
 from fcos_tf.config import Config
+from fcos_tf.jobs.train import train
 from fcos_tf.training.non_finite import NonFiniteGuard
 from fcos_tf.training.optimizers import SGD
 
@@ -49,7 +49,7 @@ def poisoned(monkeypatch):
 
 def test_it_stops_names_the_images_and_keeps_the_batch(config, poisoned):
     with pytest.raises(ValueError, match=r"loss or its gradient is not finite at step 4") as error:
-        train_tool.train(config, report=lambda line: None)
+        train(config, report=lambda line: None)
     text, folder = str(error.value), f"{config.model_dir}/checkpoints"
     (images, targets) = next(iter(poisoned(config, start_step=BAD_STEP - 1)))
     ids = targets["image_ids"].numpy().tolist()
@@ -66,7 +66,7 @@ def test_it_stops_names_the_images_and_keeps_the_batch(config, poisoned):
 def test_it_goes_on_without_such_a_step_where_that_is_allowed(config, poisoned):
     config = build.dataclasses.replace(config, max_bad_steps=1)
     with pytest.warns(UserWarning, match=r"at step 4 .*left out: 1 of at most 1"):
-        metrics = train_tool.train(config, report=lambda line: None)
+        metrics = train(config, report=lambda line: None)
     assert metrics["step"] == 6 and np.isfinite(metrics["AP"])
 
 

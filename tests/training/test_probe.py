@@ -7,8 +7,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import fcos_tf
-from fcos_tf.cli.train import main, train
+from fcos_tf.cli.train import main
 from fcos_tf.config import Config
+from fcos_tf.jobs.train import train
 from fcos_tf.models.classifier import ImageClassifier
 from fcos_tf.training import optimizers
 from fcos_tf.training.probe import fit_logistic, fit_probe

@@ -9,10 +9,10 @@ import tensorflow as tf
 from keras import ops
 
 from fcos_tf import build
-from fcos_tf.cli.train import train
 from fcos_tf.config import Config
 from fcos_tf.detecting import open_model
 from fcos_tf.evaluation import evaluate
+from fcos_tf.jobs.train import train
 from fcos_tf.models.image_model import ImageModel, sum_over_replicas, unpack_inputs
 from fcos_tf.models.weights import load_detector, load_model
 from fcos_tf.training import strategy

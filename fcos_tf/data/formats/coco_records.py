@@ -10,6 +10,7 @@ A bbox is [x, y, width, height] with x and y from the left and upper edge of the
 width, without any +1. A record's place is counted from 0 in its list.
 """
 
+import contextlib
 import math
 import struct
 from collections import Counter
@@ -169,7 +170,7 @@ def read_objects(
     found = [records[place] for place in places]
     ids = _ids(found, "id")
     packed = [_pack(record.get("bbox")) for record in found]
-    areas = np.array([_area(record.get("area")) for record in found], np.float64)
+    areas = _areas([record.get("area") for record in found])
     crowds = [record.get("iscrowd") or 0 for record in found]
     kept = np.array([bbox is not None for bbox in packed], bool)
     for index in np.flatnonzero(~kept):
@@ -239,7 +240,11 @@ def _repeats(first: np.ndarray) -> set[int]:
 
 
 def _ids(records: list[dict], key: str) -> np.ndarray:
-    return np.fromiter((_id(record.get(key)) for record in records), np.int64, len(records))
+    values = [record.get(key) for record in records]
+    if set(map(type, values)) == {int}:  # as in most files, of millions of values
+        with contextlib.suppress(OverflowError):
+            return np.array(values, np.int64)
+    return np.fromiter(map(_id, values), np.int64, len(values))
 
 
 def _id(value: Any) -> int:
@@ -257,8 +262,15 @@ def _side(value: Any) -> int:
         return 0
 
 
-def _area(value: Any) -> float:
-    return float(value) if type(value) in (int, float) and 0 <= value < 1e300 else math.nan
+def _areas(values: list) -> np.ndarray:
+    """Areas in square pixels, NaN for what cannot be one."""
+    if not set(map(type, values)) <= {int, float}:
+        values = [value if type(value) in (int, float) else math.nan for value in values]
+    try:
+        areas = np.array(values, np.float64)
+    except OverflowError:
+        areas = np.array([value if abs(value) < 1e300 else math.nan for value in values])
+    return np.where((areas >= 0) & (areas < 1e300), areas, math.nan)
 
 
 def _pack(bbox: Any) -> bytes | None:

@@ -22,7 +22,7 @@ def probe(
 
     Raises:
         ValueError: No classifier, or a folder with the checkpoints of another run; see also
-            `fcos_tf.cli.train.train`.
+            `fcos_tf.jobs.train.train`.
     """
     import keras
 
