@@ -40,7 +40,8 @@ class BoxHead(keras.layers.Layer):
         num_fcs: number of hidden layers.
         channels: of the convolutions.
         fc_channels: of the hidden layers.
-        norm: after each convolution: "none", "batch", "sync" or "frozen".
+        norm: after each convolution: "none", "batch", "sync" or "frozen". Statistics of "sync"
+            include rows that pad.
         class_agnostic: whether all classes share one set of deltas.
         box_refinement: whether there are deltas at all.
         init: of the weights: "torchvision", "detectron2" or "normal", N(0, 0.01). Biases are 0.
@@ -116,12 +117,13 @@ class BoxHead(keras.layers.Layer):
         if self.box_deltas:
             self.box_deltas.build((None, width))
 
-    def call(self, roi_features, training=None):
+    def call(self, roi_features, training=None, valid=None):
         """Predicts for proposals.
 
         Args:
             roi_features: [B, R, rows, columns, channels], rows and columns static.
             training: whether batch normalisation takes the statistics of the batch.
+            valid: [B, R] bool, the proposals in these statistics; None: all.
 
         Returns:
             dict of float32: `class_logits` [B, R, C + 1] and, with `box_refinement`, `box_deltas`
@@ -129,10 +131,14 @@ class BoxHead(keras.layers.Layer):
         """
         num_images, num_rois = ops.shape(roi_features)[:2]
         x = ops.reshape(roi_features, (-1, *roi_features.shape[2:]))  # [B * R, ...]
+        masked = {}
+        if valid is not None and training and self.norm == "batch":
+            ones = ops.ones_like(x[..., 0], dtype="bool")
+            masked = {"mask": ones & ops.reshape(valid, (-1, 1, 1))}  # [B * R, rows, columns]
         for k, conv in enumerate(self.convs):
             x = conv(x)
             if self.norms:
-                x = self.norms[k](x, training=training)
+                x = self.norms[k](x, training=training, **masked)
             x = ops.relu(x)
         x = ops.reshape(x, (-1, x.shape[1] * x.shape[2] * x.shape[3]))
         for layer in self.fcs:

@@ -245,8 +245,8 @@ class FasterRCNN(PyramidDetector):
             )
         return {"features": features, **outputs, **chosen}
 
-    def _second_stage(self, features, boxes, *, training: bool, jit_compile: bool) -> dict:
-        """The outputs of the box head for boxes [B, R, 4]."""
+    def _second_stage(self, features, boxes, *, training, jit_compile, valid=None) -> dict:
+        """The outputs of the box head for boxes [B, R, 4]; `valid` [B, R]: those that count."""
         count = len(self.fpn.input_names)
         roi_features = multilevel_roi_align(
             features[:count],
@@ -258,7 +258,7 @@ class FasterRCNN(PyramidDetector):
             level_epsilon=self.rules.level_epsilon,
             jit_compile=jit_compile,
         )
-        return self.box_head(roi_features, training=training)
+        return self.box_head(roi_features, training=training, valid=valid)
 
     def _anchors(self, image_size):
         return place_anchors(image_size, self.strides, scale=self.anchor_scale, rules=self.rules)
@@ -293,7 +293,11 @@ class FasterRCNN(PyramidDetector):
             rules=self.rules,
             seeds=image_seeds(state, batch, REGIONS),
         )
-        modes = {"training": training, "jit_compile": self.under_xla()}
+        modes = {
+            "training": training,
+            "jit_compile": self.under_xla(),
+            "valid": rois_learn["valid"],
+        }
         second = self._second_stage(first["features"], rois_learn["rois"], **modes)
         return rcnn_losses(first, anchors_learn, second, rois_learn, rules=self.rules)
 

@@ -57,6 +57,21 @@ def test_deltas_of_the_box_head_are_class_by_class():
     assert agnostic["class_logits"].shape == (2, 5, 3)
 
 
+def test_rows_that_pad_are_not_in_the_statistics_of_a_batch():
+    features = roi_features()  # 2 images, 5 rows each
+    valid = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]], bool)
+    head, alone = (BoxHead(2, num_convs=2, channels=8, num_fcs=0, norm="batch") for _ in range(2))
+    padded = np.where(valid[..., None, None, None], features, 50.0)
+    head(padded)
+    alone(padded)
+    alone.set_weights(head.get_weights())
+    found = head(padded, training=True, valid=valid)["class_logits"]
+    expected = alone(padded[valid][None], training=True)["class_logits"]
+    np.testing.assert_allclose(np.asarray(found)[valid], expected[0], rtol=1e-4, atol=1e-5)
+    for got, right in zip(head.norms, alone.norms, strict=True):
+        np.testing.assert_allclose(got.moving_variance, right.moving_variance, rtol=1e-4)
+
+
 def test_parameters_of_the_published_heads():
     def count(options, channels=256):
         head = BoxHead(90, **options)
