@@ -247,6 +247,8 @@ class TrainingOptions(Options):
         "--batch_size / this; 0 = no scaling.", least=0, means={0: None})
     bias_lr_factor: float = option(1.0, "Factor on the learning rate of biases and of the offsets "
         "of norms; 2 in the paper's code.", above=0)
+    backbone_lr_factor: float = option(1.0, "Factor on the learning rate of the backbone, such as "
+        "0.1 to fine-tune a trained one; 0 = it keeps its weights.", least=0)
     momentum: float = option(0.9, "Momentum of SGD.", least=0, most=1)
     weight_decay: float = option(1e-4, "Of all weights except biases and norms: with sgd an L2 "
         "term in the gradient, with adamw decoupled.", least=0, also=("wd",))
