@@ -35,7 +35,9 @@ def test_it_is_the_logistic_regression_of_scikit_learn():
 def test_one_class_an_image_is_the_softmax_regression_of_scikit_learn():
     random = np.random.default_rng(0)
     features = random.normal(3.0, [0.2, 1, 2, 1, 0.5], [60, 5])
-    classes = (features @ random.normal(size=[5, 3]) + random.normal(size=[60, 3])).argmax(axis=1)
+    classes = ((features - 3) @ random.normal(size=[5, 3]) + random.normal(size=[60, 3])).argmax(
+        axis=1
+    )
     labels = 2 * np.eye(3)[classes] - 1
     nothing = np.pad(labels, [[0, 1], [0, 0]], constant_values=-1)  # an image without a class
     weight_decay = 1e-3
