@@ -27,6 +27,7 @@ from fcos_tf.models.classifier import ImageClassifier
 from fcos_tf.models.faster_rcnn import FasterRCNN
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.image_model import ImageModel
+from fcos_tf.models.input_checks import check_labels
 from fcos_tf.models.train_steps import learning_norms
 from fcos_tf.models.weights import load_model, weights_file
 from fcos_tf.options import (
@@ -164,7 +165,11 @@ def model_class(config: Config) -> type[ImageModel]:
 
 
 def make_model(
-    config: Config, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+    config: Config,
+    class_names: Sequence[str],
+    category_ids: Sequence[int] | None = None,
+    *,
+    dataset: Any = None,
 ) -> keras.Model:
     """The model for these classes, not compiled.
 
@@ -172,11 +177,12 @@ def make_model(
         config: The options.
         class_names: Of the data set.
         category_ids: The data set's ids of the classes.
+        dataset: The data to train on, which may have one class an image.
 
     Raises:
-        ValueError: `num_classes` is neither 0 nor the number of `class_names`,
-            `initial_weights` is of another `model` with which no backbone can be shared, or see
-            `model_class`.
+        ValueError: A detector and data without boxes, `num_classes` is neither 0 nor the number of
+            `class_names`, `initial_weights` is of another `model` with which no backbone can be
+            shared, or see `model_class`.
         FileNotFoundError: No such file.
     """
     if config.num_classes and config.num_classes != len(class_names):
@@ -185,10 +191,13 @@ def make_model(
             f"--dataset={config.dataset} ({', '.join(class_names)}), got {config.num_classes}"
         )
     kind = model_class(config)
+    check_labels(kind, dataset)
     given = {"category_ids": category_ids, "dtype": config.precision}
+    new = {"num_classes": len(class_names), "class_names": tuple(class_names)}
+    if config.label_mode == "auto" and getattr(dataset, "single_label", False):
+        new["label_mode"] = "single"
     if not config.initial_weights:
-        given |= {"num_classes": len(class_names), "class_names": tuple(class_names)}
-        return kind(**options_for(config, kind, **given))
+        return kind(**options_for(config, kind, **given, **new))
     model = load_model(config.initial_weights)
     idle = changed_options(config, ModelOptions, DetectionOptions)
     shared = None
@@ -202,8 +211,7 @@ def make_model(
         text = f"the model is that of --initial_weights={config.initial_weights}; of no effect: "
         warnings.warn(text + names, stacklevel=2)
     if shared:
-        given |= {"num_classes": len(class_names), "class_names": tuple(class_names)}
-        return kind(**options_for(config, kind, **given, **shared))
+        return kind(**options_for(config, kind, **given, **new, **shared))
     if not isinstance(model, kind):
         raise ValueError(
             f"--initial_weights: expected a file of --model={config.model}, got a "
@@ -323,6 +331,7 @@ def make_callbacks(
     val_data: Iterable,
     writers: Iterable,
     *,
+    model: ImageModel | None = None,
     input_clock: InputClock | None = None,
     first_step: int = 0,
     share: Share = ALONE,
@@ -335,6 +344,7 @@ def make_callbacks(
         val_data: The validation batches.
         writers: Writers of numbers and pictures, see `training.metric_writers`; those that are
             callbacks, such as a progress bar, become callbacks of the run.
+        model: Whose metrics choose the best one; None: those of its class.
         input_clock: The clock of the training data.
         first_step: Updates done before the first `fit`.
         share: This host's share. The chief alone saves models; the others read the numbers at the
@@ -349,7 +359,7 @@ def make_callbacks(
     def make(kind, **others):
         return kind(**options_for(config, kind, **others))
 
-    kind = model_class(config)
+    kind = model or model_class(config)
     best_metric = _best_metric(**options_for(config, _best_metric, kind=kind))
     writers = list(writers)
     galleries = [w for w in writers if kind.protocols and hasattr(w, "write_pictures")]
@@ -380,7 +390,7 @@ def make_callbacks(
     ]
 
 
-def _best_metric(*, metrics: Sequence[str], best_metric: str | None, kind: type[ImageModel]) -> str:
+def _best_metric(*, metrics: Sequence[str], best_metric: str | None, kind: Any) -> str:
     names = evaluation.metric_names(metrics) if kind.protocols else tuple(kind.best_metrics)
     if best_metric is not None and best_metric not in names:
         source = f"as --metrics={','.join(metrics)} give" if kind.protocols else "of this --model"

@@ -24,8 +24,9 @@ class DataOptions(Options):
 
     title = "Data"
     dataset: str = option("", "digits (generated on the fly, no download), coco, voc, xml, yolo, "
-        "csv, labelme, tfds:NAME (prepared by TFDS, such as tfds:voc/2007), or auto (one of these, "
-        "by what is in DATA_DIR); empty = auto with a place of data, else digits.")
+        "csv, labelme, folders (of images by class), tfds:NAME (prepared by TFDS, such as "
+        "tfds:voc/2007), or auto (one of these, by what is in DATA_DIR); empty = auto with a "
+        "place of data, else digits.")
     data_dir: str = option("", "Folder of the data set, for voc also a comma-separated list; none "
         "for digits.", means=_NOTHING, harmless=True, per_host=True,
         also=("data", "data_path", "data_root", "dataset_dir", "root"))
@@ -149,6 +150,9 @@ class ModelOptions(Options):
         choices=("auto", "true", "false"), means=_AUTO_OR_BOOL)
     channel_order: str = option("auto", "Input of the backbone; auto = as the backbone weights "
         "need it.", choices=("auto", "rgb", "bgr"), means=_AUTO)
+    label_mode: str = option("auto", "classifier: multi = an image may have several classes "
+        "(sigmoids, mAP), single = it has one (softmax, accuracy); auto = as the data set.",
+        choices=("auto", "multi", "single"), means=_AUTO)
     fpn_first_level: int = option(2, "faster_rcnn: finest level of the pyramid; 3 = P3.", least=2,
         most=3)
     fpn_levels: int = option(5, "Levels of the pyramid: 3 = P3-P5, 5 = P3-P7; of faster_rcnn from "
@@ -243,6 +247,8 @@ class TrainingOptions(Options):
         "--batch_size / this; 0 = no scaling.", least=0, means={0: None})
     bias_lr_factor: float = option(1.0, "Factor on the learning rate of biases and of the offsets "
         "of norms; 2 in the paper's code.", above=0)
+    backbone_lr_factor: float = option(1.0, "Factor on the learning rate of the backbone, such as "
+        "0.1 to fine-tune a trained one; 0 = it keeps its weights.", least=0)
     momentum: float = option(0.9, "Momentum of SGD.", least=0, most=1)
     weight_decay: float = option(1e-4, "Of all weights except biases and norms: with sgd an L2 "
         "term in the gradient, with adamw decoupled.", least=0, also=("wd",))

@@ -22,6 +22,7 @@ from fcos_tf.data.formats import (
     coco,
     csv_table,
     digits,
+    folders,
     labelme,
     recognise,
     tfds,
@@ -46,6 +47,7 @@ _READERS = {
     "yolo": yolo.read_yolo,
     "csv": csv_table.read_csv,
     "labelme": labelme.read_labelme,
+    "folders": folders.read_folders,
 }
 DATASETS = ("auto", "digits", *_READERS, "tfds:NAME")
 
@@ -102,15 +104,16 @@ def load(
 
     Args:
         dataset: "digits" (embedded, no files needed), "coco", "voc", "xml", "yolo", "csv",
-            "labelme", "auto" (one of these, by what is in `data_dir`), or "tfds:" and the name of
-            a data set prepared by TFDS, such as "tfds:voc/2007".
+            "labelme", "folders" (of images by class), "auto" (one of these, by what is in
+            `data_dir`), or "tfds:" and the name of a data set prepared by TFDS, such as
+            "tfds:voc/2007".
         split: "train" or "val" of the digits; "train2017" of COCO; a file name in ImageSets/Main of
             a VOC tree, or several with "+"; a split of TFDS, such as "train[:80%]"; of data
             without splits "train", "val" or "all", see `formats.splits.choose`.
         batch_size: B, over all devices and hosts.
         data_dir: The folder of the data set: see `read_coco`, `read_voc` (which takes several
-            trees), `read_xml`, `read_yolo`, `read_csv`, `read_labelme` and `read_tfds` in
-            `formats`; or the file with the annotations in that folder.
+            trees), `read_xml`, `read_yolo`, `read_csv`, `read_labelme`, `read_folders`
+            and `read_tfds` in `formats`; or the file with the annotations in that folder.
         annotations: The JSON file of "coco", the table of "csv", data.yaml or the labels of "yolo",
             the folder of the annotation files of "xml" and "labelme"; default: where `data_dir`
             has it. In that of "coco" and "csv" "{split}" stands for the split.
@@ -162,8 +165,8 @@ def load(
         `category_ids` (tuple of int, the data set's own id of each label), `faults` (list of
         `annotations.Fault`), `dropped` (list of str, each thing that was left out, named),
         `image_faults` (`annotations.ImageFaults`, filled while images are read), `annotations`
-        (`annotations.Annotations`; None of digits), `notes` (tuple of str, how the data was
-        recognised and split), and `num_hosts` and `host` as given.
+        (`annotations.Annotations`; None of digits), `single_label` (bool, see there), `notes`
+        (tuple of str, how the data was recognised and split), and `num_hosts` and `host` as given.
 
     Raises:
         ValueError: An argument that cannot be met, or a file that cannot be read; says which.
@@ -242,6 +245,7 @@ def load(
     result.dropped = found.dropped
     result.image_faults = found.image_faults
     result.annotations = found.annotations
+    result.single_label = bool(found.annotations and found.annotations.single_label)
     result.notes = found.annotations.notes if found.annotations else ()
     result.num_hosts = num_hosts
     result.host = host

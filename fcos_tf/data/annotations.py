@@ -65,6 +65,7 @@ class Annotations:
         ranges: int64 [n, 2], (offset, length) in bytes of the image within its file; None: images
             are whole files.
         apply_exif: Whether sizes and boxes are those of the images turned upright by EXIF.
+        single_label: Whether an image has one class, and no box but one around the whole of it.
         notes: What a run says of the split: how it was made, what a reader decided.
     """
 
@@ -81,6 +82,7 @@ class Annotations:
     category_ids: tuple[int, ...]
     ranges: np.ndarray | None = None
     apply_exif: bool = False
+    single_label: bool = False
     notes: tuple[str, ...] = ()
 
     @property

@@ -72,10 +72,8 @@ def compile_classify(model: Any, features: bool = False) -> DetectFunction:
     def classify(images, image_sizes):
         if not features:
             return {"probabilities": model.classify(images, image_sizes, **options)}
-        from keras import ops
-
         found = model.image_features({"images": images, "image_sizes": image_sizes})
-        return {"features": found, "probabilities": ops.sigmoid(model.class_logits(found))}
+        return {"features": found, "probabilities": model.probabilities(model.class_logits(found))}
 
     return _on_devices(classify, model)
 

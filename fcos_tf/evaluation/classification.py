@@ -26,6 +26,7 @@ class ClassifiedImages(NamedTuple):
         probabilities: float32 [N, C].
         labels: int8 [N, C], VOC's: 1 in the image, -1 not, 0 left out.
         class_names: of the C classes.
+        single: whether the model gives each image one class.
         features: float32 [N, F], if asked for.
     """
 
@@ -33,11 +34,16 @@ class ClassifiedImages(NamedTuple):
     probabilities: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+    single: bool = False
     features: np.ndarray | None = None
+
+    def scores(self) -> Scores:
+        """The result of `classification_evaluation`."""
+        return classification_evaluation(*self[1:5])
 
 
 def classification_evaluation(
-    probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+    probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str], single: bool = False
 ) -> Scores:
     """Scores class probabilities of images.
 
@@ -46,10 +52,12 @@ def classification_evaluation(
             the order of the images.
         labels: [N, C], 1 in the image, -1 not, 0 left out.
         class_names: C names.
+        single: whether to give `accuracy` too, for images of one class.
 
     Returns:
-        `mAP_all` and `mAP_11`, means over the classes that are in an image; and for every class
-        `AP_all`, `AP_11` and `num_ground_truths`, the number of images with it. -1: no image.
+        `accuracy`, the share of the images whose most probable class is right; `mAP_all` and
+        `mAP_11`, means over the classes that are in an image; and for every class `AP_all`,
+        `AP_11` and `num_ground_truths`, the number of images with it. -1: no image.
 
     Raises:
         ValueError: arrays of other shapes, or probabilities that are not finite.
@@ -81,6 +89,11 @@ def classification_evaluation(
         f"mAP_{key}": float(np.mean([row[f"AP_{key}"] for row in measured])) if measured else -1.0
         for key in POINTS
     }
+    if single:
+        marks = labels[(labels > 0).any(axis=1)]
+        best = probabilities[(labels > 0).any(axis=1)].argmax(axis=1)
+        right = marks[np.arange(len(marks)), best] > 0
+        metrics = {"accuracy": float(right.mean()) if len(right) else -1.0, **metrics}
     return Scores(metrics, per_class)
 
 
@@ -128,4 +141,5 @@ def run_classifier(
         raise ValueError("the data set has no image to evaluate on")
     names = names or tuple(map(str, range(model.num_classes)))
     image_ids, labels, probabilities, *features = map(np.concatenate, zip(*parts, strict=True))
-    return ClassifiedImages(image_ids, probabilities, labels, tuple(names), *features)
+    single = model.label_mode == "single"
+    return ClassifiedImages(image_ids, probabilities, labels, tuple(names), single, *features)

@@ -14,7 +14,7 @@ from fcos_tf.detecting.batches import (
     detect_batch,
     original_scale,
 )
-from fcos_tf.evaluation.classification import classification_evaluation, run_classifier
+from fcos_tf.evaluation.classification import run_classifier
 from fcos_tf.evaluation.coco import COCO_DEFINITIONS, coco_evaluation
 from fcos_tf.evaluation.records import (
     Records,
@@ -24,6 +24,7 @@ from fcos_tf.evaluation.records import (
     ground_truth_to_coco,
 )
 from fcos_tf.evaluation.voc import voc_evaluation
+from fcos_tf.models.input_checks import check_labels
 
 # name -> function of (ground truth, detections).
 METRICS: dict[str, Callable[..., Scores]] = {
@@ -61,7 +62,7 @@ def evaluate(
 
     Returns:
         All metrics in one dictionary, e.g. `AP`, `AP50`, `mAP_voc07`; `mAP_all` and `mAP_11` of a
-        classifier; or `loss` and its parts.
+        classifier, `accuracy` of one class an image; or `loss` and its parts.
 
     Raises:
         ValueError: an unknown metric, a duplicate image id, an endless or empty data set, labels
@@ -84,7 +85,7 @@ def evaluate(
             )
         if hasattr(model, "classify"):
             run = run_classifier(model, dataset, classify=detect, progress=progress)
-            return classification_evaluation(*run[1:4]).metrics
+            return run.scores().metrics
         losses = model.evaluate(dataset, return_dict=True, verbose=0)
         return {name: float(value) for name, value in losses.items()}
     _check_metrics(metrics)  # before the long run
@@ -120,6 +121,7 @@ def run_detector(
     datasets = (dataset, *views)
     for each in datasets:
         refuse_endless(each)
+        check_labels(model, each)
     class_names = class_names_of(model, dataset)
     detect = detect or compile_detect(model, class_names)
     if flip or views:

@@ -81,7 +81,7 @@ def evaluate(
         progress = lambda done: bar.update(done - bar.n)  # noqa: E731
         if classifies:
             found = evaluation.run_classifier(model, dataset, progress=progress)
-            scores = evaluation.classification_evaluation(*found[1:4])
+            scores = found.scores()
         else:
             options = {"detect": detect, "progress": progress}
             records = evaluation.run_detector(model, dataset, flip=flip, views=views, **options)

@@ -28,7 +28,7 @@ def probe(
 
     from fcos_tf import build
     from fcos_tf.atomic_files import write_text
-    from fcos_tf.evaluation import Scores, classification_evaluation, run_classifier
+    from fcos_tf.evaluation import Scores, run_classifier
     from fcos_tf.training import checkpoints, run
     from fcos_tf.training.probe import fit_probe
 
@@ -45,13 +45,13 @@ def probe(
         tell(note)
     build.check_disjoint(config, train_data, val_data)
     with strategy.scope():
-        model = build.make_model(config, train_data.class_names, train_data.category_ids)
+        classes = train_data.class_names, train_data.category_ids
+        model = build.make_model(config, *classes, dataset=train_data)
     tell(f"features of {train_data.num_images} images, {len(train_data.class_names)} classes")
     with tqdm(total=train_data.num_images, unit="image", disable=None) as bar:
         progress = lambda done: bar.update(done - bar.n)  # noqa: E731
         numbers = fit_probe(model, train_data, seed=config.seed, report=tell, progress=progress)
-    found = run_classifier(model, val_data)
-    scores = classification_evaluation(*found[1:4])
+    scores = run_classifier(model, val_data).scores()
     metrics = {"step": int(numbers.pop("steps")), **scores.metrics, **numbers}
     write_text(model_dir / run.CONFIG_FILE, to_flags(config))
     run.write_scores(model_dir, Scores(metrics, scores.per_class))

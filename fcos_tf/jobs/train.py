@@ -119,7 +119,8 @@ def _train_in(model_dir: Path, config: Config, tell: Callable[[str], None], stra
             return metrics
 
     with strategy.scope():
-        model = build.make_model(config, train_data.class_names, train_data.category_ids)
+        classes = train_data.class_names, train_data.category_ids
+        model = build.make_model(config, *classes, dataset=train_data)
         build.compile_model(config, model, total_steps)
         if checkpoint:
             checkpoints.restore(model, checkpoint)
@@ -188,7 +189,7 @@ def _fit(config, model, train_data, val_data, start_step: int, total_steps: int,
     with contextlib.ExitStack() as stack, StopSignals() as stop:
         for writer in writers:
             stack.callback(writer.close)
-        where = {"first_step": start_step, "share": share, "stop": stop}
+        where = {"model": model, "first_step": start_step, "share": share, "stop": stop}
         made = build.make_callbacks(config, val_data, writers, input_clock=input_clock, **where)
         try:
             if any_host(missing, strategy):  # a killed run has missed an evaluation

@@ -87,6 +87,8 @@ class BackboneModel(ImageModel):
             dtype=self.dtype_policy,
             **shared,
         )
+        for variable in self.backbone.variables:
+            variable.of_backbone = True  # for `backbone_lr_factor` of the optimizers
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "BackboneModel":

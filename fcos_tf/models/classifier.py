@@ -1,4 +1,4 @@
-"""Multi-label image classification: which classes an image holds, from the boxes of detection data.
+"""Image classification: the classes in an image, from the boxes of detection data, or its class.
 
     images -> preprocess -> backbone's last map -> mean over the image -> F features -> C logits
 
@@ -10,16 +10,18 @@ from collections.abc import Mapping
 import keras
 from keras import ops
 
+from fcos_tf.layers.blocks import check_choices
 from fcos_tf.models.backbone_model import BackboneModel
 from fcos_tf.models.image_model import spatial_size, sum_over_replicas, unpack_inputs
 from fcos_tf.ops.losses import binary_cross_entropy
 
 LAST_STRIDE = 32
+LABEL_MODES = ("single", "multi")
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class ImageClassifier(BackboneModel):
-    """Class probabilities of whole images; several classes may be in one image.
+    """Class probabilities of whole images; several classes may be in one image, or one.
 
     It learns from the targets of `fcos_tf.data.load` by the protocol of PASCAL VOC's
     classification task: an image holds the classes of its objects; a class with only ignored
@@ -27,6 +29,9 @@ class ImageClassifier(BackboneModel):
 
     Args:
         num_classes: C; None: the number of `class_names`.
+        label_mode: "multi" (None): a sigmoid for each class; "single": softmax over the classes,
+            one of which an image has. Of an image that has k all the same, each is 1 / k of the
+            target (Mahajan et al., arXiv:1805.00932).
         **kwargs: `backbone`, `backbone_weights`, `frozen_stages` and more, see `BackboneModel`;
             `class_names`, `image_size`, `name` and more, see `ImageModel`.
 
@@ -40,7 +45,7 @@ class ImageClassifier(BackboneModel):
     """
 
     loss_names: Mapping[str, str] = {
-        "classification_loss": "binary cross-entropy, mean over images and classes"
+        "classification_loss": "cross-entropy, mean over images, and classes if several are in one"
     }
     raw_outputs: Mapping[str, str] = {"class_logits": "[B, C]"}
     chosen_outputs = ()
@@ -50,8 +55,12 @@ class ImageClassifier(BackboneModel):
     learns_boxes = True
     last_conv = True
 
-    def __init__(self, num_classes: int | None = None, **kwargs):
+    def __init__(self, num_classes: int | None = None, *, label_mode: str | None = None, **kwargs):
+        check_choices(label_mode=(label_mode or "multi", LABEL_MODES))
         super().__init__(num_classes, **kwargs)
+        self.label_mode = label_mode or "multi"
+        if self.label_mode == "single":
+            self.best_metrics = {"accuracy": "max", **self.best_metrics}
         # Float32 also under mixed precision.
         self.class_logits = keras.layers.Dense(
             self.num_classes, dtype="float32", name="class_logits"
@@ -98,26 +107,41 @@ class ImageClassifier(BackboneModel):
         inputs = images if isinstance(images, dict) else {"images": images}
         if image_sizes is not None:
             inputs = {**inputs, "image_sizes": image_sizes}
-        return ops.sigmoid(self(inputs, training=False)["class_logits"])
+        return self.probabilities(self(inputs, training=False)["class_logits"])
+
+    def probabilities(self, class_logits):
+        """Of the classes, [B, C], from `class_logits`."""
+        if self.label_mode == "single":
+            return ops.softmax(class_logits)
+        return ops.sigmoid(class_logits)
 
     def predict_outputs(self, inputs, *, jit_compile=False):
         """Class probabilities [B, C]."""
         return self.classify(inputs, jit_compile=jit_compile)
 
     def compute_losses(self, predictions, targets, image_size, totals=None):
-        """Binary cross-entropy over the known pairs of an image and a class of all replicas."""
+        """Cross-entropy over the known pairs of an image and a class, or images with a class."""
         positive, known = image_labels(targets, self.num_classes)
         if totals is None:
             totals = sum_over_replicas(self.compute_totals(targets, image_size))
-        logits = predictions["class_logits"]
-        losses = binary_cross_entropy(logits, ops.cast(positive, "float32"))
+        logits, ones = predictions["class_logits"], ops.cast(positive, "float32")
+        if self.label_mode == "single":
+            shares = ones / ops.maximum(ops.sum(ones, axis=1, keepdims=True), 1.0)
+            losses = -shares * ops.log_softmax(logits)
+        else:
+            losses = ops.where(known, binary_cross_entropy(logits, ones), 0.0)
         # Several images may leave no pair.
-        loss = ops.sum(ops.where(known, losses, 0.0)) / ops.maximum(totals, 1.0)
-        return {"classification_loss": loss}
+        return {"classification_loss": ops.sum(losses) / ops.maximum(totals, 1.0)}
 
     def compute_totals(self, targets, image_size):
-        """The number of known pairs of an image and a class."""
-        return ops.sum(ops.cast(image_labels(targets, self.num_classes)[1], "float32"))
+        """The number of known pairs of an image and a class, or of images with a class."""
+        positive, known = image_labels(targets, self.num_classes)
+        counted = ops.any(positive, axis=1) if self.label_mode == "single" else known
+        return ops.sum(ops.cast(counted, "float32"))
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "label_mode": self.label_mode}
 
 
 def image_labels(targets: Mapping, num_classes: int):

@@ -79,6 +79,7 @@ def check_data(model: Any, x: Any, y: Any = None, *, training: bool = False) -> 
     checks_boxes = training and model.learns_boxes
     if hasattr(x, "element_spec") and hasattr(x, "map"):  # a tf.data.Dataset
         check_class_names(model, getattr(x, "class_names", None))
+        check_labels(model, x)
         spec = x.element_spec
         images, targets = spec[:2] if isinstance(spec, tuple) and len(spec) > 1 else (spec, None)
         check_images(images)
@@ -155,6 +156,20 @@ def check_class_names(model: Any, class_names: Sequence[str] | None) -> None:
                 f"expected data of the model's classes, got {theirs!r} for label {label}, which "
                 f"is {ours!r} of the model; model.with_classes(...) makes one of these classes"
             )
+
+
+def check_labels(model: Any, dataset: Any) -> None:
+    """Refuses data of a class for each image, without boxes, for a detector or its class.
+
+    Raises:
+        ValueError: What was expected, and what came.
+    """
+    if getattr(dataset, "single_label", False) and hasattr(model, "detect"):
+        name = getattr(model, "__name__", type(model).__name__)
+        raise ValueError(
+            f"expected data with boxes for the detector {name}, got folders of images by class; "
+            "ImageClassifier (--model=classifier) learns these"
+        )
 
 
 def _check_compiled(model) -> None:

@@ -37,28 +37,55 @@ class _DetectionOptimizer:
 
     adds_up = True
 
-    def __init__(self, *args, decay_vectors: bool = False, bias_lr_factor: float = 1.0, **kwargs):
+    def __init__(
+        self,
+        *args,
+        decay_vectors: bool = False,
+        bias_lr_factor: float = 1.0,
+        backbone_lr_factor: float = 1.0,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         decay = self.weight_decay
         if decay is not None and decay < 0:
             raise ValueError(f"weight_decay: expected a number >= 0 or None, got {decay}")
         if bias_lr_factor <= 0:
             raise ValueError(f"bias_lr_factor: expected a number > 0, got {bias_lr_factor}")
+        if backbone_lr_factor < 0:
+            raise ValueError(
+                f"backbone_lr_factor: expected a number >= 0, got {backbone_lr_factor}"
+            )
         self.decay_vectors = decay_vectors
         self.bias_lr_factor = bias_lr_factor
+        self.backbone_lr_factor = backbone_lr_factor
 
     def build(self, variables):
         """Creates the slots for these variables."""
         self._bias_keys = {self._var_key(v) for v in variables if v.name in _BIASES}
+        marked = [v for v in variables if getattr(v, "of_backbone", False)]  # by `BackboneModel`
+        self._backbone_keys = {self._var_key(v) for v in marked}
         super().build(variables)
 
     def update_step(self, gradient, variable, learning_rate):
-        """The update of one variable; biases have their own learning rate."""
+        """The update of one variable; biases and the backbone have their own learning rate."""
         super().update_step(gradient, variable, self._rate_of(variable, learning_rate))
 
     def _rate_of(self, variable, learning_rate):
-        is_bias = self._var_key(variable) in self._bias_keys
-        return learning_rate * self.bias_lr_factor if is_bias else learning_rate
+        factor = self.bias_lr_factor if self._var_key(variable) in self._bias_keys else 1.0
+        if self._var_key(variable) in self._backbone_keys:
+            factor *= self.backbone_lr_factor
+        return learning_rate if factor == 1.0 else learning_rate * factor
+
+    def _apply_weight_decay(self, variables):
+        """A decay apart from the gradient, at the learning rate of each part."""
+        decay, parts = self.weight_decay, {1.0: [], self.backbone_lr_factor: []}
+        for v in variables:
+            in_backbone = self._var_key(v) in self._backbone_keys
+            parts[self.backbone_lr_factor if in_backbone else 1.0].append(v)
+        for factor, part in parts.items():
+            self.weight_decay = decay and decay * factor
+            super()._apply_weight_decay(part)
+        self.weight_decay = decay
 
     def finalize_variable_values(self, var_list):
         """Does nothing: the weights stay; `averaged_weights` gives the averages."""
@@ -76,6 +103,7 @@ class _DetectionOptimizer:
             **super().get_config(),
             "decay_vectors": self.decay_vectors,
             "bias_lr_factor": self.bias_lr_factor,
+            "backbone_lr_factor": self.backbone_lr_factor,
         }
 
 
@@ -103,6 +131,7 @@ class SGD(_DetectionOptimizer, keras.optimizers.SGD):
         decay_vectors: Whether variables of rank 0 and 1 are decayed too.
         bias_lr_factor: Float > 0, a factor on the learning rate of biases and of the offsets of
             norms (a parameter group in PyTorch); 2 in the code of the paper's authors.
+        backbone_lr_factor: Float >= 0, likewise of the backbone of a model of this package.
         slots: "gradients", what the momentum accumulates; marks the config, as older checkpoints
             have accumulated steps.
         **kwargs: As `keras.optimizers.SGD`: nesterov, global_clipnorm, use_ema ...
@@ -165,7 +194,7 @@ class AdamW(_DetectionOptimizer, keras.optimizers.AdamW):
     Args:
         learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule`.
         weight_decay: Float >= 0; a step multiplies weights by 1 - learning_rate * weight_decay.
-        **kwargs: `decay_vectors` and `bias_lr_factor` of `SGD`, and those of
+        **kwargs: `decay_vectors`, `bias_lr_factor` and `backbone_lr_factor` of `SGD`, and those of
             `keras.optimizers.AdamW`: beta_1, beta_2, global_clipnorm, use_ema ...
 
     Example:

@@ -2,12 +2,13 @@
 
 The features of all images are computed once. On them the loss is convex,
 
-    mean over known (image, class) of the cross-entropy  +  weight decay / 2 * |kernel|^2
+    the classifier's loss, a mean  +  weight decay / 2 * |kernel|^2
 
 and L-BFGS finds its minimum in full passes. It is where `fit` of the same model with a frozen
 backbone, SGD and this weight decay would end, without augmentation: scikit-learn's
-`LogisticRegression` of a class, with C = 1 / (weight decay * known pairs). The weight decay is the
-best of a geometric series on a held-out part of the images; then all of them are fitted.
+`LogisticRegression` of a class, with C = 1 / (weight decay * known pairs); of one class an image,
+that of all classes, with C = 1 / (weight decay * images). The weight decay is the best of a
+geometric series on a held-out part of the images; then all of them are fitted.
 
 As in Kornblith et al., Do Better ImageNet Models Transfer Better?, arXiv:1805.08974, appendix A.4.
 
@@ -20,14 +21,16 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.special import logsumexp
+from threadpoolctl import threadpool_limits  # which scikit-learn needs
 
 from fcos_tf.detecting.batches import compile_classify
-from fcos_tf.evaluation import classification_evaluation, run_classifier
+from fcos_tf.evaluation import run_classifier
 from fcos_tf.models.classifier import ImageClassifier
 
 WEIGHT_DECAYS = tuple(float(10.0 ** (power / 2)) for power in range(-1, -13, -1))  # .3 to 1e-6
 HELD_OUT = 0.2
-_WORSE = 2  # so many weaker decays in a row without a better mAP end the series
+_WORSE = 2  # so many weaker decays in a row without a better metric end the series
 
 
 class LinearFit(NamedTuple):
@@ -64,7 +67,8 @@ def fit_probe(
 
     Returns:
         `weight_decay`, the chosen one; `steps`, passes of the last fit; `passes`, of all fits;
-        `passes_per_second`; and `held_out_mAP_all` if there was a choice.
+        `passes_per_second`; and `held_out_mAP_all`, or `held_out_accuracy` of one class an image,
+        if there was a choice.
 
     Raises:
         ValueError: an endless or empty data set, other classes than the model's, or fewer than two
@@ -76,7 +80,7 @@ def fit_probe(
     """
     extract = compile_classify(model, features=True)
     found = run_classifier(model, dataset, classify=extract, progress=progress)
-    features, labels = found.features.astype(np.float64), found.labels
+    features, labels, single = found.features.astype(np.float64), found.labels, found.single
     start, passes, numbers = time.perf_counter(), 0, {}
     fit, chosen = None, float(weight_decays[0])
     if len(weight_decays) > 1:
@@ -87,13 +91,13 @@ def fit_probe(
             raise ValueError(f"expected two images to choose a weight decay by, got {len(part)}")
         best, worse = -np.inf, 0
         for weight_decay in weight_decays:
-            fit = fit_logistic(features[kept], labels[kept], weight_decay, start=fit)
+            fit = fit_logistic(features[kept], labels[kept], weight_decay, single=single, start=fit)
             passes += fit.passes
             logits = fit.logits(features[held])
-            scores = classification_evaluation(logits, labels[held], found.class_names)
-            value = scores.metrics["mAP_all"]
+            held_out = found._replace(probabilities=logits, labels=labels[held])
+            metric, value = next(iter(held_out.scores().metrics.items()))
             report(
-                f"weight decay {weight_decay:.2g}: mAP_all {value:.4f} of {count} images held out"
+                f"weight decay {weight_decay:.2g}: {metric} {value:.4f} of {count} images held out"
             )
             if value > best:
                 best, chosen, worse, chosen_fit = value, weight_decay, 0, fit
@@ -101,8 +105,8 @@ def fit_probe(
                 worse += 1
             if worse == _WORSE:
                 break
-        fit, numbers = chosen_fit, {"held_out_mAP_all": best}
-    fit = fit_logistic(features, labels, chosen, start=fit)
+        fit, numbers = chosen_fit, {f"held_out_{metric}": best}
+    fit = fit_logistic(features, labels, chosen, single=single, start=fit)
     passes += fit.passes
     rate = passes / (time.perf_counter() - start)
     report(f"{passes} passes over the features of {len(features)} images, {rate:.0f} a second")
@@ -116,6 +120,7 @@ def fit_logistic(
     labels: np.ndarray,
     weight_decay: float,
     *,
+    single: bool = False,
     start: LinearFit | None = None,
     most_passes: int = 3000,
 ) -> LinearFit:
@@ -125,32 +130,51 @@ def fit_logistic(
         features: float [N, F].
         labels: [N, C], 1 in the image, -1 not, 0 left out.
         weight_decay: of the kernel; the bias has none.
+        single: softmax over the classes, for images of one class; else a sigmoid for each.
         start: where to begin; None: zeros.
         most_passes: limit of passes over the features.
     """
     centre = features.mean(axis=0)  # the bias takes it, so that the loss is the same
     x = np.asarray(features - centre, np.float64)
-    signs = np.asarray(labels, np.float64)  # [N, C], 0 has no loss
-    known = max(1, np.count_nonzero(labels))
-    shape = (x.shape[1], signs.shape[1])
+    signs = np.asarray(labels, np.float64)  # [N, C]
+    shape, mean_loss = (x.shape[1], signs.shape[1]), _softmax_loss if single else _sigmoid_loss
 
     def loss_and_gradient(flat):
         kernel, bias = flat[: -shape[1]].reshape(shape), flat[-shape[1] :]
-        margins = signs * (x @ kernel + bias)
-        small = np.exp(-np.abs(margins))
-        # -log(sigmoid(m)) and its derivative, without overflow.
-        losses = np.log1p(small) + np.maximum(-margins, 0.0)
-        slopes = -signs * np.where(margins > 0, small, 1.0) / (1.0 + small) / known
-        loss = losses[signs != 0].sum() / known + weight_decay / 2 * (kernel**2).sum()
-        gradient = x.T @ slopes + weight_decay * kernel
+        loss, slopes = mean_loss(x @ kernel + bias, signs)
+        loss += weight_decay / 2 * (kernel**2).sum()
+        gradient = (slopes.T @ x).T + weight_decay * kernel
         return loss, np.concatenate([gradient.ravel(), slopes.sum(axis=0)])
 
     begin = np.zeros(shape[0] * shape[1] + shape[1])
     if start is not None:
         begin = np.concatenate([start.kernel.ravel(), start.bias + centre @ start.kernel])
     options = {"maxfun": most_passes, "maxiter": most_passes, "maxcor": 20, "ftol": 1e-13}
-    found = minimize(
-        loss_and_gradient, begin, jac=True, method="L-BFGS-B", options={**options, "gtol": 1e-8}
-    )
+    # On a busy machine the threads of such small products wait for each other, up to 20 times as
+    # long as they compute.
+    with threadpool_limits(1, user_api="blas"):
+        found = minimize(
+            loss_and_gradient, begin, jac=True, method="L-BFGS-B", options={**options, "gtol": 1e-8}
+        )
     kernel, bias = found.x[: -shape[1]].reshape(shape), found.x[-shape[1] :]
     return LinearFit(kernel, bias - centre @ kernel, int(found.nfev))
+
+
+def _sigmoid_loss(logits: np.ndarray, signs: np.ndarray) -> tuple[float, np.ndarray]:
+    """The mean over known pairs of -log(sigmoid(sign * logit)), and its derivative [N, C]."""
+    known = max(1, np.count_nonzero(signs))
+    margins = signs * logits
+    small = np.exp(-np.abs(margins))  # without overflow
+    losses = np.log1p(small) + np.maximum(-margins, 0.0)
+    slopes = -signs * np.where(margins > 0, small, 1.0) / (1.0 + small) / known
+    return losses[signs != 0].sum() / known, slopes
+
+
+def _softmax_loss(logits: np.ndarray, signs: np.ndarray) -> tuple[float, np.ndarray]:
+    """The mean over images with a class of -log(softmax), and its derivative [N, C]."""
+    positive = signs > 0
+    counts = positive.sum(axis=1, keepdims=True)
+    known = max(1, np.count_nonzero(counts))
+    shares = positive / np.maximum(counts, 1)
+    logs = logits - logsumexp(logits, axis=1, keepdims=True)
+    return -(shares * logs).sum() / known, (np.exp(logs) * (counts > 0) - shares) / known

@@ -141,7 +141,7 @@ def test_bad_arguments_are_named(kwargs, message):
 
 def test_unknown_data_set_and_missing_folder(tmp_path):
     options = {"split": "val", "batch_size": 1}
-    expected = "auto, digits, coco, voc, xml, yolo, csv, labelme, tfds:NAME"
+    expected = "auto, digits, coco, voc, xml, yolo, csv, labelme, folders, tfds:NAME"
     with pytest.raises(ValueError, match=f"expected one of {expected}, got 'lvis'"):
         fcos_tf.data.load("lvis", **options)
     with pytest.raises(ValueError, match="voc needs data_dir, the folder with JPEGImages"):

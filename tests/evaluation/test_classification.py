@@ -52,3 +52,12 @@ def test_wrong_input_is_refused():
         classification_evaluation(SCORES[:, None], MARKS[:, None], ["a", "b"])
     with pytest.raises(ValueError, match="expected finite numbers"):
         classification_evaluation(SCORES[:, None] * np.nan, MARKS[:, None], ["a"])
+
+
+def test_accuracy_is_the_share_of_images_whose_best_class_is_right():
+    scores = np.float32([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.1, 0.8, 0.1], [0.9, 0.1, 0.0]])
+    marks = np.array([[1, -1, -1], [1, -1, -1], [-1, 1, -1], [-1, -1, -1]])  # the last has none
+    metrics = classification_evaluation(scores, marks, ["a", "b", "c"], single=True).metrics
+    assert metrics["accuracy"] == pytest.approx(2 / 3) and next(iter(metrics)) == "accuracy"
+    nothing = classification_evaluation(scores[3:], marks[3:], ["a", "b", "c"], single=True)
+    assert nothing.metrics["accuracy"] == -1

@@ -63,6 +63,23 @@ def test_loss_by_hand_and_in_parts():
     assert float(loss["classification_loss"]) == 0
 
 
+def test_loss_and_probabilities_of_one_class_an_image_by_hand():
+    model = ImageClassifier(3, label_mode="single", **SMALL)
+    logits = np.log(np.float32([[1, 2, 5], [1, 1, 2], [9, 1, 1]]))
+    np.testing.assert_allclose(model.probabilities(logits)[0], [1 / 8, 2 / 8, 5 / 8], rtol=1e-6)
+    # -ln(5/8); half of -ln(1/4) and -ln(2/4) each; the third image has no class.
+    targets = {"labels": np.int32([[2, -1], [0, 2], [-1, -1]])}
+    expected = (np.log(8 / 5) + (np.log(4) + np.log(2)) / 2) / 2
+    loss = model.compute_losses({"class_logits": logits}, targets, (64, 64))
+    assert float(loss["classification_loss"]) == pytest.approx(expected)
+    assert float(model.compute_totals(targets, (64, 64))) == 2
+    assert ImageClassifier.from_config(model.get_config()).label_mode == "single"
+    assert next(iter(model.best_metrics)) == "accuracy"
+    assert next(iter(ImageClassifier(3, **SMALL).best_metrics)) == "mAP_all"
+    with pytest.raises(ValueError, match="label_mode must be one of single, multi; got 'both'"):
+        ImageClassifier(3, label_mode="both", **SMALL)
+
+
 def test_the_mean_of_the_valid_part_by_hand():
     x = np.arange(4, dtype="float32").reshape(1, 2, 2, 1)  # 0 1 / 2 3
     assert float(mean_of_valid(x, (64, 64))[0, 0]) == 1.5
@@ -246,3 +263,66 @@ def test_an_export_gives_probabilities_from_bytes(run_folder, tmp_path, capsys):
         fcos_tf.detecting.open_model(output)
     code, _, error = tool(cli_export.main, capsys, weights, f"--litert={tmp_path / 'a.tflite'}")
     assert code == 1 and "expected a detector, got a ImageClassifier" in error
+
+
+def test_folders_of_images_by_class_through_the_tools(tmp_path, capsys):
+    random = np.random.default_rng(4)
+    for split, count in (("train", 6), ("val", 3)):
+        for name, colour in (
+            ("red", [200, 40, 40]),
+            ("green", [40, 200, 40]),
+            ("sky", [0, 0, 250]),
+        ):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(random.normal(colour, 20, [40, 60, 3]), 0, 255)
+                keras.utils.save_img(str(folder / f"{i}.png"), pixels, scale=False)
+    options = {
+        "backbone": "simple_cnn", "image_size": "64x64", "batch_size": 6, "optimizer": "adamw",
+        "schedule": "constant", "warmup_steps": 0, "data_dir": str(tmp_path / "photos"),
+    }  # fmt: skip
+    run = tmp_path / "run"
+    lines = []
+    config = Config(model="classifier", **options, steps=30, eval_every=30, model_dir=str(run))
+    metrics = train(config, report=lines.append)
+    assert any(
+        "is read as folders: it has no annotations, and images in green, red" in x for x in lines
+    )
+    assert metrics["accuracy"] == 1 and metrics["mAP_all"] == 1
+    assert json.loads((run / "best.json").read_text())["monitor"] == "accuracy"
+    model = fcos_tf.load_model(run / "best.keras")
+    assert model.label_mode == "single" and model.class_names == ("green", "red", "sky")
+    (found,) = fcos_tf.detecting.classify(model, np.full([40, 60, 3], [200, 40, 40], np.uint8))
+    assert next(iter(found)) == "red" and sum(found.values()) == pytest.approx(1)
+    code, text, error = tool(
+        cli_evaluate.main, capsys, f"--model_dir={run}", f"--data_dir={tmp_path / 'photos'}"
+    )
+    assert code == 0 and "accuracy = 1" in text, error
+
+    weights = f"--weights={run / 'model.keras'}"
+    code, _, error = tool(cli_export.main, capsys, weights, f"--output_dir={tmp_path / 'export/1'}")
+    assert code == 0, error
+    serve = tf.saved_model.load(str(tmp_path / "export/1")).signatures["serving_default"]
+    data = (tmp_path / "photos/val/sky/0.png").read_bytes()
+    row = serve(image_bytes=tf.constant([data]))["probabilities"].numpy()[0]
+    assert row.argmax() == 2 and row.sum() == pytest.approx(1)
+
+    probed = train(
+        Config(model="classifier", probe=True, **options, model_dir=str(tmp_path / "probe")),
+        report=lambda line: None,
+    )
+    assert probed["accuracy"] == 1 and probed["held_out_accuracy"] == 1
+    for name, size in (("fcos", {"fpn_channels": 32, "head_convs": 1}), ("faster_rcnn", {})):
+        config = Config(model=name, **options, **size, steps=1, model_dir=str(tmp_path / name))
+        with pytest.raises(
+            ValueError, match=r"expected data with boxes for the detector .*--model="
+        ):
+            train(config, report=lambda line: None)
+    data = fcos_tf.data.load(
+        "folders", split="val", batch_size=3, image_size=(64, 64), data_dir=tmp_path / "photos"
+    )
+    detector = FCOS(class_names=data.class_names, fpn_channels=32, head_convs=1, **SMALL)
+    for refused in (evaluate, lambda model, data: model.predict(data)):
+        with pytest.raises(ValueError, match="expected data with boxes for the detector FCOS"):
+            refused(detector, data)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from fcos_tf.models.classifier import ImageClassifier
 from fcos_tf.training.optimizers import SGD, AdamW, averaged_weights, swap_averages
 from fcos_tf.training.schedules import WarmupStepDecay
 from tests.training import sgd_rule
@@ -189,7 +190,40 @@ def test_without_averages_nothing_is_swapped():
             assert model.trainable_variables[0].numpy() == 0.5
 
 
-@pytest.mark.parametrize("options", [{"weight_decay": -1.0}, {"bias_lr_factor": 0.0}])
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+def test_the_backbone_learns_at_a_rate_of_its_own(kind):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, [2, 64, 64, 3]).astype("uint8")
+    targets = {"boxes": np.float32([[[0, 0, 9, 9]]] * 2), "labels": np.int32([[0], [1]])}
+    model = ImageClassifier(2, backbone="simple_cnn", image_size="64x64")
+    before = [weight.numpy() for weight in model.trainable_variables]
+    count = len(model.backbone.trainable_variables)
+
+    def updates(factor):
+        for weight, value in zip(model.trainable_variables, before, strict=True):
+            weight.assign(value)
+        optimizer = kind(0.5, weight_decay=0.25, backbone_lr_factor=factor)
+        model.compile(optimizer=keras.optimizers.deserialize(keras.optimizers.serialize(optimizer)))
+        model.train_on_batch(images, targets)
+        changes = [w.numpy() - b for w, b in zip(model.trainable_variables, before, strict=True)]
+        return changes[:count], changes[count:]
+
+    backbone, head = updates(1.0)
+    assert len(head) == 2 and all(np.abs(change).max() > 1e-4 for change in backbone + head)
+    slow, same = updates(0.125)
+    for ours, full in zip(slow, backbone, strict=True):
+        np.testing.assert_allclose(ours, 0.125 * full, rtol=1e-4, atol=1e-6)
+    for ours, full in zip(same, head, strict=True):
+        np.testing.assert_allclose(ours, full, rtol=1e-5, atol=1e-7)
+    fixed, same = updates(0.0)
+    assert not any(change.any() for change in fixed)
+    for ours, full in zip(same, head, strict=True):
+        np.testing.assert_allclose(ours, full, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "options", [{"weight_decay": -1.0}, {"bias_lr_factor": 0.0}, {"backbone_lr_factor": -1.0}]
+)
 def test_options_out_of_range_are_refused(options):
     (name,) = options
     with pytest.raises(ValueError, match=f"{name}: expected"):

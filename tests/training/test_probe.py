@@ -33,6 +33,26 @@ def test_it_is_the_logistic_regression_of_scikit_learn():
     np.testing.assert_allclose(again.kernel, fit.kernel, atol=1e-4)
 
 
+def test_one_class_an_image_is_the_softmax_regression_of_scikit_learn():
+    random = np.random.default_rng(0)
+    features = random.normal(3.0, [0.2, 1, 2, 1, 0.5], [60, 5])
+    classes = ((features - 3) @ random.normal(size=[5, 3]) + random.normal(size=[60, 3])).argmax(
+        axis=1
+    )
+    labels = 2 * np.eye(3)[classes] - 1
+    nothing = np.pad(labels, [[0, 1], [0, 0]], constant_values=-1)  # an image without a class
+    weight_decay = 1e-3
+    for more in (0, 1):
+        x = np.concatenate([features, features[:more]])
+        fit = fit_logistic(x, nothing[: 60 + more], weight_decay, single=True)
+        peer = LogisticRegression(C=1 / (weight_decay * 60), tol=1e-8, max_iter=10_000)
+        peer.fit(features, classes)
+        np.testing.assert_allclose(fit.kernel, peer.coef_.T, atol=2e-4)
+        # A constant in all biases changes nothing.
+        ours, theirs = fit.bias - fit.bias.mean(), peer.intercept_ - peer.intercept_.mean()
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
 def test_it_is_end_to_end_training_of_the_frozen_model():
     data = {"split": "train", "image_size": (64, 64), "limit": 16}
     dataset = fcos_tf.data.load("digits", batch_size=8, **data)

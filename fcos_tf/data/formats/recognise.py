@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fcos_tf.data.formats import csv_table, voc_files, yolo_places
-from fcos_tf.image_files import files_below
+from fcos_tf.data.formats.folders import class_folders
+from fcos_tf.image_files import IMAGE_SUFFIXES, files_below
 
-_CHOICES = "coco, voc, xml, yolo, csv, labelme or tfds:NAME"
+_CHOICES = "coco, voc, xml, yolo, csv, labelme, folders or tfds:NAME"
 _HEAD = 2**22  # characters of a JSON file that are looked at
 _FEW = 20  # files of a kind that are looked at
 _SOME = 1000  # label files, which may be empty
@@ -105,6 +106,12 @@ def _of_folder(root: Path) -> dict[str, str]:
         except ValueError:
             continue
         found.setdefault("xml", name)
+    if not found:
+        classes = sorted(
+            {name for _, name in class_folders(files_below(root, *IMAGE_SUFFIXES)).values()}
+        )
+        if len(classes) > 1:
+            found["folders"] = f"no annotations, and images in {', '.join(classes[:3])}"
     return found
 
 

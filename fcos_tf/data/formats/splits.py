@@ -87,7 +87,7 @@ def _choose(names: Sequence[str], split: str, root: Path, val_fraction: float) -
     lists = sorted((root / LISTS).glob("*.txt"))
     if lists:
         return _from_list(names, _one_of(split, {file.stem: file for file in lists}, root / LISTS))
-    folders = [_folder_split(name) for name in names]
+    folders = [folder_split(name) for name in names]
     if any(folders):
         _one_of(split, dict.fromkeys(filter(None, folders)), root)
         wanted = _SPLIT_OF.get(split, split)
@@ -157,7 +157,7 @@ def write_lists(splits: Mapping[str, Annotations], root: Path, images: Path) -> 
     return list(files.values())
 
 
-def _folder_split(name: str) -> str | None:
+def folder_split(name: str) -> str | None:
     """The split that a folder in a path names: images/valid/a.jpg is in val."""
     folders = plain_name(name).lower().split("/")[:-1]
     return next((_SPLIT_OF[folder] for folder in folders if folder in _SPLIT_OF), None)

@@ -98,7 +98,9 @@ def test_a_file_says_what_it_is(tmp_path):
 
 
 def test_what_cannot_be_told_is_refused_with_the_choices(photos):
-    choices = re.escape("give --dataset, one of coco, voc, xml, yolo, csv, labelme or tfds:NAME")
+    choices = re.escape(
+        "give --dataset, one of coco, voc, xml, yolo, csv, labelme, folders or tfds:NAME"
+    )
     root = photos("a.jpg")
     with pytest.raises(ValueError, match=f"cannot tell what .*: none of them; {choices}"):
         recognise(data_dir=root)

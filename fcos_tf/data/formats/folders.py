@@ -1,0 +1,110 @@
+"""Folders of images by class, as torchvision's ImageFolder and Keras' image_dataset_from_directory.
+
+    train/cat/1.jpg   val/cat/2.jpg   or cat/1.jpg, where a hash or lists make the splits
+    train/dog/3.jpg   val/dog/4.jpg      dog/3.jpg
+
+The class of an image is a box around the whole of it, which crops and flips keep.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fcos_tf.data.annotations import Fault, ReadResult
+from fcos_tf.data.formats.listing import Listing, read_listing
+from fcos_tf.data.formats.records import STORED, Frame, ImageRecord, ObjectRecord
+from fcos_tf.data.formats.splits import LISTS, folder_split
+from fcos_tf.image_files import ImageIndex
+
+_WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+def read_folders(
+    split: str,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    class_names: Sequence[str] | None = None,
+    limit: int | None = None,
+    val_fraction: float = 0.2,
+    frame: Frame = STORED,
+) -> ReadResult:
+    """Reads a split of images in folders named after their classes, with any folders below.
+
+    Args:
+        split: See `splits.choose`.
+        data_dir: The folder of the classes, or of the splits with the classes in each.
+        class_names: Name of each label; images of other folders have no class. Default: the
+            sorted names of the folders with images, of all splits.
+        limit: Read only the first `limit` images, the first one of each class before the second.
+        val_fraction: See `splits.choose`.
+        frame: Whether images are turned upright.
+
+    Returns:
+        A `ReadResult`; `category_ids` are 1..C. Class folders without images, and images outside
+        of class folders, are faults.
+
+    Raises:
+        FileNotFoundError: No such folder.
+        ValueError: Fewer than two classes; see `read_listing`.
+    """
+    if not data_dir:
+        raise ValueError("dataset folders needs data_dir, the folder with one for each class")
+    index = ImageIndex(data_dir)
+    places = class_folders(index.names)
+    found = sorted({name for _, name in places.values()})
+    if len(found) < 2:
+        raise ValueError(
+            f"{data_dir}: expected images in folders of two classes or more, below train/ and val/ "
+            f"if there are splits, got {', '.join(found) or 'none'}"
+        )
+    what = "lies outside the folders of the classes"
+    faults = [Fault(index.path(name), "", what) for name in index.names if name not in places]
+    above = {index.root / folder for folder, _ in places.values()}
+    there = {each.name for path in above for each in path.iterdir() if each.is_dir()}
+    empty = sorted(name for name in there - {*found, LISTS} if not name.startswith("."))
+    faults += [Fault(str(data_dir), f"folder {name!r}", "has no images") for name in empty]
+    seen = Counter()
+
+    def turn(name: str) -> int:
+        seen[places[name]] += 1
+        return seen[places[name]]
+
+    def read(name: str, wanted: Sequence[str]) -> ImageRecord:
+        file, label = index.path(name), ObjectRecord(places[name][1], False, _WHOLE)
+        return ImageRecord(file, file, objects={1: label}, in_fractions=True)
+
+    listing = Listing(
+        root=index.root,
+        names=sorted(places, key=turn),
+        read=read,
+        find_class_names=lambda: found,
+        faults=faults,
+        notes=index.notes,
+    )
+    result = read_listing(
+        listing, split, class_names=class_names or found, limit=limit,
+        val_fraction=val_fraction, frame=frame,
+    )  # fmt: skip
+    return result._replace(annotations=replace(result.annotations, single_label=True))
+
+
+def class_folders(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """The class of each image that has one.
+
+    Args:
+        names: Paths of images, relative with `/`.
+
+    Returns:
+        Name -> the folder above that of its class, and its class. Where there are folders of
+        splits, only of images below these.
+    """
+    places = {}
+    for name in names:
+        folders = name.split("/")[:-1]
+        splits = (i + 1 for i, folder in enumerate(folders) if folder_split(f"{folder}/image"))
+        depth = next(splits, 0)
+        places[name] = "/".join(folders[:depth]), "".join(folders[depth : depth + 1])
+    has_splits = any(above and of_class for above, of_class in places.values())
+    return {name: (above, of) for name, (above, of) in places.items()
+            if of and (above or not has_splits)}  # fmt: skip
