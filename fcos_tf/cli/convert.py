@@ -9,8 +9,8 @@
 
 A published FCOS detector (flavours torchvision, official, adelaidet and detectron2) becomes a model
 with its class names and settings, for --weights of the other tools. An ImageNet classifier of
-torchvision or timm (imagenet) becomes a backbone for --backbone_weights. The report lists used and
-missing tensors; nothing is written unless all of them fit.
+torchvision, timm or EfficientNet-Lite (imagenet) becomes a backbone for --backbone_weights. The
+report lists used and missing tensors; nothing is written unless all of them fit.
 
 Given options of "Data" to "Detections" are checked against the file or replace the detector's
 settings.

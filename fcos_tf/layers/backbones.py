@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 
+from fcos_tf.layers import efficientnet_lite as lite
 from fcos_tf.layers.blocks import NORM_EPSILON
 from fcos_tf.layers.keras_cv import PREFIX as KERAS_CV
 from fcos_tf.layers.keras_cv import KerasCVBackbone
@@ -27,17 +28,18 @@ BACKBONES: dict[str, Callable[..., keras.Model]] = {
     "resnext101_64x4d": partial(resnet, 101, groups=64, group_width=4),
     **{name: partial(regnet, name) for name in VARIANTS},
     "mobilenet_v2": mobilenet_v2,
+    **{name: partial(lite.efficientnet_lite, name) for name in lite.VARIANTS},
     "simple_cnn": simple_cnn,
 }
-WITH_LAST_CONV = ("mobilenet_v2",)
+WITH_LAST_CONV = ("mobilenet_v2", *lite.VARIANTS)
 TORCH_EXTENSIONS = (".pth", ".pt", ".bin", ".tar", ".pkl", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
 class BackbonePreset:
-    """Settings that depend on the weights; `mean` and `std` in 0-255 and in `channel_order`.
+    """Settings of a backbone and its weights; `mean` and `std` in 0-255 and in `channel_order`.
 
-    Without weights, the defaults: torchvision's conventions, and everything learns.
+    The defaults are torchvision's conventions, and everything learns.
     """
 
     channel_order: str = "rgb"
@@ -45,12 +47,16 @@ class BackbonePreset:
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     stride_in_3x3: bool = True
     norm: str = "batch"
+    norm_epsilon: float = NORM_EPSILON
     frozen_stages: int = 0
 
 
 RANDOM = BackbonePreset()
 # keras_cv's rescaling, 0-255 to 0-1, with which its presets with weights were trained.
 KERAS_CV_RANDOM = BackbonePreset(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+LITE_RANDOM = BackbonePreset(
+    mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0), norm_epsilon=lite.NORM_EPSILON
+)
 
 
 def resolve_preset(backbone: str, weights: str | None, **overrides) -> BackbonePreset:
@@ -60,10 +66,11 @@ def resolve_preset(backbone: str, weights: str | None, **overrides) -> BackboneP
         backbone: see `build_backbone`.
         weights: see `build_backbone`. The preprocessing of a file is unknown: RGB
             and the ImageNet mean and deviation are the default, which is right for converted
-            files; 0-1 for backbones of keras_cv.
+            files; 0-1 for backbones of keras_cv, (x - 127) / 128 for EfficientNet-Lite.
         **overrides: fields of `BackbonePreset`; None leaves the preset's value.
     """
-    preset = KERAS_CV_RANDOM if backbone.startswith(KERAS_CV) else RANDOM
+    preset = LITE_RANDOM if backbone in lite.VARIANTS else RANDOM
+    preset = KERAS_CV_RANDOM if backbone.startswith(KERAS_CV) else preset
     given = {name: value for name, value in overrides.items() if value is not None}
     if weights is not None:  # as in the FCOS recipes
         given = {"norm": "frozen", "frozen_stages": 2, **given}
@@ -75,7 +82,7 @@ def build_backbone(
     *,
     weights: str | None = None,
     stride_in_3x3: bool = True,
-    norm_epsilon: float = NORM_EPSILON,
+    norm_epsilon: float | None = None,
     last_conv: bool = False,
     dtype=None,
     **options,
@@ -85,13 +92,13 @@ def build_backbone(
     Args:
         name: a key of `BACKBONES`, or "keras_cv/" and a preset of keras_cv.
         weights: None (random); "imagenet", of keras_cv for its presets, else torchvision's, the
-            same as "imagenet_v1"; "imagenet_v2" of torchvision, see `fcos_tf.published`; or a
-            `.keras` file of this backbone, as written by `detector.backbone.save(file)` and
-            `tools/convert.py`, or of a model on it.
+            same as "imagenet_v1", or Google's of efficientnet_lite0; "imagenet_v2" of
+            torchvision, see `fcos_tf.published`; or a `.keras` file of this backbone, as written
+            by `detector.backbone.save(file)` and `tools/convert.py`, or of a model on it.
         stride_in_3x3: see `layers.resnet.resnet`; False for ResNets only.
-        norm_epsilon: added to the variance; no choice for keras_cv.
+        norm_epsilon: added to the variance; None: the network's own, no choice for keras_cv.
         last_conv: whether a backbone that has a convolution between its last stage and its
-            classifier (mobilenet_v2) gets it, with its map `last`.
+            classifier (`WITH_LAST_CONV`) gets it, with its map `last`.
         dtype: dtype policy of the layers; None: the global one.
         **options: `norm` and `frozen_stages`, see `layers.resnet.resnet`.
 
@@ -105,6 +112,8 @@ def build_backbone(
         OSError: if the weights cannot be downloaded.
     """
     is_keras_cv = name.startswith(KERAS_CV)
+    if norm_epsilon is None:
+        norm_epsilon = resolve_preset(name, weights).norm_epsilon
     if is_keras_cv:
         preset = name.removeprefix(KERAS_CV)
         build = partial(KerasCVBackbone, preset, pretrained=weights == "imagenet")

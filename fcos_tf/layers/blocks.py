@@ -239,6 +239,7 @@ def conv(
     groups: int = 1,
     use_bias: bool = False,
     trainable: bool = True,
+    symmetric: bool = True,
 ):
     """A convolution, padded by kernel_size // 2 on all four sides.
 
@@ -251,12 +252,14 @@ def conv(
         groups: independent groups of channels; equal to channels and filters: depthwise.
         use_bias: whether a bias is added.
         trainable: whether the weights learn.
+        symmetric: False: at stride 2, TensorFlow's SAME padding of the size at hand; for an even
+            side that is one less at the top or left.
 
     Returns:
         [B, ceil(H / stride), ceil(W / stride), filters].
     """
     padding = "same"  # symmetric at stride 1
-    if stride > 1 and kernel_size > 1:
+    if symmetric and stride > 1 and kernel_size > 1:
         x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
         padding = "valid"
     options = {"strides": stride, "padding": padding, "use_bias": use_bias}
@@ -284,6 +287,7 @@ def conv_norm(
     norm: str = "batch",
     norm_epsilon: float = NORM_EPSILON,
     trainable: bool = True,
+    symmetric: bool = True,
     activation: str | None = "relu",
 ):
     """Convolution without bias, batch normalisation, activation.
@@ -298,12 +302,13 @@ def conv_norm(
         norm: see `normalization`; without `trainable` it is "frozen".
         norm_epsilon: likewise.
         trainable: whether weights and statistics learn.
+        symmetric: see `conv`.
         activation: "relu", "relu6" or None.
 
     Returns:
         [B, ceil(H / stride), ceil(W / stride), filters].
     """
-    options = {"stride": stride, "groups": groups, "trainable": trainable}
+    options = {"stride": stride, "groups": groups, "trainable": trainable, "symmetric": symmetric}
     x = conv(x, filters, kernel_size, name=f"{name}_conv", **options)
     norm = norm if trainable else "frozen"
     x = normalization(norm, epsilon=norm_epsilon, name=f"{name}_norm")(x)

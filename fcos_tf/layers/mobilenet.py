@@ -7,16 +7,31 @@ Blocks are numbered within a stage. In each, `_1` is the expanding 1x1 convoluti
 first block), `_2` the depthwise 3x3 and `_3` the projecting 1x1.
 """
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import keras
 
 from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv_norm
 
-# Rows of table 2 by stage: expansion, channels, blocks, stride of the first block.
-STAGES = (
-    ((1, 16, 1, 1), (6, 24, 2, 2)),
-    ((6, 32, 3, 2),),
-    ((6, 64, 4, 2), (6, 96, 3, 1)),
-    ((6, 160, 3, 2), (6, 320, 1, 1)),
+
+class Row(NamedTuple):
+    """A row of the table of an architecture; the stride is that of the first block."""
+
+    expansion: int
+    channels: int
+    blocks: int
+    stride: int
+    kernel_size: int = 3
+
+
+Stages = Sequence[Sequence[Row]]  # each halves the map
+# Table 2.
+STAGES: Stages = (
+    (Row(1, 16, 1, 1), Row(6, 24, 2, 2)),
+    (Row(6, 32, 3, 2),),
+    (Row(6, 64, 4, 2), Row(6, 96, 3, 1)),
+    (Row(6, 160, 3, 2), Row(6, 320, 1, 1)),
 )
 
 
@@ -41,38 +56,43 @@ def mobilenet_v2(
     Raises:
         ValueError: for an unknown norm, or `frozen_stages` outside 0..5.
     """
-    check_freezing(norm, frozen_stages)
+    features = {"frozen_stages": frozen_stages, "last_conv": last_conv, "name": name}
+    return inverted_residuals(STAGES, **features, norm=norm, norm_epsilon=norm_epsilon)
+
+
+def inverted_residuals(
+    stages: Stages, *, frozen_stages: int, last_conv: bool, name: str, **options: Any
+) -> keras.Model:
+    """The network of `mobilenet_v2` of other rows; `options` are those of `conv_norm`."""
+    check_freezing(options["norm"], frozen_stages)
     images = keras.Input((None, None, 3), name="images")
-    options = {"norm": norm, "norm_epsilon": norm_epsilon, "trainable": frozen_stages < 1}
+    options["trainable"] = frozen_stages < 1
     x = conv_norm(images, 32, 3, stride=2, activation="relu6", name="stem", **options)
 
     features = {}
-    for stage, rows in enumerate(STAGES):
+    for stage, rows in enumerate(stages):
         options["trainable"] = frozen_stages < stage + 2
         block = 0
-        for expansion, channels, repeats, stride in rows:
-            for repeat in range(repeats):
+        for row in rows:
+            for repeat in range(row.blocks):
                 block += 1
-                options |= {"stride": 1 if repeat else stride}
-                prefix = f"stage{stage + 1}_block{block}"
-                x = _inverted_residual(x, expansion, channels, name=prefix, **options)
+                stride, prefix = 1 if repeat else row.stride, f"stage{stage + 1}_block{block}"
+                x = _inverted_residual(x, row, stride=stride, name=prefix, **options)
         features[f"c{stage + 2}"] = x
     if last_conv:  # frozen with the last stage
-        options["stride"] = 1
         features["last"] = conv_norm(x, 1280, 1, activation="relu6", name="last", **options)
     return keras.Model(images, features, name=name)
 
 
-def _inverted_residual(x, expansion, channels, *, stride, name, **options):
+def _inverted_residual(x, row, *, stride, name, **options):
     """Expansion, depthwise convolution, projection; a shortcut where the shapes agree."""
-    width = expansion * x.shape[-1]
+    width = row.expansion * x.shape[-1]
     y = x
-    if expansion > 1:
+    if row.expansion > 1:
         y = conv_norm(y, width, 1, activation="relu6", name=f"{name}_1", **options)
-    y = conv_norm(
-        y, width, 3, stride=stride, groups=width, activation="relu6", name=f"{name}_2", **options
-    )
-    y = conv_norm(y, channels, 1, activation=None, name=f"{name}_3", **options)
-    if stride == 1 and x.shape[-1] == channels:
+    spatial = {"stride": stride, "groups": width, "activation": "relu6", "name": f"{name}_2"}
+    y = conv_norm(y, width, row.kernel_size, **spatial, **options)
+    y = conv_norm(y, row.channels, 1, activation=None, name=f"{name}_3", **options)
+    if stride == 1 and x.shape[-1] == row.channels:
         y = keras.layers.Add(name=f"{name}_add")([x, y])
     return y

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from fcos_tf.layers.backbones import build_backbone, resolve_preset
-from fcos_tf.layers.blocks import NORM_EPSILON
 from fcos_tf.models.image_model import ImageModel
 
 
@@ -13,18 +12,18 @@ class BackboneModel(ImageModel):
 
     Args:
         num_classes: C; None: the number of `class_names`.
-        backbone: a name of `layers.backbones`, such as "resnet50", "regnetx_400mf" or
+        backbone: a name of `layers.backbones`, such as "resnet50", "efficientnet_lite0" or
             "keras_cv/efficientnetv2_b0_imagenet".
         backbone_weights: None (random), "imagenet" or another name of `build_backbone`, or the
             `.keras` file of a backbone or of a model on it.
         backbone_norm: "batch", "sync" or "frozen" batch normalisation. None: "frozen" with
             backbone weights, "batch" without.
-        norm_epsilon: of the backbone's batch normalisation.
+        norm_epsilon: of the backbone's batch normalisation. None: the network's own.
         frozen_stages: number of frozen parts of the backbone: 1 the stem, 2 the stem and the first
             stage, ... None: 2 with backbone weights, 0 without.
         stride_in_3x3: whether a bottleneck halves the map in its 3x3 convolution. None, here and
             for `channel_order`, `mean` and `std`: as the backbone weights need it; without
-            weights True, RGB and the ImageNet mean and deviation.
+            weights True, RGB and what `layers.backbones.resolve_preset` says.
         channel_order: input of the backbone, "rgb" or "bgr". Images are always given as RGB.
         mean: three numbers in 0-255, in `channel_order`.
         std: likewise.
@@ -47,7 +46,7 @@ class BackboneModel(ImageModel):
         backbone: str = "resnet50",
         backbone_weights: str | None = None,
         backbone_norm: str | None = None,
-        norm_epsilon: float = NORM_EPSILON,
+        norm_epsilon: float | None = None,
         frozen_stages: int | None = None,
         stride_in_3x3: bool | None = None,
         channel_order: str | None = None,
@@ -59,6 +58,7 @@ class BackboneModel(ImageModel):
             backbone,
             backbone_weights,
             norm=backbone_norm,
+            norm_epsilon=norm_epsilon,
             frozen_stages=frozen_stages,
             stride_in_3x3=stride_in_3x3,
             channel_order=channel_order,
@@ -73,7 +73,7 @@ class BackboneModel(ImageModel):
             **kwargs,
         )
         shared = {
-            "norm_epsilon": norm_epsilon,
+            "norm_epsilon": preset.norm_epsilon,
             "frozen_stages": preset.frozen_stages,
             "stride_in_3x3": preset.stride_in_3x3,
         }

@@ -26,6 +26,7 @@ from fcos_tf.ops import boxes, losses, nms, points
 from fcos_tf.training.optimizers import SGD
 from fcos_tf.training.schedules import WarmupStepDecay
 
+BACKBONES = ("resnet18", "regnetx_200mf", "mobilenet_v2", "efficientnet_lite0")
 SAVED, FITTED = "saved.keras", "fitted.keras"
 STRIDES = (8, 16, 32, 64, 128)
 SIZE = (64, 96)  # of images; at stride 32 and above, maps have odd sizes
@@ -275,7 +276,7 @@ def two_stage(folder):
 CASES = {
     **{case.__name__: case for case in (box_ops, point_ops, loss_ops, suppression, assignment)},
     **{case.__name__: case for case in (blocks, pyramid_and_head)},
-    **{name: partial(backbone, name) for name in ("resnet18", "regnetx_200mf", "mobilenet_v2")},
+    **{name: partial(backbone, name) for name in BACKBONES},
     **{case.__name__: case for case in (built, loaded, compiled, photos, fitted, two_stage)},
 }
 

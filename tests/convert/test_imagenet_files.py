@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 from fcos_tf import FCOS
 from fcos_tf.convert.backbones import CONVERTIBLE, load_imagenet_file
 from fcos_tf.layers.backbones import build_backbone
+from fcos_tf.layers.efficientnet_lite import VARIANTS
 from tests.convert import pickle_bytes as pb
 from tests.layers import torchvision_weights as peer
 
@@ -42,6 +43,7 @@ HEADS = {
         "blocks.0.0.bn1.num_batches_tracked",
         "classifier.weight",
     ),
+    ("efficientnet", "efficientnet_pytorch"): ("_blocks.0._bn1.num_batches_tracked", "_fc.weight"),
 }
 
 
@@ -52,9 +54,10 @@ def drawn(name, source):
     return tensors, {**tensors, **{key: np.ones(2, "float32") for key in HEADS[family]}}
 
 
-# Where some tensors belong, after torchvision's resnet.py, regnet.py and mobilenetv2.py and timm's
-# regnet.py and _efficientnet_blocks.py: layer, variable; tensor, its shape. The second block of a
-# stage of RegNetX-400MF has no shortcut; block 5 of MobileNetV2 is the second of 32 channels.
+# Where some tensors belong, after torchvision's resnet.py, regnet.py and mobilenetv2.py, timm's
+# regnet.py and _efficientnet_blocks.py, and the names in efficientnet-lite0-57934424.pth: layer,
+# variable; tensor, its shape. The second block of a stage of RegNetX-400MF has no shortcut; block 5
+# of MobileNetV2 is the second of 32 channels.
 PLACES = {
     ("resnet18", "torchvision"): [
         ("stem_conv", "kernel", "conv1.weight", (64, 3, 7, 7)),
@@ -107,6 +110,19 @@ PLACES = {
         ("last_conv", "kernel", "conv_head.weight", (1280, 320, 1, 1)),
         ("last_norm", "gamma", "bn2.weight", (1280,)),
     ],
+    ("efficientnet_lite0", "efficientnet_pytorch"): [
+        ("stem_norm", "gamma", "_bn0.weight", (32,)),
+        ("stage1_block1_2_conv", "kernel", "_blocks.0._depthwise_conv.weight", (32, 1, 3, 3)),
+        ("stage1_block1_2_norm", "beta", "_blocks.0._bn1.bias", (32,)),
+        ("stage1_block1_3_conv", "kernel", "_blocks.0._project_conv.weight", (16, 32, 1, 1)),
+        ("stage1_block1_3_norm", "gamma", "_blocks.0._bn2.weight", (16,)),
+        ("stage2_block2_1_norm", "gamma", "_blocks.4._bn0.weight", (240,)),
+        ("stage3_block4_1_conv", "kernel", "_blocks.8._expand_conv.weight", (480, 80, 1, 1)),
+        ("stage3_block6_2_conv", "kernel", "_blocks.10._depthwise_conv.weight", (672, 1, 5, 5)),
+        ("stage4_block5_3_norm", "moving_mean", "_blocks.15._bn2.running_mean", (320,)),
+        ("last_conv", "kernel", "_conv_head.weight", (1280, 320, 1, 1)),
+        ("last_norm", "moving_variance", "_bn1.running_var", (1280,)),
+    ],
 }  # fmt: skip
 
 
@@ -118,6 +134,7 @@ PLACES = {
         ("regnetx_400mf_384", "timm", ".safetensors"),
         ("mobilenet_v2", "torchvision", ".safetensors"),
         ("mobilenet_v2", "timm", ".pth"),
+        ("efficientnet_lite0", "efficientnet_pytorch", ".pth"),
     ],
 )
 def test_every_tensor_lands_where_it_belongs(tmp_path, name, source, form):
@@ -216,9 +233,14 @@ def test_partial_and_misshaped(tmp_path):
 
 
 def test_which_backbones_have_files(tmp_path):
-    assert set(CONVERTIBLE) >= {"resnet18", "resnext101_64x4d", "regnetx_400mf", "mobilenet_v2"}
+    assert set(CONVERTIBLE) >= {
+        "resnet18",
+        "resnext101_64x4d",
+        "regnetx_400mf",
+        "mobilenet_v2",
+    } | set(VARIANTS)
     for name in ("simple_cnn", "keras_cv/resnet18", "vgg"):
-        with pytest.raises(ValueError, match=f"resnet18, .*mobilenet_v2; got '{name}'"):
+        with pytest.raises(ValueError, match=f"resnet18, .*mobilenet_v2, .*; got '{name}'"):
             load_imagenet_file(tmp_path / "w.pth", name)
     with pytest.raises(FileNotFoundError):
         load_imagenet_file(tmp_path / "w.pth", "resnet18")

@@ -52,14 +52,15 @@ def test_a_factor_goes_into_the_kernel_and_a_shift_is_left(norm):
     assert float(model(np.full((1, 1, 1, 1), 5.0))[0, 0, 0, 0]) == 4 * 5 - 7
 
 
-# 20 convolutions of a ResNet-18 have a norm, as have 1 + 1 * 2 + 16 * 3 of a MobileNetV2; two of
-# the small CNN.
+# 20 convolutions of a ResNet-18 have a norm, as have 1 + 1 * 2 + 16 * 3 of a MobileNetV2 and one
+# block less of an EfficientNet-Lite0; two of the small CNN.
 @pytest.mark.parametrize(
     ("backbone", "norm", "count"),
     [
         ("resnet18", "batch", 20),
         ("resnet18", "frozen", 20),
         ("mobilenet_v2", "batch", 51),
+        ("efficientnet_lite0", "batch", 48),
         ("simple_cnn", "sync", 2),
     ],
 )

@@ -7,6 +7,7 @@ from fcos_tf.layers.backbones import build_backbone
 from tests.layers import torchvision_weights as peer
 
 TOLERANCE = 1e-4  # of the largest value of the map
+CLOSER = {"efficientnet_lite0": 1e-5}
 QUICK = ("resnet18", "resnet50", "resnext50_32x4d", "regnetx_400mf", "mobilenet_v2")
 
 
@@ -19,11 +20,11 @@ def quick_or_slow(names, quick):
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
-@pytest.mark.parametrize("name", peer.GOLDEN_BACKBONES)
-def test_stored_features_of_torchvision(name):
-    """torchvision 0.28.0 and torch 2.13.0 on a CPU; see `torchvision_weights` for how to make."""
-    model, _ = filled(name)
-    check_names(model, name, "torchvision")
+@pytest.mark.parametrize(("name", "source"), peer.GOLDEN_BACKBONES.items())
+def test_stored_features(name, source):
+    """torch 2.13.0, torchvision 0.28.0 and timm 1.0.31 on a CPU; see `torchvision_weights`."""
+    model, _ = filled(name, source)
+    check_names(model, name, source)
     with np.load(peer.GOLDEN) as golden:
         for height, width in peer.SIZES:
             features = model(peer.image(height, width, name), training=False)
@@ -34,7 +35,7 @@ def test_stored_features_of_torchvision(name):
                 largest = float(golden[f"{key}/max"])
                 assert 0.1 < largest < 1000, key  # neither vanished nor exploded
                 error = np.abs(peer.samples(feature) - golden[key]).max() / largest
-                assert error < TOLERANCE, (key, error)
+                assert error < CLOSER.get(name, TOLERANCE), (key, error)
 
 
 @pytest.mark.slow
@@ -49,7 +50,14 @@ def test_stored_names_of_torchvision(name):
     "name",
     quick_or_slow(
         peer.CONVERTIBLE_FROM["timm"],
-        quick=("resnet18", "regnetx_200mf", "regnetx_400mf_384", "mobilenet_v2"),
+        quick=(
+            "resnet18",
+            "regnetx_200mf",
+            "regnetx_400mf_384",
+            "mobilenet_v2",
+            "efficientnet_lite1",
+            "efficientnet_lite2",
+        ),
     ),
 )
 def test_stored_names_of_timm(name):
@@ -70,7 +78,10 @@ def test_features_equal_torchvision(name):
 
 
 @pytest.mark.parametrize(
-    "name", quick_or_slow(peer.CONVERTIBLE_FROM["timm"], ("regnetx_400mf_384", "mobilenet_v2"))
+    "name",
+    quick_or_slow(
+        peer.CONVERTIBLE_FROM["timm"], ("regnetx_400mf_384", "mobilenet_v2", "efficientnet_lite0")
+    ),
 )
 def test_features_equal_timm(name):
     pytest.importorskip("torch")
@@ -95,4 +106,4 @@ def compare(name, source):
             assert 0.1 < largest < 1000, (level, largest)
             error = np.abs(feature - expected).max() / largest
             print(f"{name} {height}x{width} {level}: largest {largest:.2f}, error {error:.1e}")
-            assert error < TOLERANCE, (height, width, level, error)
+            assert error < CLOSER.get(name, TOLERANCE), (height, width, level, error)

@@ -167,7 +167,7 @@ def test_backbone_file_with_the_stride_elsewhere_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        ("regnetx_200mf", "imagenet", "exist for resnet18, .*mobilenet_v2; got 'regnetx_200mf'; "
+        ("regnetx_200mf", "imagenet", "exist for resnet18, .*lite0; got 'regnetx_200mf'; "
          "'imagenet' also for keras_cv/..._imagenet; .*--flavour=imagenet"),
         ("resnet18", "imagenet_v2", "'imagenet_v2' exist for resnet50, .*; got 'resnet18'"),
         ("keras_cv/resnet50_imagenet", "imagenet_v1", "exist for .*; got 'keras_cv/resnet50_imag"),

@@ -1,10 +1,13 @@
-"""MobileNetV2 and the simple CNN: published sizes, arithmetic by hand."""
+"""MobileNetV2, EfficientNet-Lite and the simple CNN: published sizes, arithmetic by hand."""
 
 import keras
 import numpy as np
+import pytest
 
+from fcos_tf import FCOS
 from fcos_tf.layers.backbones import build_backbone
 from fcos_tf.layers.blocks import conv, conv_norm
+from fcos_tf.layers.efficientnet_lite import efficientnet_lite
 
 
 def trainable(model):
@@ -52,6 +55,59 @@ def test_mobilenet_is_linear_at_the_end_of_a_block():
     rng = np.random.default_rng(0)
     for level, x in model(rng.normal(size=(1, 64, 64, 3)).astype("float32")).items():
         assert np.min(x) < 0, level
+
+
+# timm 1.0.31's totals less the classifier of 1280 * 1000 + 1000.
+@pytest.mark.parametrize(
+    ("name", "parameters", "blocks"),
+    [
+        ("efficientnet_lite0", 4_652_008, 16),
+        # 1 + 3 + 3 + 4 + 4 + 5 + 1 blocks: 2, 2, 3, 3 and 4 by 1.1 or 1.2, rounded up.
+        ("efficientnet_lite1", 5_416_680, 21),
+        ("efficientnet_lite2", 6_092_072, 21),
+    ],
+)
+def test_efficientnet_lite_has_the_published_size(name, parameters, blocks):
+    model = build_backbone(name, last_conv=True)
+    assert trainable(model) == parameters - 1_281_000
+    kernels = [w for w in model.weights if w.name == "kernel"]
+    assert len(kernels) == blocks * 3 - 1 + 2
+    maps = {level: x.shape[-1] for level, x in model.output.items()}
+    # Of Lite2 24, 40, 112 and 320 times 1.1, to the nearest multiple of 8.
+    wide = name == "efficientnet_lite2"
+    expected = {"c2": 24, "c3": 48, "c4": 120, "c5": 352} if wide else {
+        "c2": 24, "c3": 40, "c4": 112, "c5": 320}  # fmt: skip
+    assert maps == {**expected, "last": 1280}
+    assert list(build_backbone(name).output) == ["c2", "c3", "c4", "c5"]
+
+
+def test_padding_of_tensorflow_for_any_size():
+    # Ones in each window of 3: with an even side one zero stands behind, symmetric padding has one
+    # in front; with an odd side either has one at both ends. Rows as columns.
+    inputs = keras.Input((None, None, 1))
+    symmetric, ours = (
+        keras.Model(inputs, conv(inputs, 1, 3, name="c", stride=2, symmetric=each))
+        for each in (True, False)
+    )
+    for model in (symmetric, ours):
+        model.get_layer("c").set_weights([np.ones((3, 3, 1, 1))])
+    for model, size, expected in ((ours, 4, [3, 2]), (symmetric, 4, [2, 3]), (ours, 5, [2, 3, 2])):
+        row = np.asarray(model(np.ones((1, size, size, 1), "float32")))[0, 0, :, 0]
+        np.testing.assert_array_equal(row, np.multiply(expected[0], expected))
+
+
+def test_preprocessing_and_epsilon_of_efficientnet_lite():
+    small = {"fpn_channels": 32, "head_convs": 1}
+    model = FCOS(2, backbone="efficientnet_lite0", **small)
+    # (0 - 127) / 128 and (255 - 127) / 128.
+    images = np.full((1, 1, 2, 3), [[[0.0], [255.0]]], "float32")
+    np.testing.assert_array_equal(model.preprocess(images)[0, 0, :, 0], [-127 / 128, 1])
+    config = model.get_config()
+    assert config["norm_epsilon"] == 1e-3 and config["channel_order"] == "rgb"
+    other = FCOS(2, backbone="efficientnet_lite0", norm_epsilon=0.0, mean=(1, 2, 3), **small)
+    assert other.get_config()["norm_epsilon"] == 0 and other.mean == (1, 2, 3)
+    with pytest.raises(ValueError, match=r"one of efficientnet_lite0, .*; got 'lite9'"):
+        efficientnet_lite("lite9")
 
 
 def test_depthwise_convolution_by_hand():

@@ -15,9 +15,14 @@ import keras
 import numpy as np
 
 from fcos_tf.convert.backbones import CONVERTIBLE, assign_tensors, tensor_names
+from fcos_tf.layers.efficientnet_lite import VARIANTS
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "backbones.npz"
-GOLDEN_BACKBONES = ("resnet18", "resnet50", "resnext50_32x4d", "regnetx_400mf", "mobilenet_v2")
+GOLDEN_BACKBONES = {
+    **dict.fromkeys(("resnet18", "resnet50", "resnext50_32x4d", "regnetx_400mf"), "torchvision"),
+    "mobilenet_v2": "torchvision",
+    "efficientnet_lite0": "timm",
+}
 # Height and width: odd sizes on the way down, a multiple of 32, and portrait.
 SIZES = ((97, 131), (64, 64), (225, 161))
 LEVELS = ("c3", "c4", "c5")
@@ -36,10 +41,13 @@ TIMM = {
     "regnetx_800mf": "regnetx_008",
     "regnetx_1_6gf": "regnetx_016",
     "mobilenet_v2": "mobilenetv2_100",
+    **{name: f"tf_{name}" for name in VARIANTS},
 }
 # Which of ours they have.
 CONVERTIBLE_FROM = {
-    "torchvision": tuple(n for n in CONVERTIBLE if n not in ("regnetx_200mf", "regnetx_400mf_384")),
+    "torchvision": tuple(
+        n for n in CONVERTIBLE if n not in ("regnetx_200mf", "regnetx_400mf_384", *VARIANTS)
+    ),
     "timm": CONVERTIBLE,
 }
 NOT_OF_BACKBONES = {
@@ -67,9 +75,9 @@ def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def image(height: int, width: int, name: str) -> np.ndarray:
-    """A normalised image, [1, height, width, 3] float32; for a MobileNet so that ReLU6 cuts."""
+    """A normalised image, [1, height, width, 3] float32; such that a ReLU6 cuts."""
     rng = np.random.RandomState(height * width)
-    scale = 20 if name.startswith("mobilenet") else 1
+    scale = 20 if name.startswith(("mobilenet", "efficientnet")) else 1
     return scale * rng.standard_normal((1, height, width, 3)).astype(np.float32)
 
 
@@ -157,8 +165,8 @@ class Peer:
 
 def _write_golden():
     stored = {}
-    for name in GOLDEN_BACKBONES:
-        peer = Peer(name)
+    for name, source in GOLDEN_BACKBONES.items():
+        peer = Peer(name, source)
         for height, width in SIZES:
             for level, feature in peer(image(height, width, name)).items():
                 key = f"{name}/{height}x{width}/{level}"
