@@ -167,7 +167,8 @@ class ModelOptions(Options):
         "also official, official_improved and adelaidet; of faster_rcnn torchvision_v2 and course.",
         choices=("fcos_tf", "official", "official_improved", "adelaidet", "torchvision",
         "torchvision_v2", "detectron2", "course"))
-    assigner: str = option("fcos", "Assignment of boxes to points.", choices=("fcos",))
+    assigner: str = option("fcos", "Assignment of boxes to points: fcos (size ranges, centre "
+        "sampling) or atss (IoU of anchors).", choices=("fcos", "atss"))
     box_loss: str = option("giou", "Box loss.", choices=("giou", "iou", "l1"))
     box_loss_weight: float = option(1.0, "Factor of the box loss in the total.", above=0)
     center_sampling_radius: float = option(1.5, "In strides: only points this near a box's centre "

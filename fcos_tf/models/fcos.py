@@ -21,9 +21,9 @@ from fcos_tf.models.fcos_presets import PRESETS
 from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.models.fcos_targets import (
     ASSIGNERS,
-    expand_size_ranges,
     fcos_targets,
     level_size_ranges,
+    point_levels,
 )
 from fcos_tf.ops.points import grid_sizes
 
@@ -194,11 +194,10 @@ class FCOS(PyramidDetector):
 
     def _assign_targets(self, targets, image_size, predictions=None):
         """The outputs of `fcos_targets`, and the stride of every point."""
-        points, point_strides = self.points(image_size)
+        grids = grid_sizes(*image_size, self.strides)
+        levels = point_levels(*self.points(image_size), self.size_ranges, grids)
         learnt = fcos_targets(
-            points,
-            point_strides,
-            expand_size_ranges(self.size_ranges, grid_sizes(*image_size, self.strides)),
+            levels,
             targets["boxes"],
             targets["labels"],
             num_classes=self.num_classes,
@@ -207,7 +206,7 @@ class FCOS(PyramidDetector):
             assigner=self.assigner,
             predictions=predictions,
         )
-        return learnt, point_strides
+        return learnt, levels.strides
 
     def choose(self, raw, image_size, image_sizes, **limits):
         """Detections from raw predictions, see `Detector.decode` and `fcos_detections`."""

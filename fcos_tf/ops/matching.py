@@ -37,6 +37,38 @@ def match_by_iou(iou, valid, *, high: float, low: float, low_quality: bool):
     return ops.where(learns, index, ops.cast(rest, "int32"))
 
 
+def match_candidates(points, boxes, index, overlap):
+    """The box that each point learns, of boxes with candidates among the points (ATSS, TOOD).
+
+    A candidate learns the box if it lies inside, more than 0.01 px from all sides; of several
+    boxes that of the largest overlap.
+
+    Args:
+        points: [N, 2] float32, (x, y) pixels.
+        boxes: [B, M, 4] float32, xyxy pixels.
+        index: [B, M, K] int32 in [0, N), K different candidates of each box.
+        overlap: [B, M, K] float32; candidates of 0 learn nothing.
+
+    Returns:
+        [B, N] int32 in [0, M), the first of equal overlap; -1 background.
+    """
+    at = ops.take(points, index, axis=0)  # [B, M, K, 2]
+    corners = boxes[:, :, None]
+    sides = ops.minimum(at - corners[..., :2], corners[..., 2:] - at)
+    overlap = ops.where(ops.min(sides, axis=-1) > 0.01, overlap, 0.0)
+    batch, num_boxes, _ = ops.shape(index)
+    count = ops.shape(points)[0]
+    first = ops.arange(batch, dtype="int32")[:, None, None] * count
+    place, overlap = ops.reshape(index + first, [-1]), ops.reshape(overlap, [-1])  # [B * M * K]
+    best = ops.segment_max(overlap, place, batch * count)  # [B * N]
+    wins = (overlap > 0) & (overlap == ops.take(best, place))
+    # The largest of these is the first box: num_boxes - 0.
+    rank = num_boxes - ops.arange(num_boxes, dtype="int32")[:, None]
+    rank = ops.reshape(ops.broadcast_to(rank, ops.shape(index)), [-1])
+    rank = ops.segment_max(ops.where(wins, rank, 0), place, batch * count)
+    return ops.reshape(ops.where(rank > 0, num_boxes - rank, BACKGROUND), (batch, count))
+
+
 def sample_balanced(matched_gt_index, num: int, positive_fraction: float, seed):
     """Draws positives and negatives for the loss (Faster R-CNN, section 3.1.3).
 

@@ -21,7 +21,7 @@ from fcos_tf.layers.blocks import GroupedConv2D, GroupNormalization, conv_norm
 from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.layers.heads import FCOSHead
 from fcos_tf.models.fcos_rules import RULES
-from fcos_tf.models.fcos_targets import expand_size_ranges, fcos_targets, level_size_ranges
+from fcos_tf.models.fcos_targets import fcos_targets, level_size_ranges, point_levels
 from fcos_tf.ops import boxes, losses, nms, points
 from fcos_tf.training.optimizers import SGD
 from fcos_tf.training.schedules import WarmupStepDecay
@@ -139,11 +139,11 @@ def suppression(folder):
 def assignment(folder):
     """What points learn under each implementation's rules."""
     grids = points.grid_sizes(*SIZE, STRIDES)
-    at, strides = points.pyramid_points(grids, STRIDES)
-    ranges = expand_size_ranges(level_size_ranges(5, None), grids)
+    at = points.pyramid_points(grids, STRIDES)
+    levels = point_levels(*at, level_size_ranges(5, None), grids)
     found = {}
     for name, rules in RULES.items():
-        found[name] = fcos_targets(at, strides, ranges, **targets(4), num_classes=3, rules=rules)
+        found[name] = fcos_targets(levels, **targets(4), num_classes=3, rules=rules)
     return flat(found)
 
 

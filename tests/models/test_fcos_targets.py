@@ -18,29 +18,32 @@ from fcos_tf.models.fcos_targets import (
     ASSIGNERS,
     SIZE_RANGES,
     Assigner,
-    expand_size_ranges,
     fcos_targets,
+    point_levels,
 )
 from fcos_tf.ops.points import grid_sizes, pyramid_points
 
 STRIDES = (8, 16, 32, 64, 128)
 
 
-def targets_for(boxes, labels, *, size=(64, 64), radius=1.5, num_classes=3):
-    """Targets [B, N, ...] as numpy, with the points they belong to."""
+def levels_of(size):
     grids = grid_sizes(*size, STRIDES)
-    points, strides = pyramid_points(grids, STRIDES)
+    return point_levels(*pyramid_points(grids, STRIDES), SIZE_RANGES, grids)
+
+
+def targets_for(boxes, labels, *, size=(64, 64), radius=1.5, num_classes=3, **options):
+    """Targets [B, N, ...] as numpy, with the points they belong to."""
+    levels = levels_of(size)
     result = fcos_targets(
-        points,
-        strides,
-        expand_size_ranges(SIZE_RANGES, grids),
+        levels,
         np.asarray(boxes, "float32"),
         np.asarray(labels, "int32"),
         num_classes=num_classes,
         center_sampling_radius=radius,
+        **options,
     )
     result = {name: np.asarray(value) for name, value in result.items()}
-    return result, np.asarray(points), np.asarray(strides)
+    return result, np.asarray(levels.points), np.asarray(levels.strides)
 
 
 def positives(result, points, strides, image=0):
@@ -121,9 +124,11 @@ def test_largest_box_goes_to_the_top_level():
     assert len(top) == 20
 
 
+@pytest.mark.parametrize("assigner", ["fcos", "atss"])
 @pytest.mark.parametrize("num_boxes", [0, 1, 5])
-def test_no_boxes(num_boxes):
-    result, *_ = targets_for(np.zeros((2, num_boxes, 4)), np.full((2, num_boxes), -1))
+def test_no_boxes(num_boxes, assigner):
+    boxes, labels = np.zeros((2, num_boxes, 4)), np.full((2, num_boxes), -1)
+    result, *_ = targets_for(boxes, labels, assigner=assigner)
     assert (result["matched_gt_index"] == -1).all()
     for name in ("class_targets", "ltrb_targets", "centerness_targets"):
         assert result[name].sum() == 0 and np.isfinite(result[name]).all()
@@ -156,24 +161,27 @@ def brute_force(boxes, labels, points, strides, size_ranges, radius):
 def test_against_the_rule_written_as_loops():
     boxes, labels = random_scenes(0)
     result, points, strides = targets_for(boxes, labels, size=(256, 256))
-    ranges = np.asarray(expand_size_ranges(SIZE_RANGES, grid_sizes(256, 256, STRIDES)))
+    ranges = np.asarray(levels_of((256, 256)).size_ranges)
     for image in range(len(boxes)):
         expected = brute_force(boxes[image], labels[image], points, strides, ranges, 1.5)
         np.testing.assert_array_equal(result["matched_gt_index"][image], expected)
     assert result["positive_mask"].sum() > 50
 
 
-def test_batch_equals_single_equals_graph_equals_xla():
+@pytest.mark.parametrize("assigner", ["fcos", "atss"])
+def test_batch_equals_single_equals_graph_equals_xla(assigner):
     boxes, labels = random_scenes(1)
-    batch, points, strides = targets_for(boxes, labels, size=(256, 256))
+    options = {"size": (256, 256), "assigner": assigner}
+    batch, *_ = targets_for(boxes, labels, **options)
+    assert batch["positive_mask"].sum() > 50
     for image in range(len(boxes)):
-        single, *_ = targets_for(boxes[image][None], labels[image][None], size=(256, 256))
+        single, *_ = targets_for(boxes[image][None], labels[image][None], **options)
         for name in batch:
             np.testing.assert_array_equal(batch[name][image], single[name][0], err_msg=name)
-    ranges = expand_size_ranges(SIZE_RANGES, grid_sizes(256, 256, STRIDES))
+    levels = levels_of((256, 256))
 
     def run(boxes, labels):
-        return fcos_targets(points, strides, ranges, boxes, labels, num_classes=3)
+        return fcos_targets(levels, boxes, labels, num_classes=3, assigner=assigner)
 
     for jit_compile in (False, True):
         compiled = tf.function(run, jit_compile=jit_compile)(boxes, labels)
@@ -207,9 +215,9 @@ def test_another_assigner_is_one_function(monkeypatch):
     # Every point learns the first box; it sees what the head gives.
     seen = []
 
-    def first_box(points, point_strides, size_ranges, boxes, labels, *, predictions, **options):
+    def first_box(levels, boxes, labels, *, predictions, **options):
         seen.append(predictions)
-        return tf.zeros((len(boxes), len(points)), "int32")
+        return tf.zeros((len(boxes), len(levels.points)), "int32")
 
     monkeypatch.setitem(ASSIGNERS, "first", Assigner(first_box, uses_predictions=True))
     model = FCOS(
@@ -227,5 +235,5 @@ def test_another_assigner_is_one_function(monkeypatch):
     batch = (np.zeros((2, 64, 64, 3), "uint8"), {k: np.repeat(v, 2, 0) for k, v in targets.items()})
     with pytest.raises(ValueError, match=r"accumulation_steps: expected 1, .* of FCOS .*; got 2"):
         model.fit(tf.data.Dataset.from_tensors(batch), verbose=0)
-    with pytest.raises(ValueError, match="assigner must be one of fcos, first; got 'last'"):
+    with pytest.raises(ValueError, match="assigner must be one of fcos, atss, first; got 'last'"):
         FCOS(2, assigner="last", backbone="simple_cnn")

@@ -101,10 +101,10 @@ def test_targets_show_owner_distances_and_centerness(model, captions):
 
 
 def test_an_assigner_that_needs_predictions_gets_them(model, captions, monkeypatch):
-    def match(points, *_, predictions, **__):
-        scores = np.asarray(predictions["class_logits"])  # [1, N, 2]
-        assert scores.shape == (1, len(points), 2)
-        return np.where(np.arange(len(points)) < 3, 0, -1)[None].astype(np.int32)
+    def match(levels, *_, predictions, **__):
+        scores, count = np.asarray(predictions["class_logits"]), len(levels.points)
+        assert scores.shape == (1, count, 2)
+        return np.where(np.arange(count) < 3, 0, -1)[None].astype(np.int32)
 
     assigner = fcos_targets.Assigner(match, uses_predictions=True)
     monkeypatch.setitem(fcos_targets.ASSIGNERS, "first_three", assigner)
