@@ -46,14 +46,15 @@ class FCOS(PyramidDetector):
         head_norm: "group" or "none", after each of them.
         centerness_on: the tower of the centerness output, "box" or "class".
         quality: target of the third output: "centerness", or "iou", the IoU of the predicted box
-            with its target. With "iou" the box loss is not weighted.
+            with its target, without weights in the box loss; "joint": there is no such output,
+            and the class score learns the IoU, see `models.fcos_losses`.
         rules: conventions of a published implementation: a key of `models.fcos_rules.RULES`.
         assigner: assignment of boxes to points: a key of `models.fcos_targets.ASSIGNERS`.
         box_loss: "giou", "iou" or "l1".
         box_loss_weight: its factor in the total.
         size_ranges: smallest and largest ltrb distance of each level, in pixels. None: limits at
-            64, 128, 256 and 512 pixels, the last level without an upper limit.
-        center_sampling_radius: in strides; None or 0: no centre sampling.
+            64, 128, 256 and 512 pixels, the last level without an upper limit. Of "fcos" only.
+        center_sampling_radius: in strides; None or 0: no centre sampling. Likewise.
         topk_per_level: candidates of each level that reach NMS.
         **kwargs: `backbone`, `fpn_channels` and more, see `PyramidDetector`; `score_threshold` (of
             the class probability or the score, as the rules say).
@@ -109,8 +110,13 @@ class FCOS(PyramidDetector):
             rules=(rules, RULES),
             assigner=(assigner, ASSIGNERS),
         )
-        counts = count_names(fpn_levels)
-        super().__init__(num_classes, fpn_levels=fpn_levels, count_names=counts, **kwargs)
+        counts, loss_names, raw = count_names(fpn_levels), dict(self.loss_names), self.raw_outputs
+        if quality == "joint":
+            del loss_names["centerness_loss"]
+            raw = {name: raw[name] for name in ("class_logits", "ltrb")}
+        kwargs |= {"count_names": counts, "loss_names": loss_names}
+        super().__init__(num_classes, fpn_levels=fpn_levels, **kwargs)
+        self.raw_outputs = raw
         self.detail_names = tuple(counts)[1:]
         self._architecture |= {
             "head_convs": head_convs,
@@ -131,9 +137,10 @@ class FCOS(PyramidDetector):
             channels=self.fpn.channels,
             num_convs=head_convs,
             norm=head_norm,
-            centerness_on=centerness_on,
+            centerness_on=centerness_on if "centerness_logits" in raw else None,
             box_activation=self.rules.box_activation,
             level_scales=self.rules.level_scales,
+            initial_distance=ASSIGNERS[assigner].initial_distance,
             dtype=self.dtype_policy,
             name="head",
         )
@@ -176,7 +183,7 @@ class FCOS(PyramidDetector):
 
     def compute_totals(self, targets, image_size):
         """The loss normalisers of this replica's images: `fcos_losses.loss_totals`."""
-        if ASSIGNERS[self.assigner].uses_predictions:
+        if self.quality == "joint" or ASSIGNERS[self.assigner].uses_predictions:
             return None
         return loss_totals(*self._assign_targets(targets, image_size), self.strides)
 
@@ -228,10 +235,10 @@ class FCOS(PyramidDetector):
     def point_predictions(self, raw, image_size):
         """See `Detector.point_predictions`; the score is sqrt(class score * quality)."""
         boxes, scores, class_scores = decode_points(raw, image_size, self.strides, self.rules)
-        quality = ops.sigmoid(raw["centerness_logits"])
-        return {
-            "boxes": boxes, "scores": scores, "class_scores": class_scores, "quality": quality,
-        }  # fmt: skip
+        found = {"boxes": boxes, "scores": scores, "class_scores": class_scores}
+        if "centerness_logits" in raw:
+            found["quality"] = ops.sigmoid(raw["centerness_logits"])
+        return found
 
     def get_config(self):
         """The constructor's arguments, with every None resolved."""

@@ -17,7 +17,7 @@ CANDIDATES = 9  # of a level
 
 
 def match_atss(levels, boxes, labels, **unused):
-    """The box that each point learns; arguments and result as of `fcos_targets.match_points`.
+    """The box that each point learns, and None; arguments as of `fcos_targets.match_points`.
 
     Sources: ATSS (atss_core/modeling/rpn/atss/loss.py), mmdetection (atss_assigner.py). Of equally
     near points the first are candidates; of several boxes that of the largest IoU wins.
@@ -38,4 +38,4 @@ def match_atss(levels, boxes, labels, **unused):
     variance = ops.sum(ops.square(iou - mean), axis=-1, keepdims=True)
     variance = variance / ops.cast(ops.shape(iou)[-1] - 1, "float32")  # K >= L >= 3
     positive = (iou >= mean + ops.sqrt(variance)) & (labels >= 0)[..., None]
-    return match_candidates(levels.points, boxes, index, ops.where(positive, iou, 0.0))
+    return match_candidates(levels.points, boxes, index, ops.where(positive, iou, 0.0)), None

@@ -14,6 +14,7 @@ from keras import ops
 
 from fcos_tf.models.fcos_atss import match_atss
 from fcos_tf.models.fcos_rules import RULES, FCOSRules
+from fcos_tf.models.fcos_tal import INITIAL_DISTANCE, match_tal
 from fcos_tf.ops.boxes import box_area
 from fcos_tf.ops.points import centerness, encode_ltrb
 
@@ -93,7 +94,8 @@ def match_points(
         predictions: unused; for other assigners.
 
     Returns:
-        [B, N] int32, index into the M boxes, the first of equal area; -1 for background.
+        [B, N] int32, index into the M boxes, the first of equal area; -1 for background. And None:
+        no score targets, which other assigners may give.
     """
     del predictions
     x, y = (levels.points[None, :, None, k] for k in range(2))  # [1, N, 1]
@@ -116,7 +118,7 @@ def match_points(
 
     area = ops.where(candidate, _tie_area(boxes, rules.tie_area)[:, None, :], float("inf"))
     matched = ops.cast(ops.argmin(area, axis=-1), "int32")  # [B, N]
-    return ops.where(ops.any(candidate, axis=-1), matched, -1)
+    return ops.where(ops.any(candidate, axis=-1), matched, -1), None
 
 
 def _tie_area(boxes, kind: str):
@@ -131,15 +133,22 @@ class Assigner(NamedTuple):
     """A rule that assigns boxes to points.
 
     Attributes:
-        match: a function with the arguments and the result of `match_points`.
+        match: a function with the arguments of `match_points`. It returns the box of each point
+            and, or None, [B, N] float32 score targets, 0 for background, in place of the IoU.
         uses_predictions: whether it, and so the loss normalisers, needs the forward pass.
+        initial_distance: of an untrained head, see `FCOSHead`.
     """
 
     match: Callable
     uses_predictions: bool = False
+    initial_distance: float = 0.0
 
 
-ASSIGNERS = {"fcos": Assigner(match_points), "atss": Assigner(match_atss)}
+ASSIGNERS = {
+    "fcos": Assigner(match_points),
+    "atss": Assigner(match_atss),
+    "tal": Assigner(match_tal, uses_predictions=True, initial_distance=INITIAL_DISTANCE),
+}
 
 
 def fcos_targets(
@@ -169,12 +178,12 @@ def fcos_targets(
         dict: `matched_gt_index` [B, N] int32, -1 = background; `positive_mask` [B, N] bool;
         `class_targets` [B, N, C] float32 one-hot, a zero row is background; `ltrb_targets`
         [B, N, 4] float32 in strides and `centerness_targets` [B, N] float32, both 0 for
-        background.
+        background; `score_targets` [B, N] float32, if the assigner gives them.
     """
     # A padding entry at the end stands for background: minimum and index exist for M = 0 too.
     boxes = ops.pad(ops.cast(boxes, "float32"), [[0, 0], [0, 1], [0, 0]])
     labels = ops.pad(ops.cast(labels, "int32"), [[0, 0], [0, 1]], constant_values=-1)
-    matched = ASSIGNERS[assigner].match(
+    matched, score_targets = ASSIGNERS[assigner].match(
         levels,
         boxes,
         labels,
@@ -188,10 +197,11 @@ def fcos_targets(
     matched_labels = ops.take_along_axis(labels, index, axis=1)  # [B, N]
     ltrb = encode_ltrb(levels.points, levels.strides, matched_boxes)
     ltrb = ops.where(positive[..., None], ltrb, 0.0)
-    return {
+    learnt = {
         "matched_gt_index": matched,
         "positive_mask": positive,
         "class_targets": ops.one_hot(matched_labels, num_classes, dtype="float32"),
         "ltrb_targets": ltrb,
         "centerness_targets": centerness(ltrb),
     }
+    return learnt if score_targets is None else learnt | {"score_targets": score_targets}

@@ -56,17 +56,14 @@ def match_candidates(points, boxes, index, overlap):
     corners = boxes[:, :, None]
     sides = ops.minimum(at - corners[..., :2], corners[..., 2:] - at)
     overlap = ops.where(ops.min(sides, axis=-1) > 0.01, overlap, 0.0)
-    batch, num_boxes, _ = ops.shape(index)
-    count = ops.shape(points)[0]
-    first = ops.arange(batch, dtype="int32")[:, None, None] * count
-    place, overlap = ops.reshape(index + first, [-1]), ops.reshape(overlap, [-1])  # [B * M * K]
-    best = ops.segment_max(overlap, place, batch * count)  # [B * N]
-    wins = (overlap > 0) & (overlap == ops.take(best, place))
-    # The largest of these is the first box: num_boxes - 0.
-    rank = num_boxes - ops.arange(num_boxes, dtype="int32")[:, None]
-    rank = ops.reshape(ops.broadcast_to(rank, ops.shape(index)), [-1])
-    rank = ops.segment_max(ops.where(wins, rank, 0), place, batch * count)
-    return ops.reshape(ops.where(rank > 0, num_boxes - rank, BACKGROUND), (batch, count))
+    batch, num_boxes, _ = shape = ops.shape(index)
+    image = ops.broadcast_to(ops.arange(batch, dtype="int32")[:, None, None], shape)
+    box = ops.broadcast_to(ops.arange(num_boxes, dtype="int32")[:, None], shape)
+    place = ops.reshape(ops.stack([image, index, box], axis=-1), [-1, 3])
+    spread = (batch, ops.shape(points)[0], num_boxes)
+    overlap = ops.scatter(place, ops.reshape(overlap, [-1]), spread)  # [B, N, M]
+    matched = ops.cast(ops.argmax(overlap, axis=-1), "int32")
+    return ops.where(ops.max(overlap, axis=-1) > 0, matched, BACKGROUND)
 
 
 def sample_balanced(matched_gt_index, num: int, positive_fraction: float, seed):

@@ -15,7 +15,7 @@ OURS = RULES["fcos_tf"]
 
 
 def matched(boxes, *, point=(50, 50), stride=8, size_range=(0, 64), **changes):
-    result = match_points(
+    result, _ = match_points(
         point_levels(np.float32([point]), np.float32([stride]), [size_range], [(1, 1)]),
         np.float32([boxes]),
         np.zeros((1, len(boxes)), "int32"),
