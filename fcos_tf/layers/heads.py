@@ -55,7 +55,7 @@ class FCOSHead(keras.layers.Layer):
         super().__init__(**kwargs)
         check_choices(
             norm=(norm, HEAD_NORMS),
-            centerness_on=(centerness_on, (*CENTERNESS_BRANCHES, None)),
+            centerness_on=("box" if centerness_on is None else centerness_on, CENTERNESS_BRANCHES),
             box_activation=(box_activation, ACTIVATIONS),
         )
         if norm == "group" and channels % GROUPS:

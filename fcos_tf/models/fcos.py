@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from fcos_tf.layers.blocks import check_choices
-from fcos_tf.layers.heads import FCOSHead
+from fcos_tf.layers.heads import CENTERNESS_BRANCHES, FCOSHead
 from fcos_tf.models.detector import PyramidDetector
 from fcos_tf.models.fcos_detections import decode_points, fcos_detections, place_points
 from fcos_tf.models.fcos_losses import BOX_LOSSES, QUALITIES, count_names, fcos_losses, loss_totals
@@ -107,6 +107,7 @@ class FCOS(PyramidDetector):
         check_choices(
             box_loss=(box_loss, BOX_LOSSES),
             quality=(quality, QUALITIES),
+            centerness_on=(centerness_on, CENTERNESS_BRANCHES),
             rules=(rules, RULES),
             assigner=(assigner, ASSIGNERS),
         )

@@ -276,6 +276,7 @@ def test_weights_file_round_trip(tmp_path):
         ({"box_loss": "l2"}, "giou, iou, l1.*'l2'"),
         ({"quality": "ctr"}, "quality.*'ctr'"),
         ({"centerness_on": "both"}, "centerness_on.*'both'"),
+        ({"centerness_on": None}, "centerness_on must be one of box, class; got None"),
         ({"backbone_norm": "layer"}, "batch, sync, frozen.*'layer'"),
         ({"frozen_stages": 6}, "0 to 5; got 6"),
         ({"class_names": ["a"]}, "expected 3 class_names; got 1"),
