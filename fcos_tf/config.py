@@ -165,18 +165,21 @@ class ModelOptions(Options):
     head_convs: int = option(4, "Convolutions in each tower of the head.", least=0)
     head_norm: str = option("group", "Normalisation after each of them.", choices=("group", "none"))
     centerness_on: str = option("box", "Tower of the centerness output.", choices=("box", "class"))
-    quality: str = option("centerness", "Target of the third output: centerness, or the box's IoU.",
-        choices=("centerness", "iou"))
+    quality: str = option("centerness", "Target of the third output: centerness, or iou, the box's "
+        "IoU; joint = no such output, the class score learns the IoU.",
+        choices=("centerness", "iou", "joint"))
     rules: str = option("fcos_tf", "Conventions of a published implementation (position of points, "
         "ties, meaning of the score threshold ...): fcos_tf, torchvision or detectron2; of fcos "
         "also official, official_improved and adelaidet; of faster_rcnn torchvision_v2 and course.",
         choices=("fcos_tf", "official", "official_improved", "adelaidet", "torchvision",
         "torchvision_v2", "detectron2", "course"))
-    assigner: str = option("fcos", "Assignment of boxes to points.", choices=("fcos",))
+    assigner: str = option("fcos", "Assignment of boxes to points: fcos (size ranges, centre "
+        "sampling), atss (IoU of anchors), or tal (predicted class and box).",
+        choices=("fcos", "atss", "tal"))
     box_loss: str = option("giou", "Box loss.", choices=("giou", "iou", "l1"))
     box_loss_weight: float = option(1.0, "Factor of the box loss in the total.", above=0)
-    center_sampling_radius: float = option(1.5, "In strides: only points this near a box's centre "
-        "learn it; 0 = all points inside.", least=0, means={0: None})
+    center_sampling_radius: float = option(1.5, "In strides, of --assigner=fcos: only points this "
+        "near a box's centre learn it; 0 = all points inside.", least=0, means={0: None})
     anchor_scale: float = option(8.0, "faster_rcnn: root of an anchor's area, in strides.", above=0)
     anchors_per_image: int = option(0, "faster_rcnn: anchors of an image that the RPN learns; 0, "
         "here and for the next three, = by --rules.", least=0, means={0: None})

@@ -13,6 +13,7 @@ from fcos_tf.evaluation import METRICS
 from fcos_tf.layers.fpn import UPSAMPLINGS
 from fcos_tf.layers.heads import HEAD_NORMS
 from fcos_tf.models.faster_rcnn import REFINEMENTS
+from fcos_tf.models.fcos_losses import QUALITIES
 from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.models.fcos_targets import ASSIGNERS
 from fcos_tf.models.rcnn_rules import RULES as RCNN_RULES
@@ -237,6 +238,7 @@ def test_flags_offer_what_the_parts_know():
     assert set(choices["rules"]) == {*RULES, *RCNN_RULES}
     assert choices["box_refinement"] == REFINEMENTS
     assert set(choices["assigner"]) == set(ASSIGNERS)
+    assert set(choices["quality"]) == set(QUALITIES)
     assert set(choices["fpn_upsampling"]) == set(UPSAMPLINGS)
     assert set(choices["head_norm"]) == set(HEAD_NORMS)
 

@@ -62,8 +62,7 @@ class FCOSNames(Flavour):
     def modules(self, model):
         """See `Flavour`."""
         head = model.head
-        outputs = [head.class_logits, head.ltrb, head.centerness]
-        for layer in head.class_tower + head.box_tower + outputs + head.scales:
+        for layer in head.class_tower + head.box_tower + head.output_layers() + head.scales:
             yield layer, self._module(layer.name, has_norm=head.norm == "group")
 
     def _module(self, layer: str, *, has_norm: bool) -> str:

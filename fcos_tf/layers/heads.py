@@ -30,10 +30,12 @@ class FCOSHead(keras.layers.Layer):
         channels: of the pyramid and of the towers; a multiple of 32 groups.
         num_convs: depth of a tower.
         norm: "group" or "none".
-        centerness_on: the tower of the centerness output, "box" (improved form) or "class".
+        centerness_on: the tower of the centerness output, "box" (improved form) or "class"; None:
+            there is no such output.
         box_activation: "relu", or "exp": distances are exp(scale * x) in pixels (first form of the
             paper); the output is in strides all the same.
         level_scales: whether there are scales.
+        initial_distance: of an untrained "relu" head, about, in strides.
     """
 
     def __init__(
@@ -44,15 +46,16 @@ class FCOSHead(keras.layers.Layer):
         channels: int = 256,
         num_convs: int = 4,
         norm: str = "group",
-        centerness_on: str = "box",
+        centerness_on: str | None = "box",
         box_activation: str = "relu",
         level_scales: bool = True,
+        initial_distance: float = 0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_choices(
             norm=(norm, HEAD_NORMS),
-            centerness_on=(centerness_on, CENTERNESS_BRANCHES),
+            centerness_on=("box" if centerness_on is None else centerness_on, CENTERNESS_BRANCHES),
             box_activation=(box_activation, ACTIVATIONS),
         )
         if norm == "group" and channels % GROUPS:
@@ -67,8 +70,9 @@ class FCOSHead(keras.layers.Layer):
         self.box_tower = self._tower("box")
         prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
         self.class_logits = self._output(num_classes, "class_logits", prior)
-        self.ltrb = self._output(4, "ltrb")
-        self.centerness = self._output(1, "centerness")
+        self.initial_distance = initial_distance
+        self.ltrb = self._output(4, "ltrb", initial_distance if box_activation == "relu" else 0.0)
+        self.centerness = self._output(1, "centerness") if centerness_on else None
         count = len(self.strides) if level_scales else 0
         self.scales = [Scale(name=f"scale_{level}", dtype="float32") for level in range(count)]
 
@@ -94,9 +98,13 @@ class FCOSHead(keras.layers.Layer):
     def build(self, input_shape):
         """Builds both towers and the outputs."""
         shape = (None, None, None, self.channels)
-        outputs = [self.class_logits, self.ltrb, self.centerness]
-        for layer in self.class_tower + self.box_tower + outputs + self.scales:
+        for layer in self.class_tower + self.box_tower + self.output_layers() + self.scales:
             layer.build(shape)
+
+    def output_layers(self) -> list:
+        """The layers of class logits, distances and, if there is one, centerness."""
+        layers = [self.class_logits, self.ltrb, self.centerness]
+        return [layer for layer in layers if layer is not None]
 
     def call(self, features):
         """Predicts for a list of levels.
@@ -105,22 +113,21 @@ class FCOSHead(keras.layers.Layer):
             features: L maps [B, Hl, Wl, channels], finest first.
 
         Returns:
-            dict of float32: `class_logits` [B, N, C], `ltrb` [B, N, 4] in strides, >= 0,
-            `centerness_logits` [B, N]; points in the order of `ops.pyramid_points`.
+            dict of float32: `class_logits` [B, N, C], `ltrb` [B, N, 4] in strides, >= 0, and, if
+            there is one, `centerness_logits` [B, N]; points in the order of `ops.pyramid_points`.
         """
         scales = self.scales or [lambda x: x] * len(self.strides)
         levels = [
             self._level(x, scale, stride)
             for x, scale, stride in zip(features, scales, self.strides, strict=True)
         ]
-        class_logits, ltrb, centerness = (
+        class_logits, ltrb, *centerness = (
             ops.concatenate(parts, axis=1) for parts in zip(*levels, strict=True)
         )
-        return {
-            "class_logits": class_logits,
-            "ltrb": ltrb,
-            "centerness_logits": ops.squeeze(centerness, axis=-1),
-        }
+        found = {"class_logits": class_logits, "ltrb": ltrb}
+        if centerness:
+            found["centerness_logits"] = ops.squeeze(centerness[0], axis=-1)
+        return found
 
     def _level(self, x, scale, stride):
         class_features = box_features = x
@@ -133,16 +140,19 @@ class FCOSHead(keras.layers.Layer):
             ltrb = ops.exp(ops.minimum(ltrb, LARGEST_LOG_DISTANCE)) / stride
         else:
             ltrb = ops.relu(ltrb)
-        on_box = self.centerness_on == "box"
-        centerness = self.centerness(box_features if on_box else class_features)
+        outputs = [self.class_logits(class_features), ltrb]
+        if self.centerness is not None:
+            on_box = self.centerness_on == "box"
+            outputs.append(self.centerness(box_features if on_box else class_features))
         return tuple(
             ops.reshape(y, (ops.shape(y)[0], -1, y.shape[-1]))  # [B, Hl * Wl, ...]
-            for y in (self.class_logits(class_features), ltrb, centerness)
+            for y in outputs
         )
 
     def get_config(self):
         """The constructor's arguments."""
         names = ("channels", "strides", "num_convs", "norm", "centerness_on", "box_activation")
+        names += ("initial_distance",)
         config = super().get_config() | {name: getattr(self, name) for name in names}
         return {
             **config,

@@ -129,7 +129,8 @@ class Detector(FromPreset, ImageModel):
 
         Returns:
             dict of float32: `boxes` [B, N, 4] xyxy pixels, not clipped; `class_scores` [B, N, C],
-            `quality` [B, N] and the `scores` [B, N, C] of both, from 0 to 1.
+            `quality` [B, N] and the `scores` [B, N, C] of both, from 0 to 1; no `quality` where
+            the class scores are the scores.
         """
         raise NotImplementedError
 

@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from fcos_tf.layers.blocks import check_choices
-from fcos_tf.layers.heads import FCOSHead
+from fcos_tf.layers.heads import CENTERNESS_BRANCHES, FCOSHead
 from fcos_tf.models.detector import PyramidDetector
 from fcos_tf.models.fcos_detections import decode_points, fcos_detections, place_points
 from fcos_tf.models.fcos_losses import BOX_LOSSES, QUALITIES, count_names, fcos_losses, loss_totals
@@ -21,9 +21,9 @@ from fcos_tf.models.fcos_presets import PRESETS
 from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.models.fcos_targets import (
     ASSIGNERS,
-    expand_size_ranges,
     fcos_targets,
     level_size_ranges,
+    point_levels,
 )
 from fcos_tf.ops.points import grid_sizes
 
@@ -46,14 +46,15 @@ class FCOS(PyramidDetector):
         head_norm: "group" or "none", after each of them.
         centerness_on: the tower of the centerness output, "box" or "class".
         quality: target of the third output: "centerness", or "iou", the IoU of the predicted box
-            with its target. With "iou" the box loss is not weighted.
+            with its target, without weights in the box loss; "joint": there is no such output,
+            and the class score learns the IoU, see `models.fcos_losses`.
         rules: conventions of a published implementation: a key of `models.fcos_rules.RULES`.
         assigner: assignment of boxes to points: a key of `models.fcos_targets.ASSIGNERS`.
         box_loss: "giou", "iou" or "l1".
         box_loss_weight: its factor in the total.
         size_ranges: smallest and largest ltrb distance of each level, in pixels. None: limits at
-            64, 128, 256 and 512 pixels, the last level without an upper limit.
-        center_sampling_radius: in strides; None or 0: no centre sampling.
+            64, 128, 256 and 512 pixels, the last level without an upper limit. Of "fcos" only.
+        center_sampling_radius: in strides; None or 0: no centre sampling. Likewise.
         topk_per_level: candidates of each level that reach NMS.
         **kwargs: `backbone`, `fpn_channels` and more, see `PyramidDetector`; `score_threshold` (of
             the class probability or the score, as the rules say).
@@ -106,11 +107,17 @@ class FCOS(PyramidDetector):
         check_choices(
             box_loss=(box_loss, BOX_LOSSES),
             quality=(quality, QUALITIES),
+            centerness_on=(centerness_on, CENTERNESS_BRANCHES),
             rules=(rules, RULES),
             assigner=(assigner, ASSIGNERS),
         )
-        counts = count_names(fpn_levels)
-        super().__init__(num_classes, fpn_levels=fpn_levels, count_names=counts, **kwargs)
+        counts, loss_names, raw = count_names(fpn_levels), dict(self.loss_names), self.raw_outputs
+        if quality == "joint":
+            del loss_names["centerness_loss"]
+            raw = {name: raw[name] for name in ("class_logits", "ltrb")}
+        kwargs |= {"count_names": counts, "loss_names": loss_names}
+        super().__init__(num_classes, fpn_levels=fpn_levels, **kwargs)
+        self.raw_outputs = raw
         self.detail_names = tuple(counts)[1:]
         self._architecture |= {
             "head_convs": head_convs,
@@ -131,9 +138,10 @@ class FCOS(PyramidDetector):
             channels=self.fpn.channels,
             num_convs=head_convs,
             norm=head_norm,
-            centerness_on=centerness_on,
+            centerness_on=centerness_on if "centerness_logits" in raw else None,
             box_activation=self.rules.box_activation,
             level_scales=self.rules.level_scales,
+            initial_distance=ASSIGNERS[assigner].initial_distance,
             dtype=self.dtype_policy,
             name="head",
         )
@@ -176,7 +184,7 @@ class FCOS(PyramidDetector):
 
     def compute_totals(self, targets, image_size):
         """The loss normalisers of this replica's images: `fcos_losses.loss_totals`."""
-        if ASSIGNERS[self.assigner].uses_predictions:
+        if self.quality == "joint" or ASSIGNERS[self.assigner].uses_predictions:
             return None
         return loss_totals(*self._assign_targets(targets, image_size), self.strides)
 
@@ -194,11 +202,10 @@ class FCOS(PyramidDetector):
 
     def _assign_targets(self, targets, image_size, predictions=None):
         """The outputs of `fcos_targets`, and the stride of every point."""
-        points, point_strides = self.points(image_size)
+        grids = grid_sizes(*image_size, self.strides)
+        levels = point_levels(*self.points(image_size), self.size_ranges, grids)
         learnt = fcos_targets(
-            points,
-            point_strides,
-            expand_size_ranges(self.size_ranges, grid_sizes(*image_size, self.strides)),
+            levels,
             targets["boxes"],
             targets["labels"],
             num_classes=self.num_classes,
@@ -207,7 +214,7 @@ class FCOS(PyramidDetector):
             assigner=self.assigner,
             predictions=predictions,
         )
-        return learnt, point_strides
+        return learnt, levels.strides
 
     def choose(self, raw, image_size, image_sizes, **limits):
         """Detections from raw predictions, see `Detector.decode` and `fcos_detections`."""
@@ -229,10 +236,10 @@ class FCOS(PyramidDetector):
     def point_predictions(self, raw, image_size):
         """See `Detector.point_predictions`; the score is sqrt(class score * quality)."""
         boxes, scores, class_scores = decode_points(raw, image_size, self.strides, self.rules)
-        quality = ops.sigmoid(raw["centerness_logits"])
-        return {
-            "boxes": boxes, "scores": scores, "class_scores": class_scores, "quality": quality,
-        }  # fmt: skip
+        found = {"boxes": boxes, "scores": scores, "class_scores": class_scores}
+        if "centerness_logits" in raw:
+            found["quality"] = ops.sigmoid(raw["centerness_logits"])
+        return found
 
     def get_config(self):
         """The constructor's arguments, with every None resolved."""

@@ -28,7 +28,7 @@ def fcos_detections(
 ) -> dict:
     """The best candidates of each level after class-wise suppression.
 
-    The score is sqrt(class probability * centerness).
+    The score is sqrt(class probability * centerness), or the former of a head without the latter.
 
     Args:
         predictions: outputs of `FCOSHead.call`.
@@ -97,6 +97,8 @@ def decode_points(predictions: dict, image_size, strides: Sequence[int], rules: 
     points, point_strides = place_points(grids, strides, image_size, rules)
     boxes = decode_ltrb(points, point_strides, predictions["ltrb"])
     probability = ops.sigmoid(predictions["class_logits"])
+    if "centerness_logits" not in predictions:
+        return boxes, probability, probability
     quality = ops.sigmoid(predictions["centerness_logits"])[..., None]  # [B, N, 1]
     return boxes, ops.sqrt(probability * quality), probability
 

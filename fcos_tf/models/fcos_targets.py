@@ -8,11 +8,13 @@ Shape shorthand: B images, N points over all levels, M padded boxes, C classes.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keras import ops
 
+from fcos_tf.models.fcos_atss import match_atss
 from fcos_tf.models.fcos_rules import RULES, FCOSRules
+from fcos_tf.models.fcos_tal import INITIAL_DISTANCE, match_tal
 from fcos_tf.ops.boxes import box_area
 from fcos_tf.ops.points import centerness, encode_ltrb
 
@@ -37,27 +39,41 @@ def level_size_ranges(levels: int, size_ranges=None) -> tuple[tuple[float, float
     return tuple((float(low), float(high)) for low, high in size_ranges)
 
 
-def expand_size_ranges(size_ranges: Sequence[tuple[float, float]], grids):
-    """The size range of each point's level.
+class PointLevels(NamedTuple):
+    """The points of a pyramid, level after level.
+
+    Attributes:
+        points: [N, 2] float32, (x, y) pixels.
+        strides: [N] float32, pixels.
+        size_ranges: [N, 2] float32, (smallest, largest) ltrb distance, pixels.
+        counts: L numbers of points.
+    """
+
+    points: Any
+    strides: Any
+    size_ranges: Any
+    counts: list
+
+
+def point_levels(points, point_strides, size_ranges: Sequence[tuple[float, float]], grids):
+    """Points with the size range of their level.
 
     Args:
+        points: [N, 2] float32, (x, y) pixels.
+        point_strides: [N] float32, pixels.
         size_ranges: L pairs (smallest, largest) in pixels, both inclusive.
         grids: L pairs (rows, columns), as `ops.points.grid_sizes` gives.
-
-    Returns:
-        [N, 2] float32, pixels.
     """
-    levels = [
-        ops.broadcast_to(ops.convert_to_tensor([limits], dtype="float32"), (rows * columns, 2))
-        for limits, (rows, columns) in zip(size_ranges, grids, strict=True)
+    counts = [rows * columns for rows, columns in grids]
+    ranges = [
+        ops.broadcast_to(ops.convert_to_tensor([limits], dtype="float32"), (count, 2))
+        for limits, count in zip(size_ranges, counts, strict=True)
     ]
-    return ops.concatenate(levels, axis=0)
+    return PointLevels(points, point_strides, ops.concatenate(ranges, axis=0), counts)
 
 
 def match_points(
-    points,
-    point_strides,
-    size_ranges,
+    levels: PointLevels,
     boxes,
     labels,
     *,
@@ -68,9 +84,7 @@ def match_points(
     """The ground-truth box that each point learns.
 
     Args:
-        points: [N, 2] float32, (x, y) pixels.
-        point_strides: [N] float32, pixels.
-        size_ranges: [N, 2] float32, pixels; by default with both limits, as in the official code:
+        levels: all points. Size ranges include, by default, both limits, as in the official code:
             a distance on a limit is learnt on both levels.
         boxes: [B, M, 4] float32, xyxy pixels, M at least 1; padding 0.
         labels: [B, M] int32, 0..C-1; padding -1.
@@ -80,21 +94,22 @@ def match_points(
         predictions: unused; for other assigners.
 
     Returns:
-        [B, N] int32, index into the M boxes, the first of equal area; -1 for background.
+        [B, N] int32, index into the M boxes, the first of equal area; -1 for background. And None:
+        no score targets, which other assigners may give.
     """
     del predictions
-    x, y = points[None, :, None, 0], points[None, :, None, 1]  # [1, N, 1]
+    x, y = (levels.points[None, :, None, k] for k in range(2))  # [1, N, 1]
     x1, y1, x2, y2 = (boxes[:, None, :, k] for k in range(4))  # [B, 1, M]
     # Differences to the sides themselves, not to centre and half width: exact on borders.
     # Few [B, N, M] arrays live at a time: 1000 boxes on 22,300 points are 89 MB each.
     largest = ops.maximum(ops.maximum(x - x1, x2 - x), ops.maximum(y - y1, y2 - y))
-    low, high = size_ranges[None, :, None, 0], size_ranges[None, :, None, 1]
+    low, high = (levels.size_ranges[None, :, None, k] for k in range(2))
     if rules.inclusive_ranges:
         candidate = (low <= largest) & (largest <= high)
     else:
         candidate = (low < largest) & (largest < high)
     if center_sampling_radius:
-        reach = center_sampling_radius * point_strides[None, :, None]
+        reach = center_sampling_radius * levels.strides[None, :, None]
         center_x, center_y = (x1 + x2) / 2, (y1 + y2) / 2
         x1, x2 = ops.maximum(x1, center_x - reach), ops.minimum(x2, center_x + reach)
         y1, y2 = ops.maximum(y1, center_y - reach), ops.minimum(y2, center_y + reach)
@@ -103,7 +118,7 @@ def match_points(
 
     area = ops.where(candidate, _tie_area(boxes, rules.tie_area)[:, None, :], float("inf"))
     matched = ops.cast(ops.argmin(area, axis=-1), "int32")  # [B, N]
-    return ops.where(ops.any(candidate, axis=-1), matched, -1)
+    return ops.where(ops.any(candidate, axis=-1), matched, -1), None
 
 
 def _tie_area(boxes, kind: str):
@@ -118,21 +133,26 @@ class Assigner(NamedTuple):
     """A rule that assigns boxes to points.
 
     Attributes:
-        match: a function with the arguments and the result of `match_points`.
+        match: a function with the arguments of `match_points`. It returns the box of each point
+            and, or None, [B, N] float32 score targets, 0 for background, in place of the IoU.
         uses_predictions: whether it, and so the loss normalisers, needs the forward pass.
+        initial_distance: of an untrained head, see `FCOSHead`.
     """
 
     match: Callable
     uses_predictions: bool = False
+    initial_distance: float = 0.0
 
 
-ASSIGNERS = {"fcos": Assigner(match_points)}
+ASSIGNERS = {
+    "fcos": Assigner(match_points),
+    "atss": Assigner(match_atss),
+    "tal": Assigner(match_tal, uses_predictions=True, initial_distance=INITIAL_DISTANCE),
+}
 
 
 def fcos_targets(
-    points,
-    point_strides,
-    size_ranges,
+    levels: PointLevels,
     boxes,
     labels,
     *,
@@ -145,9 +165,7 @@ def fcos_targets(
     """The training targets of all points for a batch.
 
     Args:
-        points: [N, 2] float32, (x, y) pixels.
-        point_strides: [N] float32, pixels.
-        size_ranges: [N, 2] float32, pixels.
+        levels: all points.
         boxes: [B, M, 4] float32, xyxy pixels; padding 0.
         labels: [B, M] int32, 0..C-1; padding -1.
         num_classes: C.
@@ -160,15 +178,13 @@ def fcos_targets(
         dict: `matched_gt_index` [B, N] int32, -1 = background; `positive_mask` [B, N] bool;
         `class_targets` [B, N, C] float32 one-hot, a zero row is background; `ltrb_targets`
         [B, N, 4] float32 in strides and `centerness_targets` [B, N] float32, both 0 for
-        background.
+        background; `score_targets` [B, N] float32, if the assigner gives them.
     """
     # A padding entry at the end stands for background: minimum and index exist for M = 0 too.
     boxes = ops.pad(ops.cast(boxes, "float32"), [[0, 0], [0, 1], [0, 0]])
     labels = ops.pad(ops.cast(labels, "int32"), [[0, 0], [0, 1]], constant_values=-1)
-    matched = ASSIGNERS[assigner].match(
-        points,
-        point_strides,
-        size_ranges,
+    matched, score_targets = ASSIGNERS[assigner].match(
+        levels,
         boxes,
         labels,
         center_sampling_radius=center_sampling_radius,
@@ -179,12 +195,13 @@ def fcos_targets(
     index = ops.where(positive, matched, ops.shape(labels)[1] - 1)
     matched_boxes = ops.take_along_axis(boxes, index[..., None], axis=1)  # [B, N, 4]
     matched_labels = ops.take_along_axis(labels, index, axis=1)  # [B, N]
-    ltrb = encode_ltrb(points, point_strides, matched_boxes)
+    ltrb = encode_ltrb(levels.points, levels.strides, matched_boxes)
     ltrb = ops.where(positive[..., None], ltrb, 0.0)
-    return {
+    learnt = {
         "matched_gt_index": matched,
         "positive_mask": positive,
         "class_targets": ops.one_hot(matched_labels, num_classes, dtype="float32"),
         "ltrb_targets": ltrb,
         "centerness_targets": centerness(ltrb),
     }
+    return learnt if score_targets is None else learnt | {"score_targets": score_targets}

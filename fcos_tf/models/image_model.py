@@ -61,6 +61,7 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         mean: three numbers in 0-255, in `channel_order`, to subtract. None: torchvision's.
         std: three numbers, the divisor after that. None: torchvision's.
         count_names: in place of the class's, if they depend on other arguments.
+        loss_names: likewise.
 
     Attributes:
         loss_names: name -> meaning of each loss; training minimises their sum.
@@ -99,6 +100,7 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         count_names: Mapping[str, str] | None = None,
+        loss_names: Mapping[str, str] | None = None,
         **kwargs,
     ):
         # Autocasting would make image sizes bfloat16 under mixed precision: 1333 becomes 1336.
@@ -120,6 +122,7 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         self.channel_order = channel_order
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.count_names = dict(self.count_names if count_names is None else count_names)
+        self.loss_names = dict(self.loss_names if loss_names is None else loss_names)
         self.loss_trackers = {
             name: keras.metrics.Mean(name=name)
             for name in (*self.loss_names, *self.count_names, *self.step_names)

@@ -41,6 +41,22 @@ def binary_cross_entropy(logits, targets):
     return ops.softplus(logits) - logits * ops.cast(targets, "float32")
 
 
+def quality_focal_loss(logits, targets):
+    """Focal loss for targets between 0 and 1 (Generalized Focal Loss, arXiv:2006.04388, eq. 2).
+
+        (t - p)^2 * binary cross-entropy of p and t
+
+    Args:
+        logits: [...] float.
+        targets: [...] float in [0, 1].
+
+    Returns:
+        [...] float32, unreduced; 0 at p = t.
+    """
+    distance = ops.cast(targets, "float32") - ops.sigmoid(ops.cast(logits, "float32"))
+    return ops.square(distance) * binary_cross_entropy(logits, targets)
+
+
 def ltrb_iou(ltrb, ltrb_targets, *, plus_one: bool = False):
     """IoU of two boxes as distances from a common point.
 

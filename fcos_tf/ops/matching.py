@@ -37,6 +37,35 @@ def match_by_iou(iou, valid, *, high: float, low: float, low_quality: bool):
     return ops.where(learns, index, ops.cast(rest, "int32"))
 
 
+def match_candidates(points, boxes, index, overlap):
+    """The box that each point learns, of boxes with candidates among the points (ATSS, TOOD).
+
+    A candidate learns the box if it lies inside, more than 0.01 px from all sides; of several
+    boxes that of the largest overlap.
+
+    Args:
+        points: [N, 2] float32, (x, y) pixels.
+        boxes: [B, M, 4] float32, xyxy pixels.
+        index: [B, M, K] int32 in [0, N), K different candidates of each box.
+        overlap: [B, M, K] float32; candidates of 0 learn nothing.
+
+    Returns:
+        [B, N] int32 in [0, M), the first of equal overlap; -1 background.
+    """
+    at = ops.take(points, index, axis=0)  # [B, M, K, 2]
+    corners = boxes[:, :, None]
+    sides = ops.minimum(at - corners[..., :2], corners[..., 2:] - at)
+    overlap = ops.where(ops.min(sides, axis=-1) > 0.01, overlap, 0.0)
+    batch, num_boxes, _ = shape = ops.shape(index)
+    image = ops.broadcast_to(ops.arange(batch, dtype="int32")[:, None, None], shape)
+    box = ops.broadcast_to(ops.arange(num_boxes, dtype="int32")[:, None], shape)
+    place = ops.reshape(ops.stack([image, index, box], axis=-1), [-1, 3])
+    spread = (batch, ops.shape(points)[0], num_boxes)
+    overlap = ops.scatter(place, ops.reshape(overlap, [-1]), spread)  # [B, N, M]
+    matched = ops.cast(ops.argmax(overlap, axis=-1), "int32")
+    return ops.where(ops.max(overlap, axis=-1) > 0, matched, BACKGROUND)
+
+
 def sample_balanced(matched_gt_index, num: int, positive_fraction: float, seed):
     """Draws positives and negatives for the loss (Faster R-CNN, section 3.1.3).
 

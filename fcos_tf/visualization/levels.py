@@ -155,7 +155,8 @@ def draw_predictions(
 
     A box of the truth is missed without a detection of its class of IoU 0.5 or more. It is labelled
     with the best prediction of it before NMS, that of the highest score among those of such an IoU,
-    or else that of the largest IoU: class score · quality, IoU.
+    or else that of the largest IoU: class score · quality, IoU. Without a quality in the model's
+    `point_predictions`, neither label nor panel has one.
 
     Args:
         model: a detector with points.
@@ -177,6 +178,7 @@ def draw_predictions(
         name: ops.convert_to_numpy(value)[0]
         for name, value in model.point_predictions(raw, size).items()
     }
+    kinds = ["class score", *(["quality"] if "quality" in predicted else [])]
     missed = _missed(boxes, labels, *found[:2])
     causes = [
         f"{class_name(labels[i], class_names)} {_best_prediction(predicted, boxes[i], labels[i])}"
@@ -190,13 +192,13 @@ def draw_predictions(
             (truth, f"ground truth: {len(boxes)} boxes"),
             (detected, f"detections: {len(found[0])} of {limit}"),
             (boxes_panel(image, boxes[missed], labels[missed], texts=causes),
-             f"{len(missed)} missed: class score · quality, IoU before NMS"),
+             f"{len(missed)} missed: {' · '.join(kinds)}, IoU before NMS"),
         ]
     ]  # fmt: skip
     plain, scale = scale_image(image), factor_of(image)
     for level in levels:
         part = {name: value[level.rows] for name, value in predicted.items()}
-        class_scores, best = part["class_scores"].max(-1), part["scores"].max(-1)
+        best = part["scores"].max(-1)
         order = np.argsort(-best, kind="stable")
         over = order[best[order] >= score_threshold]
         kept = over[:MOST_BOXES]
@@ -206,12 +208,11 @@ def draw_predictions(
         )  # fmt: skip
         count = f"best {len(kept)} of {len(over)}" if len(over) > len(kept) else len(over)
         stride = f"stride {level.stride:g}"
+        shown = zip(kinds, (part["class_scores"].max(-1), part.get("quality")), strict=False)
         rows.append(
             [
-                (heat_panel(plain, level, class_scores, scale),
-                 f"{stride}: class score, highest {class_scores.max():.2f}"),
-                (heat_panel(plain, level, part["quality"], scale),
-                 f"{stride}: quality, highest {part['quality'].max():.2f}"),
+                *((heat_panel(plain, level, values, scale),
+                   f"{stride}: {kind}, highest {values.max():.2f}") for kind, values in shown),
                 (near, f"{stride} before NMS: {count} of {limit}, highest {best.max():.2f}"),
             ]
         )  # fmt: skip
@@ -250,8 +251,10 @@ def _best_prediction(predicted: Mapping[str, np.ndarray], box: np.ndarray, label
     overlaps = ops.convert_to_numpy(pairwise_iou(box[None], predicted["boxes"]))[0]  # [N]
     scores = np.where(overlaps >= MATCHED, predicted["scores"][:, label], -1)
     best = scores.argmax() if scores.max() >= 0 else overlaps.argmax()
-    class_score, quality = predicted["class_scores"][best, label], predicted["quality"][best]
-    return f"{class_score:.2f} · {quality:.2f}, {overlaps[best]:.2f}"
+    text = f"{predicted['class_scores'][best, label]:.2f}"
+    if "quality" in predicted:
+        text += f" · {predicted['quality'][best]:.2f}"
+    return f"{text}, {overlaps[best]:.2f}"
 
 
 def _area(box: np.ndarray) -> float:

@@ -21,7 +21,7 @@ from fcos_tf.layers.blocks import GroupedConv2D, GroupNormalization, conv_norm
 from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.layers.heads import FCOSHead
 from fcos_tf.models.fcos_rules import RULES
-from fcos_tf.models.fcos_targets import expand_size_ranges, fcos_targets, level_size_ranges
+from fcos_tf.models.fcos_targets import fcos_targets, level_size_ranges, point_levels
 from fcos_tf.ops import boxes, losses, nms, points
 from fcos_tf.training.optimizers import SGD
 from fcos_tf.training.schedules import WarmupStepDecay
@@ -111,6 +111,7 @@ def loss_ops(folder):
     ltrb, other = np.abs(numbers(50, 4)), np.abs(numbers(50, 4, seed=1))
     return {
         "focal": losses.sigmoid_focal_loss(logits, wanted),
+        "quality_focal": losses.quality_focal_loss(logits, np.abs(numbers(50, seed=2)) % 1),
         "cross_entropy": losses.binary_cross_entropy(logits, np.abs(numbers(50, seed=2)) % 1),
         "iou": losses.iou_loss(ltrb, other),
         "iou_plus_one": losses.iou_loss(ltrb, other, plus_one=True),
@@ -140,11 +141,16 @@ def suppression(folder):
 def assignment(folder):
     """What points learn under each implementation's rules."""
     grids = points.grid_sizes(*SIZE, STRIDES)
-    at, strides = points.pyramid_points(grids, STRIDES)
-    ranges = expand_size_ranges(level_size_ranges(5, None), grids)
+    at = points.pyramid_points(grids, STRIDES)
+    levels = point_levels(*at, level_size_ranges(5, None), grids)
     found = {}
     for name, rules in RULES.items():
-        found[name] = fcos_targets(at, strides, ranges, **targets(4), num_classes=3, rules=rules)
+        found[name] = fcos_targets(levels, **targets(4), num_classes=3, rules=rules)
+    raw = {"class_logits": numbers(4, len(at[0]), 3), "ltrb": 4 + numbers(4, len(at[0]), 4)}
+    for name in ("atss", "tal"):
+        found[name] = fcos_targets(
+            levels, **targets(4), num_classes=3, assigner=name, predictions=raw
+        )
     return flat(found)
 
 
@@ -256,6 +262,20 @@ def fitted(folder):
     return found | {f"weight_{i}": weight for i, weight in enumerate(model.weights)}
 
 
+def joint(folder):
+    """Class scores that learn the IoU: predictions, losses, and those of three steps."""
+    found = {}
+    for assigner in ("atss", "tal"):
+        model = with_drawn_weights(fcos_tf.FCOS(**SETTINGS, assigner=assigner, quality="joint"))
+        batch, learnt = {"images": images(2), "image_sizes": image_sizes(2)}, targets(2)
+        parts = model.forward_losses(batch, learnt, training=False)
+        model.compile(SGD(0.001))
+        seen = model.fit(batch, learnt, batch_size=2, epochs=3, shuffle=False, verbose=0).history
+        found[assigner] = detections(model) | parts
+        found[assigner] |= {f"fitted_{name}": np.float32(seen[name]) for name in model.loss_names}
+    return flat(found)
+
+
 def two_stage(folder):
     """A Faster R-CNN: predictions, losses, and those of three steps with samples of their own."""
     keras.utils.set_random_seed(0)
@@ -277,7 +297,7 @@ CASES = {
     **{case.__name__: case for case in (box_ops, point_ops, loss_ops, suppression, assignment)},
     **{case.__name__: case for case in (blocks, pyramid_and_head)},
     **{name: partial(backbone, name) for name in BACKBONES},
-    **{case.__name__: case for case in (built, loaded, compiled, photos, fitted, two_stage)},
+    **{case.__name__: case for case in (built, loaded, compiled, photos, fitted, joint, two_stage)},
 }
 
 

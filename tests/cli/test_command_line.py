@@ -82,6 +82,8 @@ def test_files_are_found_here_then_in_the_package(tmp_path, monkeypatch):
         ("overfit.cfg", {"dataset": "voc", "overfit": 8}),
         ("voc.cfg", {"dataset": "voc", "backbone_weights": "imagenet"}),
         ("coco.cfg", {"steps": 90_000, "batch_size": 16, "decay_steps": (60_000, 80_000)}),
+        ("coco_atss.cfg", {"assigner": "atss", "box_loss_weight": 2, "steps": 90_000}),
+        ("coco_joint.cfg", {"assigner": "atss", "quality": "joint", "dataset": "coco"}),
         ("bccd.cfg", {"steps": 600, "batch_size": 8, "image_size": "240x320"}),
         ("faster_rcnn_coco.cfg", {"model": "faster_rcnn", "rules": "detectron2", "steps": 90_000}),
         ("faster_rcnn_voc.cfg", {"model": "faster_rcnn", "image_size": "512x512"}),

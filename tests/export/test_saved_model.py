@@ -286,6 +286,17 @@ def refuses(model, folder, message):
     assert list(folder.iterdir()) == []
 
 
+def test_a_model_without_a_third_output(tmp_path):
+    # The export compares itself with the model.
+    model = make_detector(backbone="simple_cnn", quality="joint")
+    folder = export_saved_model(model, tmp_path / "1", sample=FILES[0])
+    loaded = tf.saved_model.load(str(folder))
+    description = json.loads(Path(loaded.description.asset_path.numpy().decode()).read_text())
+    assert set(description["signatures"]["raw_outputs"]["outputs"]) == {"class_logits", "ltrb"}
+    found = loaded.signatures["serving_default"](image_bytes=tf.constant(FILES[:1]))
+    assert found["num_detections"][0] > 0
+
+
 def test_a_graph_turns_images_upright(small, tmp_path):
     model = type(small).from_config(small.get_config() | {"apply_exif": True})
     model.set_weights(small.get_weights())

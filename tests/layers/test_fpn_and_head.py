@@ -172,6 +172,21 @@ def test_without_scales_and_norms():
     np.testing.assert_allclose(doubled["ltrb"], 2 * np.asarray(out["ltrb"]), rtol=1e-4, atol=1e-7)
 
 
+def test_a_head_without_centerness():
+    head, other = build_head(centerness_on=None), build_head()
+    for layer, source in zip(head.output_layers(), other.output_layers()[:2], strict=True):
+        layer.set_weights(source.get_weights())
+    for tower in ("class_tower", "box_tower"):
+        for layer, source in zip(getattr(head, tower), getattr(other, tower), strict=True):
+            layer.set_weights(source.get_weights())
+    found, expected = head(features()), other(features())
+    assert set(found) == {"class_logits", "ltrb"}
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, expected[name])
+    assert len(head.weights) == len(other.weights) - 2
+    assert FCOSHead.from_config(head.get_config()).centerness is None
+
+
 @pytest.mark.parametrize("name", ["norm", "centerness_on", "box_activation"])
 def test_head_names_its_choices(name):
     with pytest.raises(ValueError, match=f"{name} must be one of .*got 'none of these'"):

@@ -84,6 +84,17 @@ def test_decode_by_hand(model):
     np.testing.assert_allclose(out["boxes"][0, :2], [[0, 0, 14, 16], [4, 0, 14, 12]], atol=1e-4)
 
 
+def test_without_a_third_output_the_score_is_the_class_probability(model):
+    logits, ltrb = np.full((1, 8, 3), -20, "float32"), np.ones((1, 8, 4), "float32")
+    logits[0, 1, 2], logits[0, 4, 0] = np.log(0.32 / 0.68), np.log(0.049 / 0.951)
+    raw = {"class_logits": logits, "ltrb": ltrb}
+    out = model.decode(raw, (16, 16), score_threshold=0.05)
+    np.testing.assert_array_equal(out["labels"][0, :2], [2, -1])
+    np.testing.assert_allclose(out["scores"][0, :2], [0.32, 0], rtol=1e-5)
+    np.testing.assert_allclose(model.candidates(raw, (16, 16))["scores"][0, 4, 0], 0.049, rtol=1e-5)
+    assert set(model.point_predictions(raw, (16, 16))) == {"boxes", "scores", "class_scores"}
+
+
 def test_thresholds_are_arguments(model):
     images, targets = scene()
     everything = model.detect(images, targets["image_sizes"])
@@ -217,22 +228,26 @@ def test_mixed_precision_does_not_round_the_image_size():
     np.testing.assert_array_equal(logits(261), original)  # the first of the padding
 
 
-def test_keras_file_round_trip(tmp_path):
+@pytest.mark.parametrize("third", [{"quality": "iou"}, {"quality": "joint", "assigner": "atss"}])
+def test_keras_file_round_trip(tmp_path, third):
     model = small_model(
         class_names=["a", "b", "c"],
         backbone_norm="frozen",
         frozen_stages=2,
         stride_in_3x3=False,
         centerness_on="class",
-        quality="iou",
+        **third,
         box_loss="iou",
         center_sampling_radius=None,
         max_detections=7,
         channel_order="bgr",
     )
     images, targets = scene()
+    assert list(model(images)) == list(model.raw_outputs)
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9))
-    model.fit(tf.data.Dataset.from_tensors((images, targets)), verbose=0)
+    seen = model.fit(tf.data.Dataset.from_tensors((images, targets)), verbose=0).history
+    assert set(seen) == {"loss", *model.loss_names, *model.count_names, "gradient_norm"}
+    assert ("centerness_loss" in seen) == (third["quality"] == "iou")
     model.save(tmp_path / "fcos.keras")
     loaded = keras.models.load_model(tmp_path / "fcos.keras")
     assert loaded.get_config() == model.get_config()
@@ -261,6 +276,7 @@ def test_weights_file_round_trip(tmp_path):
         ({"box_loss": "l2"}, "giou, iou, l1.*'l2'"),
         ({"quality": "ctr"}, "quality.*'ctr'"),
         ({"centerness_on": "both"}, "centerness_on.*'both'"),
+        ({"centerness_on": None}, "centerness_on must be one of box, class; got None"),
         ({"backbone_norm": "layer"}, "batch, sync, frozen.*'layer'"),
         ({"frozen_stages": 6}, "0 to 5; got 6"),
         ({"class_names": ["a"]}, "expected 3 class_names; got 1"),

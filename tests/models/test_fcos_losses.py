@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from fcos_tf import FCOS
+from fcos_tf.models import fcos_losses
 
 LN2 = math.log(2)
 
@@ -105,6 +106,23 @@ def test_iou_quality_does_not_weight_the_box_loss(losses_of):
     assert parts["box_loss"] == pytest.approx((0 + 2 + 2 * 2 + 2 * 4) / 6, rel=1e-6)
 
 
+def test_joint_quality_target_and_weight_carry_no_gradient(model):
+    model.quality = "joint"
+    ltrb, logits = tf.fill((2, 5, 4), 0.4), tf.fill((2, 5, 2), 1.0)
+    targets = {"boxes": np.float32(BOXES), "labels": np.int32(LABELS)}
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([ltrb, logits])
+        raw = {"class_logits": logits, "ltrb": ltrb}
+        parts = model.compute_losses(raw, targets, (8, 8))
+    assert model.compute_totals(targets, (8, 8)) is None
+    model.quality = "centerness"
+    assert model.compute_totals(targets, (8, 8)) is not None
+    for name, other in (("classification_loss", ltrb), ("box_loss", logits)):
+        gradient = tape.gradient(parts[name], other)
+        assert gradient is None or not np.any(gradient)
+    assert np.any(tape.gradient(parts["box_loss"], ltrb))
+
+
 def test_iou_quality_target_carries_no_gradient(model):
     model.quality = "iou"
     ltrb = tf.fill((2, 5, 4), 0.4)
@@ -123,6 +141,94 @@ def test_iou_quality_target_carries_no_gradient(model):
     assert to_ltrb is None or not np.any(to_ltrb)
     # (sigmoid(1) - IoU) with IoU = (.8 * .8) / (1 * 1)
     assert float(to_logits[0, 0]) == pytest.approx(1 / (1 + math.exp(-1)) - 0.64, rel=1e-5)
+
+
+def test_joint_quality_teaches_the_class_score_the_iou(losses_of):
+    # The only positive has IoU 2/3 with its box: (2/3 - 1/2)^2 of cross-entropy ln 2; the other 19
+    # scores (0 - 1/2)^2 of ln 2. The weight of the box, its best score of 1/2, is less than the
+    # least normaliser, 1.
+    scene = {"ltrb": [0.5, 0.5, 1.0, 0.5], "size": (8, 8), "quality": "joint"}
+    parts = losses_of(BOXES, LABELS, **scene)
+    assert "centerness_loss" not in parts
+    assert parts["classification_loss"] == pytest.approx((1 / 36 + 19 / 4) * LN2, rel=1e-6)
+    assert parts["box_loss"] == pytest.approx(1 / 3 / 2, rel=1e-6)
+    assert parts["num_positives"] == 1
+    # At p = 2/3 the positive has nothing to learn; the others 4/9 of -ln(1/3) each.
+    parts = losses_of(BOXES, LABELS, class_logit=LN2, **scene)
+    assert parts["classification_loss"] == pytest.approx(19 * 4 / 9 * math.log(3), rel=1e-6)
+    assert parts["box_loss"] == pytest.approx(1 / 3 * 2 / 3, rel=1e-6)
+
+
+def random_case(seed):
+    """Predictions for two images of 64 x 96 and six boxes of each, some padding."""
+    rng = np.random.default_rng(seed)
+    count = sum(-(-64 // s) * -(-96 // s) for s in (8, 16, 32, 64, 128))
+    raw = {
+        "class_logits": rng.normal(-1, 2, (2, count, 2)).astype("float32"),
+        "ltrb": rng.gamma(2, 1, (2, count, 4)).astype("float32"),
+        "centerness_logits": rng.normal(0, 1, (2, count)).astype("float32"),
+    }
+    low = rng.uniform(0, 40, (2, 6, 2))
+    return raw, {
+        "boxes": np.concatenate([low, low + rng.uniform(8, 50, (2, 6, 2))], -1).astype("float32"),
+        "labels": rng.integers(-1, 2, (2, 6)).astype("int32"),
+    }
+
+
+@pytest.mark.parametrize("quality", ["centerness", "iou", "joint"])
+@pytest.mark.parametrize("assigner", ["fcos", "atss", "tal"])
+def test_replicas_share_the_normalisers(model, monkeypatch, assigner, quality):
+    monkeypatch.setattr(model, "assigner", assigner)
+    monkeypatch.setattr(model, "quality", quality)
+    raw, targets = random_case(3)
+    whole = model.compute_losses(raw, targets, (64, 96))
+    halves = [({k: v[i : i + 1] for k, v in x.items()} for x in (raw, targets)) for i in (0, 1)]
+    halves, seen = [tuple(half) for half in halves], []
+    monkeypatch.setattr(fcos_losses, "sum_over_replicas", lambda x: seen.append(x) or x)
+    for half in halves:
+        model.compute_losses(*half, (64, 96))
+    assert not np.allclose(*seen)
+    monkeypatch.setattr(fcos_losses, "sum_over_replicas", lambda x: seen[0] + seen[1])
+    parts = [model.compute_losses(*half, (64, 96)) for half in halves]
+    names = ["classification_loss", "box_loss", "centerness_loss"][: 2 if quality == "joint" else 3]
+    assert set(whole) == {*names, *model.count_names}
+    for name in names:
+        assert float(parts[0][name] + parts[1][name]) == pytest.approx(float(whole[name]), rel=1e-5)
+    for name in model.count_names:
+        assert parts[0][name] == parts[1][name] == whole[name]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_joint_quality_against_the_losses_written_as_loops(model, seed):
+    raw, targets = random_case(seed)
+    count = len(raw["ltrb"][0])
+    matched, strides = map(np.asarray, model.assigned_boxes(targets, (64, 96)))
+    points = np.asarray(model.points((64, 96))[0]).astype(float)
+    classification = box = weights = positives = 0
+    for i, n, c in np.ndindex(2, count, 2):
+        logit = float(raw["class_logits"][i, n, c])
+        p, target = 1 / (1 + math.exp(-logit)), 0.0
+        if (m := matched[i, n]) >= 0 and targets["labels"][i, m] == c:
+            x, y = points[n]
+            x1, y1, x2, y2 = targets["boxes"][i, m].astype(float)
+            a, b, d, e = raw["ltrb"][i, n].astype(float) * strides[n]
+            inner = (min(x2, x + d) - max(x1, x - a)) * (min(y2, y + e) - max(y1, y - b))
+            union = (x2 - x1) * (y2 - y1) + (a + d) * (b + e) - inner
+            hull = (max(x2, x + d) - min(x1, x - a)) * (max(y2, y + e) - min(y1, y - b))
+            target = inner / union
+            weight = 1 / (1 + math.exp(-float(raw["class_logits"][i, n].max())))
+            box += weight * (1 - inner / union + (hull - union) / hull)
+            weights, positives = weights + weight, positives + 1
+        entropy = -target * math.log(p) - (1 - target) * math.log1p(-p)
+        classification += (target - p) ** 2 * entropy
+    assert positives > 10 and weights > 1
+    model.quality = "joint"
+    parts = model.compute_losses(raw, targets, (64, 96))
+    model.quality = "centerness"
+    assert float(parts["classification_loss"]) == pytest.approx(
+        classification / positives, rel=1e-5
+    )
+    assert float(parts["box_loss"]) == pytest.approx(box / weights, rel=1e-5)
 
 
 @pytest.mark.parametrize("num_boxes", [0, 3])

@@ -7,7 +7,7 @@ import pytest
 
 from fcos_tf.models.fcos_detections import fcos_detections
 from fcos_tf.models.fcos_rules import RULES
-from fcos_tf.models.fcos_targets import level_size_ranges, match_points
+from fcos_tf.models.fcos_targets import level_size_ranges, match_points, point_levels
 from fcos_tf.ops import losses
 from fcos_tf.ops.nms import class_wise_nms
 
@@ -15,10 +15,8 @@ OURS = RULES["fcos_tf"]
 
 
 def matched(boxes, *, point=(50, 50), stride=8, size_range=(0, 64), **changes):
-    result = match_points(
-        np.float32([point]),
-        np.float32([stride]),
-        np.float32([size_range]),
+    result, _ = match_points(
+        point_levels(np.float32([point]), np.float32([stride]), [size_range], [(1, 1)]),
         np.float32([boxes]),
         np.zeros((1, len(boxes)), "int32"),
         center_sampling_radius=None,

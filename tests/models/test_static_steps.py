@@ -35,18 +35,19 @@ def faults(text):
     return (operations & (dynamic | host)) | set(bounded)
 
 
+FCOS_SMALL = {"backbone": "simple_cnn", "fpn_channels": 32, "head_convs": 1}
 KINDS = {
-    FCOS: {"backbone": "simple_cnn", "fpn_channels": 32, "head_convs": 1},
-    FasterRCNN: SMALL,
+    "fcos": (FCOS, FCOS_SMALL),
+    "task_aligned": (FCOS, FCOS_SMALL | {"assigner": "tal", "quality": "joint"}),
+    "faster_rcnn": (FasterRCNN, SMALL),
 }
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def model(request):
     keras.utils.set_random_seed(0)
-    model = request.param(
-        3, backbone_norm="sync", dtype="mixed_bfloat16", image_size="64x96", **KINDS[request.param]
-    )
+    kind, options = KINDS[request.param]
+    model = kind(3, backbone_norm="sync", dtype="mixed_bfloat16", image_size="64x96", **options)
     optimizer = SGD(0.01, momentum=0.9, weight_decay=1e-4, global_clipnorm=10.0)
     model.compile(optimizer, jit_compile=True)
     model.optimizer.build(model.trainable_variables)

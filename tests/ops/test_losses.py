@@ -39,7 +39,18 @@ def test_binary_cross_entropy_of_soft_target():
     np.testing.assert_allclose(value, [math.log(2), entropy], rtol=1e-6)
 
 
-@pytest.mark.parametrize("loss", [losses.sigmoid_focal_loss, losses.binary_cross_entropy])
+def test_quality_focal_loss_by_hand():
+    # p = 0.8: (0.3 - 0.8)^2 of the cross-entropy; the target itself; and 0.8^2 * -ln 0.2.
+    logits, targets = np.full(3, math.log(4), "float32"), np.float32([0.3, 0.8, 0])
+    entropy = -0.3 * math.log(0.8) - 0.7 * math.log(0.2)
+    expected = [0.25 * entropy, 0, -0.64 * math.log(0.2)]
+    value = losses.quality_focal_loss(logits, targets)
+    np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.sigmoid_focal_loss, losses.binary_cross_entropy, losses.quality_focal_loss]
+)
 def test_extreme_logits_are_finite_with_gradients(loss):
     logits = tf.constant([-1e4, 1e4, -1e4, 1e4])
     with tf.GradientTape() as tape:

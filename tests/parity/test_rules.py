@@ -5,7 +5,7 @@ import pytest
 
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.fcos_detections import place_points
-from fcos_tf.models.fcos_targets import expand_size_ranges, fcos_targets
+from fcos_tf.models.fcos_targets import fcos_targets, point_levels
 from fcos_tf.ops.points import grid_sizes
 from tests.parity import references
 from tests.parity.agreement import differences
@@ -103,9 +103,7 @@ def test_assignment(case, seed):
     grids = grid_sizes(*size, model.strides)
     places, strides = place_points(grids, model.strides, size, model.rules)
     learnt = fcos_targets(
-        places,
-        strides,
-        expand_size_ranges(model.size_ranges, grids),
+        point_levels(places, strides, model.size_ranges, grids),
         **targets,
         num_classes=NUM_CLASSES,
         center_sampling_radius=model.center_sampling_radius,

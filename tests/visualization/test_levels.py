@@ -101,10 +101,10 @@ def test_targets_show_owner_distances_and_centerness(model, captions):
 
 
 def test_an_assigner_that_needs_predictions_gets_them(model, captions, monkeypatch):
-    def match(points, *_, predictions, **__):
-        scores = np.asarray(predictions["class_logits"])  # [1, N, 2]
-        assert scores.shape == (1, len(points), 2)
-        return np.where(np.arange(len(points)) < 3, 0, -1)[None].astype(np.int32)
+    def match(levels, *_, predictions, **__):
+        scores, count = np.asarray(predictions["class_logits"]), len(levels.points)
+        assert scores.shape == (1, count, 2)
+        return np.where(np.arange(count) < 3, 0, -1)[None].astype(np.int32), None
 
     assigner = fcos_targets.Assigner(match, uses_predictions=True)
     monkeypatch.setitem(fcos_targets.ASSIGNERS, "first_three", assigner)
@@ -112,6 +112,17 @@ def test_an_assigner_that_needs_predictions_gets_them(model, captions, monkeypat
     assert model.assigned_boxes({"boxes": None, "labels": None}, (128, 128)) is None
     draw_targets(model, IMAGE, truth([0, 0, 60, 60]))
     assert captions[1].startswith("stride 8: 3 of 256 points")
+
+
+def test_predictions_of_a_model_without_quality(model, captions, monkeypatch):
+    monkeypatch.setattr(model.head, "centerness", None)
+    draw_predictions(model, IMAGE, truth([12, 12, 44, 44], [12, 12, 44, 44], labels=[0, 1]))
+    assert captions[2:5] == [
+        "1 missed: class score, IoU before NMS",
+        "stride 8: class score, highest 0.64",
+        "stride 8 before NMS: best 100 of 256 of score ≥ 0.3, highest 0.64",
+    ]
+    assert len(captions) == 3 + 3 * 2
 
 
 def test_predictions_of_each_level_and_why_a_box_is_missed(model, captions, monkeypatch):
