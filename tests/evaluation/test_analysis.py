@@ -145,6 +145,17 @@ def test_report_is_one_file_with_pictures_and_escaped_names(tmp_path):
     assert bare == result and "<img" not in (tmp_path / "bare" / "report.html").read_text()
 
 
+def test_a_class_may_have_the_name_of_the_mean(tmp_path):
+    # Cat hits at .9: precision 1 up to recall 1/2. The class has no right detection: 0 everywhere.
+    ground_truth = truth()
+    ground_truth["categories"][1]["name"] = "mean of all classes"
+    analyse(Records(ground_truth, [found(1, CAT_A, 0.9)]), tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for chart in re.findall("<svg.*?</svg>", text, re.DOTALL)[1:]:
+        assert chart.count("<polyline") == 3 and chart.count(">mean of all classes<") == 2
+        assert len(set(re.findall('points="(.*?)"', chart))) == 3
+
+
 def test_many_classes_are_listed_by_their_confusions(tmp_path):
     ground_truth = truth()
     ground_truth["categories"] += [{"id": 9 + i, "name": f"class {i}"} for i in range(40)]
