@@ -1,4 +1,4 @@
-"""An exported detector, a SavedModel, as an `OpenedModel`. B images, D detections of each."""
+"""An exported model, a SavedModel, as an `OpenedModel`. B images, D detections of each."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,9 @@ class ExportedModel(OpenedModel):
         except (OSError, ValueError, tf.errors.OpError) as error:
             raise ValueError(f"model: cannot load {folder}: {error}") from error
         self._signatures = self._model.signatures
-        for name in (FILES_SIGNATURE, FRAMES_SIGNATURE):
+        files = self._signatures.get(FILES_SIGNATURE)
+        self.classifies = "probabilities" in getattr(files, "structured_outputs", ())
+        for name in (FILES_SIGNATURE, FRAMES_SIGNATURE)[: 1 if self.classifies else 2]:
             if name not in self._signatures:
                 raise ValueError(
                     f"model: expected signatures {FILES_SIGNATURE} and {FRAMES_SIGNATURE}, "
@@ -50,7 +52,8 @@ class ExportedModel(OpenedModel):
         import tensorflow as tf
 
         has_one_size = len({picture.pixels.shape for picture in pictures}) == 1
-        if score_threshold is None and has_one_size and all(x.data is None for x in pictures):
+        as_frames = has_one_size and all(picture.data is None for picture in pictures)
+        if as_frames and score_threshold is None and not self.classifies:
             name, inputs = FRAMES_SIGNATURE, {"images": np.stack([x.pixels for x in pictures])}
         else:
             name, inputs = request_of(pictures, score_threshold)
@@ -63,9 +66,8 @@ class ExportedModel(OpenedModel):
             found = self._signatures[name](**{key: tf.constant(x) for key, x in inputs.items()})
         except tf.errors.InvalidArgumentError as error:
             raise refusal(pictures, error.message) from error
-        return to_labels(
-            {key: x.numpy() for key, x in found.items()}, self.category_ids, len(pictures)
-        )
+        found = {key: x.numpy() for key, x in found.items()}
+        return found if self.classifies else to_labels(found, self.category_ids, len(pictures))
 
 
 def newest_version(folder: str | Path) -> Path:

@@ -10,7 +10,7 @@ B images, each of its own size h x w; D detections of each.
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from fcos_tf.data.images import ImageError, orientation_of, read_bytes
 from fcos_tf.data.prepare import prepare_batch, read_pixels
-from fcos_tf.detecting.batches import compile_detect, detect_batch
+from fcos_tf.detecting.batches import compile_classify, compile_detect, detect_batch
 from fcos_tf.detecting.detections import Detections
 from fcos_tf.models.detector import category_ids_of
 from fcos_tf.models.weights import load_model
@@ -69,17 +69,15 @@ def detect(
         >>> found[found.scores > 0.5]
         Detections(480x640: nothing)
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     if score_threshold is not None and not 0 <= score_threshold <= 1:
         raise ValueError(f"score_threshold: expected 0 to 1, got {score_threshold}")
-    sources = list_images(images)
     opened = open_model(model, image_size=image_size)
-    upright = opened.reads_upright(apply_exif)
+    if opened.classifies:
+        raise ValueError(
+            "model: expected a detector, got a classifier; use fcos_tf.detecting.classify"
+        )
     results: list[Detections] = []
-    for start in range(0, len(sources), batch_size):
-        batch = enumerate(sources[start : start + batch_size], start)
-        pictures = [read_picture(source, number, apply_exif=upright) for number, source in batch]
+    for pictures in opened.read(images, batch_size, apply_exif):
         for found in opened.detect_each(pictures, score_threshold):
             if isinstance(found, ImageError):
                 raise found
@@ -93,8 +91,9 @@ def open_model(
     """Opens a model for many calls of `detect`.
 
     Args:
-        model: a detector; a `.keras` file; the folder of a SavedModel of `export_saved_model`, or
-            its parent, whose newest version is used; or the address of a server:
+        model: a detector or classifier; a `.keras` file; the folder of a SavedModel of
+            `export_saved_model`, or its parent, whose newest version is used; or the address of a
+            server, of detectors only:
             "http://host:8501/v1/models/NAME" or "grpc://host:8500/NAME". An `OpenedModel` is
             returned as it is.
         image_size: size of the resized images; None: the model's own.
@@ -103,7 +102,7 @@ def open_model(
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        ValueError: not a detector, or an argument does not apply to this kind of model.
+        ValueError: not such a model, or an argument does not apply to this kind of model.
 
     Example:
         >>> model = fcos_tf.detecting.open_model("fcos.keras")
@@ -128,10 +127,11 @@ def open_model(
 
         return ServedModel(model, description) if is_address else ExportedModel(model)
     loaded = load_model(model) if is_text else model
-    if not callable(getattr(loaded, "detect", None)):
+    if not (hasattr(loaded, "detect") or hasattr(loaded, "classify")):
         raise ValueError(
-            "model: expected a detector, a .keras file, the folder of a SavedModel or the address "
-            f"of a server; got a {type(loaded).__name__}" + (f" in {model}" if is_text else "")
+            "model: expected a detector or classifier, a .keras file, the folder of a SavedModel "
+            f"or the address of a server; got a {type(loaded).__name__}"
+            + (f" in {model}" if is_text else "")
         )
     if is_text:
         return KerasModel(loaded, image_size=image_size, name=str(model))
@@ -233,8 +233,11 @@ class OpenedModel:
     """Base of `KerasModel`, `ExportedModel` and `ServedModel`, which implement `find`.
 
     Class names and category ids are those of each label; None: unknown. Without ids labels are ids.
-    `apply_exif`: whether it expects images that EXIF turns upright.
+    `apply_exif`: whether it expects images that EXIF turns upright. `classifies`: whether `find`
+    gives `probabilities` [B, C] of whole images, for `classify`, in place of detections.
     """
+
+    classifies = False
 
     def __init__(
         self,
@@ -255,6 +258,17 @@ class OpenedModel:
         if self.apply_exif and apply_exif is False:
             raise ValueError("apply_exif: expected true, as the exported model turns images itself")
         return self.apply_exif if apply_exif is None else apply_exif
+
+    def read(
+        self, images: Any, batch_size: int = 1, apply_exif: bool | None = None
+    ) -> Iterator[list[Picture]]:
+        """Batches of the images of `detect`, read one after the other."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        sources, upright = list_images(images), self.reads_upright(apply_exif)
+        for start in range(0, len(sources), batch_size):
+            batch = enumerate(sources[start : start + batch_size], start)
+            yield [read_picture(source, number, apply_exif=upright) for number, source in batch]
 
     def find(
         self, pictures: Sequence[Picture], score_threshold: float | None
@@ -308,7 +322,7 @@ class OpenedModel:
 
 
 class KerasModel(OpenedModel):
-    """A detector of this package. Its thresholds are those of the first call.
+    """A model of this package. Its thresholds are those of the first call.
 
     Raises:
         ValueError: no image size is known.
@@ -320,8 +334,9 @@ class KerasModel(OpenedModel):
             raise ValueError(f"image_size: expected one, as {name} has none of its own; got none")
         upright = getattr(model, "apply_exif", False)
         super().__init__(model.class_names, category_ids_of(model), upright)
-        self._inclusive_pixels = model.inclusive_pixels
-        self._detect = compile_detect(model)
+        self.classifies = hasattr(model, "classify")
+        self._inclusive_pixels = getattr(model, "inclusive_pixels", False)
+        self._run = compile_classify(model) if self.classifies else compile_detect(model)
 
     def reads_upright(self, apply_exif):
         """See `OpenedModel`."""
@@ -330,9 +345,11 @@ class KerasModel(OpenedModel):
     def find(self, pictures, score_threshold):
         """See `OpenedModel`."""
         batch = prepare_batch([picture.pixels for picture in pictures], self._image_size)
-        detect = self._detect
+        run = self._run
+        if self.classifies:
+            return run(batch["images"], batch["image_sizes"])
         if score_threshold is not None:
             # An array, so that another threshold does not retrace.
             threshold = np.array(score_threshold, np.float32)
-            detect = lambda *inputs: self._detect(*inputs, threshold)  # noqa: E731
-        return detect_batch(detect, batch["images"], batch, inclusive_pixels=self._inclusive_pixels)
+            run = lambda *inputs: self._run(*inputs, threshold)  # noqa: E731
+        return detect_batch(run, batch["images"], batch, inclusive_pixels=self._inclusive_pixels)
