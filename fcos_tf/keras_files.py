@@ -1,8 +1,10 @@
 """`.keras` files: whole, corrupt, or larger in memory than on disk."""
 
 import contextlib
+import copy
 import io
 import json
+import shutil
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import Any, BinaryIO
 
 import h5py
 
+from fcos_tf.atomic_files import replacing
 from fcos_tf.published import DETECTORS
 
 # The members of a `.keras` file; checksums do not reveal a missing one.
@@ -50,6 +53,27 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """The config of the model in a `.keras` file, as Keras saves it."""
     with zipfile.ZipFile(path) as archive:
         return json.loads(archive.read("config.json"))
+
+
+def replace_settings(path: str | Path, **settings: Any) -> None:
+    """Replaces arguments of the model in a `.keras` file, at once; all else stays as it is.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    saved = read_config(path)
+    saved["config"] |= settings
+    with (
+        replacing(path) as temporary,
+        zipfile.ZipFile(path) as source,
+        zipfile.ZipFile(temporary, "w") as target,
+    ):
+        for member in source.infolist():
+            if member.filename == "config.json":
+                target.writestr(member.filename, json.dumps(saved))
+                continue
+            with source.open(member) as old, target.open(copy.copy(member), "w") as new:
+                shutil.copyfileobj(old, new, 1 << 20)
 
 
 @contextlib.contextmanager

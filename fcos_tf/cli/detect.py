@@ -17,8 +17,8 @@ Each image gets a line with the number of detections of each class that are draw
 take them, are listed at the end. The exit status is 0 if any file could be read.
 
 Of the options of a run: --classes are the classes to keep, by name, or by category id for a model
-without names; --score_threshold is that of the pictures only (default 0.5); --batch_size is by
-default 1, because padding images of different sizes to a common one changes their scores a little;
+without names; --score_threshold, a number or best_f1, is that of the pictures only (default 0.5);
+--batch_size is by default 1, because padding images to a common size changes their scores a little;
 --image_size replaces the size of the model, or is needed where the --weights file has none.
 
 Of a classifier, the classes of each image are printed with their probabilities: those of
@@ -92,7 +92,8 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
     command_line.refuse_unused(given, f"--{kind}", _UNUSED[kind])
     from fcos_tf.detecting.files import find_inputs
 
-    flags = {name: name for name in (*fields_of(DetectOptions), "image_size", "classes")}
+    names = (*fields_of(DetectOptions), *_OF_A_RUN, "image_size", "classes")
+    flags = {name: name for name in names}
     with command_line.arguments_as_flags({**flags, "model": kind}):
         inputs = find_inputs(options.input)
         load_tensorflow()
@@ -141,6 +142,8 @@ def _classify(model, inputs, config: Config, given: command_line.Given) -> None:
         raise ValueError(f"input: expected images for a classifier, got {others[0]}")
     upright = config.apply_exif if "apply_exif" in given else None
     least = config.score_threshold if "score_threshold" in given else None
+    if isinstance(least, str):
+        raise ValueError(f"score_threshold: expected a number for a classifier, got {least}")
     faults = []
     for each in inputs:
         try:

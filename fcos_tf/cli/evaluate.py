@@ -9,7 +9,8 @@ The flags select the data. The model keeps the settings of its file, except for 
 "Detections"; images are resized to the model's size unless --image_size is given. Prints --metrics
 over all classes and per class, and writes them to metrics.json and per_class.json, beside
 detections.json (COCO results with the data set's ids) and detections.png. --analyse adds
-report.html, which says which errors cost most and what to do about them. A classifier is scored
+report.html, which says which errors cost most and what to do about them; --keep_thresholds writes
+the thresholds of the best F1 into the model's file. A classifier is scored
 by the mAP of VOC's classification task, with probabilities.json instead of the last three.
 """
 
@@ -51,6 +52,9 @@ class EvaluateOptions(Options):
     analyse: bool = option(
         False, "Also write analysis.json and report.html: types of errors and their cost, curves, "
         "best thresholds, confusions, worst images.", also=("analyze",))
+    keep_thresholds: bool = option(
+        False, "--analyse, and write the thresholds of the best F1 into the model's file, for "
+        "--score_threshold=best_f1 of detect.py and export.py.")
 # fmt: on
 
 
@@ -63,7 +67,7 @@ def _evaluate(config: Config, options: EvaluateOptions, given: command_line.Give
     from fcos_tf.evaluation import format_per_class, format_table
 
     if options.ground_truth or options.detections:
-        unused = {*fields_of(Config), "weights"} - {"metrics"}
+        unused = {*fields_of(Config), "weights", "keep_thresholds"} - {"metrics"}
         command_line.refuse_unused(given, "--ground_truth and --detections", unused)
         files = (options.ground_truth, options.detections)
         if options.analyse and not options.output_dir:
@@ -99,6 +103,7 @@ def evaluate(
     weights: str | Path | None = None,
     output_dir: str | Path | None = None,
     analyse: bool = False,
+    keep_thresholds: bool = False,
     given: Collection[str] = (),
     size_of_model: bool = False,
     exif_of_model: bool = False,
@@ -111,6 +116,7 @@ def evaluate(
             model there.
         output_dir: Output folder; None: the folder of `weights`, or `config.model_dir`.
         analyse: Whether to write `evaluation.analyse`'s files as well.
+        keep_thresholds: The same, and whether to write `evaluation.best_f1_of` into the model file.
         given: Names of the options of `config` that replace the thresholds of the model.
         size_of_model: Whether to use the `image_size` of the model, if it has one.
         exif_of_model: Whether to use its `apply_exif`.
@@ -126,6 +132,7 @@ def evaluate(
     from fcos_tf.atomic_files import write_text
     from fcos_tf.detecting.files import DETECTIONS_FILE
     from fcos_tf.evaluation.tta import parse_tta
+    from fcos_tf.keras_files import replace_settings
     from fcos_tf.models.detector import detectable
     from fcos_tf.models.input_checks import check_class_names
     from fcos_tf.models.weights import load_detector
@@ -137,7 +144,7 @@ def evaluate(
     # The devices of this host share the batches of an evaluation; other hosts do not take part.
     with make_strategy(**options_for(config, make_strategy, one_host=True)).scope():
         model = load_detector(path, or_classifier=True)
-    classifies = hasattr(model, "classify")
+    classifies, analyse = hasattr(model, "classify"), analyse or keep_thresholds
     if classifies and analyse:
         raise ValueError(f"--analyse: expected a detector, got the classifier {path}")
     if classifies and isinstance(given, command_line.Given):
@@ -145,6 +152,13 @@ def evaluate(
         command_line.refuse_unused(given, f"the classifier {path}", unused)
     for name, value in build.given_thresholds(config, given, model, path).items():
         setattr(model, name, value)  # before anything is traced
+    if keep_thresholds and (
+        config.tta or isinstance(model.score_threshold, str) or not path.is_file()
+    ):
+        raise ValueError(
+            "--keep_thresholds: expected a .keras file, and neither --tta nor "
+            f"--score_threshold=best_f1; got {path}"
+        )
     if size_of_model and model.image_size:
         config = dataclasses.replace(config, image_size=model.image_size)
     if exif_of_model:
@@ -189,7 +203,11 @@ def evaluate(
     write_text(folder / DETECTIONS_FILE, json.dumps(records.detections))
     run.save_pictures(folder / run.PICTURE_FILE, model, dataset, detect=detect)
     if analyse:
-        _print_advice(evaluation.analyse(records, folder, dataset))
+        analysis = evaluation.analyse(records, folder, dataset)
+        _print_advice(analysis)
+        if keep_thresholds:
+            replace_settings(path, best_f1=evaluation.best_f1_of(analysis, model))
+            print(f"{path} keeps the thresholds of the best F1: --score_threshold=best_f1")
     return scores
 
 

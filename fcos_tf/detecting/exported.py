@@ -9,6 +9,7 @@ import numpy as np
 
 from fcos_tf.data.images import ImageError
 from fcos_tf.detecting.models import OpenedModel, Picture
+from fcos_tf.models.best_f1 import checked_best_f1
 
 DESCRIPTION_FILE = "description.json"
 FILES_SIGNATURE = "serving_default"
@@ -82,13 +83,14 @@ def newest_version(folder: str | Path) -> Path:
     raise FileNotFoundError(f"model: no saved_model.pb in {folder} or a version in it")
 
 
-def read_description(file: str | Path) -> tuple[tuple[str, ...] | None, tuple[int, ...], bool]:
-    """Class names, or None, category ids and `apply_exif` in the description of an export."""
+def read_description(file: str | Path) -> tuple:
+    """The arguments of `OpenedModel` in the description of an export."""
     try:
         read = json.loads(Path(file).read_text(encoding="utf-8"))
         ids, names = read["category_ids"], read["class_names"]
         ids, names = tuple(map(int, ids)), names and tuple(map(str, names))
         apply_exif = bool(read.get("apply_exif"))
+        best_f1 = checked_best_f1(read.get("best_f1"), len(ids))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{file}: expected JSON with class_names and category_ids, got {error!r}"
@@ -97,7 +99,7 @@ def read_description(file: str | Path) -> tuple[tuple[str, ...] | None, tuple[in
         raise ValueError(
             f"{file}: expected a category id for each of {len(names)} class names, got {len(ids)}"
         )
-    return names or None, ids, apply_exif
+    return names or None, ids, apply_exif, best_f1
 
 
 def request_of(

@@ -21,6 +21,7 @@ from fcos_tf.data.images import ImageError, orientation_of, read_bytes
 from fcos_tf.data.prepare import prepare_batch, read_pixels
 from fcos_tf.detecting.batches import compile_classify, compile_detect, detect_batch
 from fcos_tf.detecting.detections import Detections
+from fcos_tf.models.best_f1 import resolve_threshold
 from fcos_tf.models.detector import category_ids_of
 from fcos_tf.models.weights import load_model
 
@@ -31,13 +32,13 @@ def detect(
     *,
     image_size: str | None = None,
     batch_size: int = 1,
-    score_threshold: float | None = None,
+    score_threshold: float | str | None = None,
     apply_exif: bool | None = None,
 ) -> list[Detections]:
     """Detects objects in images, each in its own pixels.
 
-    Files, bytes and images of Pillow are converted alike: grey,
-    palettes and CMYK become RGB, 16 bits become 8, alpha is dropped.
+    Files, bytes and images of Pillow are converted alike: grey, palettes and CMYK become RGB, 16
+    bits become 8, alpha is dropped.
 
     Args:
         model: an argument of `open_model`, or its result, to load a file only once.
@@ -49,8 +50,9 @@ def detect(
         batch_size: images at a time. Images of different sizes are padded to a common size, which
             changes their scores a little.
         score_threshold: in place of the model's threshold, and also the least score of a result.
-            None: the model's own. (FCOS applies its threshold to the class probability; the score
-            also has the centerness as a factor, and is lower.)
+            (FCOS applies its threshold to the class probability; the score is the root of that
+            times the centerness.) "best_f1": the least score of each class that the model keeps,
+            see `evaluation.best_f1_of`. None: the model's own.
         apply_exif: whether images are turned upright by their EXIF orientation; boxes are then in
             pixels of the turned image. None: as the model was trained.
 
@@ -69,7 +71,8 @@ def detect(
         >>> found[found.scores > 0.5]
         Detections(480x640: nothing)
     """
-    if score_threshold is not None and not 0 <= score_threshold <= 1:
+    is_number = not isinstance(score_threshold, str | None)
+    if is_number and not 0 <= score_threshold <= 1:
         raise ValueError(f"score_threshold: expected 0 to 1, got {score_threshold}")
     opened = open_model(model, image_size=image_size)
     if opened.classifies:
@@ -145,6 +148,7 @@ def _opened_before(model: Any, image_size: str | None) -> "OpenedModel":
         "apply_exif",
         "class_names",
         "category_ids",
+        "best_f1",
         *getattr(model, "thresholds", ()),
     )
     key = str([image_size, *(getattr(model, name, None) for name in names)])
@@ -234,7 +238,8 @@ class OpenedModel:
 
     Class names and category ids are those of each label; None: unknown. Without ids labels are ids.
     `apply_exif`: whether it expects images that EXIF turns upright. `classifies`: whether `find`
-    gives `probabilities` [B, C] of whole images, for `classify`, in place of detections.
+    gives `probabilities` [B, C] of whole images, for `classify`, in place of detections. `best_f1`:
+    see `Detector`.
     """
 
     classifies = False
@@ -244,10 +249,11 @@ class OpenedModel:
         class_names: Sequence[str] | None = None,
         category_ids: Sequence[int] | None = None,
         apply_exif: bool = False,
+        best_f1: Mapping[str, Any] | None = None,
     ):
         self.class_names = None if class_names is None else tuple(class_names)
         self.category_ids = None if category_ids is None else tuple(category_ids)
-        self.apply_exif = apply_exif
+        self.apply_exif, self.best_f1 = apply_exif, best_f1
 
     def reads_upright(self, apply_exif: bool | None) -> bool:
         """Whether its images are turned by EXIF; None: as it expects.
@@ -280,20 +286,29 @@ class OpenedModel:
         """
         raise NotImplementedError
 
+    def least_scores(self, score_threshold: float | str, labels: np.ndarray) -> Any:
+        """The least scores of detections with these labels, for a number or "best_f1".
+
+        Raises:
+            ValueError: the model keeps no thresholds of the best F1.
+        """
+        threshold, by_class = resolve_threshold(score_threshold, self.best_f1)
+        return threshold if by_class is None else np.asarray(by_class)[labels]
+
     def detect(
-        self, pictures: Sequence[Picture], score_threshold: float | None = None
+        self, pictures: Sequence[Picture], score_threshold: float | str | None = None
     ) -> list[Detections]:
         """The detections in each of B images, in its own pixels; refuses images as `find` does.
 
         `score_threshold` replaces the model's, and is also the least score of a result.
         """
-        found = self.find(pictures, score_threshold)
+        found = self.find(pictures, resolve_threshold(score_threshold, self.best_f1)[0])
         columns = (found[name] for name in ("boxes", "scores", "labels"))
         results = []
         for picture, boxes, scores, labels in zip(pictures, *columns, strict=True):
             kept = labels >= 0
             if score_threshold is not None:
-                kept &= scores >= score_threshold
+                kept &= scores >= self.least_scores(score_threshold, labels)
             results.append(
                 Detections(
                     boxes[kept],
@@ -309,7 +324,7 @@ class OpenedModel:
         return results
 
     def detect_each(
-        self, pictures: Sequence[Picture], score_threshold: float | None = None
+        self, pictures: Sequence[Picture], score_threshold: float | str | None = None
     ) -> list[Detections | ImageError]:
         """As `detect`, with the `ImageError` of an image that the model refuses in its place."""
         try:
@@ -332,8 +347,8 @@ class KerasModel(OpenedModel):
         self._image_size = image_size or model.image_size
         if self._image_size is None:
             raise ValueError(f"image_size: expected one, as {name} has none of its own; got none")
-        upright = getattr(model, "apply_exif", False)
-        super().__init__(model.class_names, category_ids_of(model), upright)
+        kept = getattr(model, "apply_exif", False), getattr(model, "best_f1", None)
+        super().__init__(model.class_names, category_ids_of(model), *kept)
         self.classifies = hasattr(model, "classify")
         self._inclusive_pixels = getattr(model, "inclusive_pixels", False)
         self._run = compile_classify(model) if self.classifies else compile_detect(model)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fcos_tf import FCOS
-from fcos_tf.keras_files import MEMBERS, find_damage
+from fcos_tf.keras_files import MEMBERS, find_damage, replace_settings
 from fcos_tf.layers.backbones import build_backbone
 from fcos_tf.models.weights import load_model
 from fcos_tf.training.optimizers import SGD
@@ -208,6 +208,19 @@ def test_weights_that_are_elsewhere_or_larger_than_the_file(detector_file, tmp_p
         with pytest.raises(ValueError, match=r"x\.keras: model\.weights\.h5 in it: .*expected"):
             load_model(path)
             pytest.fail(name)
+
+
+def test_settings_are_replaced_and_all_else_stays(detector_file, tmp_path):
+    path = tmp_path / "x.keras"
+    path.write_bytes(detector_file.read_bytes())
+    replace_settings(path, max_detections=7)
+    before, after = members(detector_file), members(path)
+    config, changed = (json.loads(each.pop("config.json")) for each in (before, after))
+    assert before == after
+    config["config"]["max_detections"] = 7
+    assert changed == config
+    assert load_model(path).max_detections == 7
+    assert [each.name for each in tmp_path.iterdir()] == ["x.keras"]
 
 
 def test_a_compressed_file_is_not_expanded(detector_file, tmp_path):
