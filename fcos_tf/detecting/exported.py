@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fcos_tf.data.images import ImageError
-from fcos_tf.detecting.models import OpenedModel, Picture
+from fcos_tf.detecting.models import OpenedModel
+from fcos_tf.detecting.pictures import Picture
 from fcos_tf.models.best_f1 import checked_best_f1
 
 DESCRIPTION_FILE = "description.json"

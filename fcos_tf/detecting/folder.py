@@ -12,7 +12,8 @@ from tqdm import tqdm
 from fcos_tf.data.images import ImageError
 from fcos_tf.detecting import files
 from fcos_tf.detecting.detections import Detections
-from fcos_tf.detecting.models import OpenedModel, Picture, read_picture
+from fcos_tf.detecting.models import OpenedModel
+from fcos_tf.detecting.pictures import Picture, read_picture
 from fcos_tf.detecting.videos import VideoReader, VideoWriter, Window, WindowClosed
 from fcos_tf.tensorflow_words import escaped
 

@@ -14,7 +14,8 @@ import fcos_tf
 from fcos_tf.data.images import ImageError
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting import Detections, models, open_model
-from fcos_tf.detecting.models import KerasModel, Picture, list_images, read_picture
+from fcos_tf.detecting.models import KerasModel
+from fcos_tf.detecting.pictures import Picture, list_images, read_picture
 from tests.detecting.stubs import IDS, NAMES, WEAK, Stub, answer_like, save_stub, serve
 
 
