@@ -208,8 +208,9 @@ class DetectionOptions(Options):
     """From predictions to detections."""
 
     title = "Detections"
-    score_threshold: float = option(0.05, "Least class probability of a detection; with "
-        "--rules=torchvision and detectron2 least score.", least=0, most=1,
+    score_threshold: float | str = option(0.05, "Least class probability of a detection; with "
+        "--rules=torchvision and detectron2 least score; best_f1: least score of each class, as "
+        "evaluate.py --keep_thresholds has measured it.", least=0, most=1, words=("best_f1",),
         also=("conf", "conf_thres", "confidence", "score_thresh", "score_thr", "threshold"))
     nms_threshold: float = option(0.0, "IoU above which the weaker of two boxes of a class is "
         "dropped; 0 = 0.6, of faster_rcnn 0.5.", least=0, most=1, means={0: None}, harmless=True,

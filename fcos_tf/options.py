@@ -20,6 +20,7 @@ def option(
     text: str,
     *,
     choices: tuple[str, ...] = (),
+    words: tuple[str, ...] = (),
     least: float | None = None,
     most: float | None = None,
     above: float | None = None,
@@ -36,6 +37,7 @@ def option(
         default: The default value; None needs a type such as `int | None`.
         text: The help text.
         choices: The allowed values, of a list the allowed items.
+        words: Allowed in place of a number.
         least: Inclusive lower limit of a number.
         most: Inclusive upper limit.
         above: Exclusive lower limit.
@@ -66,6 +68,8 @@ class Options:
             value = getattr(self, field.name)
             if field.metadata["required"] and not value:
                 raise ValueError(f"--{field.name}: expected a value, got none")
+            if value in field.metadata["words"]:
+                continue
             if value is not None or field.default is not None:
                 _check_type(field, value)
                 _check_range(field, value)

@@ -19,6 +19,7 @@ from fcos_tf.options import (
     to_flags,
     with_defaults,
 )
+from tests.cli.parsing import parse_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,6 +47,7 @@ ROOT = Path(__file__).resolve().parents[1]
         ({"decay_steps": (8, 6)}, r"--decay_steps: expected increasing steps.*got 8,6"),
         ({"decay_steps": (5,), "schedule": "cosine"}, r"--decay_steps: .*--schedule=step only"),
         ({"decay_steps": [5]}, r"--decay_steps: expected a tuple of int"),
+        ({"score_threshold": "best"}, r"--score_threshold: expected float, got 'best'"),
         ({"fpn_channels": 48}, r"--fpn_channels: expected a multiple of 32, got 48"),
         ({"classes": ("cat", "cat")}, r"--classes: expected different names"),
     ],
@@ -63,6 +65,13 @@ def test_image_sizes(image_size):
 def test_boundaries_are_allowed():
     config = Config(momentum=1, clip_norm=0, frozen_stages=-1, score_threshold=1)
     assert (config.momentum, config.clip_norm, config.frozen_stages) == (1, 0, -1)
+
+
+def test_a_word_in_place_of_a_number():
+    config = parse_config(["--score_threshold=best_f1"])
+    assert config == Config(score_threshold="best_f1")
+    with pytest.raises(ValueError, match="expected float or best_f1, got 'best'"):
+        parse_config(["--score_threshold=best"])
 
 
 def test_a_config_cannot_be_changed():

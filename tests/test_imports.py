@@ -22,6 +22,7 @@ FLOORS = {
     "fcos_tf.image_size": 0,
     "fcos_tf.image_files": 0,
     "fcos_tf.keras_cv_import": 0,
+    "fcos_tf.keras_files": 0,
     "fcos_tf.options": 0,
     "fcos_tf.tensorflow_words": 0,
     "fcos_tf.version": 0,

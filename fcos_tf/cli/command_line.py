@@ -244,11 +244,14 @@ def _define(fields: Mapping[str, dataclasses.Field]) -> flags.FlagValues:
 def _value(field: dataclasses.Field, given: Any) -> Any:
     """Converts a value read by absl to the type of its option."""
     kind = item_type(field)
+    if given in field.metadata["words"]:
+        return given
     try:
         return tuple(kind(text.strip()) for text in given) if is_list(field) else kind(given)
     except ValueError:
         got = flag_value(tuple(given) if is_list(field) else given)
-        raise ValueError(f"--{field.name}: expected {kind.__name__}, got {got!r}") from None
+        expected = " or ".join((kind.__name__, *field.metadata["words"]))
+        raise ValueError(f"--{field.name}: expected {expected}, got {got!r}") from None
 
 
 def _suggest(name: str, fields: Mapping[str, dataclasses.Field], *, cutoff: float = _NEAR) -> str:
@@ -263,6 +266,7 @@ def _suggest(name: str, fields: Mapping[str, dataclasses.Field], *, cutoff: floa
 
 def _option_help(field: dataclasses.Field) -> str:
     choices, default = field.metadata["choices"], flag_value(field.default)
+    choices += field.metadata["words"] and ("a number", *field.metadata["words"])
     notes = [" | ".join(choices)] if choices else []
     notes += ["comma-separated list"] if is_list(field) else []
     if field.metadata["required"]:

@@ -17,8 +17,8 @@ Each image gets a line with the number of detections of each class that are draw
 take them, are listed at the end. The exit status is 0 if any file could be read.
 
 Of the options of a run: --classes are the classes to keep, by name, or by category id for a model
-without names; --score_threshold is that of the pictures only (default 0.5); --batch_size is by
-default 1, because padding images of different sizes to a common one changes their scores a little;
+without names; --score_threshold, a number or best_f1, is that of the pictures only (default 0.5);
+--batch_size is by default 1, because padding images to a common size changes their scores a little;
 --image_size replaces the size of the model, or is needed where the --weights file has none.
 
 Of a classifier, the classes of each image are printed with their probabilities: those of
@@ -92,7 +92,8 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
     command_line.refuse_unused(given, f"--{kind}", _UNUSED[kind])
     from fcos_tf.detecting.files import find_inputs
 
-    flags = {name: name for name in (*fields_of(DetectOptions), "image_size", "classes")}
+    names = (*fields_of(DetectOptions), *_OF_A_RUN, "image_size", "classes")
+    flags = {name: name for name in names}
     with command_line.arguments_as_flags({**flags, "model": kind}):
         inputs = find_inputs(options.input)
         load_tensorflow()
@@ -101,23 +102,23 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
         from fcos_tf.detecting.models import open_model
         from fcos_tf.detecting.served import ServedModel
         from fcos_tf.detecting.videos import Window
-        from fcos_tf.models.weights import class_in, weights_file
         from fcos_tf.training.run import find_weights
 
         window = Window() if options.show else None
-        if kind == "saved_model":
-            model = ExportedModel(options.saved_model)
-        elif kind == "server":
-            model = ServedModel(options.server, options.description)
-        else:
-            model = find_weights(config.model_dir, options.weights if kind == "weights" else None)
-            if hasattr(class_in(weights_file(model)), "classify"):
-                mode = f"the classifier {model}"
-                command_line.refuse_unused(given, mode, _NOT_OF_A_CLASSIFIER)
-                return _classify(weights_file(model), inputs, config, given)
         image_size = config.image_size if "image_size" in given - _UNUSED[kind] else None
+        name = getattr(options, kind, None)
+        if kind == "saved_model":
+            model = ExportedModel(name)
+        elif kind == "server":
+            model = ServedModel(name, options.description)
+        else:
+            name = find_weights(config.model_dir, name)
+            model = open_model(name, image_size=image_size)
+        if model.classifies:
+            command_line.refuse_unused(given, f"the classifier {name}", _NOT_OF_A_CLASSIFIER)
+            return _classify(model, inputs, config, given)
         run = FolderRun(
-            open_model(model, image_size=image_size),
+            model,
             options.output_dir or _free_folder("detections"),
             classes=config.classes,
             max_frames=options.max_frames,
@@ -131,23 +132,22 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
         print(title, *run.faults, sep="\n", file=sys.stderr)
 
 
-def _classify(path: Path, inputs, config: Config, given: command_line.Given) -> None:
+def _classify(model, inputs, config: Config, given: command_line.Given) -> None:
     """Prints the classes of images; names those that cannot be read."""
     from fcos_tf.data.images import ImageError
     from fcos_tf.detecting.classifying import classify
     from fcos_tf.detecting.files import IMAGE
-    from fcos_tf.models.weights import load_model
 
     if others := [str(each.path) for each in inputs if each.kind != IMAGE]:
-        raise ValueError(f"input: expected images for the classifier {path}, got {others[0]}")
-    options = {
-        name: getattr(config, name) for name in ("image_size", "apply_exif") if name in given
-    }
+        raise ValueError(f"input: expected images for a classifier, got {others[0]}")
+    upright = config.apply_exif if "apply_exif" in given else None
     least = config.score_threshold if "score_threshold" in given else None
-    model, faults = load_model(path), []
+    if isinstance(least, str):
+        raise ValueError(f"score_threshold: expected a number for a classifier, got {least}")
+    faults = []
     for each in inputs:
         try:
-            (found,) = classify(model, str(each.path), **options)
+            (found,) = classify(model, str(each.path), apply_exif=upright)
         except ImageError as error:
             faults.append(str(error))
             continue

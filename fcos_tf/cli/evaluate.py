@@ -9,8 +9,9 @@ The flags select the data. The model keeps the settings of its file, except for 
 "Detections"; images are resized to the model's size unless --image_size is given. Prints --metrics
 over all classes and per class, and writes them to metrics.json and per_class.json, beside
 detections.json (COCO results with the data set's ids) and detections.png. --analyse adds
-report.html, which says which errors cost most and what to do about them. A classifier is scored
-by the mAP of VOC's classification task, with probabilities.json instead of the last three.
+report.html, which says which errors cost most and what to do about them; --keep_thresholds writes
+the thresholds of the best F1 into the model's file. A classifier is scored by the mAP of VOC's
+classification task, or by its accuracy, with probabilities.json instead of the last three.
 """
 
 import dataclasses
@@ -46,6 +47,9 @@ class EvaluateOptions(Options):
     analyse: bool = option(
         False, "Also write analysis.json and report.html: types of errors and their cost, curves, "
         "best thresholds, confusions, worst images.", also=("analyze",))
+    keep_thresholds: bool = option(
+        False, "--analyse, and write the thresholds of the best F1 into the model's file, for "
+        "--score_threshold=best_f1 of detect.py and export.py.")
 # fmt: on
 
 
@@ -58,7 +62,7 @@ def _evaluate(config: Config, options: EvaluateOptions, given: command_line.Give
     from fcos_tf.evaluation import format_per_class, format_table
 
     if options.ground_truth or options.detections:
-        unused = {*fields_of(Config), "weights"} - {"metrics"}
+        unused = {*fields_of(Config), "weights", "keep_thresholds"} - {"metrics"}
         command_line.refuse_unused(given, "--ground_truth and --detections", unused)
         files = (options.ground_truth, options.detections)
         if options.analyse and not options.output_dir:
@@ -77,13 +81,6 @@ def _evaluate(config: Config, options: EvaluateOptions, given: command_line.Give
         if options.weights:
             command_line.refuse_unused(given, "--weights", ["model_dir"])
         load_tensorflow()
-        from fcos_tf.models.weights import class_in, weights_file
-        from fcos_tf.training.run import find_weights
-
-        path = weights_file(find_weights(config.model_dir, options.weights))
-        if hasattr(class_in(path), "classify"):
-            unused = ["metrics", "tta", "analyse"]
-            command_line.refuse_unused(given, f"the classifier {path}", unused)
         scores = evaluate(config, **options_for(options, evaluate), given=given)
     print(format_per_class(scores.per_class))
     print(format_table(scores.metrics))

@@ -79,6 +79,8 @@ def _points(config, options, given):
     if options.what == "points":
         names = ()
     elif options.what == "predictions" and "score_threshold" in given.typed:
+        if isinstance(config.score_threshold, str):
+            raise ValueError("--score_threshold: expected a number for predictions, got best_f1")
         more = {"score_threshold": config.score_threshold}
     folder = Path(options.output_dir)
     folder.mkdir(parents=True, exist_ok=True)

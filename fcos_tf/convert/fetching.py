@@ -20,7 +20,7 @@ from fcos_tf.atomic_files import remove_leftovers, replacing
 from fcos_tf.convert.backbones import load_imagenet_file
 from fcos_tf.convert.checkpoints import convert_checkpoint
 from fcos_tf.downloads import check_digest, download, locked
-from fcos_tf.models.weights import find_damage
+from fcos_tf.keras_files import find_damage
 from fcos_tf.published import Published, find_published
 from fcos_tf.version import __version__
 

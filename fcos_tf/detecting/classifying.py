@@ -4,10 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fcos_tf.data.prepare import prepare_batch
-from fcos_tf.detecting.batches import compile_classify
-from fcos_tf.detecting.models import list_images, read_picture
-from fcos_tf.models.weights import load_model
+from fcos_tf.detecting.models import open_model
 
 
 def classify(
@@ -21,9 +18,10 @@ def classify(
     """Class probabilities of images; several classes may be in one.
 
     Args:
-        model: an `ImageClassifier`, or the `.keras` file of one.
+        model: a classifier, as an argument of `fcos_tf.detecting.open_model` or its result.
         images: see `fcos_tf.detect`.
-        image_size: size of the resized images, such as "224x224"; None: the model's own.
+        image_size: size of the resized images, such as "224x224"; None: the model's own. Fixed
+            in an exported model.
         batch_size: images at a time.
         apply_exif: whether images are turned upright by their EXIF orientation; None: as the model
             was trained.
@@ -42,25 +40,14 @@ def classify(
         >>> sorted(found)
         ['0', '1']
     """
-    if not hasattr(model, "predict"):
-        model = load_model(model)
-    if not hasattr(model, "classify"):
-        raise ValueError(f"model: expected a classifier, got a {type(model).__name__}")
-    size = image_size or model.image_size
-    if size is None:
-        raise ValueError("image_size: expected one, as the model has none of its own; got none")
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    upright = model.apply_exif if apply_exif is None else apply_exif
-    names = model.class_names or tuple(map(str, range(model.num_classes)))
-    sources, results = list_images(images), []
-    # Kept with the model: traced once. `vars` avoids the tracking of attributes by Keras.
-    run = vars(model).setdefault("_opened_for_classifying", compile_classify(model))
-    for start in range(0, len(sources), batch_size):
-        part = enumerate(sources[start : start + batch_size], start)
-        pixels = [read_picture(source, i, apply_exif=upright).pixels for i, source in part]
-        batch = prepare_batch(pixels, size)
-        for row in np.asarray(run(batch["images"], batch["image_sizes"])["probabilities"]):
+    opened = open_model(model, image_size=image_size)
+    if not opened.classifies:
+        raise ValueError("model: expected a classifier, got a detector; use fcos_tf.detect")
+    results = []
+    for pictures in opened.read(images, batch_size, apply_exif):
+        probabilities = np.asarray(opened.find(pictures, None)["probabilities"])
+        names = opened.class_names or tuple(map(str, range(probabilities.shape[1])))
+        for row in probabilities:
             order = np.argsort(-row, kind="stable")
             results.append({names[label]: float(row[label]) for label in order})
     return results

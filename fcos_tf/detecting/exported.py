@@ -1,4 +1,4 @@
-"""An exported detector, a SavedModel, as an `OpenedModel`. B images, D detections of each."""
+"""An exported model, a SavedModel, as an `OpenedModel`. B images, D detections of each."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from fcos_tf.data.images import ImageError
-from fcos_tf.detecting.models import OpenedModel, Picture
+from fcos_tf.detecting.models import OpenedModel
+from fcos_tf.detecting.pictures import Picture
+from fcos_tf.models.best_f1 import checked_best_f1
 
 DESCRIPTION_FILE = "description.json"
 FILES_SIGNATURE = "serving_default"
@@ -36,7 +38,9 @@ class ExportedModel(OpenedModel):
         except (OSError, ValueError, tf.errors.OpError) as error:
             raise ValueError(f"model: cannot load {folder}: {error}") from error
         self._signatures = self._model.signatures
-        for name in (FILES_SIGNATURE, FRAMES_SIGNATURE):
+        files = self._signatures.get(FILES_SIGNATURE)
+        self.classifies = "probabilities" in getattr(files, "structured_outputs", ())
+        for name in (FILES_SIGNATURE, FRAMES_SIGNATURE)[: 1 if self.classifies else 2]:
             if name not in self._signatures:
                 raise ValueError(
                     f"model: expected signatures {FILES_SIGNATURE} and {FRAMES_SIGNATURE}, "
@@ -50,7 +54,8 @@ class ExportedModel(OpenedModel):
         import tensorflow as tf
 
         has_one_size = len({picture.pixels.shape for picture in pictures}) == 1
-        if score_threshold is None and has_one_size and all(x.data is None for x in pictures):
+        as_frames = has_one_size and all(picture.data is None for picture in pictures)
+        if as_frames and score_threshold is None and not self.classifies:
             name, inputs = FRAMES_SIGNATURE, {"images": np.stack([x.pixels for x in pictures])}
         else:
             name, inputs = request_of(pictures, score_threshold)
@@ -63,9 +68,8 @@ class ExportedModel(OpenedModel):
             found = self._signatures[name](**{key: tf.constant(x) for key, x in inputs.items()})
         except tf.errors.InvalidArgumentError as error:
             raise refusal(pictures, error.message) from error
-        return to_labels(
-            {key: x.numpy() for key, x in found.items()}, self.category_ids, len(pictures)
-        )
+        found = {key: x.numpy() for key, x in found.items()}
+        return found if self.classifies else to_labels(found, self.category_ids, len(pictures))
 
 
 def newest_version(folder: str | Path) -> Path:
@@ -80,13 +84,14 @@ def newest_version(folder: str | Path) -> Path:
     raise FileNotFoundError(f"model: no saved_model.pb in {folder} or a version in it")
 
 
-def read_description(file: str | Path) -> tuple[tuple[str, ...] | None, tuple[int, ...], bool]:
-    """Class names, or None, category ids and `apply_exif` in the description of an export."""
+def read_description(file: str | Path) -> tuple:
+    """The arguments of `OpenedModel` in the description of an export."""
     try:
         read = json.loads(Path(file).read_text(encoding="utf-8"))
         ids, names = read["category_ids"], read["class_names"]
         ids, names = tuple(map(int, ids)), names and tuple(map(str, names))
         apply_exif = bool(read.get("apply_exif"))
+        best_f1 = checked_best_f1(read.get("best_f1"), len(ids))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{file}: expected JSON with class_names and category_ids, got {error!r}"
@@ -95,7 +100,7 @@ def read_description(file: str | Path) -> tuple[tuple[str, ...] | None, tuple[in
         raise ValueError(
             f"{file}: expected a category id for each of {len(names)} class names, got {len(ids)}"
         )
-    return names or None, ids, apply_exif
+    return names or None, ids, apply_exif, best_f1
 
 
 def request_of(

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from fcos_tf.data.images import ImageError
 from fcos_tf.detecting import files
 from fcos_tf.detecting.detections import Detections
-from fcos_tf.detecting.models import OpenedModel, Picture, read_picture
+from fcos_tf.detecting.models import OpenedModel
+from fcos_tf.detecting.pictures import Picture, read_picture
 from fcos_tf.detecting.videos import VideoReader, VideoWriter, Window, WindowClosed
 from fcos_tf.tensorflow_words import escaped
 
@@ -29,7 +30,7 @@ class FolderRun:
         output_dir: folder for the results; created if missing.
         classes: names of the classes to keep; empty: all.
         batch_size: images at a time.
-        score_threshold: least score of drawn detections.
+        score_threshold: least score of drawn detections, a number or "best_f1", see `detect`.
         max_frames: of a video or camera; None: all.
         apply_exif: whether images are turned upright by EXIF; None: as the model was trained.
         window: also shows the pictures.
@@ -39,7 +40,7 @@ class FolderRun:
         faults: messages about inputs that cannot be read, or whose picture cannot be written.
 
     Raises:
-        ValueError: a class that the model does not have.
+        ValueError: a class or thresholds that the model does not have.
 
     Example:
         run = FolderRun(open_model("fcos.keras"), "found")
@@ -51,7 +52,7 @@ class FolderRun:
     _: KW_ONLY
     classes: Sequence[str] = ()
     batch_size: int = 1
-    score_threshold: float = PICTURE_THRESHOLD
+    score_threshold: float | str = PICTURE_THRESHOLD
     max_frames: int | None = None
     apply_exif: bool | None = None
     window: Window | None = None
@@ -59,6 +60,7 @@ class FolderRun:
 
     def __post_init__(self):
         self._folder = Path(self.output_dir)
+        self.model.least_scores(self.score_threshold, np.arange(0))  # refuses a word
         self._labels = labels_of(self.model, self.classes) if self.classes else None
         self.faults: list[str] = []
         self._counts = {"images": 0, "frames": 0, "detections": 0}
@@ -97,7 +99,9 @@ class FolderRun:
         read = [
             f"{self._counts[name]} {name}" for name in ("images", "frames") if self._counts[name]
         ]
-        found = f"{self._counts['detections']} detections of score {self.score_threshold:g} or more"
+        limit = self.score_threshold
+        limit = limit if isinstance(limit, str) else f"{limit:g}"
+        found = f"{self._counts['detections']} detections of score {limit} or more"
         return f"{', '.join([*read, found])}; files in {self._folder}"
 
     def _run_images(
@@ -184,7 +188,7 @@ class FolderRun:
 
     def _draw(self, found: Detections) -> tuple[np.ndarray, str]:
         """The picture with its detections, and how many of each class it shows."""
-        shown = found[found.scores >= self.score_threshold]
+        shown = found[found.scores >= self.model.least_scores(self.score_threshold, found.labels)]
         self._counts["detections"] += len(shown)
         return np.asarray(shown.draw()), shown.counts
 

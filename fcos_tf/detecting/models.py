@@ -7,20 +7,20 @@
 B images, each of its own size h x w; D detections of each.
 """
 
-import io
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from fcos_tf.data.images import ImageError, orientation_of, read_bytes
-from fcos_tf.data.prepare import prepare_batch, read_pixels
-from fcos_tf.detecting.batches import compile_detect, detect_batch
+from fcos_tf.data.images import ImageError
+from fcos_tf.data.prepare import prepare_batch
+from fcos_tf.detecting.batches import compile_classify, compile_detect, detect_batch
 from fcos_tf.detecting.detections import Detections
+from fcos_tf.detecting.pictures import Picture, list_images, read_picture
+from fcos_tf.models.best_f1 import resolve_threshold
 from fcos_tf.models.detector import category_ids_of
 from fcos_tf.models.weights import load_model
 
@@ -31,13 +31,13 @@ def detect(
     *,
     image_size: str | None = None,
     batch_size: int = 1,
-    score_threshold: float | None = None,
+    score_threshold: float | str | None = None,
     apply_exif: bool | None = None,
 ) -> list[Detections]:
     """Detects objects in images, each in its own pixels.
 
-    Files, bytes and images of Pillow are converted alike: grey,
-    palettes and CMYK become RGB, 16 bits become 8, alpha is dropped.
+    Files, bytes and images of Pillow are converted alike: grey, palettes and CMYK become RGB, 16
+    bits become 8, alpha is dropped.
 
     Args:
         model: an argument of `open_model`, or its result, to load a file only once.
@@ -49,8 +49,9 @@ def detect(
         batch_size: images at a time. Images of different sizes are padded to a common size, which
             changes their scores a little.
         score_threshold: in place of the model's threshold, and also the least score of a result.
-            None: the model's own. (FCOS applies its threshold to the class probability; the score
-            also has the centerness as a factor, and is lower.)
+            (FCOS applies its threshold to the class probability; the score is the root of that
+            times the centerness.) "best_f1": the least score of each class that the model keeps,
+            see `evaluation.best_f1_of`. None: the model's own.
         apply_exif: whether images are turned upright by their EXIF orientation; boxes are then in
             pixels of the turned image. None: as the model was trained.
 
@@ -69,17 +70,16 @@ def detect(
         >>> found[found.scores > 0.5]
         Detections(480x640: nothing)
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    if score_threshold is not None and not 0 <= score_threshold <= 1:
+    is_number = not isinstance(score_threshold, str | None)
+    if is_number and not 0 <= score_threshold <= 1:
         raise ValueError(f"score_threshold: expected 0 to 1, got {score_threshold}")
-    sources = list_images(images)
     opened = open_model(model, image_size=image_size)
-    upright = opened.reads_upright(apply_exif)
+    if opened.classifies:
+        raise ValueError(
+            "model: expected a detector, got a classifier; use fcos_tf.detecting.classify"
+        )
     results: list[Detections] = []
-    for start in range(0, len(sources), batch_size):
-        batch = enumerate(sources[start : start + batch_size], start)
-        pictures = [read_picture(source, number, apply_exif=upright) for number, source in batch]
+    for pictures in opened.read(images, batch_size, apply_exif):
         for found in opened.detect_each(pictures, score_threshold):
             if isinstance(found, ImageError):
                 raise found
@@ -93,8 +93,9 @@ def open_model(
     """Opens a model for many calls of `detect`.
 
     Args:
-        model: a detector; a `.keras` file; the folder of a SavedModel of `export_saved_model`, or
-            its parent, whose newest version is used; or the address of a server:
+        model: a detector or classifier; a `.keras` file; the folder of a SavedModel of
+            `export_saved_model`, or its parent, whose newest version is used; or the address of a
+            server, of detectors only:
             "http://host:8501/v1/models/NAME" or "grpc://host:8500/NAME". An `OpenedModel` is
             returned as it is.
         image_size: size of the resized images; None: the model's own.
@@ -103,7 +104,7 @@ def open_model(
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        ValueError: not a detector, or an argument does not apply to this kind of model.
+        ValueError: not such a model, or an argument does not apply to this kind of model.
 
     Example:
         >>> model = fcos_tf.detecting.open_model("fcos.keras")
@@ -128,10 +129,11 @@ def open_model(
 
         return ServedModel(model, description) if is_address else ExportedModel(model)
     loaded = load_model(model) if is_text else model
-    if not callable(getattr(loaded, "detect", None)):
+    if not (hasattr(loaded, "detect") or hasattr(loaded, "classify")):
         raise ValueError(
-            "model: expected a detector, a .keras file, the folder of a SavedModel or the address "
-            f"of a server; got a {type(loaded).__name__}" + (f" in {model}" if is_text else "")
+            "model: expected a detector or classifier, a .keras file, the folder of a SavedModel "
+            f"or the address of a server; got a {type(loaded).__name__}"
+            + (f" in {model}" if is_text else "")
         )
     if is_text:
         return KerasModel(loaded, image_size=image_size, name=str(model))
@@ -145,6 +147,7 @@ def _opened_before(model: Any, image_size: str | None) -> "OpenedModel":
         "apply_exif",
         "class_names",
         "category_ids",
+        "best_f1",
         *getattr(model, "thresholds", ()),
     )
     key = str([image_size, *(getattr(model, name, None) for name in names)])
@@ -157,94 +160,27 @@ def _opened_before(model: Any, image_size: str | None) -> "OpenedModel":
     return opened[key]
 
 
-class Picture(NamedTuple):
-    """One image to detect on.
-
-    Attributes:
-        name: its name in messages.
-        pixels: uint8 [h, w, 3] RGB.
-        data: the bytes of its file; None: no file, such as a frame of a video.
-        file: the path of its file, if any.
-        source: path, bytes or array to read it again from; None: `pixels` only.
-    """
-
-    name: str
-    pixels: np.ndarray
-    data: bytes | None = None
-    file: str | None = None
-    source: Any = None
-
-
-def list_images(images: Any) -> list[Any]:
-    """The images of `detect`, not read yet: paths as text, bytes, [h, w, 3], images of Pillow.
-
-    Raises:
-        FileNotFoundError: a folder without images.
-        ValueError: no image, another type, or pixels of another shape or dtype.
-    """
-    from fcos_tf.detecting.files import files_in
-    from fcos_tf.image_files import IMAGE_SUFFIXES
-
-    def is_single(item):
-        is_known = isinstance(item, str | os.PathLike | bytes | Image.Image)
-        return is_known or hasattr(item, "__array__")  # arrays and tensors
-
-    found: list[Any] = []
-    for item in [images] if is_single(images) or not isinstance(images, Iterable) else images:
-        if isinstance(item, str | os.PathLike):
-            files = files_in(item, IMAGE_SUFFIXES) if os.path.isdir(item) else [item]
-            if not files:
-                raise FileNotFoundError(f"images: no image in the folder {os.fspath(item)}")
-            found += map(os.fspath, files)
-        elif isinstance(item, bytes | Image.Image):
-            found.append(item)
-        elif is_single(item):
-            pixels = np.asarray(item)
-            for one in pixels if pixels.ndim == 4 and len(pixels) else [pixels]:
-                found.append(read_pixels(one, name=f"images[{len(found)}]"))
-        else:
-            raise ValueError(
-                f"images[{len(found)}]: expected a path, the bytes of a file, pixels uint8 "
-                f"[h, w, 3] or an image of Pillow; got a {type(item).__name__}"
-            )
-    if not found:
-        raise ValueError("images: expected at least one, got none")
-    return found
-
-
-def read_picture(source: Any, number: int = 0, *, apply_exif: bool = False) -> Picture:
-    """Reads an image of `list_images`; `number`, its index, names it unless it is a file.
-
-    One that EXIF turns has pixels only: neither its file nor its bytes are the turned image.
-    """
-    file = source if isinstance(source, str) else None
-    name = file or f"images[{number}]"
-    data = read_bytes(file) if file else source if isinstance(source, bytes) else None
-    stored = source if data is None else data
-    pixels = read_pixels(stored, name=name, apply_exif=apply_exif)
-    if apply_exif and not isinstance(stored, np.ndarray):
-        stored = stored if data is None else Image.open(io.BytesIO(data))
-        if orientation_of(stored) > 1:
-            return Picture(name, pixels, file=file)
-    return Picture(name, pixels, data, file, source)
-
-
 class OpenedModel:
     """Base of `KerasModel`, `ExportedModel` and `ServedModel`, which implement `find`.
 
     Class names and category ids are those of each label; None: unknown. Without ids labels are ids.
-    `apply_exif`: whether it expects images that EXIF turns upright.
+    `apply_exif`: whether it expects images that EXIF turns upright. `classifies`: whether `find`
+    gives `probabilities` [B, C] of whole images, for `classify`, in place of detections. `best_f1`:
+    see `Detector`.
     """
+
+    classifies = False
 
     def __init__(
         self,
         class_names: Sequence[str] | None = None,
         category_ids: Sequence[int] | None = None,
         apply_exif: bool = False,
+        best_f1: Mapping[str, Any] | None = None,
     ):
         self.class_names = None if class_names is None else tuple(class_names)
         self.category_ids = None if category_ids is None else tuple(category_ids)
-        self.apply_exif = apply_exif
+        self.apply_exif, self.best_f1 = apply_exif, best_f1
 
     def reads_upright(self, apply_exif: bool | None) -> bool:
         """Whether its images are turned by EXIF; None: as it expects.
@@ -256,6 +192,17 @@ class OpenedModel:
             raise ValueError("apply_exif: expected true, as the exported model turns images itself")
         return self.apply_exif if apply_exif is None else apply_exif
 
+    def read(
+        self, images: Any, batch_size: int = 1, apply_exif: bool | None = None
+    ) -> Iterator[list[Picture]]:
+        """Batches of the images of `detect`, read one after the other."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        sources, upright = list_images(images), self.reads_upright(apply_exif)
+        for start in range(0, len(sources), batch_size):
+            batch = enumerate(sources[start : start + batch_size], start)
+            yield [read_picture(source, number, apply_exif=upright) for number, source in batch]
+
     def find(
         self, pictures: Sequence[Picture], score_threshold: float | None
     ) -> Mapping[str, np.ndarray]:
@@ -266,20 +213,29 @@ class OpenedModel:
         """
         raise NotImplementedError
 
+    def least_scores(self, score_threshold: float | str, labels: np.ndarray) -> Any:
+        """The least scores of detections with these labels, for a number or "best_f1".
+
+        Raises:
+            ValueError: the model keeps no thresholds of the best F1.
+        """
+        threshold, by_class = resolve_threshold(score_threshold, self.best_f1)
+        return threshold if by_class is None else np.asarray(by_class)[labels]
+
     def detect(
-        self, pictures: Sequence[Picture], score_threshold: float | None = None
+        self, pictures: Sequence[Picture], score_threshold: float | str | None = None
     ) -> list[Detections]:
         """The detections in each of B images, in its own pixels; refuses images as `find` does.
 
         `score_threshold` replaces the model's, and is also the least score of a result.
         """
-        found = self.find(pictures, score_threshold)
+        found = self.find(pictures, resolve_threshold(score_threshold, self.best_f1)[0])
         columns = (found[name] for name in ("boxes", "scores", "labels"))
         results = []
         for picture, boxes, scores, labels in zip(pictures, *columns, strict=True):
             kept = labels >= 0
             if score_threshold is not None:
-                kept &= scores >= score_threshold
+                kept &= scores >= self.least_scores(score_threshold, labels)
             results.append(
                 Detections(
                     boxes[kept],
@@ -295,7 +251,7 @@ class OpenedModel:
         return results
 
     def detect_each(
-        self, pictures: Sequence[Picture], score_threshold: float | None = None
+        self, pictures: Sequence[Picture], score_threshold: float | str | None = None
     ) -> list[Detections | ImageError]:
         """As `detect`, with the `ImageError` of an image that the model refuses in its place."""
         try:
@@ -308,7 +264,7 @@ class OpenedModel:
 
 
 class KerasModel(OpenedModel):
-    """A detector of this package. Its thresholds are those of the first call.
+    """A model of this package. Its thresholds are those of the first call.
 
     Raises:
         ValueError: no image size is known.
@@ -318,10 +274,11 @@ class KerasModel(OpenedModel):
         self._image_size = image_size or model.image_size
         if self._image_size is None:
             raise ValueError(f"image_size: expected one, as {name} has none of its own; got none")
-        upright = getattr(model, "apply_exif", False)
-        super().__init__(model.class_names, category_ids_of(model), upright)
-        self._inclusive_pixels = model.inclusive_pixels
-        self._detect = compile_detect(model)
+        kept = getattr(model, "apply_exif", False), getattr(model, "best_f1", None)
+        super().__init__(model.class_names, category_ids_of(model), *kept)
+        self.classifies = hasattr(model, "classify")
+        self._inclusive_pixels = getattr(model, "inclusive_pixels", False)
+        self._run = compile_classify(model) if self.classifies else compile_detect(model)
 
     def reads_upright(self, apply_exif):
         """See `OpenedModel`."""
@@ -330,9 +287,11 @@ class KerasModel(OpenedModel):
     def find(self, pictures, score_threshold):
         """See `OpenedModel`."""
         batch = prepare_batch([picture.pixels for picture in pictures], self._image_size)
-        detect = self._detect
+        run = self._run
+        if self.classifies:
+            return run(batch["images"], batch["image_sizes"])
         if score_threshold is not None:
             # An array, so that another threshold does not retrace.
             threshold = np.array(score_threshold, np.float32)
-            detect = lambda *inputs: self._detect(*inputs, threshold)  # noqa: E731
-        return detect_batch(detect, batch["images"], batch, inclusive_pixels=self._inclusive_pixels)
+            run = lambda *inputs: self._run(*inputs, threshold)  # noqa: E731
+        return detect_batch(run, batch["images"], batch, inclusive_pixels=self._inclusive_pixels)

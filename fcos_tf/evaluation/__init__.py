@@ -1,6 +1,6 @@
 """Average precision from plain records, and evaluation of a model over a data set."""
 
-from fcos_tf.evaluation.analysis import analyse_records
+from fcos_tf.evaluation.analysis import analyse_records, best_f1_of
 from fcos_tf.evaluation.classification import classification_evaluation, run_classifier
 from fcos_tf.evaluation.coco import coco_evaluation, coco_metrics
 from fcos_tf.evaluation.evaluate import (
@@ -26,6 +26,7 @@ __all__ = [
     "Scores",
     "analyse",
     "analyse_records",
+    "best_f1_of",
     "classification_evaluation",
     "coco_evaluation",
     "coco_metrics",

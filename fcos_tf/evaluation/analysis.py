@@ -76,6 +76,32 @@ def analyse_records(
     return {**result, "advice": _advice(result)}
 
 
+def best_f1_of(analysis: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """The thresholds of the best F1, to keep with a detector as its `best_f1`.
+
+    Args:
+        analysis: Of `analyse_records`, from detections of this model.
+        model: The detector, with the threshold that it had then.
+
+    Returns:
+        `score_threshold`, that of the model, and `by_class`, the threshold of each of its classes;
+        of a class without a right detection that of the best mean F1.
+
+    Example:
+        records = fcos_tf.evaluation.run_detector(model, val)
+        analysis = fcos_tf.evaluation.analyse(records, "analysis")
+        model.best_f1 = fcos_tf.evaluation.best_f1_of(analysis, model)
+        model.save("model.keras")
+    """
+    names = model.class_names or map(str, range(model.num_classes))
+    own = [analysis["per_class"].get(name, {}).get("threshold") for name in names]
+    usual = analysis["mean_f1"]["score_threshold"]
+    return {
+        "score_threshold": model.score_threshold,
+        "by_class": [usual if each is None else each for each in own],
+    }
+
+
 def confused_pairs(confusion: Mapping[str, Any]) -> list[tuple[int, str, str]]:
     """Number, true and predicted class of the confusions among classes, the most frequent first."""
     matrix, names = np.array(confusion["matrix"])[:-1, :-1], confusion["class_names"]

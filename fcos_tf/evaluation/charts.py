@@ -1,6 +1,6 @@
 """Line and bar charts as SVG text: the browser's fonts have the letters of all class names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -15,31 +15,34 @@ _COLOURS = (
 _INK, _FAINT = "#1e1e1e", "#ddd"
 
 
-def lines(x: np.ndarray, series: Mapping[str, Sequence[float]], x_title: str, y_title: str) -> str:
+def lines(
+    x: np.ndarray, series: Iterable[tuple[str, Sequence[float]]], x_title: str, y_title: str
+) -> str:
     """Curves in the unit square.
 
     Args:
         x: [N], 0 to 1.
-        series: Name -> [N], 0 to 1. The last one is drawn in black; more than 10 others are drawn
+        series: Names and [N], 0 to 1. The last one is drawn in black; more than 10 others are drawn
             grey and without a legend.
         x_title: Of the axis.
         y_title: Likewise.
     """
-    *names, last = series
-    with_legend = len(names) <= len(_COLOURS)
+    series = list(series)
+    last = len(series) - 1
+    with_legend = last <= len(_COLOURS)
     parts, legend = [], []
-    for number, name in enumerate((*names, last)):
-        colour = _COLOURS[number] if with_legend and name != last else "#aaa"
-        colour = _INK if number == len(names) else colour
+    for number, (name, values) in enumerate(series):
+        colour = _COLOURS[number] if with_legend and number != last else "#aaa"
+        colour = _INK if number == last else colour
         points = " ".join(
             f"{_LEFT + _WIDTH * a:.1f},{_TOP + _HEIGHT * (1 - b):.1f}"
-            for a, b in zip(x, series[name], strict=True)
+            for a, b in zip(x, values, strict=True)
         )
-        width = 2.5 if number == len(names) else 1.5 if with_legend else 0.7
+        width = 2.5 if number == last else 1.5 if with_legend else 0.7
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
         )
-        if with_legend or number == len(names):
+        if with_legend or number == last:
             y = _TOP + _HEIGHT + 50 + 18 * len(legend)
             legend.append(
                 f'<path d="M{_LEFT} {y - 4}h22" stroke="{colour}" stroke-width="3"/>'

@@ -155,12 +155,14 @@ def _classes(result: Mapping[str, Any]) -> Iterator[str]:
         f"{_number(best['f1'])}.</p>"
     )
     measured = {name: row for name, row in per_class.items() if row["num_ground_truths"]}
-    precisions = {name: row["precisions"] for name, row in measured.items()}
-    f1_curves = {name: row["f1_curve"] for name, row in measured.items()}
-    mean = np.mean(list(precisions.values()), axis=0) if precisions else np.zeros(len(RECALLS))
+    precisions, f1_curves = (
+        [(name, row[key]) for name, row in measured.items()] for key in ("precisions", "f1_curve")
+    )
+    mean = np.mean([y for _, y in precisions], axis=0) if measured else np.zeros(len(RECALLS))
+    # Pairs, as a class may have any name, also that of the mean.
     yield '<div class="charts">'
-    yield lines(RECALLS, {**precisions, _MEAN: mean}, "recall", "precision")
-    yield lines(SCORES, {**f1_curves, _MEAN: best["f1_curve"]}, "score", "F1")
+    yield lines(RECALLS, [*precisions, (_MEAN, mean)], "recall", "precision")
+    yield lines(SCORES, [*f1_curves, (_MEAN, best["f1_curve"])], "score", "F1")
     yield "</div>"
 
 

@@ -39,7 +39,7 @@ def export_saved_model(
     fold: bool = True,
     sample: str | Path | bytes | None = None,
     limits: Limits = LIMITS,
-    **thresholds: float,
+    **thresholds: float | str,
 ) -> Path:
     """Exports a model with decoding, resizing, normalisation and suppression in the graph.
 
@@ -128,6 +128,7 @@ def _describe(model, copy, precision, *, image_size, traced) -> dict[str, Any]:
         "image_size": size,
         "apply_exif": model.apply_exif,
         **{name: getattr(copy, name) for name in copy.thresholds},
+        "best_f1": getattr(copy, "best_f1", None),
         "strides": getattr(copy, "strides", None),  # one-stage detectors only
         "precision": precision,
         "folded_batch_norms": len(batch_norms(model)) - len(batch_norms(copy)),

@@ -19,6 +19,7 @@ def evaluate(
     weights: str | Path | None = None,
     output_dir: str | Path | None = None,
     analyse: bool = False,
+    keep_thresholds: bool = False,
     given: Collection[str] = (),
 ):
     """Evaluates a trained model on the validation data of a config, and writes the results.
@@ -29,6 +30,7 @@ def evaluate(
             model there.
         output_dir: Output folder; None: the folder of `weights`, or `config.model_dir`.
         analyse: Whether to write `evaluation.analyse`'s files as well.
+        keep_thresholds: The same, and whether to write `evaluation.best_f1_of` into the model file.
         given: Names of the options of `config` that replace those of the model: thresholds,
             `image_size`, `apply_exif`.
 
@@ -43,6 +45,7 @@ def evaluate(
     from fcos_tf.atomic_files import write_text
     from fcos_tf.detecting.files import DETECTIONS_FILE
     from fcos_tf.evaluation.tta import parse_tta
+    from fcos_tf.keras_files import replace_settings
     from fcos_tf.models.detector import detectable
     from fcos_tf.models.input_checks import check_class_names
     from fcos_tf.models.weights import load_detector
@@ -54,11 +57,21 @@ def evaluate(
     # The devices of this host share the batches of an evaluation; other hosts do not take part.
     with make_strategy(**options_for(config, make_strategy, one_host=True)).scope():
         model = load_detector(path, or_classifier=True)
-    classifies = hasattr(model, "classify")
+    classifies, analyse = hasattr(model, "classify"), analyse or keep_thresholds
     if classifies and analyse:
         raise ValueError(f"--analyse: expected a detector, got the classifier {path}")
+    if classifies and (unused := sorted({"metrics", "tta"} & getattr(given, "typed", set()))):
+        names = ", ".join(f"--{name}" for name in unused)
+        raise ValueError(f"{names}: not used with the classifier {path}; leave it out")
     for name, value in build.given_thresholds(config, given, model, path).items():
         setattr(model, name, value)  # before anything is traced
+    if keep_thresholds and (
+        config.tta or isinstance(model.score_threshold, str) or not path.is_file()
+    ):
+        raise ValueError(
+            "--keep_thresholds: expected a .keras file, and neither --tta nor "
+            f"--score_threshold=best_f1; got {path}"
+        )
     config = build.with_input_of(model, config, given)
     class_names = model.class_names and detectable(model.class_names)
     dataset = build.load_val_data(config, class_names)
@@ -100,7 +113,11 @@ def evaluate(
     write_text(folder / DETECTIONS_FILE, json.dumps(records.detections))
     run.save_pictures(folder / run.PICTURE_FILE, model, dataset, detect=detect)
     if analyse:
-        _print_advice(evaluation.analyse(records, folder, dataset))
+        analysis = evaluation.analyse(records, folder, dataset)
+        _print_advice(analysis)
+        if keep_thresholds:
+            replace_settings(path, best_f1=evaluation.best_f1_of(analysis, model))
+            print(f"{path} keeps the thresholds of the best F1: --score_threshold=best_f1")
     return scores
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 
+from fcos_tf.keras_files import check_whole
 from fcos_tf.layers import efficientnet_lite as lite
 from fcos_tf.layers.blocks import NORM_EPSILON
 from fcos_tf.layers.keras_cv import PREFIX as KERAS_CV
@@ -146,6 +147,7 @@ def build_backbone(
             from fcos_tf import fetch_weights
 
             weights = str(fetch_weights(weights, backbone=name))
+        check_whole(weights)
         try:
             source = keras.models.load_model(weights, compile=False)
         except Exception as error:  # of Keras and HDF5, which raise anything

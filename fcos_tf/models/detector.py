@@ -6,10 +6,14 @@ Shape shorthand: B images of H x W pixels, D detections, K candidates, C classes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keras import ops
+
 from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.models.backbone_model import BackboneModel
+from fcos_tf.models.best_f1 import checked_best_f1, resolve_threshold
 from fcos_tf.models.from_preset import FromPreset
 from fcos_tf.models.image_model import ImageModel, spatial_size, unpack_inputs
+from fcos_tf.ops.nms import keep_valid
 
 # Outputs of published detectors that stand for no class of objects.
 BACKGROUND, UNUSED = "__background__", "N/A"
@@ -21,10 +25,12 @@ class Detector(FromPreset, ImageModel):
     A subclass implements `call` and `choose` beside the losses.
 
     Args:
-        score_threshold: least score of a detection.
+        score_threshold: least score of a detection; "best_f1": the thresholds of `best_f1`.
         nms_threshold: IoU above which the weaker of two boxes of a class is dropped. None: the
             `usual_nms_threshold` of the class.
         max_detections: D.
+        best_f1: least scores of the classes at their best F1, kept with the model, see
+            `best_f1.checked_best_f1` and `evaluation.best_f1_of`.
         **kwargs: of `ImageModel`.
 
     Attributes, beside those of `ImageModel` and `FromPreset`:
@@ -49,12 +55,15 @@ class Detector(FromPreset, ImageModel):
         self,
         num_classes: int | None = None,
         *,
-        score_threshold: float = 0.05,
+        score_threshold: float | str = 0.05,
         nms_threshold: float | None = None,
         max_detections: int = 100,
+        best_f1: Mapping[str, Any] | None = None,
         **kwargs,
     ):
         super().__init__(num_classes, **kwargs)
+        self.best_f1 = checked_best_f1(best_f1, self.num_classes)
+        resolve_threshold(score_threshold, self.best_f1)  # refuses a word
         self.score_threshold = score_threshold
         self.nms_threshold = self.usual_nms_threshold if nms_threshold is None else nms_threshold
         self.max_detections = max_detections
@@ -87,15 +96,23 @@ class Detector(FromPreset, ImageModel):
         Returns:
             dict, see `detect`.
         """
-        return self.choose(
+        given = self.score_threshold if score_threshold is None else score_threshold
+        threshold, by_class = resolve_threshold(given, self.best_f1)
+        found = self.choose(
             raw,
             image_size,
             image_sizes,
-            score_threshold=self.score_threshold if score_threshold is None else score_threshold,
+            score_threshold=threshold,
             nms_threshold=self.nms_threshold,
             max_detections=self.max_detections if max_detections is None else max_detections,
             jit_compile=jit_compile,
         )
+        if by_class is None:
+            return found
+        # After the choice, as when F1 was measured.
+        labels = found["labels"]
+        least = ops.take(ops.convert_to_tensor(by_class, "float32"), ops.maximum(labels, 0))
+        return keep_valid(found, (labels >= 0) & (found["scores"] >= least))
 
     def choose(self, raw: dict, image_size, image_sizes, **limits) -> dict:
         """For subclasses: the result of `decode`, with all limits given."""
@@ -161,7 +178,8 @@ class Detector(FromPreset, ImageModel):
         Args:
             images: [B, H, W, 3] uint8 or float RGB 0-255, or the input dict of `call`.
             image_sizes: [B, 2] float, (height, width) before padding; None: the whole image.
-            score_threshold: scalar, or [B], one an image; None: the model's.
+            score_threshold: scalar, or [B], one an image; "best_f1": of each class, see
+                `Detector`; None: the model's.
             max_detections: D; None: the model's.
             jit_compile: whether XLA compiles the caller, or another system takes its graph.
 
@@ -187,7 +205,7 @@ class Detector(FromPreset, ImageModel):
 
     def get_config(self):
         """The constructor's arguments."""
-        names = ("score_threshold", "nms_threshold", "max_detections")
+        names = ("score_threshold", "nms_threshold", "max_detections", "best_f1")
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 
@@ -203,7 +221,7 @@ class PyramidDetector(BackboneModel, Detector):
         fpn_upsampling: "nearest" or "bilinear", in the top-down path.
         pyramid: further arguments of `FeaturePyramid`, set by the subclass.
         **kwargs: `backbone`, `backbone_weights` and more, see `BackboneModel`; `score_threshold`,
-            `nms_threshold` and `max_detections`, see `Detector`; `class_names`, `category_ids`,
+            `nms_threshold` and more, see `Detector`; `class_names`, `category_ids`,
             `image_size`, `name` and `dtype`, see `ImageModel`.
 
     Attributes:

@@ -254,7 +254,9 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         config = {"num_classes": len(names), "class_names": names, "category_ids": category_ids}
         if dtype is not None:
             config["dtype"] = dtype
-        model = type(self).from_config({**self.get_config(), **config})
+        config = {**self.get_config(), **config}
+        config.pop("best_f1", None)  # of a detector, measured with its weights
+        model = type(self).from_config(config)
         model._take_weights(self, file=self.name)
         return model
 

@@ -1,25 +1,12 @@
 """Loading saved models and copying their weights."""
 
-import contextlib
-import io
-import json
-import struct
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
-import h5py
 import keras
 
+from fcos_tf.keras_files import check_whole, first_lines, read_config
 from fcos_tf.published import DETECTORS
-
-# The members of a `.keras` file; checksums do not reveal a missing one.
-MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
-
-MAX_JSON_BYTES = 1 << 24  # of a config; Keras' own are below a megabyte
-
-HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of such a file
 
 
 def load_model(path: str | Path) -> keras.Model:
@@ -39,13 +26,16 @@ def load_model(path: str | Path) -> keras.Model:
         >>> model = fcos_tf.load_model("runs/demo/model.keras")
     """
     path = weights_file(path)
-    class_in(path)
+    check_whole(path)
     try:
-        model = keras.models.load_model(path, compile=False)
+        saved = read_config(path)
+        kind = keras.saving.get_registered_object(str(saved["registered_name"]))
+        if not hasattr(kind, "forward_losses"):  # Keras would make anything
+            raise ValueError(f"a {saved['class_name']}")
+        return keras.models.load_model(path, compile=False)
     except Exception as error:  # of Keras, HDF5 and the model; an altered file brings any
         text = first_lines(error)
         raise ValueError(f"{path}: expected a model of this package, got {text}") from error
-    return model
 
 
 def weights_file(path: str | Path) -> Path:
@@ -69,122 +59,6 @@ def load_detector(path: str | Path, *, or_classifier: bool = False) -> keras.Mod
         wanted = "a detector or classifier" if or_classifier else "a detector"
         raise ValueError(f"expected {wanted}, got a {type(model).__name__} in {path}")
     return model
-
-
-def class_in(path: Path) -> type:
-    """The model class of a file; refuses one not of this package: Keras would make anything.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: It is corrupt or holds no model of this package.
-    """
-    check_whole(path)
-    with zipfile.ZipFile(path) as archive:
-        if archive.getinfo("config.json").file_size > MAX_JSON_BYTES:
-            raise ValueError(f"{path}: expected a config of at most {MAX_JSON_BYTES} bytes")
-        text = archive.read("config.json")
-    try:
-        config = json.loads(text)
-        kind = keras.saving.get_registered_object(str(config["registered_name"]))
-        name = config["class_name"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        text = first_lines(error)
-        raise ValueError(f"{path}: expected a model of this package, got {text}") from error
-    if not hasattr(kind, "forward_losses"):
-        raise ValueError(f"{path}: expected a model of this package, got a {name}")
-    return kind
-
-
-def check_whole(path: str | Path) -> None:
-    """Refuses a `.keras` file that is missing (FileNotFoundError) or corrupt (ValueError)."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"no weights file {path}; expected a .keras file or one of {', '.join(DETECTORS)}"
-        )
-    with open(path, "rb") as file:
-        if file.read(len(HDF5)) == HDF5:
-            raise ValueError(
-                f"{path}: expected a .keras file, got an HDF5 file, which Keras saves but "
-                "cannot load for models of this package; save the model as .keras"
-            )
-    if damage := find_damage(path):
-        raise ValueError(f"{path} is corrupt ({damage}); expected a .keras file")
-    try:
-        with open_weights(path) as weights:
-            _check_links("/", weights)
-            weights.visititems(_check_links)
-    except Exception as error:  # of HDF5, which raises anything
-        raise ValueError(f"{path}: model.weights.h5 in it: {first_lines(error)}") from error
-
-
-@contextlib.contextmanager
-def open_weights(path: str | Path) -> Iterator[h5py.File]:
-    """Opens the HDF5 file in a `.keras` file, in place: a seek in zipfile reads all before it."""
-    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-        info = archive.getinfo("model.weights.h5")
-        file.seek(info.header_offset + 26)  # its local header has 30 bytes, a name and extra fields
-        start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
-        with h5py.File(_Part(file, start, info.file_size), "r") as weights:
-            yield weights
-
-
-class _Part(io.RawIOBase):
-    """A part of an open file, as a file."""
-
-    def __init__(self, file: BinaryIO, start: int, size: int):
-        self._file, self._start, self._size, self._at = file, start, size, 0
-
-    def seekable(self):
-        return True
-
-    def readable(self):
-        return True
-
-    def tell(self):
-        return self._at
-
-    def seek(self, offset, whence=io.SEEK_SET):
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def readinto(self, buffer):
-        self._file.seek(self._start + self._at)
-        count = self._file.readinto(memoryview(buffer)[: max(0, self._size - self._at)])
-        self._at += count
-        return count
-
-
-def _check_links(name: str, item: h5py.Group | h5py.Dataset) -> None:
-    """Refuses arrays that are elsewhere, or are larger in memory than in the file."""
-    if isinstance(item, h5py.Group):
-        kinds = {key: item.get(key, getlink=True) for key in item}
-        if links := [key for key, kind in kinds.items() if not isinstance(kind, h5py.HardLink)]:
-            raise ValueError(f"{name}: expected arrays and groups, got the link {links[0]}")
-    elif item.external or item.is_virtual or item.id.get_storage_size() < (item.nbytes or 0):
-        raise ValueError(f"{name}: expected an array stored whole and uncompressed in the file")
-
-
-def find_damage(path: str | Path) -> str | None:
-    """The damage of a `.keras` file; None if its members and checksums are right."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():  # Keras never compresses; a bomb does
-                if info.compress_type != zipfile.ZIP_STORED:
-                    return f"{info.filename} in it is compressed"
-            bad_member, names = archive.testzip(), archive.namelist()
-    except Exception as error:
-        # Wrong headers (encryption, compression, length) make zipfile raise errors of any kind.
-        return f"not a whole zip file: {error or type(error).__name__}"
-    if bad_member is not None:
-        return f"wrong checksum of {bad_member}"
-    missing = [name for name in MEMBERS if name not in names]
-    return f"no {' and no '.join(missing)} in it" if missing else None
-
-
-def first_lines(error: Exception, length: int = 300) -> str:
-    """The text of an error, which may be a page, as one line of at most `length`."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def copy_weights(

@@ -78,8 +78,12 @@ def select_detections(boxes, scores, labels, index, valid) -> dict:
 
 
 def drop_empty(detections: dict) -> dict:
-    """Detections [B, D] with those whose boxes have no area at the end, as padding."""
-    valid = box_area(detections["boxes"]) > 0  # [B, D]
+    """Detections [B, D] without those whose boxes have no area, see `keep_valid`."""
+    return keep_valid(detections, box_area(detections["boxes"]) > 0)
+
+
+def keep_valid(detections: dict, valid) -> dict:
+    """Detections [B, D] with those that are not `valid` [B, D] at the end, as padding."""
     order = ops.argsort(ops.where(valid, 0, 1), axis=1)
     valid = ops.take_along_axis(valid, order, axis=1)
     boxes, scores, labels = (detections[name] for name in ("boxes", "scores", "labels"))

@@ -8,18 +8,22 @@ saved as the weights. The checksums of the zip format reveal a corrupt file.
 """
 
 import contextlib
-import json
 import re
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
 
 from fcos_tf.atomic_files import naming, remove_leftovers, replacing
-from fcos_tf.models.weights import check_whole, find_damage, first_lines, open_weights
+from fcos_tf.keras_files import (
+    check_whole,
+    find_damage,
+    first_lines,
+    open_weights,
+    read_config,
+)
 from fcos_tf.training.optimizers import (
     OLD_MOMENTUM,
     averaged_weights,
@@ -162,7 +166,7 @@ def refuse_other_classes(path: Path, class_names: Sequence[str]) -> None:
     Raises:
         ValueError: The checkpoint's model has other names, or the same in another order.
     """
-    before = _config_of(path).get("config", {}).get("class_names")
+    before = read_config(path).get("config", {}).get("class_names")
     if before is not None and tuple(before) != tuple(class_names):
         raise ValueError(
             f"checkpoint {path}: expected its classes, {', '.join(before)}, in the data, got "
@@ -171,14 +175,9 @@ def refuse_other_classes(path: Path, class_names: Sequence[str]) -> None:
         )
 
 
-def _config_of(path: Path) -> dict:
-    with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read("config.json"))
-
-
 def _refuse_old_momentum(path: Path) -> None:
     """Refuses a checkpoint of an older SGD, whose momentum accumulated steps, not gradients."""
-    saved = _config_of(path)
+    saved = read_config(path)
     optimizer = (saved.get("compile_config") or {}).get("optimizer") or {}
     optimizer = optimizer.get("config", {}).get("inner_optimizer") or optimizer
     is_ours = optimizer.get("registered_name") == "fcos_tf>SGD"

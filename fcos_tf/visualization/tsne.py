@@ -134,15 +134,19 @@ def save_tsne(
         thumbnails: whether to draw the samples themselves at the places of the first panel.
 
     Returns:
-        The paths written.
+        The paths written. Kinds of features that no more than `perplexity` samples have get a
+        panel that says so, and no rows.
 
     Raises:
-        ValueError: see `embed`.
+        ValueError: see `embed`, if no kind of features has enough samples.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    enough = {title for title, (index, _) in samples.features.items() if len(index) > perplexity}
+    enough = enough or samples.features  # which `embed` then refuses
+    options = {"perplexity": perplexity, "seed": seed}
     places = {
-        title: (index, embed(vectors, perplexity=perplexity, seed=seed))
+        title: (index, embed(vectors, **options) if title in enough else None)
         for title, (index, vectors) in samples.features.items()
     }
     wide = any(vectors.shape[1] > PCA_SIZE for _, vectors in samples.features.values())
@@ -151,17 +155,18 @@ def save_tsne(
     names = [_legend_name(label, class_names) for label in samples.labels]
     paths = [folder / "tsne.png", folder / "tsne.csv"]
     plot_tsne(samples, places, names, note).savefig(paths[0], dpi=100)
-    _write_table(paths[1], samples, places, names)
+    drawn = {title: place for title, place in places.items() if place[1] is not None}
+    _write_table(paths[1], samples, drawn, names)
     if thumbnails:
         paths.append(folder / "tsne_thumbnails.png")
-        index, xy = next(iter(places.values()))
+        index, xy = next(iter(drawn.values()))
         _plot_thumbnails(samples, index, xy, note).savefig(paths[-1], dpi=100)
     return paths
 
 
 def plot_tsne(
     samples: Samples,
-    places: dict[str, tuple[np.ndarray, np.ndarray]],
+    places: dict[str, tuple[np.ndarray, np.ndarray | None]],
     names: Sequence[str],
     note: str,
 ) -> Figure:
@@ -169,7 +174,7 @@ def plot_tsne(
 
     Args:
         samples: result of `collect_samples`.
-        places: title -> (their samples [K], [K, 2]).
+        places: title -> (their samples [K], [K, 2], or None for too few samples).
         names: name of each sample's class.
         note: parameters, for the title.
     """
@@ -182,12 +187,15 @@ def plot_tsne(
     marks = dict(zip(strides, _MARKERS, strict=False))
     colours = np.array([_colour(label) for label in samples.labels])
     for axis, (title, (index, xy)) in zip(axes, places.items(), strict=False):
+        axis.set_title(f"{title}: {len(index)}", fontsize=11)
+        axis.set(xticks=[], yticks=[])
+        if xy is None:
+            axis.text(0.5, 0.5, "too few samples\nfor this perplexity", ha="center", va="center")
+            continue
         for stride in strides:
             kept = samples.strides[index] == stride
             style = {"marker": marks.get(stride, "x"), "s": 18, "linewidths": 0}
             axis.scatter(*xy[kept].T, c=colours[index[kept]], **style)
-        axis.set_title(f"{title}: {len(index)}", fontsize=11)
-        axis.set(xticks=[], yticks=[])
     for axis in axes[len(places) :]:
         axis.set_axis_off()
     figure.suptitle(f"{note}\ndistances between clusters mean nothing", fontsize=11)

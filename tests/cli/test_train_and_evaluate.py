@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fcos_tf import FCOS
+from fcos_tf import FCOS, load_model
 from fcos_tf.cli import evaluate as evaluate_tool
 from fcos_tf.cli import train as train_tool
 from fcos_tf.config import Config
@@ -151,9 +151,9 @@ def test_a_changed_flag_that_matters_is_refused_unless_allowed(run_dir, run_here
 def test_evaluate_takes_a_checkpoint_or_a_file_and_thresholds(run_dir, run_here, tmp_path):
     config = f"--flagfile={run_dir / 'config.cfg'}"
     found = []
-    for i, options in enumerate(
-        ([], [f"--weights={run_dir / 'model.keras'}", "--max_detections=3", "--analyse"])
-    ):
+    weights = shutil.copy(run_dir / "model.keras", tmp_path)
+    given = [f"--weights={weights}", "--max_detections=3", "--analyse", "--keep_thresholds"]
+    for i, options in enumerate(([], given)):
         folder = tmp_path / str(i)
         run = run_here if options else run_tool
         result = run("evaluate.py", config, *options, f"--output_dir={folder}")
@@ -173,6 +173,15 @@ def test_evaluate_takes_a_checkpoint_or_a_file_and_thresholds(run_dir, run_here,
     assert (tmp_path / "1" / "report.html").read_text().count("data:image/jpeg") == min(
         8, len(analysis["images"])
     )
+    # The file keeps the thresholds, also of classes of which nothing is found.
+    kept = load_model(weights).best_f1
+    usual = analysis["mean_f1"]["score_threshold"]
+    own = [analysis["per_class"][name].get("threshold") for name in "0123456789"]
+    assert kept["by_class"] == tuple(usual if each is None else each for each in own)
+    assert kept["score_threshold"] == 0.001
+    result = run_here("evaluate.py", config, *given, "--tta=flip")
+    assert result.returncode == 1
+    assert "--keep_thresholds: expected a .keras file, and neither --tta nor " in result.stderr
     everything, best = found
     assert set(everything[0]) == {"image_id", "category_id", "bbox", "score"}
     assert {d["category_id"] for d in everything} <= set(range(1, 11))

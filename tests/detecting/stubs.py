@@ -17,7 +17,8 @@ from fcos_tf.cli import detect
 from fcos_tf.data.images import ImageError
 from fcos_tf.detecting.files import find_inputs
 from fcos_tf.detecting.folder import FolderRun
-from fcos_tf.detecting.models import OpenedModel, Picture
+from fcos_tf.detecting.models import OpenedModel
+from fcos_tf.detecting.pictures import Picture
 
 NAMES, IDS = ("帽子", "dog", "cat"), (7, 3, 90)
 WEAK = 1 / 64  # the score of the cat

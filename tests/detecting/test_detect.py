@@ -1,6 +1,7 @@
 """`fcos_tf.detect`: any image into any model."""
 
 import io
+import json
 import subprocess
 import sys
 
@@ -13,7 +14,8 @@ import fcos_tf
 from fcos_tf.data.images import ImageError
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting import Detections, models, open_model
-from fcos_tf.detecting.models import KerasModel, Picture, list_images, read_picture
+from fcos_tf.detecting.models import KerasModel
+from fcos_tf.detecting.pictures import Picture, list_images, read_picture
 from tests.detecting.stubs import IDS, NAMES, WEAK, Stub, answer_like, save_stub, serve
 
 
@@ -239,6 +241,43 @@ def test_a_threshold_takes_the_place_of_the_models(model, photos):
         fcos_tf.detect(opened, photos, batch_size=0)
 
 
+def test_thresholds_of_the_best_f1(model, photos):
+    own = fcos_tf.detect(model, photos / "b.png", score_threshold=0.001)[0]
+    with pytest.raises(ValueError, match=r"score_threshold: expected a number, .* best_f1; run"):
+        fcos_tf.detect(model, photos / "b.png", score_threshold="best_f1")
+    limits = [float(np.median(own.scores[own.labels == label])) for label in range(3)]
+    copy = model.with_classes(NAMES)
+    copy.best_f1 = {"score_threshold": 0.001, "by_class": limits}
+    (found,) = fcos_tf.detect(copy, photos / "b.png", score_threshold="best_f1")
+    kept = own.scores >= np.array(limits)[own.labels]
+    assert 0 < len(found) < len(own)
+    np.testing.assert_array_equal(found.scores, own.scores[kept])
+    np.testing.assert_array_equal(found.labels, own.labels[kept])
+
+
+def test_thresholds_of_the_best_f1_of_an_export_and_a_server(tmp_path):
+    description = save_stub(tmp_path) / "1" / "assets" / "description.json"
+    # Of the hat, the dog (0.2 and 0.8 here) and the cat (1 / 64).
+    best_f1 = {"score_threshold": 0.01, "by_class": [0.0, 0.5, WEAK]}
+    told = json.loads(description.read_text()) | {"best_f1": best_f1}
+    description.write_text(json.dumps(told))
+    images = [np.full([8, 8, 3], value, np.uint8) for value in (51, 204)]
+    with serve(answer_like(Stub())) as (address, requests):
+        served = open_model(f"{address}/v1/models/stub", description=description)
+        for opened in (open_model(tmp_path), served):
+            found = fcos_tf.detect(opened, images, score_threshold="best_f1", batch_size=2)
+            assert [one.names for one in found] == [["cat"], ["dog", "cat"]]
+        plain = open_model(f"{address}/v1/models/stub")
+        with pytest.raises(ValueError, match="keeps no thresholds of the best F1"):
+            fcos_tf.detect(plain, images, score_threshold="best_f1")
+    (instance,) = {one["score_threshold"] for one in requests[0][1]["instances"]}
+    assert instance == pytest.approx(0.01)
+    told["best_f1"]["by_class"] = [0.5]
+    description.write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=r"description\.json: expected .* best_f1: expected 3"):
+        open_model(tmp_path)
+
+
 def test_what_scores_less_than_the_threshold_is_left_out():
     images = [np.full([8, 8, 3], value, np.uint8) for value in (51, 204)]
     found = fcos_tf.detect(Stub(), images, score_threshold=0.5)  # dogs of 0.2 and 0.8
@@ -314,7 +353,7 @@ def test_what_a_model_may_be(model, stub_export, tmp_path):
             fcos_tf.detect(one, image, image_size="64x64")
     with pytest.raises(ValueError, match="description: expected with the address of a server"):
         open_model(stub_export, description="d.json")
-    with pytest.raises(ValueError, match=r"model: expected a detector, .* got a dict"):
+    with pytest.raises(ValueError, match=r"model: expected a detector or .* got a dict"):
         open_model({})
     with pytest.raises(FileNotFoundError, match=r"no weights file \S+gone; expected a"):
         open_model(tmp_path / "gone")

@@ -24,7 +24,8 @@ from fcos_tf.detecting.exported import (
     to_labels,
 )
 from fcos_tf.detecting.folder import labels_of
-from fcos_tf.detecting.models import OpenedModel, Picture
+from fcos_tf.detecting.models import OpenedModel
+from fcos_tf.detecting.pictures import Picture
 from fcos_tf.detecting.served import ServedModel
 from tests.detecting.stubs import (
     WEAK,

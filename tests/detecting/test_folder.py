@@ -18,7 +18,7 @@ from fcos_tf.detecting.files import (
     image_ids,
     output_names,
 )
-from fcos_tf.detecting.models import Picture
+from fcos_tf.detecting.pictures import Picture
 from fcos_tf.detecting.videos import Window
 from fcos_tf.visualization import class_colour
 from tests.detecting.stubs import WEAK, Stub, detect_with, flat, read_records

@@ -2,11 +2,12 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from fcos_tf.evaluation.analysis import analyse_records
+from fcos_tf.evaluation.analysis import analyse_records, best_f1_of
 from fcos_tf.evaluation.confusion import confusion_matrix
 from fcos_tf.evaluation.curves import SCORES, ap_by, class_curves, mean_f1
 from fcos_tf.evaluation.records import Records
@@ -50,6 +51,17 @@ def test_mean_f1_is_over_the_classes_with_objects():
     mean, threshold, best = mean_f1(curves)
     assert best == pytest.approx((2 / 3 + 0) / 2)  # cat 2 / 3, dog 0; cow has no objects
     assert mean[-1] == 0 and threshold == 0.45  # the middle of 0 to 0.9
+
+
+def test_thresholds_to_keep_with_a_model():
+    # Cat: F1 is best at the hit; the threshold lies between .9 and .6. No dog is found and no cow
+    # is there: the middle of the scores with the best mean F1, over .6 and up to .9.
+    detections = [found(1, CAT_A, 0.9), found(1, BACKGROUND, 0.6)]
+    model = SimpleNamespace(class_names=("cow", "cat", "dog"), score_threshold=0.05)
+    kept = best_f1_of(analyse_records(truth(), detections), model)
+    usual = SCORES[(SCORES > 0.6) & (SCORES <= 0.9)]
+    assert kept["score_threshold"] == 0.05
+    assert kept["by_class"] == pytest.approx([usual[len(usual) // 2], 0.75, usual[len(usual) // 2]])
 
 
 def test_confusion_matrix():
@@ -143,6 +155,17 @@ def test_report_is_one_file_with_pictures_and_escaped_names(tmp_path):
     assert not re.search(r'(src|href)="(?!data:)|url\(|@import', text)  # nothing is loaded
     bare = analyse(records, tmp_path / "bare")
     assert bare == result and "<img" not in (tmp_path / "bare" / "report.html").read_text()
+
+
+def test_a_class_may_have_the_name_of_the_mean(tmp_path):
+    # Cat hits at .9: precision 1 up to recall 1/2. The class has no right detection: 0 everywhere.
+    ground_truth = truth()
+    ground_truth["categories"][1]["name"] = "mean of all classes"
+    analyse(Records(ground_truth, [found(1, CAT_A, 0.9)]), tmp_path)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for chart in re.findall("<svg.*?</svg>", text, re.DOTALL)[1:]:
+        assert chart.count("<polyline") == 3 and chart.count(">mean of all classes<") == 2
+        assert len(set(re.findall('points="(.*?)"', chart))) == 3
 
 
 def test_many_classes_are_listed_by_their_confusions(tmp_path):

@@ -245,6 +245,27 @@ def test_what_is_written_by_default(model, tmp_path):
     assert 4 * kept <= data.stat().st_size < 4 * kept + 100_000
 
 
+def test_thresholds_of_the_best_f1_are_in_the_graph(model, tmp_path):
+    own = predict(model, FILES[:1])
+    labels, scores = own["labels"][0], own["scores"][0]
+    # Between two scores of each class, as rounding differs.
+    limits = [float(np.sort(scores[labels == each])[-2:].mean()) for each in IDS]
+    kept = np.flatnonzero(scores > np.array(limits)[[IDS.index(each) for each in labels]])
+    assert len(kept) == len(IDS)
+    copy = model.with_classes(model.class_names, category_ids=IDS)
+    copy.best_f1 = {"score_threshold": 0.05, "by_class": limits}
+    folder = export_saved_model(
+        copy, tmp_path / "1", score_threshold="best_f1", fold=False, sample=FILES[0]
+    )
+    description = json.loads((folder / "assets" / "description.json").read_text())
+    assert description["score_threshold"] == "best_f1"
+    assert description["best_f1"] == {"score_threshold": 0.05, "by_class": limits}
+    for options, number in (({}, kept), ({"score_threshold": 0.05}, np.arange(20))):
+        (found,) = fcos_tf.detect(folder, FILES[0], **options)
+        np.testing.assert_array_equal(np.array(IDS)[found.labels], labels[number])
+        np.testing.assert_allclose(found.scores, scores[number], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["latest", "1.5", "v1", "-1", "²", ""])
 def test_a_version_is_a_whole_number(model, tmp_path, name):
     with pytest.raises(ValueError, match="a whole number as in EXPORT/1; got "):

@@ -259,8 +259,19 @@ def test_an_export_gives_probabilities_from_bytes(run_folder, tmp_path, capsys):
     outputs = description["signatures"]["serving_default"]["outputs"]
     assert list(outputs) == ["probabilities"]
     assert description["class_names"] == list(model.class_names)
-    with pytest.raises(ValueError, match=r"expected signatures .* detect_images, got"):
-        fcos_tf.detecting.open_model(output)
+    # Opened as any exported model: from files and, as PNG, from pixels.
+    for images in (data, pixels):
+        (other,) = fcos_tf.detecting.classify(output, images)
+        assert list(other) == list(found) and other == pytest.approx(found, abs=1e-5)
+    for classifier in (output, folder / "model.keras", model):
+        with pytest.raises(ValueError, match=r"expected a detector, .* fcos_tf.detecting.classify"):
+            fcos_tf.detect(classifier, data)
+    (tmp_path / "a.png").write_bytes(data)
+    texts = [
+        tool(cli_detect.main, capsys, str(tmp_path / "a.png"), flag)[:2]
+        for flag in (weights, f"--saved_model={output.parent}")
+    ]
+    assert texts[0] == texts[1] and texts[0][0] == 0 and texts[0][1].count(",") == 4
     code, _, error = tool(cli_export.main, capsys, weights, f"--litert={tmp_path / 'a.tflite'}")
     assert code == 1 and "expected a detector, got a ImageClassifier" in error
 

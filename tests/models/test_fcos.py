@@ -113,6 +113,43 @@ def test_thresholds_are_arguments(model):
     np.testing.assert_array_equal(none["num_detections"], [0, 0])
 
 
+def test_thresholds_of_the_best_f1_by_class(tmp_path):
+    images, targets = scene()
+    model = small_model(best_f1={"score_threshold": 0.0, "by_class": [0.0] * 3})
+    own = {n: np.asarray(x) for n, x in model.detect(images, targets["image_sizes"]).items()}
+    # Medians, one of them a score itself, which is kept.
+    limits = [np.median(own["scores"][own["labels"] == label]) for label in range(3)]
+    limits[1] = own["scores"][own["labels"] == 1][3]
+    assert len(set(limits)) == 3
+    model.best_f1 = {"score_threshold": 0.0, "by_class": limits}
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    loaded.score_threshold = "best_f1"
+    given = {"image_sizes": targets["image_sizes"], "score_threshold": "best_f1"}
+    for found in (
+        model.detect(images, **given),
+        model.detect(images, **given, jit_compile=True),  # the portable suppression
+        loaded.detect(images, targets["image_sizes"]),
+    ):
+        for k in range(2):
+            kept = own["scores"][k] >= np.array(limits)[own["labels"][k]]
+            count = kept.sum()
+            assert 0 < count < 100 and found["num_detections"][k] == count
+            for name, padding in (("boxes", 0), ("scores", 0), ("labels", -1)):
+                values = np.asarray(found[name][k])
+                np.testing.assert_allclose(values[:count], own[name][k][kept], atol=1e-4)
+                assert (values[count:] == padding).all()
+    # Other weights have others.
+    assert model.with_classes(["a", "b"]).best_f1 is None
+    with pytest.raises(ValueError, match=r"got best_f1; run evaluate\.py --analyse --keep_th"):
+        small_model(score_threshold="best_f1")
+    with pytest.raises(ValueError, match="expected a number or best_f1, got 'best'"):
+        model.detect(images, score_threshold="best")
+    for wrong in ({"by_class": [0.1] * 3}, {"score_threshold": 0.1, "by_class": [0.1, 0.2]}, [1]):
+        with pytest.raises(ValueError, match="best_f1: expected "):
+            small_model(best_f1=wrong)
+
+
 def test_candidates_are_all_points_before_any_choice(model):
     images, _ = scene(batch=1)
     raw = model(images)

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from fcos_tf import FCOS
-from fcos_tf.models.weights import MEMBERS, find_damage, load_model
+from fcos_tf.keras_files import MEMBERS, find_damage, replace_settings
+from fcos_tf.layers.backbones import build_backbone
+from fcos_tf.models.weights import load_model
 from fcos_tf.training.optimizers import SGD
 from fcos_tf.training.schedules import WarmupConstant
 
@@ -208,13 +210,27 @@ def test_weights_that_are_elsewhere_or_larger_than_the_file(detector_file, tmp_p
             pytest.fail(name)
 
 
+def test_settings_are_replaced_and_all_else_stays(detector_file, tmp_path):
+    path = tmp_path / "x.keras"
+    path.write_bytes(detector_file.read_bytes())
+    replace_settings(path, max_detections=7)
+    before, after = members(detector_file), members(path)
+    config, changed = (json.loads(each.pop("config.json")) for each in (before, after))
+    assert before == after
+    config["config"]["max_detections"] = 7
+    assert changed == config
+    assert load_model(path).max_detections == 7
+    assert [each.name for each in tmp_path.iterdir()] == ["x.keras"]
+
+
 def test_a_compressed_file_is_not_expanded(detector_file, tmp_path):
     path = tmp_path / "x.keras"
     altered(detector_file, path, "config.json", lambda _: bytes(100 << 20), zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 2 * detector_file.stat().st_size
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"x\.keras is corrupt \(.* in it is compressed\)"):
-        load_model(path)
+    for load in (load_model, lambda file: build_backbone("simple_cnn", weights=str(file))):
+        with pytest.raises(ValueError, match=r"x\.keras is corrupt \(.* in it is compressed\)"):
+            load(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10 << 20

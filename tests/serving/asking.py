@@ -11,7 +11,7 @@ import numpy as np
 
 import fcos_tf
 from fcos_tf.detecting import Detections, open_model
-from fcos_tf.detecting.models import Picture
+from fcos_tf.detecting.pictures import Picture
 from tests.export.encoded import READABLE, with_texts
 from tests.limits import HANG
 

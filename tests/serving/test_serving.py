@@ -14,7 +14,7 @@ import fcos_tf
 from fcos_tf.data.images import ImageError
 from fcos_tf.detecting import Detections, open_model
 from fcos_tf.detecting.exported import ExportedModel
-from fcos_tf.detecting.models import Picture
+from fcos_tf.detecting.pictures import Picture
 from fcos_tf.detecting.served import ServedModel
 from tests.detecting.stubs import run
 from tests.serving.asking import (

@@ -142,6 +142,24 @@ def test_kinds_are_apart_and_the_files_agree(two_kinds, tmp_path, monkeypatch):
         assert not (pixels == class_colour(1)).all(axis=1).any()
 
 
+def test_a_panel_with_too_few_samples_leaves_the_others(two_kinds, tmp_path):
+    # Eight of the samples for a perplexity of eight: no place. In front, as the first panel is that
+    # of the thumbnails.
+    index, vectors = two_kinds.features[OWN]
+    features = {"few": (index[:8], vectors[:8]), OWN: (index, vectors)}
+    samples = two_kinds._replace(features=features)
+    paths = save_tsne(tmp_path, samples, perplexity=8, thumbnails=True)
+    with paths[1].open(encoding="utf-8") as file:
+        assert [row["features"] for row in csv.DictReader(file)] == [OWN] * 40
+    assert paths[2].is_file()
+    places = {"few": (index[:8], None), OWN: (index, np.zeros([40, 2]))}
+    few, own = plot_tsne(samples, places, ["a"] * 40, "").axes
+    assert [text.get_text() for text in few.texts] == ["too few samples\nfor this perplexity"]
+    assert (few.get_title(), len(few.collections)) == ("few: 8", 0) and not own.texts
+    with pytest.raises(ValueError, match="less than 8, the number of samples, got 8"):
+        save_tsne(tmp_path, samples._replace(features={"few": features["few"]}), perplexity=8)
+
+
 def test_the_picture_names_parameters_classes_and_levels(two_kinds):
     places = {OWN: (np.arange(40), np.random.default_rng(0).normal(size=[40, 2]))}
     figure = plot_tsne(two_kinds, places, ["a"] * 20 + ["c"] * 20, "perplexity 8, seed 3")

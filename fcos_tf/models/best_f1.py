@@ -1,0 +1,56 @@
+"""The score thresholds of the best F1 of each class, kept with a detector."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BEST_F1 = "best_f1"
+
+
+def checked_best_f1(best_f1: Mapping[str, Any] | None, num_classes: int) -> dict[str, Any] | None:
+    """The thresholds of the best F1 as numbers.
+
+    Args:
+        best_f1: `score_threshold`, the detector's when they were measured, and `by_class`, the
+            least score of each of C classes; None: not measured.
+        num_classes: C.
+
+    Raises:
+        ValueError: another form, or numbers outside 0 to 1.
+    """
+    if best_f1 is None:
+        return None
+    try:
+        threshold = float(best_f1["score_threshold"])
+        by_class = tuple(map(float, best_f1["by_class"]))
+    except (TypeError, KeyError, ValueError) as error:
+        got = f"{best_f1!r:.200}"
+        raise ValueError(f"best_f1: expected score_threshold and by_class, got {got}") from error
+    if len(by_class) != num_classes or not all(0 <= x <= 1 for x in (threshold, *by_class)):
+        raise ValueError(f"best_f1: expected {num_classes} scores of 0 to 1, got {list(by_class)}")
+    return {"score_threshold": threshold, "by_class": by_class}
+
+
+def resolve_threshold(
+    score_threshold: Any, best_f1: Mapping[str, Any] | None
+) -> tuple[Any, Sequence[float] | None]:
+    """The threshold of a detector, and the least score of each class, or None.
+
+    Args:
+        score_threshold: "best_f1"; or another threshold or None, which is returned as it is.
+        best_f1: see `checked_best_f1`.
+
+    Raises:
+        ValueError: another word, or the model keeps no such thresholds.
+    """
+    if not isinstance(score_threshold, str):
+        return score_threshold, None
+    if score_threshold != BEST_F1:
+        raise ValueError(
+            f"score_threshold: expected a number or {BEST_F1}, got {score_threshold!r}"
+        )
+    if best_f1 is None:
+        raise ValueError(
+            "score_threshold: expected a number, as the model keeps no thresholds of the best F1, "
+            f"got {BEST_F1}; run evaluate.py --analyse --keep_thresholds first"
+        )
+    return best_f1["score_threshold"], best_f1["by_class"]
