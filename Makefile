@@ -3,7 +3,7 @@
 # make quick     runs those of ops, models, data and config that take little time
 # make parity    runs the tests beside PyTorch, torchvision and timm, which it installs
 # make backends  runs the tests under JAX, which it installs (Python 3.11 or newer)
-# make test-notebooks  runs the notebooks, make notebooks stores their outputs; they install Jupyter's kernel
+# make test-notebooks  runs the notebooks, for which it installs Jupyter's kernel
 # All set up their own virtual environment in .venv first.
 
 VENV ?= .venv
@@ -42,7 +42,7 @@ BACKENDS = jax==0.10.2 jaxlib==0.10.2
 # What executes notebooks; its tested versions are in requirements-notebooks.txt.
 NOTEBOOKS = ipykernel nbclient
 
-.PHONY: install demo test quick parity backends test-notebooks notebooks lint lock clean
+.PHONY: install demo test quick parity backends test-notebooks lint lock clean
 
 install: $(VENV)/.installed
 
@@ -71,9 +71,9 @@ backends: install
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps $(BACKENDS)
 	$(RUN) -m pytest tests/backends
 
-test-notebooks notebooks: install
+test-notebooks: install
 	$(RUN) -m pip install --quiet --disable-pip-version-check $(LOCKED) -r requirements-notebooks.txt
-	$(RUN) notebooks/execute.py $(if $(filter notebooks,$@),--write)
+	$(RUN) notebooks/execute.py
 
 lint: install
 	$(RUN) -m ruff check .

@@ -3,7 +3,7 @@
     python notebooks/execute.py                     # all, in a temporary folder
     python notebooks/execute.py --write quickstart  # one; its outputs are stored in the notebook
 
-The first error ends it. `make test-notebooks` and `make notebooks` install what this needs.
+The first error ends it. `make test-notebooks` installs what this needs, and runs all.
 """
 
 import argparse

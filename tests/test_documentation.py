@@ -127,7 +127,7 @@ def test_names_on_a_page_exist(page, flags):
     for file in files | {f"configs/{name}" for name in configs}:
         assert (ROOT / file).exists(), file
     makefile, setup = (ROOT / "Makefile").read_text(), (ROOT / "setup.cfg").read_text()
-    for target in re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE):
+    for target in re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for command in re.findall(r"`(fcos-\w+)`", text):
         assert f"    {command} = " in setup, command
