@@ -37,11 +37,16 @@ def execute(path: Path, folder: str) -> dict:
         nbclient.exceptions.CellExecutionError: a cell fails.
     """
     import nbformat
+    from jupyter_client import AsyncKernelManager
     from nbclient import NotebookClient
 
-    notebook = nbformat.read(path, as_version=4)
-    place = {"metadata": {"path": folder}}
-    client = NotebookClient(notebook, timeout=CELL_SECONDS, record_timing=False, resources=place)
+    client = NotebookClient(
+        nbformat.read(path, as_version=4),
+        AsyncKernelManager(transport="ipc"),  # no port that others could reach
+        timeout=CELL_SECONDS,
+        record_timing=False,
+        resources={"metadata": {"path": folder}},
+    )
     return client.execute()
 
 
@@ -72,8 +77,11 @@ def _shrink(data: dict) -> None:
         return
     picture = Image.open(io.BytesIO(stored)).convert("RGB")
     picture.thumbnail((MOST_PIXELS, 1 << 16), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=75, optimize=True)
+    for quality in (80, 65, 50, 35):
+        buffer = io.BytesIO()
+        picture.save(buffer, format="JPEG", quality=quality, optimize=True)
+        if buffer.tell() <= 3 * MOST_BYTES:
+            break
     del data["image/png"]
     data["image/jpeg"] = base64.b64encode(buffer.getvalue()).decode()
 
