@@ -119,6 +119,7 @@ def test_padding_is_no_fault(model):
 def test_fit_on_a_data_set_warns_of_nothing(model):
     dataset = tf.data.Dataset.from_tensors((IMAGES, TARGETS))
     with warnings.catch_warnings(record=True) as caught:  # Keras' default is to shuffle
+        warnings.simplefilter("always")
         model.fit(dataset, validation_data=dataset, verbose=0)
     assert not [warning for warning in caught if "shuffle" in str(warning.message)]
 
