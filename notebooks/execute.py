@@ -37,16 +37,11 @@ def execute(path: Path, folder: str) -> dict:
         nbclient.exceptions.CellExecutionError: a cell fails.
     """
     import nbformat
-    from jupyter_client import AsyncKernelManager
     from nbclient import NotebookClient
 
-    client = NotebookClient(
-        nbformat.read(path, as_version=4),
-        AsyncKernelManager(transport="ipc"),  # no port that others could reach
-        timeout=CELL_SECONDS,
-        record_timing=False,
-        resources={"metadata": {"path": folder}},
-    )
+    notebook = nbformat.read(path, as_version=4)
+    place = {"metadata": {"path": folder}}
+    client = NotebookClient(notebook, timeout=CELL_SECONDS, record_timing=False, resources=place)
     return client.execute()
 
 
