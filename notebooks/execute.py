@@ -25,7 +25,7 @@ NAMES = (
 )  # fmt: skip
 CELL_SECONDS = 1200  # more than any cell takes on a busy machine
 MOST_BYTES = 40_000  # of a picture as PNG; larger ones become JPEG
-MOST_PIXELS = 1100  # width of a stored picture
+MOST_PIXELS = 900  # width of a stored picture
 # Lines of TensorFlow's C++ log, which Python cannot turn off.
 _LOG = re.compile(r"^(?:WARNING: All log messages|[IWE]\d{4} |\d{4}-\d\d-\d\d ).*\n?", re.MULTILINE)
 
@@ -75,7 +75,7 @@ def _shrink(data: dict) -> None:
     for quality in (80, 65, 50, 35):
         buffer = io.BytesIO()
         picture.save(buffer, format="JPEG", quality=quality, optimize=True)
-        if buffer.tell() <= 3 * MOST_BYTES:
+        if buffer.tell() <= 1.5 * MOST_BYTES:
             break
     del data["image/png"]
     data["image/jpeg"] = base64.b64encode(buffer.getvalue()).decode()

@@ -115,4 +115,4 @@ def test_clean_keeps_what_a_reader_needs(tmp_path):
     assert text["text"] == "runs\n"
     assert pictures[0]["data"] == {"image/png": small}
     stored = Image.open(io.BytesIO(base64.b64decode(pictures[1]["data"]["image/jpeg"])))
-    assert set(pictures[1]["data"]) == {"image/jpeg"} and stored.size == (1100, 1100)
+    assert set(pictures[1]["data"]) == {"image/jpeg"} and stored.size == (900, 900)
