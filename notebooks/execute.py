@@ -40,8 +40,8 @@ def execute(path: Path, folder: str) -> dict:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
-    place = {"metadata": {"path": folder}}
-    client = NotebookClient(notebook, timeout=CELL_SECONDS, record_timing=False, resources=place)
+    options = {"timeout": CELL_SECONDS, "record_timing": False, "coalesce_streams": True}
+    client = NotebookClient(notebook, resources={"metadata": {"path": folder}}, **options)
     return client.execute()
 
 
