@@ -3,6 +3,7 @@
 # make quick     runs those of ops, models, data and config that take little time
 # make parity    runs the tests beside PyTorch, torchvision and timm, which it installs
 # make backends  runs the tests under JAX, which it installs (Python 3.11 or newer)
+# make test-notebooks  runs the notebooks, for which it installs Jupyter's kernel
 # All set up their own virtual environment in .venv first.
 
 VENV ?= .venv
@@ -40,7 +41,10 @@ PARITY = torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
 # JAX for the CPU; NumPy, SciPy and the others that it needs are those of TensorFlow and Keras.
 BACKENDS = jax==0.10.2 jaxlib==0.10.2
 
-.PHONY: install demo test quick parity backends lint lock clean
+# What executes notebooks; its tested versions are in requirements-notebooks.txt.
+NOTEBOOKS = ipykernel nbclient
+
+.PHONY: install demo test quick parity backends test-notebooks lint lock clean
 
 install: $(VENV)/.installed
 
@@ -69,6 +73,10 @@ backends: install
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps $(BACKENDS)
 	$(RUN) -m pytest tests/backends
 
+test-notebooks: install
+	$(RUN) -m pip install --quiet --disable-pip-version-check $(LOCKED) -r requirements-notebooks.txt
+	$(RUN) notebooks/execute.py
+
 lint: install
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -78,6 +86,10 @@ lock:
 	(head -n 2 requirements.txt; uv pip compile --quiet --universal --python-version 3.10 \
 		--no-annotate --no-header --generate-hashes --extra test setup.cfg) > requirements.new
 	mv requirements.new requirements.txt
+	(head -n 2 requirements-notebooks.txt; printf '%s\n' $(NOTEBOOKS) | uv pip compile --quiet \
+		--universal --python-version 3.10 --no-annotate --no-header --generate-hashes \
+		--constraint requirements.txt -) > requirements.new
+	mv requirements.new requirements-notebooks.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

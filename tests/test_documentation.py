@@ -1,6 +1,7 @@
 """The promises of README.md and docs/ that can be kept in a minute: Python runs, names exist."""
 
 import importlib
+import json
 import os
 import pkgutil
 import re
@@ -26,6 +27,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+} | {
+    f"notebooks/{path.name}": "\n\n".join(
+        "".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]
+    )
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
 }
 
 
@@ -115,13 +121,13 @@ def test_links_lead_to_files_and_sections(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_names_on_a_page_exist(page, flags):
     text = PAGES[page]
-    folders = "benchmarks|configs|docker|docs|fcos_tf|tests|tools"
+    folders = "benchmarks|configs|docker|docs|fcos_tf|notebooks|tests|tools"
     files = set(re.findall(rf"(?<![\w/])(?:{folders})/[\w./]*\w", text))
     configs = set(re.findall(r"\b\w+\.cfg\b", text)) - {"config.cfg"}  # a run's own
     for file in files | {f"configs/{name}" for name in configs}:
         assert (ROOT / file).exists(), file
     makefile, setup = (ROOT / "Makefile").read_text(), (ROOT / "setup.cfg").read_text()
-    for target in re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE):
+    for target in re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for command in re.findall(r"`(fcos-\w+)`", text):
         assert f"    {command} = " in setup, command

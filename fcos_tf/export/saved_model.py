@@ -154,4 +154,10 @@ def _write(folder: Path, traced: dict[str, Any], description: dict[str, Any]) ->
 
         module.description = asset(DESCRIPTION_FILE, description)
         module.classes = asset(CLASSES_FILE, classes)
-        tf.saved_model.save(module, str(folder), signatures=traced)
+        logger = tf.get_logger()
+        level = logger.level
+        logger.setLevel("WARNING")  # a notebook would show the temporary folder, twice
+        try:
+            tf.saved_model.save(module, str(folder), signatures=traced)
+        finally:
+            logger.setLevel(level)

@@ -34,7 +34,9 @@ class CheckedInputs:
             parts = validation_data if isinstance(validation_data, tuple) else (validation_data,)
             first = check_data(self, *parts[:2], training=True)
             validation_data = (first, *parts[1:]) if isinstance(validation_data, tuple) else first
-        options = {"validation_data": validation_data, "callbacks": _in_order(callbacks), **kwargs}
+        options = {"validation_data": validation_data, "callbacks": _in_order(callbacks)}
+        options["shuffle"] = y is not None  # Keras warns that it does not shuffle data sets
+        options.update(kwargs)
         return _with_value_errors(super().fit, x, y, *args, **options)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):

@@ -218,13 +218,14 @@ def test_tensorflow_alone_runs_it(model, exported, tmp_path):
     assert_same(np.load(target), predict(model, FILES[:1]))
 
 
-def test_what_is_written_by_default(model, tmp_path):
+def test_what_is_written_by_default(model, tmp_path, caplog):
     """Folded, on a static canvas, with thresholds of its own."""
     folder = tmp_path / "new" / "fcos" / "12"
-    written = export_saved_model(
-        model, folder, image_size=(64, 96), score_threshold=0.3, max_detections=4, sample=FILES[0]
-    )
+    options = {"score_threshold": 0.3, "max_detections": 4, "sample": FILES[0]}
+    with caplog.at_level("INFO", logger="tensorflow"):  # as in a notebook
+        written = export_saved_model(model, folder, image_size=(64, 96), **options)
     assert written == folder
+    assert ".writing_12" not in caplog.text
     assert [path.name for path in folder.parent.iterdir()] == ["12"]
     assert folder.stat().st_mode & 0o777 == 0o755
     description = json.loads((folder / "assets" / "description.json").read_text())

@@ -1,5 +1,7 @@
 """Wrong input of `fit`, `evaluate` and `predict` is refused before the first step."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -112,6 +114,14 @@ def test_padding_is_no_fault(model):
     ((images, targets),) = check_data(model, dataset, training=True)
     np.testing.assert_array_equal(targets["labels"], labels)
     assert images.dtype == tf.uint8
+
+
+def test_fit_on_a_data_set_warns_of_nothing(model):
+    dataset = tf.data.Dataset.from_tensors((IMAGES, TARGETS))
+    with warnings.catch_warnings(record=True) as caught:  # Keras' default is to shuffle
+        warnings.simplefilter("always")
+        model.fit(dataset, validation_data=dataset, verbose=0)
+    assert not [warning for warning in caught if "shuffle" in str(warning.message)]
 
 
 @pytest.mark.parametrize("option", [{"loss": "mse"}, {"metrics": ["accuracy"]}])
