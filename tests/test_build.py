@@ -13,9 +13,8 @@ from fcos_tf.evaluation import METRICS
 from fcos_tf.layers.fpn import UPSAMPLINGS
 from fcos_tf.layers.heads import HEAD_NORMS
 from fcos_tf.models.faster_rcnn import REFINEMENTS
-from fcos_tf.models.fcos_losses import QUALITIES
 from fcos_tf.models.fcos_rules import RULES
-from fcos_tf.models.fcos_targets import ASSIGNERS
+from fcos_tf.models.fcos_training import ASSIGNERS, QUALITIES
 from fcos_tf.models.rcnn_rules import RULES as RCNN_RULES
 from fcos_tf.options import fields_of
 from fcos_tf.training import callbacks

@@ -91,7 +91,9 @@ def read_description(file: str | Path) -> tuple:
         ids, names = read["category_ids"], read["class_names"]
         ids, names = tuple(map(int, ids)), names and tuple(map(str, names))
         apply_exif = bool(read.get("apply_exif"))
-        best_f1 = checked_best_f1(read.get("best_f1"), len(ids))
+        best_f1 = read.get("best_f1")
+        if best_f1 is not None:
+            best_f1 = checked_best_f1(best_f1, len(ids))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{file}: expected JSON with class_names and category_ids, got {error!r}"

@@ -20,7 +20,7 @@ from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting.batches import compile_classify, compile_detect, detect_batch
 from fcos_tf.detecting.detections import Detections
 from fcos_tf.detecting.pictures import Picture, list_images, read_picture
-from fcos_tf.models.best_f1 import resolve_threshold
+from fcos_tf.models.best_f1 import resolve_word
 from fcos_tf.models.detector import category_ids_of
 from fcos_tf.models.weights import load_model
 
@@ -219,8 +219,9 @@ class OpenedModel:
         Raises:
             ValueError: the model keeps no thresholds of the best F1.
         """
-        threshold, by_class = resolve_threshold(score_threshold, self.best_f1)
-        return threshold if by_class is None else np.asarray(by_class)[labels]
+        if not isinstance(score_threshold, str):
+            return score_threshold
+        return np.asarray(resolve_word(score_threshold, self.best_f1)[1])[labels]
 
     def detect(
         self, pictures: Sequence[Picture], score_threshold: float | str | None = None
@@ -229,7 +230,10 @@ class OpenedModel:
 
         `score_threshold` replaces the model's, and is also the least score of a result.
         """
-        found = self.find(pictures, resolve_threshold(score_threshold, self.best_f1)[0])
+        least = score_threshold
+        if isinstance(least, str):
+            least = resolve_word(least, self.best_f1)[0]
+        found = self.find(pictures, least)
         columns = (found[name] for name in ("boxes", "scores", "labels"))
         results = []
         for picture, boxes, scores, labels in zip(pictures, *columns, strict=True):

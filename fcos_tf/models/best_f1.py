@@ -6,19 +6,17 @@ from typing import Any
 BEST_F1 = "best_f1"
 
 
-def checked_best_f1(best_f1: Mapping[str, Any] | None, num_classes: int) -> dict[str, Any] | None:
+def checked_best_f1(best_f1: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     """The thresholds of the best F1 as numbers.
 
     Args:
         best_f1: `score_threshold`, the detector's when they were measured, and `by_class`, the
-            least score of each of C classes; None: not measured.
+            least score of each of C classes.
         num_classes: C.
 
     Raises:
         ValueError: another form, or numbers outside 0 to 1.
     """
-    if best_f1 is None:
-        return None
     try:
         threshold = float(best_f1["score_threshold"])
         by_class = tuple(map(float, best_f1["by_class"]))
@@ -30,24 +28,18 @@ def checked_best_f1(best_f1: Mapping[str, Any] | None, num_classes: int) -> dict
     return {"score_threshold": threshold, "by_class": by_class}
 
 
-def resolve_threshold(
-    score_threshold: Any, best_f1: Mapping[str, Any] | None
-) -> tuple[Any, Sequence[float] | None]:
-    """The threshold of a detector, and the least score of each class, or None.
+def resolve_word(word: str, best_f1: Mapping[str, Any] | None) -> tuple[float, Sequence[float]]:
+    """The threshold of a detector and the least score of each class for "best_f1".
 
     Args:
-        score_threshold: "best_f1"; or another threshold or None, which is returned as it is.
-        best_f1: see `checked_best_f1`.
+        word: "best_f1".
+        best_f1: see `checked_best_f1`; None: the model keeps none.
 
     Raises:
         ValueError: another word, or the model keeps no such thresholds.
     """
-    if not isinstance(score_threshold, str):
-        return score_threshold, None
-    if score_threshold != BEST_F1:
-        raise ValueError(
-            f"score_threshold: expected a number or {BEST_F1}, got {score_threshold!r}"
-        )
+    if word != BEST_F1:
+        raise ValueError(f"score_threshold: expected a number or {BEST_F1}, got {word!r}")
     if best_f1 is None:
         raise ValueError(
             "score_threshold: expected a number, as the model keeps no thresholds of the best F1, "

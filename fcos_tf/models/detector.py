@@ -10,7 +10,7 @@ from keras import ops
 
 from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.models.backbone_model import BackboneModel
-from fcos_tf.models.best_f1 import checked_best_f1, resolve_threshold
+from fcos_tf.models.best_f1 import checked_best_f1, resolve_word
 from fcos_tf.models.from_preset import FromPreset
 from fcos_tf.models.image_model import ImageModel, spatial_size, unpack_inputs
 from fcos_tf.ops.nms import keep_valid
@@ -62,8 +62,10 @@ class Detector(FromPreset, ImageModel):
         **kwargs,
     ):
         super().__init__(num_classes, **kwargs)
-        self.best_f1 = checked_best_f1(best_f1, self.num_classes)
-        resolve_threshold(score_threshold, self.best_f1)  # refuses a word
+        known = best_f1 is not None
+        self.best_f1 = checked_best_f1(best_f1, self.num_classes) if known else None
+        if isinstance(score_threshold, str):
+            resolve_word(score_threshold, self.best_f1)  # refuses other words
         self.score_threshold = score_threshold
         self.nms_threshold = self.usual_nms_threshold if nms_threshold is None else nms_threshold
         self.max_detections = max_detections
@@ -97,7 +99,9 @@ class Detector(FromPreset, ImageModel):
             dict, see `detect`.
         """
         given = self.score_threshold if score_threshold is None else score_threshold
-        threshold, by_class = resolve_threshold(given, self.best_f1)
+        threshold, by_class = given, None
+        if isinstance(given, str):
+            threshold, by_class = resolve_word(given, self.best_f1)
         found = self.choose(
             raw,
             image_size,

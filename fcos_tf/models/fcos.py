@@ -16,13 +16,17 @@ from fcos_tf.layers.blocks import check_choices
 from fcos_tf.layers.heads import CENTERNESS_BRANCHES, FCOSHead
 from fcos_tf.models.detector import PyramidDetector
 from fcos_tf.models.fcos_detections import decode_points, fcos_detections, place_points
-from fcos_tf.models.fcos_losses import BOX_LOSSES, QUALITIES, count_names, fcos_losses, loss_totals
 from fcos_tf.models.fcos_presets import PRESETS
 from fcos_tf.models.fcos_rules import RULES
-from fcos_tf.models.fcos_targets import (
+from fcos_tf.models.fcos_training import (
     ASSIGNERS,
+    BOX_LOSSES,
+    QUALITIES,
+    count_names,
+    fcos_losses,
     fcos_targets,
     level_size_ranges,
+    loss_totals,
     point_levels,
 )
 from fcos_tf.ops.points import grid_sizes
@@ -47,9 +51,9 @@ class FCOS(PyramidDetector):
         centerness_on: the tower of the centerness output, "box" or "class".
         quality: target of the third output: "centerness", or "iou", the IoU of the predicted box
             with its target, without weights in the box loss; "joint": there is no such output,
-            and the class score learns the IoU, see `models.fcos_losses`.
+            and the class score learns the IoU, see `models.fcos_training`.
         rules: conventions of a published implementation: a key of `models.fcos_rules.RULES`.
-        assigner: assignment of boxes to points: a key of `models.fcos_targets.ASSIGNERS`.
+        assigner: assignment of boxes to points: a key of `models.fcos_training.ASSIGNERS`.
         box_loss: "giou", "iou" or "l1".
         box_loss_weight: its factor in the total.
         size_ranges: smallest and largest ltrb distance of each level, in pixels. None: limits at
@@ -183,7 +187,7 @@ class FCOS(PyramidDetector):
         )
 
     def compute_totals(self, targets, image_size):
-        """The loss normalisers of this replica's images: `fcos_losses.loss_totals`."""
+        """The loss normalisers of this replica's images: `loss_totals`."""
         if self.quality == "joint" or ASSIGNERS[self.assigner].uses_predictions:
             return None
         return loss_totals(*self._assign_targets(targets, image_size), self.strides)

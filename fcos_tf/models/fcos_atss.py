@@ -17,7 +17,7 @@ CANDIDATES = 9  # of a level
 
 
 def match_atss(levels, boxes, labels, **unused):
-    """The box that each point learns, and None; arguments as of `fcos_targets.match_points`.
+    """The box that each point learns, and None; arguments as of `fcos_training.match_points`.
 
     Sources: ATSS (atss_core/modeling/rpn/atss/loss.py), mmdetection (atss_assigner.py). Of equally
     near points the first are candidates; of several boxes that of the largest IoU wins.

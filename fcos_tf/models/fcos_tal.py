@@ -21,7 +21,7 @@ INITIAL_DISTANCE = 4.0  # of the four sides, in strides
 
 
 def match_tal(levels, boxes, labels, *, predictions, **unused):
-    """The box that each point learns; arguments as of `fcos_targets.match_points`.
+    """The box that each point learns; arguments as of `fcos_training.match_points`.
 
     Sources: mmdetection (task_aligned_assigner.py, tood_head.py). Of several boxes that of the
     largest IoU wins.

@@ -21,7 +21,7 @@ from fcos_tf.layers.blocks import GroupedConv2D, GroupNormalization, conv_norm
 from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.layers.heads import FCOSHead
 from fcos_tf.models.fcos_rules import RULES
-from fcos_tf.models.fcos_targets import fcos_targets, level_size_ranges, point_levels
+from fcos_tf.models.fcos_training import fcos_targets, level_size_ranges, point_levels
 from fcos_tf.ops import boxes, losses, nms, points
 from fcos_tf.training.optimizers import SGD
 from fcos_tf.training.schedules import WarmupStepDecay

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from fcos_tf import FCOS
-from fcos_tf.models import fcos_losses
+from fcos_tf.models import fcos_training
 
 LN2 = math.log(2)
 
@@ -184,11 +184,11 @@ def test_replicas_share_the_normalisers(model, monkeypatch, assigner, quality):
     whole = model.compute_losses(raw, targets, (64, 96))
     halves = [({k: v[i : i + 1] for k, v in x.items()} for x in (raw, targets)) for i in (0, 1)]
     halves, seen = [tuple(half) for half in halves], []
-    monkeypatch.setattr(fcos_losses, "sum_over_replicas", lambda x: seen.append(x) or x)
+    monkeypatch.setattr(fcos_training, "sum_over_replicas", lambda x: seen.append(x) or x)
     for half in halves:
         model.compute_losses(*half, (64, 96))
     assert not np.allclose(*seen)
-    monkeypatch.setattr(fcos_losses, "sum_over_replicas", lambda x: seen[0] + seen[1])
+    monkeypatch.setattr(fcos_training, "sum_over_replicas", lambda x: seen[0] + seen[1])
     parts = [model.compute_losses(*half, (64, 96)) for half in halves]
     names = ["classification_loss", "box_loss", "centerness_loss"][: 2 if quality == "joint" else 3]
     assert set(whole) == {*names, *model.count_names}

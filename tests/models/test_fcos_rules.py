@@ -7,7 +7,7 @@ import pytest
 
 from fcos_tf.models.fcos_detections import fcos_detections
 from fcos_tf.models.fcos_rules import RULES
-from fcos_tf.models.fcos_targets import level_size_ranges, match_points, point_levels
+from fcos_tf.models.fcos_training import level_size_ranges, match_points, point_levels
 from fcos_tf.ops import losses
 from fcos_tf.ops.nms import class_wise_nms
 

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from fcos_tf import FCOS
-from fcos_tf.models.fcos_targets import (
+from fcos_tf.models.fcos_training import (
     ASSIGNERS,
     SIZE_RANGES,
     Assigner,

@@ -5,7 +5,7 @@ import pytest
 
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.fcos_detections import place_points
-from fcos_tf.models.fcos_targets import fcos_targets, point_levels
+from fcos_tf.models.fcos_training import fcos_targets, point_levels
 from fcos_tf.ops.points import grid_sizes
 from tests.parity import references
 from tests.parity.agreement import differences

@@ -7,7 +7,7 @@ import pytest
 from matplotlib import colormaps
 
 import fcos_tf
-from fcos_tf.models import fcos_targets
+from fcos_tf.models import fcos_training
 from fcos_tf.models.detector import Detector
 from fcos_tf.visualization import class_colour, levels
 from fcos_tf.visualization.levels import draw_points, draw_predictions, draw_targets
@@ -106,8 +106,8 @@ def test_an_assigner_that_needs_predictions_gets_them(model, captions, monkeypat
         assert scores.shape == (1, count, 2)
         return np.where(np.arange(count) < 3, 0, -1)[None].astype(np.int32), None
 
-    assigner = fcos_targets.Assigner(match, uses_predictions=True)
-    monkeypatch.setitem(fcos_targets.ASSIGNERS, "first_three", assigner)
+    assigner = fcos_training.Assigner(match, uses_predictions=True)
+    monkeypatch.setitem(fcos_training.ASSIGNERS, "first_three", assigner)
     monkeypatch.setattr(model, "assigner", "first_three")
     assert model.assigned_boxes({"boxes": None, "labels": None}, (128, 128)) is None
     draw_targets(model, IMAGE, truth([0, 0, 60, 60]))
