@@ -182,8 +182,8 @@ def test_replicas_share_the_normalisers(model, monkeypatch, assigner, quality):
     monkeypatch.setattr(model, "quality", quality)
     raw, targets = random_case(3)
     whole = model.compute_losses(raw, targets, (64, 96))
-    halves = [({k: v[i : i + 1] for k, v in x.items()} for x in (raw, targets)) for i in (0, 1)]
-    halves, seen = [tuple(half) for half in halves], []
+    halves = [[{k: v[i : i + 1] for k, v in x.items()} for x in (raw, targets)] for i in (0, 1)]
+    seen = []
     monkeypatch.setattr(fcos_training, "sum_over_replicas", lambda x: seen.append(x) or x)
     for half in halves:
         model.compute_losses(*half, (64, 96))

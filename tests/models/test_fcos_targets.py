@@ -146,7 +146,7 @@ def random_scenes(seed, batch=4, boxes=12, size=256):
 
 def random_predictions(seed, batch=4, size=256, num_classes=3):
     rng = np.random.default_rng(seed)
-    shape = (batch, sum(-((-size // s) ** 2) for s in STRIDES))
+    shape = (batch, sum(rows * columns for rows, columns in grid_sizes(size, size, STRIDES)))
     return {
         "class_logits": rng.normal(-1, 2, (*shape, num_classes)).astype("float32"),
         "ltrb": rng.gamma(2, 2, (*shape, 4)).astype("float32"),
