@@ -89,7 +89,7 @@ def export_saved_model(
     try:
         temporary.chmod(0o755)
         traced = signatures.make_signatures(copy, rule, limits)
-        description = _describe(model, copy, precision, image_size=size, traced=traced)
+        description = describe(model, copy, precision, image_size=size, traced=traced)
         description["request_limits"] = limits._asdict()
         _write(temporary, traced, description)
         write_warmup_requests(
@@ -118,7 +118,8 @@ def _new_version(directory: str | Path) -> Path:
     return directory
 
 
-def _describe(model, copy, precision, *, image_size, traced) -> dict[str, Any]:
+def describe(model, copy, precision, *, image_size, traced) -> dict[str, Any]:
+    """The description of an export of `model`, whose `inference_copy` is `copy`, for JSON."""
     size = image_size if isinstance(image_size, str) else "{}x{}".format(*image_size)
     return {
         "fcos_tf_version": __version__,
