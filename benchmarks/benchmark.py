@@ -59,8 +59,8 @@ class BenchmarkOptions(Options):
 
     what: str = option("", "Task to time.", choices=tuple(_PEERS), required=True)
     peer: str | None = option(
-        None, "Also time torchvision, for evaluation pycocotools; or the same model in float32 or by "
-        "OpenVINO.", choices=("torchvision", "pycocotools", "float32", "openvino"),
+        None, "Also time torchvision, for evaluation pycocotools; or the same model in float32 or "
+        "by OpenVINO.", choices=("torchvision", "pycocotools", "float32", "openvino"),
     )  # fmt: skip
     saved_model: str | None = option(
         None, "With --what=inference: exported model to time instead of one made by flags."
