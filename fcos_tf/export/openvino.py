@@ -27,8 +27,8 @@ from fcos_tf.detecting.openvino import DESCRIPTION_KEY, HINTS, import_openvino
 from fcos_tf.export import checks, signatures
 from fcos_tf.export.converters import new_file
 from fcos_tf.export.folding import inference_copy
-from fcos_tf.export.saved_model import describe
-from fcos_tf.image_size import ImageSize, parse_image_size
+from fcos_tf.export.saved_model import check_options, describe
+from fcos_tf.image_size import ImageSize
 from fcos_tf.models.detector import Detector
 
 # Of scores; and the share of detections that may differ, as suppression magnifies rounding.
@@ -69,10 +69,7 @@ def export_openvino(
     weights = file.with_suffix(".bin")
     if weights.exists():
         raise FileExistsError(f"expected a new file; got {weights}, which exists")
-    size = image_size or model.image_size
-    if size is None:
-        raise ValueError("image_size: expected a size, as the model has none; got None")
-    rule = parse_image_size(size).fixed()
+    size, rule = check_options(model, image_size, thresholds)
     openvino = import_openvino()
     quantise = _quantiser(calibration, rule) if len(calibration) else None
 

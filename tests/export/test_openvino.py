@@ -147,6 +147,7 @@ def test_wrong_arguments_and_a_missing_package(model, tmp_path, monkeypatch):
         (model, "a.onnx", {}, ValueError, "expected a file that ends in .xml"),
         (model, "there.xml", {}, FileExistsError, "expected a new file; got .*there.bin"),
         (model, "a.xml", {"precision": "int8"}, ValueError, "float32, bfloat16, float16; got 'int"),
+        (model, "a.xml", {"score": 0.1}, ValueError, "expected score_threshold, .* got score"),
         (model, "a.xml", {}, ValueError, r"needs the package openvino: pip install 'fcos_tf\[o"),
     ):
         with pytest.raises(error, match=message):
