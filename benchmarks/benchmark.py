@@ -2,7 +2,7 @@
 
     python tools/benchmark.py --what=training --flagfile=bccd.cfg --peer=torchvision
     python tools/benchmark.py --what=training --precision=mixed_bfloat16 --peer=float32
-    python tools/benchmark.py --what=inference --image_size=512x512 --batch_size=1
+    python tools/benchmark.py --what=inference --image_size=512x512 --batch_size=1 --peer=openvino
     python tools/benchmark.py --what=inference --saved_model=export/fcos/1 --batch_size=1
     python tools/benchmark.py --what=input --dataset=voc --data_dir=VOC --peer=torchvision
     python tools/benchmark.py --what=evaluation --peer=pycocotools
@@ -37,7 +37,7 @@ _USES = (
 )  # fmt: skip
 _PEERS = {
     "training": ("torchvision", "float32"),
-    "inference": ("torchvision", "float32"),
+    "inference": ("torchvision", "float32", "openvino"),
     "input": ("torchvision",),
     "evaluation": ("pycocotools",),
 }
@@ -59,8 +59,8 @@ class BenchmarkOptions(Options):
 
     what: str = option("", "Task to time.", choices=tuple(_PEERS), required=True)
     peer: str | None = option(
-        None, "Also time torchvision, for evaluation pycocotools; or float32, the same model in "
-        "that precision.", choices=("torchvision", "pycocotools", "float32"),
+        None, "Also time torchvision, for evaluation pycocotools; or the same model in float32 or "
+        "by OpenVINO.", choices=("torchvision", "pycocotools", "float32", "openvino"),
     )  # fmt: skip
     saved_model: str | None = option(
         None, "With --what=inference: exported model to time instead of one made by flags."
@@ -132,6 +132,8 @@ def _sides(config: Config, what: str, peer: str | None) -> tuple[str, int, dict[
     if peer == "float32":
         float32 = dataclasses.replace(config, precision="float32")
         sides["fcos_tf float32"] = timed(_ours(float32, what, *batch))
+    elif peer == "openvino":
+        sides[f"OpenVINO {config.precision}"] = timed(_openvino(config, batch[0]))
     elif peer:
         sides["torchvision float32"] = timed(_torchvision(config, what, *batch))
     title = f"{what}, {config.backbone}, {config.image_size}, batch {config.batch_size}"
@@ -163,6 +165,27 @@ def _ours(config: Config, what: str, images, targets) -> Callable[[], None]:
     train = model.make_train_function() or model.train_function
     batches = iter(tf.data.Dataset.from_tensors((images, targets)).repeat())
     return lambda: [float(value) for value in train(batches).values()]
+
+
+def _openvino(config: Config, images) -> Callable[[], object]:
+    """A function of one step of our model, exported to OpenVINO."""
+    import tempfile
+    from pathlib import Path
+
+    from fcos_tf import build
+    from fcos_tf.detecting.models import Picture
+    from fcos_tf.detecting.openvino import OpenVinoModel
+    from fcos_tf.export import export_openvino
+
+    model = build.make_model(config, [f"class {k}" for k in range(_NUM_CLASSES)])
+    options = {"precision": config.precision.removeprefix("mixed_")}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "a.xml"
+        opened = OpenVinoModel(
+            export_openvino(model, file, image_size=config.image_size, **options)
+        )
+    pictures = [Picture("", image) for image in images]
+    return lambda: opened.find(pictures, None)
 
 
 def _torchvision(config: Config, what: str, images, targets) -> Callable[[], None]:

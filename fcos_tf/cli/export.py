@@ -3,11 +3,12 @@
     python tools/export.py --weights=fcos.keras --output_dir=export/fcos/1
     python tools/export.py --model_dir=runs/digits --output_dir=export/digits/1 --image_size=512x512
     python tools/export.py --weights=fcos.keras --litert=fcos.tflite --image_size=512x512
+    python tools/export.py --weights=fcos.keras --openvino=fcos.xml --calibration_images=photos
 
 Writes a SavedModel for TensorFlow Serving and tf.saved_model.load. Its signatures take image files
 or pixels and give detections in pixels of the original images; of a classifier, they take image
-files and give class probabilities, and there is no --litert or --onnx. The exported model is
-compared with the source model before it is renamed into place; no version is overwritten.
+files and give class probabilities, and there is no --litert, --onnx or --openvino. The exported
+model is compared with the source model before it is renamed into place; no version is overwritten.
 
 If given, --image_size and the options of "Detections" replace those of the source model.
 """
@@ -47,6 +48,11 @@ class ExportOptions(Options):
         None, ".tflite file to write: one canvas, no suppression.", also=("tflite",))
     onnx: str | None = option(
         None, ".onnx file to write, likewise; needs tf2onnx, onnx and onnxruntime.")
+    openvino: str | None = option(
+        None, ".xml file to write, and its .bin: from resized pixels to detections.", also=("ov",))
+    calibration_images: str | None = option(
+        None, "With --openvino: folder or pattern of a few hundred images; the network then has "
+        "8 bits, quantised by nncf.", also=("calibration", "int8"))
 # fmt: on
 
 
@@ -57,24 +63,32 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _export(config: Config, options: ExportOptions, given: command_line.Given) -> None:
-    if not (options.output_dir or options.litert or options.onnx):
-        raise ValueError("--output_dir, --litert or --onnx: expected one of them, got none")
+    files = [f"--{name}" for name in ("litert", "onnx", "openvino") if getattr(options, name)]
+    if not (options.output_dir or files):
+        raise ValueError("--output_dir, --litert, --onnx or --openvino: expected one, got none")
     refuse = functools.partial(command_line.refuse_unused, given)
     if not options.output_dir:
-        mode = "--litert or --onnx alone, without --output_dir"
-        only = ["fold_batch_norms", "sample", "max_images", "max_pixels"]
-        refuse(mode, [DetectionOptions, *only])
-        if not options.litert:
+        mode = f"{' and '.join(files)} alone, without --output_dir"
+        refuse(mode, ["fold_batch_norms", "sample", "max_images", "max_pixels"])
+        if not options.openvino:
+            refuse(mode, [DetectionOptions])
+        if files == ["--onnx"]:
             refuse("--onnx alone, which is float32", ["export_precision"])
+    if not options.openvino:
+        refuse("export without --openvino", ["calibration_images"])
     if options.weights:
         refuse("--weights", ["model_dir"])
+    calibration = ()
+    if options.openvino:
+        with command_line.arguments_as_flags({"input": "calibration_images"}):
+            calibration = _check_openvino(options.calibration_images)
     load_tensorflow()
     from fcos_tf import build, export
     from fcos_tf.models.weights import load_detector
     from fcos_tf.training import run
 
     path = run.find_weights(config.model_dir, options.weights)
-    model = load_detector(path, or_classifier=not (options.litert or options.onnx))
+    model = load_detector(path, or_classifier=not files)
     if "apply_exif" in given:
         model.apply_exif = config.apply_exif
     image_size = config.image_size if "image_size" in given else None
@@ -83,6 +97,14 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
         print(export.export_litert(model, options.litert, **size_and_precision), flush=True)
     if options.onnx:
         print(export.export_onnx(model, options.onnx, image_size=image_size), flush=True)
+    thresholds = {}
+    if options.openvino or options.output_dir:
+        thresholds = build.given_thresholds(config, given, model, path)
+    if options.openvino:
+        file = export.export_openvino(
+            model, options.openvino, calibration=calibration, **size_and_precision, **thresholds
+        )
+        print(file, flush=True)
     if options.output_dir:
         folder = export.export_saved_model(
             model,
@@ -91,6 +113,18 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
             sample=options.sample,
             limits=export.Limits(options.max_images, options.max_pixels),
             **size_and_precision,
-            **build.given_thresholds(config, given, model, path),
+            **thresholds,
         )
         print(folder, flush=True)
+
+
+def _check_openvino(images: str | None) -> list:
+    """The images to calibrate on; refuses a missing package before anything is done."""
+    from fcos_tf.detecting.files import IMAGE, find_inputs
+    from fcos_tf.detecting.openvino import import_openvino
+
+    import_openvino()
+    found = [each.path for each in find_inputs(images) if each.kind == IMAGE] if images else []
+    if images and not found:
+        raise ValueError(f"input: expected images, got none in {images}")
+    return found

@@ -86,8 +86,13 @@ def newest_version(folder: str | Path) -> Path:
 
 def read_description(file: str | Path) -> tuple:
     """The arguments of `OpenedModel` in the description of an export."""
+    return parse_description(Path(file).read_bytes(), file)
+
+
+def parse_description(text: str | bytes, file: str | Path) -> tuple:
+    """The result of `read_description` from the JSON; `file` names it in messages."""
     try:
-        read = json.loads(Path(file).read_text(encoding="utf-8"))
+        read = json.loads(text)
         ids, names = read["category_ids"], read["class_names"]
         ids, names = tuple(map(int, ids)), names and tuple(map(str, names))
         apply_exif = bool(read.get("apply_exif"))

@@ -2,6 +2,7 @@
 
 from fcos_tf.export.converters import export_litert, export_onnx
 from fcos_tf.export.decoding import Limits
+from fcos_tf.export.openvino import export_openvino
 from fcos_tf.export.saved_model import export_saved_model
 
-__all__ = ["Limits", "export_litert", "export_onnx", "export_saved_model"]
+__all__ = ["Limits", "export_litert", "export_onnx", "export_openvino", "export_saved_model"]

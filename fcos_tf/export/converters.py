@@ -115,23 +115,30 @@ def export_onnx(
 
 def _check_arguments(model, file: str | Path, suffix: str, size) -> tuple[Path, tuple[int, int]]:
     """The path and the canvas."""
-    if not hasattr(model, "candidates"):
-        raise ValueError(f"expected a detector, got a {type(model).__name__}; export a SavedModel")
+    file = new_file(model, file, suffix)
     if model.chosen_outputs:
         raise ValueError(
             f"a {suffix} file has no suppression inside: expected a detector without "
             f"{' and '.join(model.chosen_outputs)}, such as an FCOS, got a {type(model).__name__}; "
             "export a SavedModel"
         )
-    file, size = Path(file), size or model.image_size
-    if file.suffix != suffix:
-        raise ValueError(f"expected a file that ends in {suffix}; got {file}")
-    if file.exists():
-        raise FileExistsError(f"expected a new file; got {file}, which exists")
+    size = size or model.image_size
     canvas = None if size is None else parse_image_size(size).canvas
     if canvas is None:
         raise ValueError(f"image_size: expected HEIGHTxWIDTH for a {suffix} file; got {size!r}")
     return file, canvas
+
+
+def new_file(model, file: str | Path, suffix: str) -> Path:
+    """The path of a new file for a detector; refuses other models, endings and existing files."""
+    if not hasattr(model, "candidates"):
+        raise ValueError(f"expected a detector, got a {type(model).__name__}; export a SavedModel")
+    file = Path(file)
+    if file.suffix != suffix:
+        raise ValueError(f"expected a file that ends in {suffix}; got {file}")
+    if file.exists():
+        raise FileExistsError(f"expected a new file; got {file}, which exists")
+    return file
 
 
 @whole_float32()

@@ -23,7 +23,7 @@ from fcos_tf.export.checks import check_export, read_sample
 from fcos_tf.export.decoding import LIMITS, Limits
 from fcos_tf.export.folding import batch_norms, inference_copy
 from fcos_tf.export.warmup import write_warmup_requests
-from fcos_tf.image_size import parse_image_size
+from fcos_tf.image_size import ImageSize, parse_image_size
 from fcos_tf.models.detector import Detector, category_ids_of
 from fcos_tf.version import __version__
 
@@ -72,14 +72,9 @@ def export_saved_model(
         PosixPath('export/fcos/1')
     """
     directory = _new_version(directory)
-    size = image_size or model.image_size
-    if size is None:
-        raise ValueError("image_size: expected a size, as the model has none; got None")
-    rule = parse_image_size(size).fixed()
+    size, rule = check_options(model, image_size, thresholds)
     if not (limits.images > 0 and 0 < limits.pixels < 2**31):
         raise ValueError(f"limits: expected positive numbers, pixels below 2**31; got {limits}")
-    if unknown := sorted(set(thresholds) - set(model.thresholds)):
-        raise ValueError(f"expected {', '.join(model.thresholds)}; got {', '.join(unknown)}")
     data = read_sample(sample)
     copy = inference_copy(model, precision=precision, fold=fold, **thresholds)
 
@@ -89,7 +84,7 @@ def export_saved_model(
     try:
         temporary.chmod(0o755)
         traced = signatures.make_signatures(copy, rule, limits)
-        description = _describe(model, copy, precision, image_size=size, traced=traced)
+        description = describe(model, copy, precision, image_size=size, traced=traced)
         description["request_limits"] = limits._asdict()
         _write(temporary, traced, description)
         write_warmup_requests(
@@ -105,6 +100,16 @@ def export_saved_model(
     return directory
 
 
+def check_options(model: Detector, image_size, thresholds: dict) -> tuple[Any, ImageSize]:
+    """The size of an export, and its rule; refuses none, and thresholds that the model lacks."""
+    size = image_size or model.image_size
+    if size is None:
+        raise ValueError("image_size: expected a size, as the model has none; got None")
+    if unknown := sorted(set(thresholds) - set(model.thresholds)):
+        raise ValueError(f"expected {', '.join(model.thresholds)}; got {', '.join(unknown)}")
+    return size, parse_image_size(size).fixed()
+
+
 def _new_version(directory: str | Path) -> Path:
     """The folder of a new version; refuses other names and existing folders."""
     directory = Path(directory)
@@ -118,7 +123,8 @@ def _new_version(directory: str | Path) -> Path:
     return directory
 
 
-def _describe(model, copy, precision, *, image_size, traced) -> dict[str, Any]:
+def describe(model, copy, precision, *, image_size, traced) -> dict[str, Any]:
+    """The description of an export of `model`, whose `inference_copy` is `copy`, for JSON."""
     size = image_size if isinstance(image_size, str) else "{}x{}".format(*image_size)
     return {
         "fcos_tf_version": __version__,

@@ -117,7 +117,6 @@ class _Graph:
         self._model = model
         self._rule = rule
         self._limits = limits
-        self._ids = tf.constant([-1, *category_ids_of(model)], tf.int32)
         self._image = tf.TensorSpec([*(rule.canvas or (None, None)), 3], tf.float32)
         self.prepare = tf.function(self._prepare, input_signature=[_IMAGE_BYTES], autograph=False)
         self.predict = tf.function(
@@ -198,22 +197,27 @@ class _Graph:
         model, predictions = self._model, self.predict(images, image_sizes)
         size = self._rule.canvas or tuple(tf.unstack(tf.shape(images)[1:3]))
         found = model.decode(predictions, size, image_sizes, score_threshold=score_threshold)
-        return {
-            **found,
-            "boxes": self._to_original(found, image_sizes, original_sizes),
-            "labels": tf.gather(self._ids, found["labels"] + 1),
-        }
+        return in_originals(model, found, image_sizes, original_sizes)
 
-    def _to_original(self, found, image_sizes, original_sizes):
-        """Boxes [B, D, 4] in pixels of the originals, as `detecting.batches.boxes_to_original`."""
-        original = tf.cast(original_sizes, tf.float64)
-        scale = tf.tile((original / tf.cast(image_sizes, tf.float64))[:, ::-1], [1, 2])
-        limit = tf.tile(original[:, ::-1], [1, 2])  # [B, 4]
-        last_pixel = [0, 0, 1, 1] if self._model.inclusive_pixels else [0, 0, 0, 0]
-        boxes = tf.cast(found["boxes"], tf.float64) * scale[:, None] + last_pixel
-        boxes = tf.clip_by_value(boxes, 0, limit[:, None])
-        is_padding = found["labels"][..., None] < 0
-        return tf.where(is_padding, 0.0, tf.cast(boxes, tf.float32))
+
+def in_originals(model: Detector, found: dict, image_sizes, original_sizes) -> dict:
+    """Detections [B, D] as exports give them, from those of `model.decode`.
+
+    Labels become category ids, and boxes lie in pixels of the originals, as by
+    `detecting.batches.boxes_to_original`. The sizes are [B, 2].
+    """
+    original = tf.cast(original_sizes, tf.float64)
+    scale = tf.tile((original / tf.cast(image_sizes, tf.float64))[:, ::-1], [1, 2])
+    limit = tf.tile(original[:, ::-1], [1, 2])  # [B, 4]
+    last_pixel = [0, 0, 1, 1] if model.inclusive_pixels else [0, 0, 0, 0]
+    boxes = tf.cast(found["boxes"], tf.float64) * scale[:, None] + last_pixel
+    boxes = tf.cast(tf.clip_by_value(boxes, 0, limit[:, None]), tf.float32)
+    ids = tf.constant([-1, *category_ids_of(model)], tf.int32)
+    return {
+        **found,
+        "boxes": tf.where(found["labels"][..., None] < 0, 0.0, boxes),
+        "labels": tf.gather(ids, found["labels"] + 1),
+    }
 
 
 def _first(found, counts):

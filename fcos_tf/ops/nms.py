@@ -192,26 +192,31 @@ def _power_of_two(exponent):
 
 
 def _portable_nms(boxes, scores, labels, iou_threshold, max_detections):
-    """`_native_nms` in keras.ops: D rounds, each over all images and candidates at once."""
+    """`_native_nms` in keras.ops: up to D rounds, each over all images and candidates at once."""
     batch, num_candidates = ops.shape(scores)
+    index = ops.arange(num_candidates, dtype="int32")[None]  # [1, K]
 
-    def one_round(step, state):
-        remaining, keep, valid = state
-        best = ops.cast(ops.argmax(remaining, axis=1), "int32")[:, None]  # [B, 1]
-        best_score = ops.max(remaining, axis=1, keepdims=True)
+    def is_unfinished(step, remaining, keep, valid):
+        return ops.logical_and(step < max_detections, ops.any(remaining > 0))
+
+    def one_round(step, remaining, keep, valid):
+        best_score = ops.max(remaining, axis=1, keepdims=True)  # [B, 1]
+        # The first; `argmax` is made of operations that other runtimes lack.
+        first = ops.where(remaining == best_score, index, num_candidates - 1)
+        best = ops.min(first, axis=1, keepdims=True)
         best_box = ops.take_along_axis(boxes, best[..., None], axis=1)  # [B, 1, 4]
         best_label = ops.take_along_axis(labels, best, axis=1)  # [B, 1]
         overlaps = paired_iou(boxes, best_box) > iou_threshold  # [B, K]
         # The chosen one by its index: a box without area does not overlap itself.
-        chosen = ops.arange(num_candidates, dtype="int32")[None] == best
-        drop = (overlaps & (labels == best_label)) | chosen
+        drop = (overlaps & (labels == best_label)) | (index == best)
         column = ops.arange(max_detections)[None] == step  # [1, D]
         keep = ops.where(column, best, keep)
         valid = ops.where(column, best_score > 0, valid)
-        return ops.where(drop, 0.0, remaining), keep, valid
+        return step + 1, ops.where(drop, 0.0, remaining), keep, valid
 
     keep = ops.zeros((batch, max_detections), dtype="int32")
     valid = ops.zeros((batch, max_detections), dtype="bool")
-    state = (ops.maximum(scores, 0.0), keep, valid)
-    _, keep, valid = ops.fori_loop(0, max_detections, one_round, state)
+    step = ops.zeros((), dtype="int32")
+    state = (step, ops.maximum(scores, 0.0), keep, valid)
+    _, _, keep, valid = ops.while_loop(is_unfinished, one_round, state)
     return keep, valid

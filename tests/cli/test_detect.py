@@ -107,7 +107,7 @@ def test_a_batch_gives_what_predict_gives_for_it(weights, photos, tmp_path, caps
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--input=a.png"], "expected one of --weights, --model_dir, --saved_model, --server; got"),
+        (["--input=a.png"], "expected one of --weights, --model_dir, --saved_model, --openvino,"),
         (["--weights=a", "--server=b", "--input=a.png"], "--server; got --weights and --server"),
         (["--weights=a", "--input=gone.jpg"], "--input: no file or folder gone.jpg"),
         (["--weights=a", "--input=*.jpg"], "--input: no file matches *.jpg"),

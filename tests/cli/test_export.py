@@ -56,7 +56,7 @@ def test_flags_that_are_given_count(weights, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--output_dir, --litert or --onnx: expected one of them, got none"),
+        ([], "--output_dir, --litert, --onnx or --openvino: expected one, got none"),
         (["--output_dir=x/latest"], "expected a path that ends in a version"),
         (["--output_dir=x/1", "--sample=no.jpg"], "no image file no.jpg"),
         (
@@ -65,7 +65,7 @@ def test_flags_that_are_given_count(weights, capsys, tmp_path):
         ),
         (
             ["--litert=a.tflite", "--nms_threshold=.3"],
-            "--nms_threshold: not used with --litert or ",
+            "--nms_threshold: not used with --litert alone, without --output_dir",
         ),
         (
             ["--output_dir=x/1", "--model_dir=y"],

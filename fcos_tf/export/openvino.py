@@ -1,0 +1,209 @@
+"""Detectors for OpenVINO: an .xml file and its weights, the .bin beside it, suppression inside.
+
+    images           float32 [B, H, W, 3], RGB 0-255, resized to fit and padded with zeros
+    image_sizes      float32 [B, 2], (height, width) of the resized images
+    original_sizes   float32 [B, 2], (height, width) of the original images
+    score_threshold  float32 [B], see `Detector.detect`
+    boxes            float32 [B, D, 4], xyxy in pixels of the original images; padding 0
+    scores           float32 [B, D], descending; padding 0
+    labels           int32 [B, D], category ids; padding -1
+    num_detections   int32 [B]
+
+`data.prepare.prepare_batch` gives the first three. B is free; H and W are so with "SHORT,LONG".
+The network and the steps after it are converted apart and joined, so that each can be checked on
+equal inputs and only the network is quantised.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from fcos_tf.atomic_files import replacing
+from fcos_tf.data.prepare import ImageSource, prepare_batch
+from fcos_tf.detecting.openvino import DESCRIPTION_KEY, HINTS, import_openvino
+from fcos_tf.export import checks, signatures
+from fcos_tf.export.converters import new_file
+from fcos_tf.export.folding import inference_copy
+from fcos_tf.export.saved_model import check_options, describe
+from fcos_tf.image_size import ImageSize
+from fcos_tf.models.detector import Detector
+
+# Of scores; and the share of detections that may differ, as suppression magnifies rounding.
+_SCORES, _SHARE = 1e-4, 0.05
+
+
+def export_openvino(
+    model: Detector,
+    file: str | Path,
+    *,
+    image_size: str | tuple[int, int] | None = None,
+    precision: str = "float32",
+    calibration: Sequence[ImageSource] = (),
+    **thresholds: float,
+) -> Path:
+    """Writes an .xml file and its .bin, and checks the outputs; needs the package openvino.
+
+    Args:
+        model: a detector, left unchanged.
+        file: path of a new .xml file.
+        image_size: the size that images are resized to; None: `model.image_size`.
+        precision: of the network where the device has it, "float32", "bfloat16" or "float16". The
+            last two store weights in 16 bits. The steps after the network are always float32.
+        calibration: images to quantise the network on, to 8 bits; needs the package nncf.
+        **thresholds: replace those of the model, see `Detector.thresholds`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: a wrong argument, a missing package, a classifier, or a file that disagrees
+            with `model`.
+        FileExistsError: one of the files exists.
+    """
+    if precision not in HINTS:
+        raise ValueError(f"precision: expected one of {', '.join(HINTS)}; got {precision!r}")
+    file = new_file(model, file, ".xml")
+    weights = file.with_suffix(".bin")
+    if weights.exists():
+        raise FileExistsError(f"expected a new file; got {weights}, which exists")
+    size, rule = check_options(model, image_size, thresholds)
+    if isinstance(word := thresholds.get("score_threshold", model.score_threshold), str):
+        raise ValueError(
+            f"score_threshold: expected a number, got {word}; `detect` and tools/detect.py take "
+            "the word for .xml files, which keep the thresholds of the model"
+        )
+    openvino = import_openvino()
+    quantise = _quantiser(calibration, rule) if len(calibration) else None
+
+    copy = inference_copy(model, **thresholds)
+    network_function, rest_function = _functions(copy, rule)
+    network = openvino.convert_model(network_function)
+    rest = openvino.convert_model(rest_function)
+    _check(_runner(network), _runner(rest), model, copy, rule)
+    if quantise:
+        network = quantise(network)
+    elif precision != "float32":
+        from openvino._offline_transformations import compress_model_transformation
+
+        compress_model_transformation(network)
+    description = describe(model, copy, precision, image_size=size, traced={})
+    description |= {"int8": bool(quantise), "openvino_version": openvino.__version__}
+    graph = _join(network, rest)
+    graph.set_rt_info(json.dumps(description), DESCRIPTION_KEY)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(weights), replacing(file) as temporary:  # its .bin is the other one
+        openvino.save_model(graph, temporary, compress_to_fp16=False)
+    return file
+
+
+def _functions(model, rule: ImageSize):
+    """The network and the steps after it, as concrete functions; see the module docstring."""
+    canvas = rule.canvas
+    images = tf.TensorSpec([None, *(canvas or (None, None)), 3], tf.float32, name="images")
+    sizes = tf.TensorSpec([None, 2], tf.float32, name="image_sizes")
+
+    def predict(images, image_sizes):
+        inputs = {"images": images, "image_sizes": image_sizes}
+        return model.predict_raw(inputs, jit_compile=True)  # operations that OpenVINO has
+
+    network = _trace(predict, [images, sizes])
+    outputs = network.structured_outputs
+    specs = [tf.TensorSpec(x.shape, x.dtype, name=name) for name, x in outputs.items()]
+    others = [
+        sizes,
+        tf.TensorSpec([None, 2], tf.float32, name="original_sizes"),
+        tf.TensorSpec([None], tf.float32, name="score_threshold"),
+    ]
+    if not canvas:  # for their size only
+        others.append(images)
+
+    def detect(*inputs):
+        given = {spec.name: x for spec, x in zip(specs + others, inputs, strict=True)}
+        raw = {name: given[name] for name in outputs}
+        image_size = canvas or tuple(tf.unstack(tf.shape(given["images"])[1:3]))
+        found = model.decode(
+            raw,
+            image_size,
+            given["image_sizes"],
+            score_threshold=given["score_threshold"],
+            jit_compile=True,
+        )
+        return signatures.in_originals(model, found, given["image_sizes"], given["original_sizes"])
+
+    return network, _trace(detect, specs + others)
+
+
+def _trace(function: Callable, specs: list[tf.TensorSpec]):
+    return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
+
+
+def _join(network, rest):
+    """One graph. Inputs of `rest` named as inputs or outputs of `network` are taken from it."""
+    import openvino
+
+    sources = {name: port for port in network.inputs for name in port.get_names()}
+    for port in network.outputs:
+        sources |= dict.fromkeys(port.get_names(), port.get_node().input_value(0))
+    parameters = network.get_parameters()
+    for parameter in rest.get_parameters():
+        (port,) = parameter.outputs()
+        names = sources.keys() & port.get_names()
+        if names:
+            port.replace(sources[names.pop()])
+        else:
+            parameters.append(parameter)
+    return openvino.Model(rest.get_results(), parameters, "fcos_tf")
+
+
+def _quantiser(images: Sequence[ImageSource], rule: ImageSize) -> Callable:
+    """A function from a network to the same in 8 bits."""
+    try:
+        import nncf
+    except ImportError as error:
+        raise ValueError(
+            f"calibration: 8 bits need the package nncf: pip install 'fcos_tf[openvino]' ({error})"
+        ) from error
+
+    def prepare(image):
+        batch = prepare_batch([image], rule)
+        return {name: batch[name] for name in ("images", "image_sizes")}
+
+    def quantise(network):
+        dataset = nncf.Dataset(images, prepare)
+        preset = nncf.QuantizationPreset.MIXED
+        return nncf.quantize(network, dataset, preset=preset, subset_size=len(images))
+
+    return quantise
+
+
+def _runner(graph) -> Callable:
+    """A function from arrays to a dict of arrays, in float32."""
+    import openvino
+
+    run = openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    names = [port.get_names() for port in run.inputs]
+
+    def call(arrays):
+        arrays = [arrays[(each & arrays.keys()).pop()] for each in names]
+        found = run(arrays).to_dict()
+        return {name: x for port, x in found.items() for name in port.get_names()}
+
+    return call
+
+
+@checks.whole_float32()
+def _check(run_network: Callable, run_rest: Callable, model, copy, rule: ImageSize) -> None:
+    """Compares both parts with the source model, on a photo and for detections of any score."""
+    batch = prepare_batch([checks.read_sample(None)], rule)
+    found = run_network(batch)
+    inputs = {name: batch[name] for name in ("images", "image_sizes")}
+    own = model(inputs | {name: found[name] for name in model.chosen_outputs})
+    raw = {name: found[name] for name in own}
+    tolerance = max(checks.PREDICTIONS[each] for each in ("float32", model.compute_dtype))
+    checks.compare_raw(raw, own, tolerance)
+    given = {**batch, **raw, "score_threshold": np.zeros(1, np.float32)}
+    expected = checks.expected_detections(copy, raw, batch, score_threshold=0.0)
+    checks.compare_detections(".xml", run_rest(given), expected, _SCORES, _SHARE)

@@ -1,0 +1,190 @@
+"""OpenVINO files: their detections are those of the model, and what is refused."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fcos_tf
+from fcos_tf.cli import detect, export
+from fcos_tf.detecting.openvino import DESCRIPTION_KEY, OpenVinoModel
+from fcos_tf.export import export_openvino
+from fcos_tf.export import openvino as exporting
+from fcos_tf.training import checkpoints
+from tests.export.encoded import picture
+from tests.export.test_folding import randomize
+from tests.models.test_faster_rcnn import SMALL
+
+NAMES, IDS = ("hat", "dog", "cat"), (7, 3, 90)
+PHOTOS = [picture(height, width, seed=width) for height, width in ((75, 51), (40, 121), (96, 97))]
+
+
+@pytest.fixture(scope="module")
+def model():
+    made = fcos_tf.FCOS(
+        backbone="simple_cnn", fpn_levels=3, fpn_channels=32, head_convs=1, image_size="64x96",
+        class_names=NAMES, category_ids=IDS, score_threshold=0.01,
+    )  # fmt: skip
+    kernel = made.head.class_logits.kernel
+    kernel.assign(kernel * 20)  # scores far from each other
+    return randomize(made)
+
+
+@pytest.fixture(scope="module")
+def file(model, tmp_path_factory):
+    pytest.importorskip("openvino", reason="pip install 'fcos_tf[openvino]'")
+    return export_openvino(model, tmp_path_factory.mktemp("openvino") / "new" / "a.xml")
+
+
+def assert_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert len(other) > 5
+        np.testing.assert_array_equal(one.labels, other.labels)
+        np.testing.assert_allclose(one.boxes, other.boxes, rtol=0, atol=0.01)
+        np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=1e-4)
+        assert (one.class_names, one.category_ids) == (NAMES, IDS)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_detections_of_photos_of_any_size_are_the_models(model, file, batch_size):
+    assert sorted(path.name for path in file.parent.iterdir()) == ["a.bin", "a.xml"]
+    opened = fcos_tf.detecting.open_model(str(file))
+    for threshold in (None, 0.03):
+        options = {"batch_size": batch_size, "score_threshold": threshold}
+        assert_same(
+            fcos_tf.detect(opened, PHOTOS, **options), fcos_tf.detect(model, PHOTOS, **options)
+        )
+
+
+def test_image_sizes_stay_free_and_thresholds_are_those_of_the_export(model, file, tmp_path):
+    free = export_openvino(
+        model, tmp_path / "a.xml", image_size="64,128", score_threshold=0.02, max_detections=9
+    )
+    expected = fcos_tf.detect(model, PHOTOS, image_size="64,128", score_threshold=0.02)
+    for one, other in zip(fcos_tf.detect(free, PHOTOS), expected, strict=True):
+        assert len(one) == 9
+        np.testing.assert_allclose(one.boxes, other.boxes[:9], rtol=0, atol=0.01)
+
+
+def test_proposals_are_suppressed_inside(tmp_path):
+    pytest.importorskip("openvino", reason="pip install 'fcos_tf[openvino]'")
+    two_stage = fcos_tf.FasterRCNN(
+        image_size="64x96", class_names=NAMES, category_ids=IDS, score_threshold=0.01, **SMALL
+    )
+    file = export_openvino(randomize(two_stage), tmp_path / "a.xml")
+    assert_same(fcos_tf.detect(file, PHOTOS), fcos_tf.detect(two_stage, PHOTOS))
+
+
+def test_weights_of_16_bits(model, file, tmp_path):
+    half = export_openvino(model, tmp_path / "a.xml", precision="bfloat16")
+    sizes = [each.with_suffix(".bin").stat().st_size for each in (half, file)]
+    assert 0.45 < sizes[0] / sizes[1] < 0.7
+    assert OpenVinoModel(half).class_names == NAMES
+    (found,), (expected,) = (fcos_tf.detect(each, PHOTOS[0]) for each in (half, model))
+    assert abs(found.scores[0] - expected.scores[0]) < 0.05
+
+
+def run(capsys, tool, *arguments):
+    with pytest.raises(SystemExit) as end:
+        tool.main(["tool", *map(str, arguments)])
+    out = capsys.readouterr()
+    return end.value.code, out.out, out.err
+
+
+def test_the_tools_and_eight_bits(model, file, capsys, tmp_path):
+    pytest.importorskip("nncf", reason="pip install 'fcos_tf[openvino]'")
+    weights, small = tmp_path / "a.keras", tmp_path / "a.xml"
+    checkpoints.write_model(model, weights)
+    for seed in range(8):
+        Image.fromarray(picture(64, 96, seed=seed)).save(tmp_path / f"{seed}.png")
+    code, out, _ = run(
+        capsys, export, f"--weights={weights}", f"--openvino={small}",
+        f"--calibration_images={tmp_path}/*.png",
+    )  # fmt: skip
+    assert (code, out.splitlines()[-1]) == (0, str(small))
+    sizes = [each.with_suffix(".bin").stat().st_size for each in (small, file)]
+    assert sizes[0] / sizes[1] < 0.45
+
+    photo = tmp_path / "7.png"
+    best = []
+    for source, there in (("openvino", small), ("weights", weights)):
+        folder = tmp_path / source
+        code, _, _ = run(capsys, detect, photo, f"--{source}={there}", f"--output_dir={folder}")
+        assert code == 0
+        records = json.loads((folder / "detections.json").read_text())
+        best.append(max(records, key=lambda record: record["score"]))
+    assert best[0]["category_id"] == best[1]["category_id"]
+    assert abs(best[0]["score"] - best[1]["score"]) < 0.05
+    np.testing.assert_allclose(best[0]["bbox"], best[1]["bbox"], atol=3)  # pixels
+    code, _, error = run(capsys, detect, photo, f"--openvino={small}", "--image_size=64x64")
+    assert code == 1 and "--image_size: not used with --openvino" in error
+
+
+def test_a_file_that_gives_other_numbers_is_not_written(model, tmp_path, monkeypatch):
+    pytest.importorskip("openvino", reason="pip install 'fcos_tf[openvino]'")
+    right = exporting.inference_copy
+
+    def wrong(*args, **options):
+        copy = right(*args, **options)
+        copy.head.centerness.bias.assign(copy.head.centerness.bias + 0.1)
+        return copy
+
+    monkeypatch.setattr(exporting, "inference_copy", wrong)
+    with pytest.raises(ValueError, match="disagrees with the source model: centerness_logits: "):
+        export_openvino(model, tmp_path / "a.xml")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_arguments_and_a_missing_package(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr(exporting, "inference_copy", None)  # nothing is made
+    (tmp_path / "there.bin").touch()
+    classifier = fcos_tf.ImageClassifier(2, backbone="simple_cnn", image_size="64x64")
+    for each, name, options, error, message in (
+        (classifier, "a.xml", {}, ValueError, "expected a detector, got a ImageClassifier"),
+        (model, "a.onnx", {}, ValueError, "expected a file that ends in .xml"),
+        (model, "there.xml", {}, FileExistsError, "expected a new file; got .*there.bin"),
+        (model, "a.xml", {"precision": "int8"}, ValueError, "float32, bfloat16, float16; got 'int"),
+        (model, "a.xml", {"score": 0.1}, ValueError, "expected score_threshold, .* got score"),
+        (model, "a.xml", {}, ValueError, r"needs the package openvino: pip install 'fcos_tf\[o"),
+    ):
+        with pytest.raises(error, match=message):
+            export_openvino(each, tmp_path / name, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["there.bin"]
+    with pytest.raises(ValueError, match="needs the package openvino"):
+        fcos_tf.detect(tmp_path / "a.xml", PHOTOS[0])
+
+
+def test_the_tool_without_the_package(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    code, _, error = run(capsys, export, "--weights=no.keras", f"--openvino={tmp_path}/a.xml")
+    assert code == 1 and "needs the package openvino: pip install 'fcos_tf[openvino]'" in error
+    code, _, error = run(
+        capsys, export, "--weights=no.keras", "--output_dir=x/1", "--calibration_images=a"
+    )
+    assert code == 1 and "--calibration_images: not used with export without --openvino" in error
+
+
+def test_files_of_strangers(file, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file .*a\.xml"):
+        fcos_tf.detect(tmp_path / "a.xml", PHOTOS[0])
+    text, weights = file.read_text(), file.with_suffix(".bin").read_bytes()
+    copy = tmp_path / "a.xml"
+    copy.write_text(text)
+    with pytest.raises(FileNotFoundError, match=r"no file .*a\.bin"):
+        fcos_tf.detect(copy, PHOTOS[0])
+    assert DESCRIPTION_KEY in text
+    for xml, data in (
+        ("<net>", weights),
+        (text[:-100], weights),
+        (text, weights[:-100]),
+        (text.replace("category_ids", "ids"), weights),
+        (text.replace("64x96", "99999x99999"), weights),
+        (text.replace("float32", "float8"), weights),
+    ):
+        copy.write_text(xml)
+        copy.with_suffix(".bin").write_bytes(data)
+        with pytest.raises(ValueError, match=r"expected a file of tools/export.* --openvino"):
+            fcos_tf.detect(copy, PHOTOS[0])
