@@ -10,11 +10,13 @@ from PIL import Image
 
 from fcos_tf.visualization.text import text_mask
 
-# Hand-picked: neighbours differ in hue and lightness, and all stand out from photos. Further labels
-# step through the hues by the golden ratio.
+# Hand-picked, as many as VOC has classes: neighbours differ in hue and lightness, and all stand out
+# from photos. Further labels step through the hues by the golden ratio.
 _PALETTE = (
     (230, 57, 70), (29, 145, 255), (255, 209, 0), (0, 168, 107), (255, 122, 0),
     (160, 84, 255), (0, 210, 230), (255, 92, 190), (150, 220, 0), (150, 90, 40),
+    (20, 30, 120), (110, 0, 55), (40, 40, 255), (255, 245, 150), (0, 70, 20),
+    (0, 255, 110), (255, 160, 160), (255, 0, 255), (150, 100, 150), (0, 100, 150),
 )  # fmt: skip
 _GOLDEN_RATIO = 0.6180339887498949
 

@@ -264,3 +264,9 @@ def test_a_text_of_each_box_replaces_its_name():
     image, box = np.full([80, 80, 3], 90, np.uint8), [[10, 30, 60, 70]]
     texts = draw_boxes(image, box, [1], [0.5], class_names=["a", "b"], texts=["cell"])
     np.testing.assert_array_equal(texts, draw_boxes(image, box, [1], class_names=["", "cell"]))
+
+
+def test_twenty_classes_have_twenty_colours():
+    colours = np.array([class_colour(label) for label in range(20)], float)
+    apart = np.linalg.norm(colours[:, None] - colours, axis=-1) + 1e3 * np.eye(20)
+    assert apart.min() > 60  # of 442
