@@ -108,16 +108,20 @@ def test_the_tools_and_eight_bits(model, file, capsys, tmp_path):
     assert sizes[0] / sizes[1] < 0.45
 
     photo = tmp_path / "7.png"
-    best = []
+    found = []
     for source, there in (("openvino", small), ("weights", weights)):
         folder = tmp_path / source
         code, _, _ = run(capsys, detect, photo, f"--{source}={there}", f"--output_dir={folder}")
         assert code == 0
-        records = json.loads((folder / "detections.json").read_text())
-        best.append(max(records, key=lambda record: record["score"]))
-    assert best[0]["category_id"] == best[1]["category_id"]
-    assert abs(best[0]["score"] - best[1]["score"]) < 0.05
-    np.testing.assert_allclose(best[0]["bbox"], best[1]["bbox"], atol=3)  # pixels
+        found.append(json.loads((folder / "detections.json").read_text()))
+    best = max(found[1], key=lambda record: record["score"])
+    # Of points with nearly equal scores another one may be first.
+    assert any(
+        record["category_id"] == best["category_id"]
+        and abs(record["score"] - best["score"]) < 0.05
+        and np.abs(np.subtract(record["bbox"], best["bbox"])).max() < 3  # pixels
+        for record in found[0]
+    )
     code, _, error = run(capsys, detect, photo, f"--openvino={small}", "--image_size=64x64")
     assert code == 1 and "--image_size: not used with --openvino" in error
 
