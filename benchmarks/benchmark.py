@@ -91,6 +91,8 @@ def _benchmark(config: Config, options: BenchmarkOptions, given: command_line.Gi
         raise ValueError(f"--peer: expected {expected} with --what={what}, got {peer!r}")
     if peer == "float32" and (saved_model or config.precision == "float32"):
         raise ValueError("--peer=float32: expected another --precision, and no --saved_model")
+    if peer == "openvino" and saved_model:
+        raise ValueError("--peer=openvino: expected no --saved_model, got one")
     refuse = functools.partial(command_line.refuse_unused, given)
     refuse(f"--what={what}", _UNUSED[what])
     if saved_model and what == "inference":

@@ -69,7 +69,8 @@ class Peer:
         )
         self.optimizer.zero_grad()
         losses[known].mean().backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        if self.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
@@ -88,6 +89,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _compare(config: Config, options, given) -> None:
+    equal = {"backbone": "simple_cnn", "optimizer": "adamw", "accumulation_steps": 1}
+    equal |= {"ema_momentum": Config().ema_momentum, "backbone_lr_factor": 1.0}
+    for name, value in equal.items():
+        if getattr(config, name) != value:
+            got = getattr(config, name)
+            raise ValueError(f"--{name}: expected {value}, as the peer has, got {got}")
     load_tensorflow()
     import keras
 
@@ -99,7 +106,9 @@ def _compare(config: Config, options, given) -> None:
     train_data = build.load_train_data(config)
     val_data = build.load_val_data(config, train_data.class_names)
     total = count_steps(train_data.num_images, **options_for(config, count_steps))
-    model = build.make_model(config, train_data.class_names)
+    model = build.make_model(config, train_data.class_names, dataset=train_data)
+    if model.label_mode != "multi":
+        raise ValueError(f"--label_mode: expected multi, as the peer has, got {model.label_mode}")
     build.compile_model(config, model, total)
     peer = Peer(model, config)
     rates = model.optimizer.inner_optimizer if config.max_bad_steps else model.optimizer

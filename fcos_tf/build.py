@@ -217,6 +217,14 @@ def make_model(
             f"--initial_weights: expected a file of --model={config.model}, got a "
             f"{type(model).__name__} in {config.initial_weights}"
         )
+    wanted = new.get("label_mode", "multi")
+    got = getattr(model, "label_mode", wanted)
+    if dataset is not None and config.label_mode == "auto" and got != wanted:
+        raise ValueError(
+            f"--initial_weights: expected a classifier with --label_mode={wanted}, as the data "
+            f"need it, got {got} in {config.initial_weights}; --label_mode={got} continues it "
+            "all the same"
+        )
     model = model.with_classes(class_names, **given)
     model.apply_exif = config.apply_exif
     return model

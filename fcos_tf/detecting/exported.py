@@ -99,7 +99,14 @@ def parse_description(text: str | bytes, file: str | Path) -> tuple:
         best_f1 = read.get("best_f1")
         if best_f1 is not None:
             best_f1 = checked_best_f1(best_f1, len(ids))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise ValueError(
             f"{file}: expected JSON with class_names and category_ids, got {error!r}"
         ) from error

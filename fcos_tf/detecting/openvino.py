@@ -39,12 +39,14 @@ class OpenVinoModel(OpenedModel):
             read = json.loads(text)
             self._size = parse_image_size(read["image_size"]).fixed()
             self._score_threshold = float(read["score_threshold"])
+            if not 0 <= self._score_threshold <= 1:
+                raise ValueError(f"expected a score_threshold, got {self._score_threshold}")
             hint = HINTS[read["precision"]]
             if max(height * width for height, width in self._size.canvases()) > _MOST_PIXELS:
                 raise ValueError(f"expected images of at most {_MOST_PIXELS} pixels")
             options = {"INFERENCE_PRECISION_HINT": hint}
             self._run = openvino.compile_model(graph, "CPU", options)
-        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        except (RuntimeError, ValueError, TypeError, KeyError, OverflowError) as error:
             raise ValueError(
                 f"model: expected a file of tools/export.py --openvino, got {file}: {_line(error)}"
             ) from error

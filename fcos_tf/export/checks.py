@@ -93,7 +93,9 @@ def check_export(
 
     if hasattr(model, "classify"):
         served = call(signatures.SERVING_DEFAULT, image_bytes=[sample])["probabilities"]
-        compare("probabilities", served, np.asarray(tf.sigmoid(raw["class_logits"])), SCORES)
+        compare(
+            "probabilities", served, np.asarray(model.probabilities(raw["class_logits"])), SCORES
+        )
         return
     found = expected_detections(copy, raw, prepared)
     for name, inputs in (

@@ -24,6 +24,7 @@ import tensorflow as tf
 from fcos_tf.atomic_files import replacing
 from fcos_tf.data.prepare import ImageSource, prepare_batch
 from fcos_tf.detecting.openvino import DESCRIPTION_KEY, HINTS, import_openvino
+from fcos_tf.detecting.pictures import list_images, read_picture
 from fcos_tf.export import checks, signatures
 from fcos_tf.export.converters import new_file
 from fcos_tf.export.folding import inference_copy
@@ -76,7 +77,7 @@ def export_openvino(
             "the word for .xml files, which keep the thresholds of the model"
         )
     openvino = import_openvino()
-    quantise = _quantiser(calibration, rule) if len(calibration) else None
+    quantise = _quantiser(calibration, rule, model.apply_exif) if len(calibration) else None
 
     copy = inference_copy(model, **thresholds)
     network_function, rest_function = _functions(copy, rule)
@@ -92,6 +93,7 @@ def export_openvino(
     description = describe(model, copy, precision, image_size=size, traced={})
     description |= {"int8": bool(quantise), "openvino_version": openvino.__version__}
     graph = _join(network, rest)
+    _check_joined(_runner(graph), rule)
     graph.set_rt_info(json.dumps(description), DESCRIPTION_KEY)
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(weights), replacing(file) as temporary:  # its .bin is the other one
@@ -158,7 +160,7 @@ def _join(network, rest):
     return openvino.Model(rest.get_results(), parameters, "fcos_tf")
 
 
-def _quantiser(images: Sequence[ImageSource], rule: ImageSize) -> Callable:
+def _quantiser(images: Sequence[ImageSource], rule: ImageSize, apply_exif: bool) -> Callable:
     """A function from a network to the same in 8 bits."""
     try:
         import nncf
@@ -167,8 +169,10 @@ def _quantiser(images: Sequence[ImageSource], rule: ImageSize) -> Callable:
             f"calibration: 8 bits need the package nncf: pip install 'fcos_tf[openvino]' ({error})"
         ) from error
 
+    images = list_images(images)
+
     def prepare(image):
-        batch = prepare_batch([image], rule)
+        batch = prepare_batch([read_picture(image, apply_exif=apply_exif).pixels], rule)
         return {name: batch[name] for name in ("images", "image_sizes")}
 
     def quantise(network):
@@ -192,6 +196,15 @@ def _runner(graph) -> Callable:
         return {name: x for port, x in found.items() for name in port.get_names()}
 
     return call
+
+
+def _check_joined(run: Callable, rule: ImageSize) -> None:
+    """Runs the graph that is written: it is finite, and finds something at any score."""
+    batch = prepare_batch([checks.read_sample(None)], rule)
+    found = run({**batch, "score_threshold": np.zeros(1, np.float32)})
+    finite = all(np.isfinite(x).all() for x in found.values())
+    if not finite or not found["num_detections"][0]:
+        raise ValueError(".xml: expected finite detections of a photo, got none or others")
 
 
 @checks.whole_float32()

@@ -145,7 +145,7 @@ class _Graph:
         """Contents of files [B] to class probabilities."""
         prepared = self.prepare(image_bytes)
         raw = self.predict(prepared["images"], prepared["image_sizes"])
-        return {"probabilities": tf.sigmoid(raw["class_logits"])}
+        return {"probabilities": self._model.probabilities(raw["class_logits"])}
 
     def detect_images(self, images):
         """uint8 [B, h, w, 3] to detections."""

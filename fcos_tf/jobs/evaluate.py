@@ -63,15 +63,11 @@ def evaluate(
     if classifies and (unused := sorted({"metrics", "tta"} & getattr(given, "typed", set()))):
         names = ", ".join(f"--{name}" for name in unused)
         raise ValueError(f"{names}: not used with the classifier {path}; leave it out")
-    for name, value in build.given_thresholds(config, given, model, path).items():
+    thresholds = build.given_thresholds(config, given, model, path)
+    if keep_thresholds:
+        _check_kept(path, model, thresholds, config, given)
+    for name, value in thresholds.items():
         setattr(model, name, value)  # before anything is traced
-    if keep_thresholds and (
-        config.tta or isinstance(model.score_threshold, str) or not path.is_file()
-    ):
-        raise ValueError(
-            "--keep_thresholds: expected a .keras file, and neither --tta nor "
-            f"--score_threshold=best_f1; got {path}"
-        )
     config = build.with_input_of(model, config, given)
     class_names = model.class_names and detectable(model.class_names)
     dataset = build.load_val_data(config, class_names)
@@ -119,6 +115,21 @@ def evaluate(
             replace_settings(path, best_f1=evaluation.best_f1_of(analysis, model))
             print(f"{path} keeps the thresholds of the best F1: --score_threshold=best_f1")
     return scores
+
+
+def _check_kept(path: Path, model, thresholds, config: Config, given) -> None:
+    """Thresholds of the best F1 hold with the model's own settings, but for the least score."""
+    if not path.is_file():
+        raise ValueError(f"--keep_thresholds: expected a .keras file, got {path}")
+    least = thresholds.get("score_threshold", model.score_threshold)
+    others = {n: v for n, v in thresholds.items() if n != "score_threshold"}
+    if model.image_size and "image_size" in given:
+        others["image_size"] = config.image_size
+    changed = [name for name, value in others.items() if value != getattr(model, name)]
+    changed += ["score_threshold"] * isinstance(least, str) + ["tta"] * bool(config.tta)
+    if changed:
+        names = " and ".join(f"--{name}" for name in changed)
+        raise ValueError(f"--keep_thresholds: expected the settings of the model, got {names}")
 
 
 def score_files(

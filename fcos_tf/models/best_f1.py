@@ -20,7 +20,7 @@ def checked_best_f1(best_f1: Mapping[str, Any], num_classes: int) -> dict[str, A
     try:
         threshold = float(best_f1["score_threshold"])
         by_class = tuple(map(float, best_f1["by_class"]))
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         got = f"{best_f1!r:.200}"
         raise ValueError(f"best_f1: expected score_threshold and by_class, got {got}") from error
     if len(by_class) != num_classes or not all(0 <= x <= 1 for x in (threshold, *by_class)):

@@ -115,9 +115,15 @@ class FCOS(PyramidDetector):
             rules=(rules, RULES),
             assigner=(assigner, ASSIGNERS),
         )
+        if ASSIGNERS[assigner].initial_distance and RULES[rules].box_activation != "relu":
+            raise ValueError(
+                f"assigner {assigner!r} needs first boxes of some strides; expected rules whose "
+                f"distances are of a relu, got {rules!r}"
+            )
         counts, loss_names, raw = count_names(fpn_levels), dict(self.loss_names), self.raw_outputs
         if quality == "joint":
             del loss_names["centerness_loss"]
+            loss_names["classification_loss"] = "quality focal loss of all points and classes"
             raw = {name: raw[name] for name in ("class_logits", "ltrb")}
         kwargs |= {"count_names": counts, "loss_names": loss_names}
         super().__init__(num_classes, fpn_levels=fpn_levels, **kwargs)

@@ -255,7 +255,9 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         if dtype is not None:
             config["dtype"] = dtype
         config = {**self.get_config(), **config}
-        config.pop("best_f1", None)  # of a detector, measured with its weights
+        best_f1 = config.pop("best_f1", None)  # of a detector, measured with its weights
+        if isinstance(config.get("score_threshold"), str):
+            config["score_threshold"] = best_f1["score_threshold"]
         model = type(self).from_config(config)
         model._take_weights(self, file=self.name)
         return model

@@ -35,7 +35,8 @@ class CheckedInputs:
             first = check_data(self, *parts[:2], training=True)
             validation_data = (first, *parts[1:]) if isinstance(validation_data, tuple) else first
         options = {"validation_data": validation_data, "callbacks": _in_order(callbacks)}
-        options["shuffle"] = y is not None  # Keras warns that it does not shuffle data sets
+        if hasattr(x, "element_spec"):
+            options["shuffle"] = False  # Keras warns that it does not shuffle data sets
         options.update(kwargs)
         return _with_value_errors(super().fit, x, y, *args, **options)
 

@@ -65,7 +65,7 @@ def unlearnable(model: ImageModel, annotations: Annotations, image_size: str) ->
     idle = [str(round(stride)) for stride in strides if stride not in used]
     if idle:
         lines.append(
-            f"none of {where} is learnt by points of stride {', '.join(idle)}, as none is of their "
-            "size; another --image_size, or fewer --fpn_levels, makes use of the whole pyramid"
+            f"none of {where} is learnt by points of stride {', '.join(idle)}; another "
+            "--image_size, or fewer --fpn_levels, makes use of the whole pyramid"
         )
     return lines

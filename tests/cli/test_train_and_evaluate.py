@@ -346,11 +346,11 @@ def test_evaluate_with_further_views_and_metrics(run_dir, tmp_path):
         evaluate(wrong, weights=run_dir / "model.keras")
 
 
-def test_a_run_needs_a_folder_and_a_length():
+def test_a_run_needs_a_folder_and_a_length(tmp_path):
     with pytest.raises(ValueError, match=r"--model_dir: expected a folder"):
         train(Config(steps=1))
     with pytest.raises(ValueError, match=r"--steps or --epochs: expected one"):
-        train(Config(model_dir="unused"))
+        train(Config(model_dir=str(tmp_path)))
 
 
 def test_further_views_need_no_batches_of_one_orientation():

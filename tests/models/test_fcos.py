@@ -140,7 +140,8 @@ def test_thresholds_of_the_best_f1_by_class(tmp_path):
                 np.testing.assert_allclose(values[:count], own[name][k][kept], atol=1e-4)
                 assert (values[count:] == padding).all()
     # Other weights have others.
-    assert model.with_classes(["a", "b"]).best_f1 is None
+    other = loaded.with_classes(["a", "b"])
+    assert other.best_f1 is None and other.score_threshold == 0.0
     with pytest.raises(ValueError, match=r"got best_f1; run evaluate\.py --analyse --keep_th"):
         small_model(score_threshold="best_f1")
     with pytest.raises(ValueError, match="expected a number or best_f1, got 'best'"):

@@ -51,6 +51,7 @@ def read_folders(
     if not data_dir:
         raise ValueError("dataset folders needs data_dir, the folder with one for each class")
     index = ImageIndex(data_dir)
+    _refuse_doubt(index.names, data_dir)
     places = class_folders(index.names)
     found = sorted({name for _, name in places.values()})
     if len(found) < 2:
@@ -89,6 +90,32 @@ def read_folders(
     return result._replace(annotations=replace(result.annotations, single_label=True))
 
 
+def _refuse_doubt(names: Sequence[str], data_dir: str | os.PathLike) -> None:
+    """Refuses one folder named as a split among others with images: it may be a class, too."""
+    splits = {folder for name in names if (folder := "/".join(_split_of(name.split("/")[:-1])))}
+    if len(splits) != 1:
+        return
+    (split,) = splits
+    above = split.split("/")[:-1]
+    folders = {tuple(name.split("/")[:-1][: len(above) + 1]) for name in names}
+    beside = sorted(
+        each[-1] for each in folders if len(each) > len(above) and each[:-1] == (*above,)
+    )
+    beside.remove(split.split("/")[-1])
+    if beside:
+        raise ValueError(
+            f"{data_dir}: {split} is named as a split, and {', '.join(beside[:3])} beside it has "
+            "images, too; expected the folders of the splits with the classes in each, or the "
+            "folders of the classes with none named as a split: rename or move one"
+        )
+
+
+def _split_of(folders: Sequence[str]) -> Sequence[str]:
+    """The first folder named as a split, after those above it; none: empty."""
+    named = (i + 1 for i, folder in enumerate(folders) if folder_split(f"{folder}/image"))
+    return folders[: next(named, 0)]
+
+
 def class_folders(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """The class of each image that has one.
 
@@ -102,8 +129,7 @@ def class_folders(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     places = {}
     for name in names:
         folders = name.split("/")[:-1]
-        splits = (i + 1 for i, folder in enumerate(folders) if folder_split(f"{folder}/image"))
-        depth = next(splits, 0)
+        depth = len(_split_of(folders))
         places[name] = "/".join(folders[:depth]), "".join(folders[depth : depth + 1])
     has_splits = any(above and of_class for above, of_class in places.values())
     return {name: (above, of) for name, (above, of) in places.items()

@@ -98,3 +98,12 @@ def test_a_random_crop_keeps_the_class(tmp_path):
     assert sorted(np.ravel(targets["labels"])) == [0, 0, 0, 0, 1, 1, 1, 1]
     np.testing.assert_array_equal(targets["boxes"], np.full([8, 1, 4], [0, 0, 32, 32]))
     assert images.shape == (8, 32, 32, 3)
+
+
+def test_a_class_named_as_a_split_is_no_split_in_silence(tmp_path):
+    add(tmp_path, "car/1.png", "train/2.png", "boat/3.png")
+    with pytest.raises(ValueError, match=r"train is named as a split, and boat, car beside it"):
+        read_folders("val", data_dir=tmp_path)
+    add(tmp_path / "deep", "x/car/1.png", "x/train/old/2.png", "x/train/new/3.png")
+    with pytest.raises(ValueError, match=r"x/train is named as a split, and car beside it"):
+        read_folders("val", data_dir=tmp_path / "deep")
