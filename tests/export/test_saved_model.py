@@ -250,9 +250,10 @@ def test_thresholds_of_the_best_f1_are_in_the_graph(model, tmp_path):
     own = predict(model, FILES[:1])
     labels, scores = own["labels"][0], own["scores"][0]
     # Between two scores of each class, as rounding differs.
-    limits = [float(np.sort(scores[labels == each])[-2:].mean()) for each in IDS]
+    best = {each: np.sort(scores[labels == each])[-2:] for each in IDS}
+    limits = [float(best[each].mean()) if len(best[each]) else 0.5 for each in IDS]
     kept = np.flatnonzero(scores > np.array(limits)[[IDS.index(each) for each in labels]])
-    assert len(kept) == len(IDS)
+    assert len(kept) == sum(len(two) == 2 for two in best.values()) > 1
     copy = model.with_classes(model.class_names, category_ids=IDS)
     copy.best_f1 = {"score_threshold": 0.05, "by_class": limits}
     folder = export_saved_model(
@@ -356,10 +357,13 @@ def test_wrong_weights_are_noticed(small, tmp_path, monkeypatch):
 
 
 def test_a_wrong_frame_is_noticed(small, tmp_path, monkeypatch):
-    right = signatures._Graph._to_original
-    monkeypatch.setattr(
-        signatures._Graph, "_to_original", lambda *args: right(*args) + tf.constant([0.02, 0, 0, 0])
-    )
+    right = signatures.in_originals
+
+    def shifted(*args):
+        found = right(*args)
+        return found | {"boxes": found["boxes"] + tf.constant([0.02, 0, 0, 0])}
+
+    monkeypatch.setattr(signatures, "in_originals", shifted)
     refuses(
         small, tmp_path, "serving_default: expected none, got 20 of 20 detections without a match"
     )
