@@ -1,6 +1,7 @@
 import ast
 import dataclasses
 import importlib
+import itertools
 from pathlib import Path
 
 import pytest
@@ -208,7 +209,8 @@ def taken_options(path):
 
 
 def test_every_option_arrives_somewhere():
-    files = [ROOT / "fcos_tf" / "build.py", *sorted((ROOT / "fcos_tf" / "cli").glob("*.py"))]
+    rooms = [(ROOT / "fcos_tf" / room).glob("*.py") for room in ("cli", "jobs")]
+    files = [ROOT / "fcos_tf" / "build.py", *sorted(itertools.chain(*rooms))]
     taken = {name for file in files for name in taken_options(file)}
     for kind in (*build.MODELS.values(), *build.OPTIMIZERS.values()):
         taken |= parameters_of(kind)

@@ -26,7 +26,7 @@ MODULES = sorted(
 )
 # What the tests of these do on small files of their own.
 NOT_RUN = {
-    "fcos_tf.cli.train.train": "trains 600 steps",
+    "fcos_tf.jobs.train.train": "trains 600 steps",
     "fcos_tf.convert.backbones.load_imagenet_file": "a published file, 100 MB",
     "fcos_tf.convert.checkpoints.from_torch": "a published file, 130 MB",
     "fcos_tf.convert.fetching.fetch_weights": "a published file, 130 MB",

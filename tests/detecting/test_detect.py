@@ -274,7 +274,7 @@ def test_thresholds_of_the_best_f1_of_an_export_and_a_server(tmp_path):
     assert instance == pytest.approx(0.01)
     told["best_f1"]["by_class"] = [0.5]
     description.write_text(json.dumps(told))
-    with pytest.raises(ValueError, match=r"description\.json: expected .* best_f1: expected 3"):
+    with pytest.raises(ValueError, match=r"description\.json: expected JSON .*best_f1: expected 3"):
         open_model(tmp_path)
 
 
