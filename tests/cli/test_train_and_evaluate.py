@@ -152,7 +152,7 @@ def test_evaluate_takes_a_checkpoint_or_a_file_and_thresholds(run_dir, run_here,
     config = f"--flagfile={run_dir / 'config.cfg'}"
     found = []
     weights = shutil.copy(run_dir / "model.keras", tmp_path)
-    given = [f"--weights={weights}", "--max_detections=3", "--analyse", "--keep_thresholds"]
+    given = [f"--weights={weights}", "--max_detections=3", "--analyse"]
     for i, options in enumerate(([], given)):
         folder = tmp_path / str(i)
         run = run_here if options else run_tool
@@ -174,14 +174,19 @@ def test_evaluate_takes_a_checkpoint_or_a_file_and_thresholds(run_dir, run_here,
         8, len(analysis["images"])
     )
     # The file keeps the thresholds, also of classes of which nothing is found.
+    keeping = [f"--weights={weights}", "--keep_thresholds", f"--output_dir={tmp_path / '2'}"]
+    result = run_here("evaluate.py", config, *keeping)
+    assert result.returncode == 0, result.stderr
+    analysis = json.loads((tmp_path / "2" / "analysis.json").read_text())
     kept = load_model(weights).best_f1
     usual = analysis["mean_f1"]["score_threshold"]
     own = [analysis["per_class"][name].get("threshold") for name in "0123456789"]
     assert kept["by_class"] == tuple(usual if each is None else each for each in own)
     assert kept["score_threshold"] == 0.001
-    result = run_here("evaluate.py", config, *given, "--tta=flip")
+    result = run_here("evaluate.py", config, *given, "--keep_thresholds", "--tta=flip")
     assert result.returncode == 1
-    assert "--keep_thresholds: expected a .keras file, and neither --tta nor " in result.stderr
+    wrong = "expected the settings of the model, got --max_detections and --tta"
+    assert f"--keep_thresholds: {wrong}\n" in result.stderr
     everything, best = found
     assert set(everything[0]) == {"image_id", "category_id", "bbox", "score"}
     assert {d["category_id"] for d in everything} <= set(range(1, 11))
