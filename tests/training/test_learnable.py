@@ -42,7 +42,7 @@ def test_levels_without_boxes_are_named(model):
     # about 80, of the levels with 0..64 and 64..128; none of 128 and more.
     boxes = [[0, 0, 30, 30], [0, 0, 100, 140]]
     (line,) = unlearnable(model, annotations(boxes), "256x128")
-    assert "by points of stride 32," in line and "--fpn_levels" in line
+    assert "by points of stride 32;" in line and "--fpn_levels" in line
 
 
 def test_an_evaluation_without_boxes_is_named(model):
