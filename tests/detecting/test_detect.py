@@ -245,7 +245,7 @@ def test_thresholds_of_the_best_f1(model, photos):
     own = fcos_tf.detect(model, photos / "b.png", score_threshold=0.001)[0]
     with pytest.raises(ValueError, match=r"score_threshold: expected a number, .* best_f1; run"):
         fcos_tf.detect(model, photos / "b.png", score_threshold="best_f1")
-    limits = [float(np.median(own.scores[own.labels == label])) for label in range(3)]
+    limits = np.quantile(own.scores, [0.3, 0.5, 0.7]).tolist()
     copy = model.with_classes(NAMES)
     copy.best_f1 = {"score_threshold": 0.001, "by_class": limits}
     (found,) = fcos_tf.detect(copy, photos / "b.png", score_threshold="best_f1")
@@ -274,7 +274,7 @@ def test_thresholds_of_the_best_f1_of_an_export_and_a_server(tmp_path):
     assert instance == pytest.approx(0.01)
     told["best_f1"]["by_class"] = [0.5]
     description.write_text(json.dumps(told))
-    with pytest.raises(ValueError, match=r"description\.json: expected .* best_f1: expected 3"):
+    with pytest.raises(ValueError, match=r"description\.json: expected .*best_f1: expected 3"):
         open_model(tmp_path)
 
 
