@@ -207,6 +207,14 @@ class Detector(FromPreset, ImageModel):
         """Detections."""
         return self.detect(inputs, jit_compile=jit_compile)
 
+    def config_without_weights(self):
+        """See `ImageModel`: without the thresholds of the best F1."""
+        config = self.get_config()
+        best_f1 = config.pop("best_f1")
+        if isinstance(self.score_threshold, str):
+            config["score_threshold"] = best_f1["score_threshold"]
+        return config
+
     def get_config(self):
         """The constructor's arguments."""
         names = ("score_threshold", "nms_threshold", "max_detections", "best_f1")

@@ -254,13 +254,13 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         config = {"num_classes": len(names), "class_names": names, "category_ids": category_ids}
         if dtype is not None:
             config["dtype"] = dtype
-        config = {**self.get_config(), **config}
-        best_f1 = config.pop("best_f1", None)  # of a detector, measured with its weights
-        if isinstance(config.get("score_threshold"), str):
-            config["score_threshold"] = best_f1["score_threshold"]
-        model = type(self).from_config(config)
+        model = type(self).from_config({**self.config_without_weights(), **config})
         model._take_weights(self, file=self.name)
         return model
+
+    def config_without_weights(self) -> dict:
+        """The config, without what was measured with the weights."""
+        return self.get_config()
 
     def _take_weights(self, source: "ImageModel", *, file: str) -> None:
         """Copies all weights; those of the class layers only if the classes are the same."""

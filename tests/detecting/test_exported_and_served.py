@@ -140,6 +140,7 @@ def test_versions(export, tmp_path):
         ("no json", "expected JSON with class_names and category_ids, got JSONDecodeError"),
         ("[]", "expected JSON with class_names and category_ids, got TypeError"),
         ('{"class_names": ["a"]}', r"got KeyError\('category_ids'\)"),
+        ('{"class_names": null, "category_ids": [Infinity]}', "got OverflowError"),
         ('{"class_names": ["a"], "category_ids": [1, 2]}', "for each of 1 class names, got 2"),
     ],
 )

@@ -1,6 +1,7 @@
 """The image classifier: labels from boxes, loss, pooling, files, metrics, training, export."""
 
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -325,6 +326,14 @@ def test_folders_of_images_by_class_through_the_tools(tmp_path, capsys):
     (served,) = fcos_tf.detecting.classify(tmp_path / "unsure", pixels)
     (found,) = fcos_tf.detecting.classify(model, pixels)
     assert max(served.values()) < 0.9 and served == pytest.approx(found, abs=1e-4)
+
+    file = str(run / "model.keras")
+    sets = {single: SimpleNamespace(single_label=single) for single in (True, False)}
+    config = Config(model="classifier", initial_weights=file)
+    names = model.class_names
+    assert build.make_model(config, names, dataset=sets[True]).label_mode == "single"
+    with pytest.raises(ValueError, match=r"--label_mode=multi, as the data need it, got single"):
+        build.make_model(config, names, dataset=sets[False])
 
     probed = train(
         Config(model="classifier", probe=True, **options, model_dir=str(tmp_path / "probe")),

@@ -127,3 +127,15 @@ def test_an_untrained_model_learns_from_the_points_whose_anchors_fit():
         learning = strides[matched[0] >= 0]
         assert len(learning) > 5 and np.median(learning) == stride
     assert FCOS(3, backbone="simple_cnn", fpn_channels=32).head.initial_distance == 0
+
+
+def test_distances_in_pixels_are_no_start_for_it():
+    with pytest.raises(ValueError, match=r"assigner 'tal' needs first boxes .* got 'official'"):
+        FCOS(
+            3,
+            backbone="simple_cnn",
+            fpn_levels=3,
+            fpn_channels=32,
+            assigner="tal",
+            rules="official",
+        )

@@ -124,6 +124,22 @@ def test_fit_on_a_data_set_warns_of_nothing(model):
     assert not [warning for warning in caught if "shuffle" in str(warning.message)]
 
 
+def test_batches_of_keras_are_shuffled_as_by_keras(model, monkeypatch):
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return IMAGES, TARGETS
+
+    seen = []
+    monkeypatch.setattr(keras.Model, "fit", lambda self, *args, **options: seen.append(options))
+    model.fit(Batches())
+    model.fit(IMAGES, TARGETS)
+    model.fit(tf.data.Dataset.from_tensors((IMAGES, TARGETS)))
+    assert [options.get("shuffle", True) for options in seen] == [True, True, False]
+
+
 @pytest.mark.parametrize("option", [{"loss": "mse"}, {"metrics": ["accuracy"]}])
 def test_losses_and_metrics_of_compile_are_refused(option):
     model = fcos_tf.FCOS(3, backbone="simple_cnn", fpn_levels=3, fpn_channels=32, head_convs=0)
