@@ -1,8 +1,9 @@
-"""Times training, inference, input or evaluation, alone or beside a peer, in one run.
+r"""Times training, inference, input or evaluation, alone or beside a peer, in one run.
 
     python tools/benchmark.py --what=training --flagfile=bccd.cfg --peer=torchvision
     python tools/benchmark.py --what=training --precision=mixed_bfloat16 --peer=float32
-    python tools/benchmark.py --what=inference --image_size=512x512 --batch_size=1 --peer=openvino
+    python tools/benchmark.py --what=inference --image_size=512x512 --batch_size=1 \
+        --peer=torchvision,openvino --json=times.json
     python tools/benchmark.py --what=inference --saved_model=export/fcos/1 --batch_size=1
     python tools/benchmark.py --what=input --dataset=voc --data_dir=VOC --peer=torchvision
     python tools/benchmark.py --what=evaluation --peer=pycocotools
@@ -18,13 +19,15 @@ process per core. Evaluation: COCO's twelve numbers of 5000 images with 100 rand
 
 import dataclasses
 import functools
+import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from fcos_tf import config as sections
+from fcos_tf.atomic_files import write_text
 from fcos_tf.cli import command_line
 from fcos_tf.config import Config
 from fcos_tf.options import Options, fields_of, option
@@ -58,9 +61,10 @@ class BenchmarkOptions(Options):
     """The task, the peer and the length of the run."""
 
     what: str = option("", "Task to time.", choices=tuple(_PEERS), required=True)
-    peer: str | None = option(
-        None, "Also time torchvision, for evaluation pycocotools; or the same model in float32 or "
-        "by OpenVINO.", choices=("torchvision", "pycocotools", "float32", "openvino"),
+    peer: tuple[str, ...] = option(
+        (), "Also time these: torchvision in the same precision, for evaluation pycocotools; the "
+        "same model in float32 or by OpenVINO.",
+        choices=("torchvision", "pycocotools", "float32", "openvino"),
     )  # fmt: skip
     saved_model: str | None = option(
         None, "With --what=inference: exported model to time instead of one made by flags."
@@ -73,6 +77,7 @@ class BenchmarkOptions(Options):
     steps_per_round: int | None = option(
         None, "Steps of a turn; default 4, input 100 (batches), evaluation 1.", least=1
     )
+    json: str | None = option(None, "File for the seconds per step of every round.")
 
 
 # Number of steps -> their seconds.
@@ -85,13 +90,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _benchmark(config: Config, options: BenchmarkOptions, given: command_line.Given) -> None:
-    what, peer, saved_model = options.what, options.peer, options.saved_model
-    if peer not in (None, *_PEERS[what]):
-        expected = " or ".join(_PEERS[what])
-        raise ValueError(f"--peer: expected {expected} with --what={what}, got {peer!r}")
-    if peer == "float32" and (saved_model or config.precision == "float32"):
+    what, peers, saved_model = options.what, options.peer, options.saved_model
+    for peer in peers:
+        if peer not in _PEERS[what]:
+            expected = " or ".join(_PEERS[what])
+            raise ValueError(f"--peer: expected {expected} with --what={what}, got {peer!r}")
+    if "float32" in peers and (saved_model or config.precision == "float32"):
         raise ValueError("--peer=float32: expected another --precision, and no --saved_model")
-    if peer == "openvino" and saved_model:
+    if "openvino" in peers and saved_model:
         raise ValueError("--peer=openvino: expected no --saved_model, got one")
     refuse = functools.partial(command_line.refuse_unused, given)
     refuse(f"--what={what}", _UNUSED[what])
@@ -100,13 +106,17 @@ def _benchmark(config: Config, options: BenchmarkOptions, given: command_line.Gi
         refuse("--saved_model", fields_of(Config).keys() - used)
     else:
         refuse(f"--what={what} without --saved_model", ["input"])
+    if "torchvision" in peers and what != "input":
+        from benchmarks.torchvision_peer import import_torchvision
+
+        import_torchvision()  # its CUDA build crashes when it is imported after TensorFlow
     load_tensorflow()
     if saved_model and what == "inference":
         from benchmarks import exported
 
-        title, images_per_step, sides = exported.sides(config, saved_model, options.input, peer)
+        title, images_per_step, sides = exported.sides(config, saved_model, options.input, peers)
     else:
-        title, images_per_step, sides = _sides(config, what, peer)
+        title, images_per_step, sides = _sides(config, what, peers)
     steps = options.steps_per_round or _STEPS[what]
     seconds = time_in_turns(sides, rounds=options.rounds, steps=steps)
     print(title)
@@ -114,30 +124,33 @@ def _benchmark(config: Config, options: BenchmarkOptions, given: command_line.Gi
     for name, values in seconds.items():
         median = statistics.median(values)
         print(
-            f"{name:24} {median:8.3f} s per step ({min(values):.3f} to {max(values):.3f})  "
+            f"{name:26} {median:8.3f} s per step ({min(values):.3f} to {max(values):.3f})  "
             f"{images_per_step / median:7.1f} images/s  {median / ours:5.2f} x"
         )
+    if options.json:
+        result = {"title": title, "images_per_step": images_per_step, "seconds_per_step": seconds}
+        write_text(options.json, json.dumps(result, indent=2) + "\n")
 
 
-def _sides(config: Config, what: str, peer: str | None) -> tuple[str, int, dict[str, Side]]:
+def _sides(config: Config, what: str, peers: Sequence[str]) -> tuple[str, int, dict[str, Side]]:
     """Title, images in a step, and the sides to time, ours first."""
     if what == "input":
         from benchmarks import input_pipeline
 
-        return input_pipeline.sides(config, peer)
+        return input_pipeline.sides(config, peers)
     if what == "evaluation":
         from benchmarks import evaluation
 
-        return evaluation.sides(config.seed, peer)
+        return evaluation.sides(config.seed, peers)
     batch = _random_batch(config)
     sides = {f"fcos_tf {config.precision}": timed(_ours(config, what, *batch))}
-    if peer == "float32":
+    if "float32" in peers:
         float32 = dataclasses.replace(config, precision="float32")
         sides["fcos_tf float32"] = timed(_ours(float32, what, *batch))
-    elif peer == "openvino":
+    if "openvino" in peers:
         sides[f"OpenVINO {config.precision}"] = timed(_openvino(config, batch[0]))
-    elif peer:
-        sides["torchvision float32"] = timed(_torchvision(config, what, *batch))
+    if "torchvision" in peers:
+        sides[f"torchvision {config.precision}"] = timed(_torchvision(config, what, *batch))
     title = f"{what}, {config.backbone}, {config.image_size}, batch {config.batch_size}"
     return title, config.batch_size, sides
 
@@ -194,7 +207,7 @@ def _torchvision(config: Config, what: str, images, targets) -> Callable[[], Non
     """A function of one step of torchvision's model."""
     from benchmarks.torchvision_peer import Peer
 
-    peer = Peer(config, _NUM_CLASSES, images.shape[1:3])
+    peer = Peer(config, _NUM_CLASSES, canvas=images.shape[1:3])
     if what == "inference":
         return lambda: peer.detect(images)
     return lambda: peer.train_step(images, targets)

@@ -47,7 +47,7 @@ def _train(config: Config, options, given) -> None:
     val_data = build.load_val_data(config, train_data.class_names)
     total = count_steps(train_data.num_images, **options_for(config, count_steps))
     schedule = build.make_schedule(config, total)
-    peer = Peer(config, len(train_data.class_names), canvas)
+    peer = Peer(config, len(train_data.class_names), canvas=canvas)
     seconds = []
     for step, (images, targets) in enumerate(train_data.take(total).as_numpy_iterator()):
         start = time.perf_counter()
@@ -56,8 +56,10 @@ def _train(config: Config, options, given) -> None:
         if (step + 1) % 50 == 0:
             print(f"step {step + 1}/{total}, {statistics.median(seconds):.3f} s", flush=True)
     metrics = evaluate(peer, val_data, config.metrics, detect=peer.detect)
-    print(f"torchvision, {total} steps of {statistics.median(seconds):.3f} s (median), evaluated on "
-          f"{val_data.num_images} images")
+    print(
+        f"torchvision, {total} steps of {statistics.median(seconds):.3f} s (median), evaluated on "
+        f"{val_data.num_images} images"
+    )
     print(" ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
 

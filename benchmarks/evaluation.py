@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,20 +13,20 @@ from fcos_tf.evaluation.records import to_dicts
 NUM_IMAGES, NUM_DETECTIONS, NUM_OBJECTS, NUM_CLASSES = 5000, 100, 7, 80
 
 
-def sides(seed: int, peer: str | None):
+def sides(seed: int, peers: Sequence[str]):
     """Title, images in a step, and the sides to time; see `benchmark`."""
     truth, detections = random_records(seed)
     results: dict[str, list[float]] = {}
     made = {"fcos_tf": timed(lambda: results.update(ours=_ours(truth, detections)))}
-    if peer:
+    if peers:
 
         def run():
             results["peer"] = _pycocotools(truth, detections)
             distance = np.abs(np.subtract(results["ours"], results["peer"])).max()
             if distance > 1e-9:
-                raise RuntimeError(f"ours and {peer}'s numbers differ by {distance}")
+                raise RuntimeError(f"ours and {peers[0]}'s numbers differ by {distance}")
 
-        made[peer] = timed(run)
+        made[peers[0]] = timed(run)
     title = f"evaluation, {NUM_IMAGES} images, {NUM_DETECTIONS} detections each"
     return title, NUM_IMAGES, made
 

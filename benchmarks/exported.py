@@ -1,4 +1,4 @@
-"""Requests to an exported model, image files in and detections out, and torchvision's FCOS."""
+"""Requests to an exported model, image files in and detections out, and torchvision's detector."""
 
 import io
 import json
@@ -14,7 +14,7 @@ Ask = Callable[[Sequence[bytes]], object]
 
 
 def sides(
-    config: Config, saved_model: str, images: str | None, peer: str | None
+    config: Config, saved_model: str, images: str | None, peers: Sequence[str]
 ) -> tuple[str, int, dict[str, Side]]:
     """Title, images in a request, and the sides to time; see `benchmark`.
 
@@ -29,8 +29,10 @@ def sides(
     size = description["image_size"]
     contents = [file.read_bytes() for file in files]
     asks = {f"SavedModel {description['precision']}": _saved_model(folder)}
-    if peer:
-        asks["torchvision float32"] = _torchvision(config, size, len(description["category_ids"]))
+    if peers:
+        asks[f"torchvision {config.precision}"] = _torchvision(
+            config, size, len(description["category_ids"])
+        )
     number = config.batch_size
     made = {name: _timed_requests(ask, contents, number) for name, ask in asks.items()}
     title = f"inference, {len(contents)} image files, {size}, {number} in a request, {folder}"
@@ -75,7 +77,7 @@ def _torchvision(config: Config, image_size: str, num_classes: int) -> Ask:
     from fcos_tf.image_size import parse_image_size
 
     rule = parse_image_size(image_size)
-    peer = Peer(config, num_classes, rule.canvas or rule.sides[1:])
+    peer = Peer(config, num_classes, sides=rule.canvas or rule.sides[1:])
     return lambda files: peer.detect(
         [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in files]
     )

@@ -1,7 +1,7 @@
 """Batches of images from disk: ours, a bare tf.data map, and Pillow with a DataLoader."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks.benchmark import fixed_size, timed
 from fcos_tf.config import Config
@@ -10,7 +10,7 @@ from fcos_tf.config import Config
 _WARM_UP = 20
 
 
-def sides(config: Config, peer: str | None):
+def sides(config: Config, peers: Sequence[str]):
     """Title, images in a step, and the sides to time; see `benchmark`."""
     from fcos_tf import build
 
@@ -20,7 +20,7 @@ def sides(config: Config, peer: str | None):
     found = build.read_annotations(config, config.train_split).annotations
     ours = build.load_train_data(config)
     made = {"fcos_tf": lambda: ours, "bare tf.data": _bare(found.files, size, config.batch_size)}
-    if peer:
+    if peers:
         made["torchvision DataLoader"] = _torchvision(found.files, size, config.batch_size)
     title = f"input, {len(found.files)} files, {config.image_size}, batch {config.batch_size}"
     return title, config.batch_size, {name: _timed_batches(make) for name, make in made.items()}

@@ -1,4 +1,4 @@
-"""torchvision's detectors with the sizes of ours, the peers of benchmarks; need the extra `parity`."""
+"""The peers of benchmarks: torchvision's detectors with the sizes of ours."""
 
 import numpy as np
 
@@ -76,7 +76,9 @@ def _pyramid(config: Config, first_level: int, more_levels):
     given = options_for(config, resolve_preset, weights=weights or None)
     preset = resolve_preset(**{name: None if x in ("auto", -1) else x for name, x in given.items()})
     keys = [key for key, _ in network.named_parameters()]
-    ends = [sum(key.startswith(f"{part}.") for part in parts[: preset.frozen_stages]) for key in keys]
+    ends = [
+        sum(key.startswith(f"{part}.") for part in parts[: preset.frozen_stages]) for key in keys
+    ]
     frozen = keys[: len(keys) - next((i for i, x in enumerate(reversed(ends)) if x), len(keys))]
     for key in frozen:
         network.get_parameter(key).requires_grad_(False)
@@ -98,7 +100,7 @@ def _pyramid(config: Config, first_level: int, more_levels):
 
 
 def _fcos(config: Config, num_classes: int):
-    """torchvision's FCOS."""
+    """FCOS, as torchvision has it."""
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.fcos import FCOS, FCOSHead
     from torchvision.ops.feature_pyramid_network import LastLevelP6P7
@@ -129,7 +131,7 @@ def _fcos(config: Config, num_classes: int):
 
 
 def _faster_rcnn(config: Config, num_classes: int):
-    """torchvision's Faster R-CNN, version 1, with its own numbers of anchors and proposals."""
+    """Faster R-CNN, version 1, as torchvision has it, with its own numbers of anchors and proposals."""
     from torchvision.models.detection import FasterRCNN
     from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -165,21 +167,29 @@ class Peer:
 
     Its initial weights are torchvision's own, except those of --backbone_weights.
 
+    Args:
+        config: the options; `precision` mixed_bfloat16 is torch.autocast.
+        num_classes: without background.
+        canvas: height and width that images are padded to, which come in their final size.
+        sides: without a canvas, the short and the long side that torchvision resizes images to.
+
     Raises:
         ValueError: a model, backbone or pyramid that torchvision has not, or it is not installed.
     """
 
-    def __init__(self, config: Config, num_classes: int, image_size: tuple[int, int]):
+    def __init__(self, config: Config, num_classes: int, *, canvas=None, sides=None):
         torch, _ = import_torchvision()
         make = {"fcos": _fcos, "faster_rcnn": _faster_rcnn}.get(config.model)
         if make is None:
             raise ValueError(f"--peer=torchvision: expected a detector, got --model={config.model}")
         torch.manual_seed(config.seed)
         model = make(config, num_classes)
-        # Images come in their final size.
-        model.transform.resize = lambda image, target: (image, target)
-        model.transform.batch_images = lambda images, size_divisible: self._padded(images)
-        self.canvas = image_size
+        self.canvas = canvas
+        if canvas:
+            model.transform.resize = lambda image, target: (image, target)
+            model.transform.batch_images = lambda images, size_divisible: self._padded(images)
+        else:
+            model.transform.min_size, model.transform.max_size = (min(sides),), max(sides)
         self.torch, self.model = torch, model.to(memory_format=torch.channels_last)
         self.first_label = int(config.model == "faster_rcnn")  # 0 is its background
         self.clip_norm, self.half = config.clip_norm, config.precision == "mixed_bfloat16"
@@ -198,12 +208,10 @@ class Peer:
         return self.torch.stack(planes).contiguous(memory_format=self.torch.channels_last)
 
     def _tensors(self, images: np.ndarray, image_sizes):
-        torch = self.torch
-        sizes = [self.canvas] * len(images) if image_sizes is None else image_sizes.astype(int)
-        return [
-            torch.from_numpy(image[:height, :width]).permute(2, 0, 1).float() / 255
-            for image, (height, width) in zip(np.asarray(images), sizes, strict=True)
-        ]
+        if image_sizes is not None:
+            sizes = np.asarray(image_sizes).astype(int)
+            images = [x[:h, :w] for x, (h, w) in zip(np.asarray(images), sizes, strict=True)]
+        return [self.torch.from_numpy(x).permute(2, 0, 1).float() / 255 for x in images]
 
     def train_step(self, images, targets: dict, learning_rate: float | None = None) -> None:
         """One SGD step on images [B, H, W, 3] of 0-255 and targets of our data sets, in NumPy.

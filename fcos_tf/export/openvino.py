@@ -81,8 +81,7 @@ def export_openvino(
 
     copy = inference_copy(model, **thresholds)
     network_function, rest_function = _functions(copy, rule)
-    network = openvino.convert_model(network_function)
-    rest = openvino.convert_model(rest_function)
+    network, rest = _converted(network_function), _converted(rest_function)
     _check(_runner(network), _runner(rest), model, copy, rule)
     if quantise:
         network = quantise(network)
@@ -140,6 +139,22 @@ def _functions(model, rule: ImageSize):
 
 def _trace(function: Callable, specs: list[tf.TensorSpec]):
     return tf.function(function, input_signature=specs, autograph=False).get_concrete_function()
+
+
+def _converted(function):
+    """An OpenVINO graph. Its top k may order equal values as it likes: on a CPU the stable one takes
+    1.3 s for the class scores of a level of 64 x 64 points and 80 classes, the other one 1 ms."""
+    import openvino
+
+    graph = openvino.convert_model(function)
+    for node in graph.get_ops():
+        if node.get_type_name() == "TopK":
+            options = node.get_attributes() | {"stable": False}
+            names = ("axis", "mode", "sort", "index_element_type", "stable")
+            other = openvino.opset13.topk(*node.input_values(), *(options[name] for name in names))
+            for old, new in zip(node.outputs(), other.outputs(), strict=True):
+                old.replace(new)
+    return graph
 
 
 def _join(network, rest):
