@@ -102,7 +102,7 @@ def _benchmark(config: Config, options: BenchmarkOptions, given: command_line.Gi
     refuse = functools.partial(command_line.refuse_unused, given)
     refuse(f"--what={what}", _UNUSED[what])
     if saved_model and what == "inference":
-        used = {"batch_size"} | (fields_of(sections.ModelOptions).keys() if peer else set())
+        used = {"batch_size"} | (fields_of(sections.ModelOptions).keys() if peers else set())
         refuse("--saved_model", fields_of(Config).keys() - used)
     else:
         refuse(f"--what={what} without --saved_model", ["input"])

@@ -213,13 +213,16 @@ class Peer:
             images = [x[:h, :w] for x, (h, w) in zip(np.asarray(images), sizes, strict=True)]
         return [self.torch.from_numpy(x).permute(2, 0, 1).float() / 255 for x in images]
 
-    def train_step(self, images, targets: dict, learning_rate: float | None = None) -> None:
+    def train_step(self, images, targets: dict, learning_rate: float | None = None) -> float:
         """One SGD step on images [B, H, W, 3] of 0-255 and targets of our data sets, in NumPy.
 
         Args:
             images: on the canvas.
             targets: `boxes`, `labels` (negative: padding), and `image_sizes` before padding.
             learning_rate: of this step; None: the config's.
+
+        Returns:
+            The loss before the step.
         """
         torch = self.torch
         lists = [
@@ -240,6 +243,7 @@ class Peer:
         if self.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimizer.step()
+        return float(loss.detach())
 
     def detect(self, images, image_sizes=None) -> dict[str, np.ndarray]:
         """Detections as `Detector.detect` gives them, of images [B, H, W, 3] of 0-255."""
@@ -255,5 +259,5 @@ class Peer:
         for i, each in enumerate(found):
             for key, values in result.items():
                 values[i, : len(each[key])] = each[key].float().numpy()
-        result["labels"] -= self.first_label * (result["labels"] > 0)
+        result["labels"] -= self.first_label * (result["labels"] >= self.first_label)
         return result

@@ -120,6 +120,20 @@ class FCOS(PyramidDetector):
                 f"assigner {assigner!r} needs first boxes of some strides; expected rules whose "
                 f"distances are of a relu, got {rules!r}"
             )
+        ranges = level_size_ranges(fpn_levels, size_ranges)
+        if assigner != "fcos" and (
+            center_sampling_radius not in (None, 0, 1.5)
+            or ranges != level_size_ranges(fpn_levels, None)
+        ):
+            raise ValueError(
+                f"center_sampling_radius and size_ranges: not used with assigner {assigner!r}; "
+                f"leave them out, got {center_sampling_radius} and {ranges}"
+            )
+        if quality == "joint" and centerness_on != "box":
+            raise ValueError(
+                "centerness_on: not used with quality 'joint', which has no such output; leave it "
+                f"out, got {centerness_on!r}"
+            )
         counts, loss_names, raw = count_names(fpn_levels), dict(self.loss_names), self.raw_outputs
         if quality == "joint":
             del loss_names["centerness_loss"]
@@ -140,8 +154,7 @@ class FCOS(PyramidDetector):
         self.inclusive_pixels = self.rules.inclusive_pixels
         self.box_loss, self.box_loss_weight = box_loss, box_loss_weight
         self.center_sampling_radius = center_sampling_radius
-        self.topk_per_level = topk_per_level
-        self.size_ranges = level_size_ranges(fpn_levels, size_ranges)
+        self.topk_per_level, self.size_ranges = topk_per_level, ranges
         self.head = FCOSHead(
             self.num_classes,
             strides=self.strides,

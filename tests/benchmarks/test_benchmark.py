@@ -124,7 +124,7 @@ def test_wrong_flags_are_told(capsys, arguments, message):
     ("arguments", "message"),
     [
         (["--what=speed"], "--what: expected one of training, inference, input, evaluation"),
-        (["--what=training", "--peer=x"], "--peer: expected one of torchvision, pycocotools, fl"),
+        (["--what=training", "--peer=x"], "--peer: expected some of torchvision, pycocotools, fl"),
         (["--what=training", "--rounds=0"], "--rounds: expected a number at least 1, got 0"),
         (["--what=training", "--steps=9"], "--steps is not used by benchmark.py"),
     ],

@@ -266,14 +266,16 @@ def test_mixed_precision_does_not_round_the_image_size():
     np.testing.assert_array_equal(logits(261), original)  # the first of the padding
 
 
-@pytest.mark.parametrize("third", [{"quality": "iou"}, {"quality": "joint", "assigner": "atss"}])
+@pytest.mark.parametrize(
+    "third",
+    [{"quality": "iou", "centerness_on": "class"}, {"quality": "joint", "assigner": "atss"}],
+)
 def test_keras_file_round_trip(tmp_path, third):
     model = small_model(
         class_names=["a", "b", "c"],
         backbone_norm="frozen",
         frozen_stages=2,
         stride_in_3x3=False,
-        centerness_on="class",
         **third,
         box_loss="iou",
         center_sampling_radius=None,

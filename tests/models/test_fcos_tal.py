@@ -139,3 +139,21 @@ def test_distances_in_pixels_are_no_start_for_it():
             assigner="tal",
             rules="official",
         )
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"assigner": "atss", "center_sampling_radius": 2.0}, r"assigner 'atss'.* got 2.0"),
+        ({"assigner": "tal", "size_ranges": [(0, 9), (9, 50), (50, 1e4)]}, r"'tal'.* 9.0"),
+        ({"quality": "joint", "centerness_on": "class"}, r"centerness_on: .* got 'class'"),
+    ],
+)
+def test_options_without_effect_are_refused(options, text):
+    small = {"backbone": "simple_cnn", "fpn_levels": 3, "fpn_channels": 32, "head_convs": 0}
+    with pytest.raises(ValueError, match=text):
+        FCOS(3, **small, **options)
+    for name in set(options) - {"assigner", "quality"}:
+        del options[name]
+    made = FCOS(3, **small, **options)
+    assert FCOS.from_config(made.get_config()).get_config() == made.get_config()
