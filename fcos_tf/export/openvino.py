@@ -142,8 +142,11 @@ def _trace(function: Callable, specs: list[tf.TensorSpec]):
 
 
 def _converted(function):
-    """An OpenVINO graph. Its top k may order equal values as it likes: on a CPU the stable one takes
-    1.3 s for the class scores of a level of 64 x 64 points and 80 classes, the other one 1 ms."""
+    """An OpenVINO graph whose top k may order equal values in any way.
+
+    The stable one sorts by a slow algorithm: 1.3 s instead of 1 ms for 64 x 64 points and 80
+    classes on a CPU.
+    """
     import openvino
 
     graph = openvino.convert_model(function)
