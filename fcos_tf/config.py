@@ -166,8 +166,8 @@ class ModelOptions(Options):
     head_norm: str = option("group", "Normalisation after each of them.", choices=("group", "none"))
     centerness_on: str = option("box", "Tower of the centerness output.", choices=("box", "class"))
     quality: str = option("centerness", "Target of the third output: centerness, or iou, the box's "
-        "IoU; joint = no such output, the class score learns the IoU.",
-        choices=("centerness", "iou", "joint"))
+        "IoU; joint, varifocal = no such output, the class score learns the IoU, by the quality "
+        "focal loss or the varifocal loss.", choices=("centerness", "iou", "joint", "varifocal"))
     rules: str = option("fcos_tf", "Conventions of a published implementation (position of points, "
         "ties, meaning of the score threshold ...): fcos_tf, torchvision or detectron2; of fcos "
         "also official, official_improved and adelaidet; of faster_rcnn torchvision_v2 and course.",

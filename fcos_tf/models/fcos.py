@@ -21,6 +21,7 @@ from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.models.fcos_training import (
     ASSIGNERS,
     BOX_LOSSES,
+    JOINT_LOSSES,
     QUALITIES,
     count_names,
     fcos_losses,
@@ -50,8 +51,8 @@ class FCOS(PyramidDetector):
         head_norm: "group" or "none", after each of them.
         centerness_on: the tower of the centerness output, "box" or "class".
         quality: target of the third output: "centerness", or "iou", the IoU of the predicted box
-            with its target, without weights in the box loss; "joint": there is no such output,
-            and the class score learns the IoU, see `models.fcos_training`.
+            with its target, without weights in the box loss; "joint" or "varifocal": there is no
+            such output, and the class score learns the IoU, see `models.fcos_training`.
         rules: conventions of a published implementation: a key of `models.fcos_rules.RULES`.
         assigner: assignment of boxes to points: a key of `models.fcos_training.ASSIGNERS`.
         box_loss: "giou", "iou" or "l1".
@@ -129,15 +130,16 @@ class FCOS(PyramidDetector):
                 f"center_sampling_radius and size_ranges: not used with assigner {assigner!r}; "
                 f"leave them out, got {center_sampling_radius} and {ranges}"
             )
-        if quality == "joint" and centerness_on != "box":
+        if quality in JOINT_LOSSES and centerness_on != "box":
             raise ValueError(
-                "centerness_on: not used with quality 'joint', which has no such output; leave it "
-                f"out, got {centerness_on!r}"
+                f"centerness_on: not used with quality {quality!r}, which has no such output; "
+                f"leave it out, got {centerness_on!r}"
             )
         counts, loss_names, raw = count_names(fpn_levels), dict(self.loss_names), self.raw_outputs
-        if quality == "joint":
+        if quality in JOINT_LOSSES:
             del loss_names["centerness_loss"]
-            loss_names["classification_loss"] = "quality focal loss of all points and classes"
+            kind = {"joint": "quality focal"}.get(quality, quality)
+            loss_names["classification_loss"] = f"{kind} loss of all points and classes"
             raw = {name: raw[name] for name in ("class_logits", "ltrb")}
         kwargs |= {"count_names": counts, "loss_names": loss_names}
         super().__init__(num_classes, fpn_levels=fpn_levels, **kwargs)
@@ -207,7 +209,7 @@ class FCOS(PyramidDetector):
 
     def compute_totals(self, targets, image_size):
         """The loss normalisers of this replica's images: `loss_totals`."""
-        if self.quality == "joint" or ASSIGNERS[self.assigner].uses_predictions:
+        if self.quality in JOINT_LOSSES or ASSIGNERS[self.assigner].uses_predictions:
             return None
         return loss_totals(*self._assign_targets(targets, image_size), self.strides)
 

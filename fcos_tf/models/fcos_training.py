@@ -6,8 +6,9 @@ the size range of its level. Among several boxes the one with the smallest area 
 
 The losses are those of equation 2 and section 3.4. "joint" quality is that of Generalized Focal
 Loss (arXiv:2006.04388) without its box distribution: quality focal loss over the number of
-positives; the box loss weighted by the best class score, or both weighted as in TOOD, by the score
-targets of the assigner, and divided by their sum.
+positives; the box loss weighted by the best class score. "varifocal" is that of VarifocalNet
+(2008.13367): its loss over the number of positives; the box loss weighted by the IoU. With score
+targets of the assigner both are weighted as in TOOD, by them, and divided by their sum.
 
 Shape shorthand: B images, N points over all levels, L levels, M padded boxes, C classes.
 """
@@ -26,7 +27,9 @@ from fcos_tf.ops.boxes import box_area
 from fcos_tf.ops.points import centerness, encode_ltrb
 
 BOX_LOSSES = {"giou": losses.giou_loss, "iou": losses.iou_loss, "l1": losses.l1_loss}
-QUALITIES = ("centerness", "iou", "joint")  # the last without a third output
+# Losses of class scores that learn the quality, without a third output.
+JOINT_LOSSES = {"joint": losses.quality_focal_loss, "varifocal": losses.varifocal_loss}
+QUALITIES = ("centerness", "iou", *JOINT_LOSSES)
 
 INFINITY = 1e8
 SIZE_RANGES = ((0, 64), (64, 128), (128, 256), (256, 512), (512, INFINITY))
@@ -236,8 +239,8 @@ def fcos_losses(
         learnt: outputs of `fcos_targets`.
         point_strides: [N] float32, pixels.
         strides: L strides in pixels, the values in `point_strides`.
-        quality: target of the third output, "centerness" or "iou"; "joint": there is none, and the
-            class scores learn the IoU, or the `score_targets` of the assigner.
+        quality: target of the third output, "centerness" or "iou"; a key of `JOINT_LOSSES`: there
+            is none, and the class scores learn the IoU, or the `score_targets` of the assigner.
         box_loss: a key of `BOX_LOSSES`.
         box_loss_weight: factor of the box loss.
         rules: unit of the overlaps, weighting of the boxes.
@@ -245,10 +248,10 @@ def fcos_losses(
             None: the images are this replica's whole batch.
 
     Returns:
-        dict of float32 scalars: `classification_loss`, `box_loss` and, but for "joint",
-        `centerness_loss`, each this replica's sum divided by the normaliser of all replicas; and
-        `count_names`, of all replicas: the positive points, of all levels and of each. The
-        normaliser is at least 1.
+        dict of float32 scalars: `classification_loss`, `box_loss` and, but for the
+        `JOINT_LOSSES`, `centerness_loss`, each this replica's sum divided by the normaliser of all
+        replicas; and `count_names`, of all replicas: the positive points, of all levels and of
+        each. The normaliser is at least 1.
     """
     positive = learnt["positive_mask"]
     ltrb, ltrb_targets = predictions["ltrb"], learnt["ltrb_targets"]
@@ -259,14 +262,17 @@ def fcos_losses(
     if quality != "centerness":
         iou = losses.ltrb_iou(ltrb, ltrb_targets, plus_one=plus_one)
         quality_targets = ops.stop_gradient(iou)
-    joint, scores = quality == "joint", learnt.get("score_targets")
+    joint, scores = quality in JOINT_LOSSES, learnt.get("score_targets")
     weight_boxes = joint or (quality == "centerness" and rules.weight_boxes)
     box_weights = quality_targets if weight_boxes else 1.0
     class_logits, class_targets = predictions["class_logits"], learnt["class_targets"]
     if joint:
         class_targets = class_targets * (quality_targets if scores is None else scores)[..., None]
-        best = ops.stop_gradient(ops.max(ops.sigmoid(class_logits), axis=-1))
-        box_weights = ops.where(positive, best, 0.0) if scores is None else scores
+        box_weights = scores
+        if scores is None:  # as in the code of the two papers
+            best = ops.stop_gradient(ops.max(ops.sigmoid(class_logits), axis=-1))
+            by_score = quality_targets if quality == "varifocal" else best
+            box_weights = ops.where(positive, by_score, 0.0)
     if totals is None:
         of_weights = box_weights if joint else None
         totals = sum_over_replicas(loss_totals(learnt, point_strides, strides, of_weights))
@@ -278,7 +284,7 @@ def fcos_losses(
     box_normaliser = ops.maximum(totals[-1], least) if weight_boxes else normaliser
     class_normaliser = box_normaliser if joint and scores is not None else normaliser
 
-    class_loss = losses.quality_focal_loss if joint else losses.sigmoid_focal_loss
+    class_loss = JOINT_LOSSES.get(quality, losses.sigmoid_focal_loss)
     classification = class_loss(class_logits, class_targets)
     options = {} if box_loss == "l1" else {"plus_one": plus_one}
     box = BOX_LOSSES[box_loss](ltrb, ltrb_targets, **options) * box_weights

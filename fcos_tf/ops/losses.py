@@ -57,6 +57,19 @@ def quality_focal_loss(logits, targets):
     return ops.square(distance) * binary_cross_entropy(logits, targets)
 
 
+def varifocal_loss(logits, targets):
+    """Focal loss whose positives weigh as much as their targets (VarifocalNet, 2008.13367, eq. 2).
+
+        t * binary cross-entropy of p and t, where t > 0; elsewhere 3/4 p^2 times it
+
+    The arguments and the result are those of `quality_focal_loss`, but it is not 0 at p = t.
+    """
+    p = ops.sigmoid(ops.cast(logits, "float32"))
+    targets = ops.cast(targets, "float32")
+    weights = ops.where(targets > 0, targets, 0.75 * ops.square(p))
+    return weights * binary_cross_entropy(logits, targets)
+
+
 def ltrb_iou(ltrb, ltrb_targets, *, plus_one: bool = False):
     """IoU of two boxes as distances from a common point.
 

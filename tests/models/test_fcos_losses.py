@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from fcos_tf import FCOS
 from fcos_tf.models import fcos_training
+from fcos_tf.models.fcos_training import JOINT_LOSSES, QUALITIES
 
 LN2 = math.log(2)
 
@@ -157,6 +158,10 @@ def test_joint_quality_teaches_the_class_score_the_iou(losses_of):
     parts = losses_of(BOXES, LABELS, class_logit=LN2, **scene)
     assert parts["classification_loss"] == pytest.approx(19 * 4 / 9 * math.log(3), rel=1e-6)
     assert parts["box_loss"] == pytest.approx(1 / 3 * 2 / 3, rel=1e-6)
+    # 2/3 of ln 2, and 3/4 of (1/2)^2 of ln 2 of each of the others; the box weighs 2/3.
+    parts = losses_of(BOXES, LABELS, **scene | {"quality": "varifocal"})
+    assert parts["classification_loss"] == pytest.approx((2 / 3 + 19 * 3 / 16) * LN2, rel=1e-6)
+    assert parts["box_loss"] == pytest.approx(1 / 3 * 2 / 3, rel=1e-6)
 
 
 def random_case(seed):
@@ -175,7 +180,7 @@ def random_case(seed):
     }
 
 
-@pytest.mark.parametrize("quality", ["centerness", "iou", "joint"])
+@pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize("assigner", ["fcos", "atss", "tal"])
 def test_replicas_share_the_normalisers(model, monkeypatch, assigner, quality):
     monkeypatch.setattr(model, "assigner", assigner)
@@ -190,7 +195,9 @@ def test_replicas_share_the_normalisers(model, monkeypatch, assigner, quality):
     assert not np.allclose(*seen)
     monkeypatch.setattr(fcos_training, "sum_over_replicas", lambda x: seen[0] + seen[1])
     parts = [model.compute_losses(*half, (64, 96)) for half in halves]
-    names = ["classification_loss", "box_loss", "centerness_loss"][: 2 if quality == "joint" else 3]
+    names = ["classification_loss", "box_loss", "centerness_loss"][
+        : 2 if quality in JOINT_LOSSES else 3
+    ]
     assert set(whole) == {*names, *model.count_names}
     for name in names:
         assert float(parts[0][name] + parts[1][name]) == pytest.approx(float(whole[name]), rel=1e-5)
@@ -198,8 +205,9 @@ def test_replicas_share_the_normalisers(model, monkeypatch, assigner, quality):
         assert parts[0][name] == parts[1][name] == whole[name]
 
 
+@pytest.mark.parametrize("quality", JOINT_LOSSES)
 @pytest.mark.parametrize("seed", range(3))
-def test_joint_quality_against_the_losses_written_as_loops(model, seed):
+def test_joint_quality_against_the_losses_written_as_loops(model, seed, quality):
     raw, targets = random_case(seed)
     count = len(raw["ltrb"][0])
     matched, strides = map(np.asarray, model.assigned_boxes(targets, (64, 96)))
@@ -216,13 +224,15 @@ def test_joint_quality_against_the_losses_written_as_loops(model, seed):
             union = (x2 - x1) * (y2 - y1) + (a + d) * (b + e) - inner
             hull = (max(x2, x + d) - min(x1, x - a)) * (max(y2, y + e) - min(y1, y - b))
             target = inner / union
-            weight = 1 / (1 + math.exp(-float(raw["class_logits"][i, n].max())))
+            best = 1 / (1 + math.exp(-float(raw["class_logits"][i, n].max())))
+            weight = best if quality == "joint" else target
             box += weight * (1 - inner / union + (hull - union) / hull)
             weights, positives = weights + weight, positives + 1
         entropy = -target * math.log(p) - (1 - target) * math.log1p(-p)
-        classification += (target - p) ** 2 * entropy
+        factor = (target - p) ** 2 if quality == "joint" else target or 0.75 * p**2
+        classification += factor * entropy
     assert positives > 10 and weights > 1
-    model.quality = "joint"
+    model.quality = quality
     parts = model.compute_losses(raw, targets, (64, 96))
     model.quality = "centerness"
     assert float(parts["classification_loss"]) == pytest.approx(
