@@ -6,9 +6,11 @@ the size range of its level. Among several boxes the one with the smallest area 
 
 The losses are those of equation 2 and section 3.4. "joint" quality is that of Generalized Focal
 Loss (arXiv:2006.04388) without its box distribution: quality focal loss over the number of
-positives; the box loss weighted by the best class score. "varifocal" is that of VarifocalNet
-(2008.13367): its loss over the number of positives; the box loss weighted by the IoU. With score
-targets of the assigner both are weighted as in TOOD, by them, and divided by their sum.
+positives; the box loss weighted by the best class score. "varifocal" is the
+varifocal loss (2008.13367) over the number of positives; the box loss keeps the weights of the
+centerness: those of VarifocalNet, the IoU, are small where boxes are bad, and boxes of a rare small
+class stayed so. With score targets of the assigner both losses are weighted as in TOOD, by them,
+and divided by their sum.
 
 Shape shorthand: B images, N points over all levels, L levels, M padded boxes, C classes.
 """
@@ -269,10 +271,11 @@ def fcos_losses(
     if joint:
         class_targets = class_targets * (quality_targets if scores is None else scores)[..., None]
         box_weights = scores
-        if scores is None:  # as in the code of the two papers
+        if scores is None and quality == "joint":
             best = ops.stop_gradient(ops.max(ops.sigmoid(class_logits), axis=-1))
-            by_score = quality_targets if quality == "varifocal" else best
-            box_weights = ops.where(positive, by_score, 0.0)
+            box_weights = ops.where(positive, best, 0.0)
+        elif scores is None:
+            box_weights = learnt["centerness_targets"]
     if totals is None:
         of_weights = box_weights if joint else None
         totals = sum_over_replicas(loss_totals(learnt, point_strides, strides, of_weights))

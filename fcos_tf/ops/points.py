@@ -89,8 +89,11 @@ def decode_ltrb(points, point_strides, ltrb):
     Returns:
         [..., N, 4] float, xyxy pixels.
     """
-    distances = ltrb * point_strides[..., None]
-    return ops.concatenate([points - distances[..., :2], points + distances[..., 2:]], axis=-1)
+    strides = point_strides[..., None]
+    # Slices come before products: in 8 bits OpenVINO 2026.4 slices the strides, too, which have one
+    # column only.
+    left_top, right_bottom = ltrb[..., :2] * strides, ltrb[..., 2:] * strides
+    return ops.concatenate([points - left_top, points + right_bottom], axis=-1)
 
 
 def centerness(ltrb):

@@ -158,10 +158,10 @@ def test_joint_quality_teaches_the_class_score_the_iou(losses_of):
     parts = losses_of(BOXES, LABELS, class_logit=LN2, **scene)
     assert parts["classification_loss"] == pytest.approx(19 * 4 / 9 * math.log(3), rel=1e-6)
     assert parts["box_loss"] == pytest.approx(1 / 3 * 2 / 3, rel=1e-6)
-    # 2/3 of ln 2, and 3/4 of (1/2)^2 of ln 2 of each of the others; the box weighs 2/3.
+    # 2/3 of ln 2, and 3/4 of (1/2)^2 of ln 2 of each of the others; the box weighs 1.
     parts = losses_of(BOXES, LABELS, **scene | {"quality": "varifocal"})
     assert parts["classification_loss"] == pytest.approx((2 / 3 + 19 * 3 / 16) * LN2, rel=1e-6)
-    assert parts["box_loss"] == pytest.approx(1 / 3 * 2 / 3, rel=1e-6)
+    assert parts["box_loss"] == pytest.approx(1 / 3, rel=1e-6)
 
 
 def random_case(seed):
@@ -225,7 +225,9 @@ def test_joint_quality_against_the_losses_written_as_loops(model, seed, quality)
             hull = (max(x2, x + d) - min(x1, x - a)) * (max(y2, y + e) - min(y1, y - b))
             target = inner / union
             best = 1 / (1 + math.exp(-float(raw["class_logits"][i, n].max())))
-            weight = best if quality == "joint" else target
+            near, far = zip(*(sorted(s) for s in ((x - x1, x2 - x), (y - y1, y2 - y))), strict=True)
+            centered = math.sqrt(math.prod(near) / math.prod(far))
+            weight = best if quality == "joint" else centered
             box += weight * (1 - inner / union + (hull - union) / hull)
             weights, positives = weights + weight, positives + 1
         entropy = -target * math.log(p) - (1 - target) * math.log1p(-p)
