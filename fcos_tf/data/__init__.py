@@ -30,6 +30,7 @@ from fcos_tf.data.formats import (
     xml_folder,
     yolo,
 )
+from fcos_tf.data.formats.listing import Listing, read_listing
 from fcos_tf.data.formats.records import Frame
 from fcos_tf.data.input.augment import check_augmentations
 from fcos_tf.data.input.examples import ExampleMapper, Source, make_source
@@ -40,16 +41,15 @@ from fcos_tf.image_size import check_image_size, parse_image_size
 
 __all__ = ["DATASETS", "from_keras_cv", "load", "read_annotations"]
 
-_READERS = {
-    "coco": coco.read_coco,
-    "voc": voc.read_voc,
-    "xml": xml_folder.read_xml,
-    "yolo": yolo.read_yolo,
-    "csv": csv_table.read_csv,
-    "labelme": labelme.read_labelme,
-    "folders": folders.read_folders,
+_READERS = {"coco": coco.read_coco, "voc": voc.read_voc}
+_LISTINGS = {
+    "xml": xml_folder.list_xml,
+    "yolo": yolo.list_yolo,
+    "csv": csv_table.list_csv,
+    "labelme": labelme.list_labelme,
+    "folders": folders.list_folders,
 }
-DATASETS = ("auto", "digits", *_READERS, "tfds:NAME")
+DATASETS = ("auto", "digits", *_READERS, *_LISTINGS, "tfds:NAME")
 
 
 def load(
@@ -112,7 +112,7 @@ def load(
             without splits "train", "val" or "all", see `formats.splits.choose`.
         batch_size: B, over all devices and hosts.
         data_dir: The folder of the data set: see `read_coco`, `read_voc` (which takes several
-            trees), `read_xml`, `read_yolo`, `read_csv`, `read_labelme`, `read_folders`
+            trees), `list_xml`, `list_yolo`, `list_csv`, `list_labelme`, `list_folders`
             and `read_tfds` in `formats`; or the file with the annotations in that folder.
         annotations: The JSON file of "coco", the table of "csv", data.yaml or the labels of "yolo",
             the folder of the annotation files of "xml" and "labelme"; default: where `data_dir`
@@ -349,7 +349,7 @@ def read_annotations(
     notes = ()
     if dataset == "auto":
         dataset, notes = recognise.recognise(**where)
-    reader = _READERS.get(dataset)
+    reader = _READERS.get(dataset) or _LISTINGS.get(dataset)
     if dataset.startswith("tfds:"):
         reader = functools.partial(tfds.read_tfds, dataset.removeprefix("tfds:"))
     if reader is None:
@@ -362,9 +362,11 @@ def read_annotations(
         "include_difficult": include_difficult,
         "val_fraction": val_fraction,
         "frame": Frame(apply_exif, scale_boxes),
-        **where,
     }
-    found = reader(split=split, **{key: value for key, value in options.items() if key in taken})
+    arguments = {"split": split, **options, **where}
+    found = reader(**{key: value for key, value in arguments.items() if key in taken})
+    if isinstance(found, Listing):
+        found = read_listing(found, split, **options)
     annotations = found.annotations
     annotations = replace(annotations, apply_exif=apply_exif, notes=notes + annotations.notes)
     return found._replace(annotations=annotations)

@@ -339,20 +339,6 @@ def pad_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return canvas
 
 
-def pad_boxes(boxes: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Brings ground truth to a fixed length.
-
-    Args:
-        boxes: float32 [M, 4], M <= count.
-        labels: int32 [M].
-        count: The length to pad to.
-
-    Returns:
-        float32 [count, 4] padded with 0 and int32 [count] padded with -1.
-    """
-    return pad_rows(boxes.astype(np.float32), count), pad_rows(labels.astype(np.int32), count, -1)
-
-
 def pad_rows(values: np.ndarray, count: int, padding: int = 0) -> np.ndarray:
     """[M, ...] -> [count, ...] of the same dtype; M <= count."""
     padded = np.full([count, *values.shape[1:]], padding, values.dtype)

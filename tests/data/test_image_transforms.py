@@ -96,13 +96,13 @@ def test_pad_is_right_and_bottom_with_zeros():
     np.testing.assert_array_equal(images.pad_image(image[:, ::-1], 2, 3), image)
 
 
-def test_pad_boxes():
-    boxes, labels = images.pad_boxes(np.float32([[1, 2, 3, 4]]), np.array([6]), 3)
+def test_pad_rows():
+    boxes = images.pad_rows(np.float32([[1, 2, 3, 4]]), 3)
     np.testing.assert_array_equal(boxes, [[1, 2, 3, 4], [0, 0, 0, 0], [0, 0, 0, 0]])
+    labels = images.pad_rows(np.int32([6]), 3, -1)
     assert labels.tolist() == [6, -1, -1]
     assert (boxes.dtype, labels.dtype) == (np.float32, np.int32)
-    boxes, labels = images.pad_boxes(np.zeros([0, 4]), np.zeros(0, int), 2)
-    assert labels.tolist() == [-1, -1] and not boxes.any()
+    assert images.pad_rows(np.zeros(0, np.int32), 2, -1).tolist() == [-1, -1]
 
 
 # Boxes found again in the pixels.

@@ -22,10 +22,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fcos_tf.data.annotations import Fault, ReadResult
+from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
-from fcos_tf.data.formats.listing import Listing, read_listing
-from fcos_tf.data.formats.records import STORED, Frame, ImageRecord, ObjectRecord
+from fcos_tf.data.formats.listing import Listing
+from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
 from fcos_tf.image_files import ImageIndex, plain_name, read_text
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -45,18 +45,14 @@ _COLUMN_OF = {name: column for column, names in _COLUMNS.items() for name in nam
 _NO_HEADER = ("file", *CORNERS, "class")
 
 
-def read_csv(
+def list_csv(
     split: str,
     *,
     data_dir: str | os.PathLike | None = None,
     annotations: str | os.PathLike | None = None,
     images: str | os.PathLike | None = None,
-    class_names: Sequence[str] | None = None,
-    limit: int | None = None,
-    val_fraction: float = 0.2,
-    frame: Frame = STORED,
-) -> ReadResult:
-    """Reads a split of a table; files that it does not name are left out.
+) -> Listing:
+    """Lists the images of a table; files that it does not name are left out.
 
     Args:
         split: For example "train"; see `splits.choose` for a table without splits.
@@ -65,18 +61,14 @@ def read_csv(
         annotations: The table, instead of the one in `data_dir`; "{split}" in it stands for the
             split.
         images: The folder of the images, instead of that of the table; likewise.
-        class_names: Name of each label; objects of other classes are left out and counted.
-            Default: the sorted names of all lines of all tables.
-        limit: Read only the first `limit` images, by name.
-        val_fraction: See `splits.choose`.
-        frame: What to do where boxes are not in stored pixels.
 
     Returns:
-        A `ReadResult`; `category_ids` are 1..C, `numbers` are lines from 1.
+        The listing; its classes are those of all lines of all tables, and objects are numbered
+        by their lines, from 1.
 
     Raises:
         FileNotFoundError: No table, or no folder of images.
-        ValueError: A table without the columns that it takes; see `read_listing`.
+        ValueError: A table without the columns that it takes.
     """
     tables = _find_tables(data_dir, annotations, split)
     own = _own_table(tables, split)
@@ -100,7 +92,7 @@ def read_csv(
             raise ValueError(f"{table}: no object in any line")
         return sorted(found)
 
-    listing = Listing(
+    return Listing(
         root=Path(data_dir or folder),
         names=sorted(named, key=plain_name),
         read=read,
@@ -110,10 +102,6 @@ def read_csv(
         notes=index.notes,
         split=split if own else None,
     )
-    return read_listing(
-        listing, split, class_names=class_names, limit=limit,
-        val_fraction=val_fraction, frame=frame,
-    )  # fmt: skip
 
 
 def is_table(file: Path) -> bool:

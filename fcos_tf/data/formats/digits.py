@@ -1,7 +1,7 @@
 """The embedded data set: scenes of handwritten digits on photo crops, drawn on the fly.
 
 The glyphs are scikit-learn's `load_digits` (1797 handwritten digits of 8x8 cells), the backgrounds
-crops of its two sample photos. A scene is a function of (seed, split, index), see `digit_scenes`.
+crops of its two sample photos. A scene is a function of (split, index), see `digit_scenes`.
 No glyph of val occurs in train.
 """
 
@@ -21,20 +21,17 @@ CLASS_NAMES = tuple("0123456789")
 SPLIT_SIZES = {"train": 8192, "val": 256}
 
 
-def make_scene(index: int, split: str, seed: int = 0) -> Scene:
+def make_scene(index: int, split: str) -> Scene:
     """Draws scene `index` of a split, 0 <= index < SPLIT_SIZES[split] for its own.
 
     Args:
         index: Of the scene.
         split: "train" or "val".
-        seed: Another seed is another data set.
 
     Raises:
         ValueError: An unknown split.
     """
-    return digit_scenes.draw_scene(
-        split_glyphs(split), [seed, list(SPLIT_SIZES).index(split), index]
-    )
+    return digit_scenes.draw_scene(split_glyphs(split), [0, list(SPLIT_SIZES).index(split), index])
 
 
 def digits_source(split: str, *, limit: int | None = None) -> Source:

@@ -9,44 +9,29 @@ The class of an image is a box around the whole of it, which crops and flips kee
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
-from fcos_tf.data.annotations import Fault, ReadResult
-from fcos_tf.data.formats.listing import Listing, read_listing
-from fcos_tf.data.formats.records import STORED, Frame, ImageRecord, ObjectRecord
+from fcos_tf.data.annotations import Fault
+from fcos_tf.data.formats.listing import Listing
+from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
 from fcos_tf.data.formats.splits import LISTS, folder_split
 from fcos_tf.image_files import ImageIndex
 
 _WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
-def read_folders(
-    split: str,
-    *,
-    data_dir: str | os.PathLike | None = None,
-    class_names: Sequence[str] | None = None,
-    limit: int | None = None,
-    val_fraction: float = 0.2,
-    frame: Frame = STORED,
-) -> ReadResult:
-    """Reads a split of images in folders named after their classes, with any folders below.
+def list_folders(*, data_dir: str | os.PathLike | None = None) -> Listing:
+    """Lists images in folders named after their classes, with any folders below.
 
     Args:
-        split: See `splits.choose`.
         data_dir: The folder of the classes, or of the splits with the classes in each.
-        class_names: Name of each label; images of other folders have no class. Default: the
-            sorted names of the folders with images, of all splits.
-        limit: Read only the first `limit` images, the first one of each class before the second.
-        val_fraction: See `splits.choose`.
-        frame: Whether images are turned upright.
 
     Returns:
-        A `ReadResult`; `category_ids` are 1..C. Class folders without images, and images outside
-        of class folders, are faults.
+        The listing, the first image of each class before the second. Class folders without
+        images, and images outside of class folders, are faults.
 
     Raises:
         FileNotFoundError: No such folder.
-        ValueError: Fewer than two classes; see `read_listing`.
+        ValueError: Fewer than two classes, or one folder of a split beside those of classes.
     """
     if not data_dir:
         raise ValueError("dataset folders needs data_dir, the folder with one for each class")
@@ -75,19 +60,15 @@ def read_folders(
         file, label = index.path(name), ObjectRecord(places[name][1], False, _WHOLE)
         return ImageRecord(file, file, objects={1: label}, in_fractions=True)
 
-    listing = Listing(
+    return Listing(
         root=index.root,
         names=sorted(places, key=turn),
         read=read,
         find_class_names=lambda: found,
         faults=faults,
         notes=index.notes,
+        single_label=True,
     )
-    result = read_listing(
-        listing, split, class_names=class_names or found, limit=limit,
-        val_fraction=val_fraction, frame=frame,
-    )  # fmt: skip
-    return result._replace(annotations=replace(result.annotations, single_label=True))
 
 
 def _refuse_doubt(names: Sequence[str], data_dir: str | os.PathLike) -> None:

@@ -12,48 +12,36 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fcos_tf.data.annotations import Fault, ReadResult
-from fcos_tf.data.formats.listing import Listing, annotation_folder, notes_on, read_listing
-from fcos_tf.data.formats.records import STORED, Frame, ImageRecord, ObjectRecord
+from fcos_tf.data.annotations import Fault
+from fcos_tf.data.formats.listing import Listing, annotation_folder, notes_on
+from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
 from fcos_tf.image_files import ImageIndex, files_below, read_text
 
 _POINTS = {"rectangle": 2, "polygon": 3}  # least number of them
 
 
-def read_labelme(
-    split: str,
+def list_labelme(
     *,
     data_dir: str | os.PathLike | None = None,
     annotations: str | os.PathLike | None = None,
     images: str | os.PathLike | None = None,
-    class_names: Sequence[str] | None = None,
-    limit: int | None = None,
-    val_fraction: float = 0.2,
-    frame: Frame = STORED,
-) -> ReadResult:
-    """Reads a split of labelme's files, subfolders included.
+) -> Listing:
+    """Lists labelme's files, subfolders included.
 
     Rectangles count, and the boxes around polygons; other shapes are faults. The image of a JSON
     file has the same path, or is the one of `imagePath`; the copy in `imageData` is not read.
     Images without JSON are left out: nobody knows what is in them.
 
     Args:
-        split: See `splits.choose`.
         data_dir: The folder with both.
         annotations: The folder of the JSON files, instead of `data_dir`.
         images: The folder of the images, instead of `data_dir`.
-        class_names: Name of each label; objects of other classes are left out and counted.
-            Default: the sorted labels of all files.
-        limit: Read only the first `limit` images, by name.
-        val_fraction: See `splits.choose`.
-        frame: What to do where boxes are not in stored pixels.
 
     Returns:
-        A `ReadResult`; `category_ids` are 1..C, `numbers` are places in `shapes`, from 1.
+        The listing; objects are numbered by their places in `shapes`, from 1.
 
     Raises:
         FileNotFoundError: A folder is missing, or has no JSON files.
-        ValueError: See `read_listing`.
     """
     folder, index = annotation_folder(data_dir, annotations, images, "labelme")
     files = files_below(folder, ".json")
@@ -70,7 +58,7 @@ def read_labelme(
             raise ValueError(f"no rectangle or polygon in any JSON file of {folder}")
         return sorted(found)
 
-    listing = Listing(
+    return Listing(
         root=Path(data_dir or images),
         names=names,
         read=lambda name, wanted: read[name],
@@ -78,10 +66,6 @@ def read_labelme(
         item="shape",
         notes=notes_on(index, names),
     )
-    return read_listing(
-        listing, split, class_names=class_names, limit=limit,
-        val_fraction=val_fraction, frame=frame,
-    )  # fmt: skip
 
 
 def _read(file: Path, stem: str, index: ImageIndex) -> ImageRecord:

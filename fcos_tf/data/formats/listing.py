@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats import splits
-from fcos_tf.data.formats.records import STORED, Frame, ImageRecord, absent_classes, read_result
+from fcos_tf.data.formats.records import Frame, ImageRecord, absent_classes, read_result
 from fcos_tf.data.formats.voc_files import image_ids_of
 from fcos_tf.image_files import ImageIndex, plain_name, stem_of
 
@@ -25,6 +25,7 @@ class Listing(NamedTuple):
         faults: What is wrong apart from single images.
         notes: What a run says of the data.
         split: The split that the names are already; None: all.
+        single_label: See `Annotations`.
     """
 
     root: Path
@@ -35,6 +36,7 @@ class Listing(NamedTuple):
     faults: Sequence[Fault] = ()
     notes: tuple[str, ...] = ()
     split: str | None = None
+    single_label: bool = False
 
 
 def read_listing(
@@ -44,8 +46,8 @@ def read_listing(
     class_names: Sequence[str] | None,
     limit: int | None,
     val_fraction: float,
-    include_difficult: bool = False,
-    frame: Frame = STORED,
+    include_difficult: bool,
+    frame: Frame,
 ) -> ReadResult:
     """Reads a split of a listing.
 
@@ -79,9 +81,14 @@ def read_listing(
         where=where, item=listing.item, include_difficult=include_difficult, frame=frame,
     )  # fmt: skip
     faults = [*listing.faults, *chosen.faults, *found.faults]
-    if class_names is not None and len(records) == len(names):
+    is_asked = class_names is not None or listing.single_label  # the folders ask for theirs
+    if is_asked and len(records) == len(names):
         faults += absent_classes(records, wanted, str(listing.root), split)
-    annotations = replace(found.annotations, notes=listing.notes + chosen.notes)
+    annotations = replace(
+        found.annotations,
+        notes=listing.notes + chosen.notes,
+        single_label=listing.single_label,
+    )
     return ReadResult(annotations, faults, found.other_classes)
 
 

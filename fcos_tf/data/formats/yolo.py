@@ -13,9 +13,9 @@ Source: https://docs.ultralytics.com/datasets/detect/. Where files are: `yolo_pl
 import os
 from collections.abc import Sequence
 
-from fcos_tf.data.annotations import Fault, ReadResult
-from fcos_tf.data.formats.listing import Listing, read_listing
-from fcos_tf.data.formats.records import STORED, Frame, ImageRecord, ObjectRecord
+from fcos_tf.data.annotations import Fault
+from fcos_tf.data.formats.listing import Listing
+from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
 from fcos_tf.data.formats.yolo_places import find_places
 from fcos_tf.image_files import read_text
 
@@ -23,36 +23,29 @@ from fcos_tf.image_files import read_text
 TOLERANCE = 0.01
 
 
-def read_yolo(
+def list_yolo(
     split: str,
     *,
     data_dir: str | os.PathLike | None = None,
     annotations: str | os.PathLike | None = None,
     images: str | os.PathLike | None = None,
     class_names: Sequence[str] | None = None,
-    limit: int | None = None,
-    val_fraction: float = 0.2,
-    frame: Frame = STORED,
-) -> ReadResult:
-    """Reads a split of a YOLO data set.
+) -> Listing:
+    """Lists the images of a YOLO data set, of one split where data.yaml has splits.
 
     Args:
         split: A key of data.yaml ("train", "val", "test"); without one see `splits.choose`.
         data_dir: The folder with data.yaml, or with images and labels.
         annotations: The file data.yaml, or the folder of the labels, instead of those there.
         images: The folder of the images, instead of that in `data_dir`.
-        class_names: Name of each label; objects of other classes are left out and counted. Where
-            neither data.yaml nor classes.txt names the classes, the names of class 0, 1, ...
-        limit: Read only the first `limit` images, by name.
-        val_fraction: See `splits.choose`.
-        frame: What to do where boxes are not in stored pixels.
+        class_names: Names of class 0, 1, ... where neither data.yaml nor classes.txt has them.
 
     Returns:
-        A `ReadResult`; `category_ids` are 1..C, `numbers` are lines from 1.
+        The listing; objects are numbered by their lines, from 1.
 
     Raises:
         FileNotFoundError: A folder or file is missing, or no image has a label file.
-        ValueError: A data.yaml that cannot be used, no names of classes; see `read_listing`.
+        ValueError: A data.yaml that cannot be used, or no names of classes.
     """
     places = find_places(split, data_dir, annotations, images)
     names = places.class_names or tuple(class_names or ())
@@ -69,7 +62,7 @@ def read_yolo(
         objects, faults = _read_label(label, names)
         return ImageRecord(label, image, None, objects, faults, in_fractions=True)
 
-    listing = Listing(
+    return Listing(
         root=places.root,
         names=sorted(places.images),
         read=read,
@@ -79,10 +72,6 @@ def read_yolo(
         notes=places.notes,
         split=split if places.has_splits else None,
     )
-    return read_listing(
-        listing, split, class_names=class_names, limit=limit,
-        val_fraction=val_fraction, frame=frame,
-    )  # fmt: skip
 
 
 def _read_label(

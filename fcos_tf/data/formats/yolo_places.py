@@ -53,13 +53,13 @@ def find_places(split: str, data_dir, annotations, images) -> Places:
     `labels` for the last `images` in its path, else beside it.
 
     Args:
-        split: See `yolo.read_yolo`.
+        split: See `yolo.list_yolo`.
         data_dir: Likewise.
         annotations: Likewise.
         images: Likewise.
 
     Raises:
-        FileNotFoundError, ValueError: See `yolo.read_yolo`.
+        FileNotFoundError, ValueError: See `yolo.list_yolo`.
     """
     if not data_dir and not annotations:
         raise ValueError("dataset yolo needs data_dir, or annotations, the file data.yaml")

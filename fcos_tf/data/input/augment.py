@@ -8,7 +8,7 @@ here, and `augment_images`, the method by which a layer of keras_cv is defined, 
 B images, H, W: their canvas; h, w: the size of one image without padding; M padded boxes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -53,7 +53,9 @@ def check_augmentations(
     Raises:
         ValueError: An unknown name, a range that is none, or jitter without a fixed canvas.
     """
-    _check_names(names)
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise ValueError(f"augment: expected some of {', '.join(AUGMENTATIONS)}, got {name!r}")
     if "scale_jitter" not in names:
         return size
     if np.shape(scale_jitter) != (2,) or not 0 < scale_jitter[0] <= scale_jitter[1]:
@@ -63,13 +65,7 @@ def check_augmentations(
     return replace(size, scale_jitter=tuple(map(float, scale_jitter)))
 
 
-def _check_names(names: Iterable[str]) -> None:
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise ValueError(f"augment: expected some of {', '.join(AUGMENTATIONS)}, got {name!r}")
-
-
-def augment_image(names: Iterable[str]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+def augment_image(names: Sequence[str]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Makes the function that changes the colours of an image; boxes stay where they are.
 
     Args:
@@ -81,15 +77,12 @@ def augment_image(names: Iterable[str]) -> Callable[[tf.Tensor, tf.Tensor], tf.T
         the changed image. Without a colour augmentation in `names` it changes nothing.
 
     Raises:
-        ValueError: An unknown name.
         ImportError: keras_cv, which a colour augmentation needs, is missing or broken.
 
     Example:
         >>> change = augment_image(["color_jitter"])
         >>> image = change(image, tf.constant([seed, position], tf.int64))
     """
-    names = list(names)
-    _check_names(names)
     makers = {"color_jitter": _color_jitter, "rand_augment": _rand_augment}
     # Numbered, so that what one of them draws does not depend on whether the other is there.
     steps = [(i, make()) for i, (name, make) in enumerate(makers.items()) if name in names]

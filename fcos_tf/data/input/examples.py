@@ -245,10 +245,9 @@ class ExampleMapper:
         flipped = self.horizontal_flip and chances.flip < 0.5
         if flipped:
             image, boxes = images.flip_horizontal(image, boxes)
-        boxes, labels = images.pad_boxes(boxes, labels, self.most_boxes)
         targets = {
-            "boxes": boxes,  # [M, 4]
-            "labels": labels,  # [M]
+            "boxes": images.pad_rows(boxes.astype(np.float32), self.most_boxes),  # [M, 4]
+            "labels": images.pad_rows(labels.astype(np.int32), self.most_boxes, -1),  # [M]
             "image_sizes": np.array(image.shape[:2], np.float32),
             "original_sizes": example.original_size.astype(np.float32),
             "image_ids": np.int64(example.image_id),

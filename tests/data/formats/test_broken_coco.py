@@ -86,19 +86,9 @@ FAULTS = {
         [("annotation 11", "has bbox ['1', '2', '3', '4']", False)],
         [10, 20],
     ),
-    "bbox with null": (
-        changed("annotations", 1, bbox=[1, 2, None, 4]),
-        [("annotation 11", "has bbox [1, 2, None, 4]", False)],
-        [10, 20],
-    ),
     "bbox a text": (
         changed("annotations", 1, bbox="1234"),
         [("annotation 11", "has bbox '1234'", False)],
-        [10, 20],
-    ),
-    "bbox a dict": (
-        changed("annotations", 1, bbox={"x": 1, "y": 2, "w": 3, "h": 4}),
-        [("annotation 11", "has bbox {'h': 4, 'w': 3, 'x': 1, 'y': 2}", False)],
         [10, 20],
     ),
     "bbox over the largest float": (
@@ -146,11 +136,6 @@ FAULTS = {
     "image_id a text": (
         changed("annotations", 1, image_id="1"),
         [("annotation 11", "has image_id '1'", False)],
-        [10, 20],
-    ),
-    "image_id true": (
-        changed("annotations", 1, image_id=True),
-        [("annotation 11", "has image_id True", False)],
         [10, 20],
     ),
     "image_id missing": (
@@ -316,11 +301,6 @@ FAULTS = {
     ),
     "categories with one name but for spaces": (
         changed("categories", 1, name=" cat "),
-        [("", "has 2 categories called 'cat', told apart as cat (3), cat (5)", True)],
-        ALL,
-    ),
-    "categories with one name": (
-        changed("categories", 1, name="cat"),
         [("", "has 2 categories called 'cat', told apart as cat (3), cat (5)", True)],
         ALL,
     ),

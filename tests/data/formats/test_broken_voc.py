@@ -75,7 +75,6 @@ def test_annotations_that_cannot_be_read(root, content, what):
         (voc_object(name="  "), "has no name"),
         ("<object><name>cat</name></object>", "has no bndbox, expected one"),
         (voc_object().replace("ymin", "top"), "ymin: expected a number, got ''"),
-        (voc_object(corners=("one", 1, 2, 3)), "xmin: expected a number, got 'one'"),
         (voc_object(corners=(1, 1, 2, "3,5")), "ymax: expected a number, got '3,5'"),
         (voc_object(extra="<name>dog</name>"), "has several name, expected one: cat, dog"),
         (
@@ -88,7 +87,6 @@ def test_annotations_that_cannot_be_read(root, content, what):
         ),
         (voc_object(corners=("nan", 1, 2, 3)), "box (nan, 0, 2, 3) is not finite"),
         (voc_object(corners=(1, 1, 2, "inf")), "box (0, 0, 2, inf) is not finite"),
-        (voc_object(corners=(1, "-1e999", 2, 3)), "box (0, -inf, 2, 3) is not finite"),
         (voc_object(corners=(9, 1, 2, 3)), "box (9, 1, 2, 3) has no area"),
         (voc_object(corners=(2, 1, 1, 3)), "box (2, 1, 1, 3) has no area"),
         (voc_object(corners=(5, 6, 5, 6)), "box (5, 6, 5, 6) has no area"),
@@ -167,7 +165,6 @@ KINDS = (b"", b"no image", b"GIF89a", b"\xff\xd8\xff\xe0\0\x10JFIF")
         (KINDS, "<width>64</width><height>48.0</height>", [48, 64]),
         ([b""], "<width>64</width>", [0, 0]),
         ([b""], "<width>64</width><height>0</height>", [0, 0]),
-        ([b""], "<width>64</width><height>-5</height>", [0, 0]),
         ([b""], "<width>64</width><height>tall</height>", [0, 0]),
         ([b""], "<width>64</width><height>nan</height>", [0, 0]),
         ([b""], "<width>64</width><height>99999999999</height>", [0, 0]),

@@ -5,8 +5,8 @@ import os
 import pytest
 from PIL import Image
 
+from fcos_tf.data import read_annotations
 from fcos_tf.data.annotations import Fault
-from fcos_tf.data.formats.csv_table import read_csv
 
 HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
 
@@ -26,7 +26,7 @@ def test_a_table_with_a_header(tmp_path):
     add(tmp_path, "images/a.jpg", "images/b.jpg", "images/c.jpg")
     lines = "b.jpg,40,30,dog,1,2,11,22\na.jpg,40,30,cat,0,0,40,30\nb.jpg,40,30,cat,3,4,5,6.5\n"
     (tmp_path / "boxes.csv").write_text(HEADER + lines)
-    found, faults, _ = read_csv("all", data_dir=tmp_path)
+    found, faults, _ = read_annotations("csv", "all", data_dir=tmp_path)
     assert faults == [] and names_of(found, tmp_path) == ["images/a.jpg", "images/b.jpg"]
     # Continuous edges: the numbers as they are.
     assert found.boxes.tolist() == [[0, 0, 40, 30], [1, 2, 11, 22], [3, 4, 5, 6.5]]
@@ -46,7 +46,7 @@ def test_a_table_with_a_header(tmp_path):
 def test_columns_of_other_names_in_any_order(tmp_path, header, line):
     add(tmp_path, "a.jpg")
     (tmp_path / "x.csv").write_text(f"{header}\r\n{line}\r\n", encoding="utf-8", newline="")
-    found, faults, _ = read_csv("all", data_dir=tmp_path)
+    found, faults, _ = read_annotations("csv", "all", data_dir=tmp_path)
     assert faults == [] and found.boxes.tolist() == [[3, 4, 5, 6]]
     assert found.class_names == ("cat",)
 
@@ -55,7 +55,7 @@ def test_a_table_without_header(tmp_path):
     add(tmp_path, "photos/a.jpg", "photos/b.jpg")
     text = "photos/b.jpg,,,,,\nphotos/a.jpg,1,2,3,4,cat\n"
     (tmp_path / "boxes.csv").write_text(text), (tmp_path / "classes.csv").write_text("cat,0\n")
-    found, faults, _ = read_csv("all", data_dir=tmp_path)
+    found, faults, _ = read_annotations("csv", "all", data_dir=tmp_path)
     assert faults == [] and names_of(found, tmp_path) == ["photos/a.jpg", "photos/b.jpg"]
     assert found.boxes.tolist() == [[1, 2, 3, 4]] and found.owners.tolist() == [0]
 
@@ -66,8 +66,8 @@ def test_paths_relative_to_the_table_to_the_images_and_bare_names(tmp_path):
         "beside.jpg,1,2,3,4,cat\nx/deep.jpg,1,2,3,4,cat\nC:\\mine\\flat.jpg,1,2,3,4,cat\n"
         f"{tmp_path}/photos/y/gone.jpg,1,2,3,4,cat\n"
     )
-    found, faults, _ = read_csv(
-        "all", annotations=tmp_path / "sub" / "boxes.csv", images=tmp_path / "photos"
+    found, faults, _ = read_annotations(
+        "csv", "all", annotations=tmp_path / "sub" / "boxes.csv", images=tmp_path / "photos"
     )
     assert sorted(names_of(found, tmp_path)) == [
         "photos/flat.jpg", "photos/x/deep.jpg", "sub/beside.jpg"
@@ -94,7 +94,7 @@ def test_lines_with_faults_are_named(tmp_path, line, what):
     add(tmp_path, "a.jpg")
     good = "a.jpg,40,30,cat,1,2,3,4\n"
     (tmp_path / "boxes.csv").write_text(f"{HEADER}{good}{line}\n\n{good}")
-    found, faults, _ = read_csv("all", data_dir=tmp_path)
+    found, faults, _ = read_annotations("csv", "all", data_dir=tmp_path)
     assert faults == [Fault(str(tmp_path / "boxes.csv"), "line 3", what)]
     assert found.numbers.tolist() == [2, 5]
 
@@ -103,7 +103,7 @@ def test_a_size_that_disagrees_is_a_fault(tmp_path):
     add(tmp_path, "a.jpg", "b.jpg")
     lines = "a.jpg,30,40,cat,1,2,3,4\nb.jpg,40,30,cat,1,2,3,4\n"
     (tmp_path / "boxes.csv").write_text(HEADER + lines)
-    found, (fault,), _ = read_csv("all", data_dir=tmp_path)
+    found, (fault,), _ = read_annotations("csv", "all", data_dir=tmp_path)
     assert fault[:2] == (str(tmp_path / "boxes.csv"), "size") and not fault.kept
     assert fault.what.startswith("expected an image of 30x40 pixels, as annotated, got 40x30")
     assert names_of(found, tmp_path) == ["b.jpg"]
@@ -112,7 +112,7 @@ def test_a_size_that_disagrees_is_a_fault(tmp_path):
 def test_the_stated_ending_is_preferred(tmp_path):
     add(tmp_path, "x/a.jpg", "x/a.png")
     (tmp_path / "boxes.csv").write_text(f"{HEADER}/elsewhere/a.PNG,40,30,cat,1,2,3,4\n")
-    found, faults, _ = read_csv("all", data_dir=tmp_path)
+    found, faults, _ = read_annotations("csv", "all", data_dir=tmp_path)
     assert faults == [] and names_of(found, tmp_path) == ["x/a.png"]
 
 
@@ -130,14 +130,15 @@ def test_a_table_for_each_split(tmp_path, train, val):
         add(folder, f"{name}.jpg")
         (tmp_path / table).write_text(f"{HEADER}{name}.jpg,40,30,{name},1,2,3,4\n")
     for split, label in (("train", 0), ("val", 1)):
-        found, faults, _ = read_csv(split, data_dir=tmp_path)
+        found, faults, _ = read_annotations("csv", split, data_dir=tmp_path)
         # Classes are those of both.
         assert faults == [] and found.class_names == ("cat", "dog")
         assert found.labels.tolist() == [label] and found.notes == ()
     with pytest.raises(FileNotFoundError, match="no table of split 'test'; there are: "):
-        read_csv("test", data_dir=tmp_path)
+        read_annotations("csv", "test", data_dir=tmp_path)
     pattern = str(tmp_path / train).replace("train", "{split}")
-    assert read_csv("train", annotations=pattern, images=tmp_path).annotations.num_images == 1
+    found, _, _ = read_annotations("csv", "train", annotations=pattern, images=tmp_path)
+    assert found.num_images == 1
 
 
 @pytest.mark.parametrize(
@@ -152,13 +153,13 @@ def test_tables_of_another_form_are_refused(tmp_path, text, message):
     add(tmp_path, "a.jpg")
     (tmp_path / "boxes.csv").write_text(text)
     with pytest.raises(ValueError, match=rf"boxes\.csv: .*{message}"):
-        read_csv("all", annotations=tmp_path / "boxes.csv")
+        read_annotations("csv", "all", annotations=tmp_path / "boxes.csv")
 
 
 def test_missing_tables(tmp_path):
     with pytest.raises(ValueError, match="csv needs data_dir, or annotations, the table"):
-        read_csv("train")
+        read_annotations("csv", "train")
     with pytest.raises(FileNotFoundError, match="no CSV table with boxes in"):
-        read_csv("train", data_dir=tmp_path)
+        read_annotations("csv", "train", data_dir=tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no table .*nowhere\.csv"):
-        read_csv("train", annotations=tmp_path / "nowhere.csv")
+        read_annotations("csv", "train", annotations=tmp_path / "nowhere.csv")

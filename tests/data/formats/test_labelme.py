@@ -6,8 +6,8 @@ import os
 import pytest
 from PIL import Image
 
+from fcos_tf.data import read_annotations
 from fcos_tf.data.annotations import Fault
-from fcos_tf.data.formats.labelme import read_labelme
 
 
 def shape(points, kind="rectangle", label="cat"):
@@ -31,7 +31,7 @@ def test_rectangles_and_polygons(tmp_path):
     old = {"label": "cat", "points": [[1, 1], [2, 1], [2, 3]]}  # before there were other shapes
     add(tmp_path, "sub/b", first, second, old)
     add(tmp_path, "a", imageData="iVBORw0KGgo=")
-    found, faults, _ = read_labelme("all", data_dir=tmp_path)
+    found, faults, _ = read_annotations("labelme", "all", data_dir=tmp_path)
     assert faults == []
     assert [os.path.relpath(file, tmp_path) for file in found.files] == ["a.jpg", "sub/b.jpg"]
     assert found.boxes.tolist() == [[10, 4, 30, 24], [1, 2.5, 9, 20], [1, 1, 2, 3]]
@@ -56,7 +56,7 @@ def test_rectangles_and_polygons(tmp_path):
 def test_shapes_that_are_no_boxes_are_faults(tmp_path, wrong, what):
     good = shape([[1, 2], [3, 4]])
     file = add(tmp_path, "a", good, wrong, good)
-    found, faults, _ = read_labelme("all", data_dir=tmp_path)
+    found, faults, _ = read_annotations("labelme", "all", data_dir=tmp_path)
     assert faults == [Fault(file, "shape 2", what)] and found.numbers.tolist() == [1, 3]
 
 
@@ -64,7 +64,7 @@ def test_files_with_faults_are_named(tmp_path):
     add(tmp_path, "a", shape([[1, 2], [3, 4]]))
     for name, text in (("b", "{"), ("c", "[]"), ("d", '{"shapes": [], "imagePath": "x.jpg"}')):
         (tmp_path / f"{name}.json").write_text(text)
-    found, faults, _ = read_labelme("all", data_dir=tmp_path)
+    found, faults, _ = read_annotations("labelme", "all", data_dir=tmp_path)
     assert found.num_images == 1
     assert [(fault.file[-6:], fault.item) for fault in faults] == [
         ("b.json", ""), ("c.json", ""), ("d.json", "")
@@ -83,15 +83,15 @@ def test_the_image_is_found_by_its_path_where_the_names_differ(tmp_path):
         {"data_dir": tmp_path},
         {"annotations": tmp_path / "json", "images": tmp_path / "photos"},
     ):
-        found, faults, _ = read_labelme("all", **where)
+        found, faults, _ = read_annotations("labelme", "all", **where)
         assert faults == [] and found.files == [str(tmp_path / "photos" / "photo.png")]
 
 
 def test_classes_and_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="no JSON files in"):
-        read_labelme("train", data_dir=tmp_path)
+        read_annotations("labelme", "train", data_dir=tmp_path)
     add(tmp_path, "a", shape([[1, 2], [3, 4]], label="dog"))
-    found, faults, others = read_labelme("all", data_dir=tmp_path, class_names=["cat"])
+    found, faults, others = read_annotations("labelme", "all", data_dir=tmp_path, classes=["cat"])
     assert others == {"dog": 1} and len(found.boxes) == 0
     what = "was asked for, but no object of split 'all' has it"
     assert faults == [Fault(str(tmp_path), "class 'cat'", what, kept=True)]

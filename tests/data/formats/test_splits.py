@@ -10,9 +10,9 @@ from PIL import Image
 
 from fcos_tf.cli.dataset import write_lists
 from fcos_tf.config import Config
+from fcos_tf.data import read_annotations
 from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
-from fcos_tf.data.formats.xml_folder import read_xml
 from tests.data.formats.voc_trees import voc_object
 
 NAMES = [f"photo_{number}.jpg" for number in range(1000)]
@@ -102,7 +102,8 @@ def photos(tmp_path):
 
 def read_both(root, **where):
     where = where or {"data_dir": root}
-    return {split: read_xml(split, val_fraction=0.5, **where) for split in ("train", "val")}
+    both = ("train", "val")
+    return {split: read_annotations("xml", split, val_fraction=0.5, **where) for split in both}
 
 
 def test_written_lists_are_read_back_and_may_be_edited(photos):
@@ -128,7 +129,7 @@ def test_written_lists_are_read_back_and_may_be_edited(photos):
     (photos / "splits" / "test.txt").write_text(
         "# mine\ncam1/photo_1\n\n cam0/photo_2.jpg \ncam1/photo_1.jpg\ncam3/photo_3.jpg\n"
     )
-    found, faults, _ = read_xml("test", data_dir=photos)
+    found, faults, _ = read_annotations("xml", "test", data_dir=photos)
     assert [Path(file).name for file in found.files] == ["photo_2.jpg", "photo_1.jpg"]
     file = str(photos / "splits" / "test.txt")
     assert faults == [
@@ -136,7 +137,7 @@ def test_written_lists_are_read_back_and_may_be_edited(photos):
         Fault(file, "line 6", "names 'cam3/photo_3.jpg', which is no image"),
     ]
     with pytest.raises(FileNotFoundError, match=r"no split 'x' in .*splits; there are: test, tr"):
-        read_xml("x", data_dir=photos)
+        read_annotations("xml", "x", data_dir=photos)
 
 
 def test_the_tool_writes_lists_of_a_hash_alone(photos):
@@ -167,5 +168,5 @@ def test_images_in_two_splits_are_found_by_file(photos, tmp_path_factory):
     source = Path(found["train"].files[0])
     os.symlink(source, other / "renamed.jpg")
     (other / "renamed.xml").write_text(f"<annotation>{voc_object()}</annotation>")
-    linked = read_xml("all", data_dir=other).annotations
+    linked = read_annotations("xml", "all", data_dir=other).annotations
     assert splits.shared_images(found["train"], linked) == [str(other / "renamed.jpg")]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from fcos_tf.data import read_annotations
 from fcos_tf.data.annotations import Fault
-from fcos_tf.data.formats.xml_folder import read_xml
 from tests.data.formats.voc_trees import voc_object
 
 
@@ -30,7 +30,7 @@ def test_one_folder_with_both(tmp_path):
     add(tmp_path, "b.jpg", "b.xml", voc_object("dog", corners=(1, 1, 10, 20)))
     add(tmp_path, "a.png", "a.xml")
     add(tmp_path, "c.jpg")  # nobody has labelled it yet
-    annotations, faults, _ = read_xml("all", data_dir=tmp_path)
+    annotations, faults, _ = read_annotations("xml", "all", data_dir=tmp_path)
     assert faults == [] and names_of(annotations, tmp_path) == ["a.png", "b.jpg"]
     # One-based inclusive corners: the left edge of pixel 1 is 0.
     assert annotations.boxes.tolist() == [[0, 0, 10, 20]] and annotations.owners.tolist() == [1]
@@ -44,11 +44,11 @@ def test_subfolders_as_cvat_and_datumaro_write_them(tmp_path):
     for camera in ("cam1", "cam2"):
         xml = f"Annotations/{camera}/f.xml"
         add(tmp_path, f"JPEGImages/{camera}/f.jpg", xml, voc_object(), filename="f.jpg")
-    annotations, faults, _ = read_xml("all", data_dir=tmp_path)
+    annotations, faults, _ = read_annotations("xml", "all", data_dir=tmp_path)
     assert faults == []
     assert names_of(annotations, tmp_path / "JPEGImages") == ["cam1/f.jpg", "cam2/f.jpg"]
-    annotations, faults, _ = read_xml(
-        "all", annotations=tmp_path / "Annotations", images=tmp_path / "JPEGImages"
+    annotations, faults, _ = read_annotations(
+        "xml", "all", annotations=tmp_path / "Annotations", images=tmp_path / "JPEGImages"
     )
     assert faults == [] and annotations.num_images == 2
 
@@ -58,7 +58,7 @@ def test_the_image_is_found_by_filename_where_the_names_differ(tmp_path):
     add(tmp_path, "photos/2.jpg", "xml/2.xml", filename="x.jpg")  # copied: 2.jpg is its image
     add(tmp_path, "photos/3.png", "xml/3.xml", filename="3.png")
     add(tmp_path, "photos/3.jpg")
-    annotations, faults, _ = read_xml("all", data_dir=tmp_path)
+    annotations, faults, _ = read_annotations("xml", "all", data_dir=tmp_path)
     assert faults == []
     assert names_of(annotations, tmp_path / "photos") == ["x.jpg", "2.jpg", "3.png"]
 
@@ -67,7 +67,7 @@ def test_an_image_that_may_be_one_of_several_is_a_fault(tmp_path):
     add(tmp_path, "a/f.jpg", "xml/f.xml", voc_object(), filename="f.jpg")
     add(tmp_path, "b/f.jpg", "xml/g.xml", voc_object())
     add(tmp_path, "h.jpg", "xml/h.xml", voc_object())
-    annotations, faults, _ = read_xml("all", data_dir=tmp_path)
+    annotations, faults, _ = read_annotations("xml", "all", data_dir=tmp_path)
     xml = tmp_path / "xml"
     assert names_of(annotations, tmp_path) == ["h.jpg"]
     assert faults == [
@@ -80,7 +80,7 @@ def test_two_annotations_of_one_image_are_faults(tmp_path):
     add(tmp_path, "f.jpg", "f.xml", voc_object())
     add(tmp_path, "g.jpg", "g.xml", voc_object())
     add(tmp_path, xml="old/Annotations/f.xml", filename="f.jpg")
-    annotations, faults, _ = read_xml("all", data_dir=tmp_path)
+    annotations, faults, _ = read_annotations("xml", "all", data_dir=tmp_path)
     first, second = tmp_path / "f.xml", tmp_path / "old/Annotations/f.xml"
     assert names_of(annotations, tmp_path) == ["g.jpg"]
     what = f"has image {tmp_path / 'f.jpg'}, which "
@@ -94,7 +94,7 @@ def test_objects_with_faults_are_named_and_others_counted(tmp_path):
     stray = voc_object(corners=(5, 5, 5, 5))
     two = voc_object().replace("</object>", voc_object()[len("<object><name>cat</name>") :])
     add(tmp_path, "a.jpg", "a.xml", stray, voc_object("dog"), two, voc_object())
-    annotations, faults, others = read_xml("all", data_dir=tmp_path, class_names=["cat"])
+    annotations, faults, others = read_annotations("xml", "all", data_dir=tmp_path, classes=["cat"])
     xml = str(tmp_path / "a.xml")
     assert faults == [
         Fault(xml, "object 1", "box (5, 5, 5, 5) has no area"),
@@ -112,15 +112,15 @@ def test_objects_with_faults_are_named_and_others_counted(tmp_path):
 )  # fmt: skip
 def test_what_difficult_may_say(tmp_path, text, ignored):
     add(tmp_path, "a.jpg", "a.xml", voc_object(extra=f"<difficult>{text}</difficult>"))
-    annotations, faults, _ = read_xml("all", data_dir=tmp_path)
+    annotations, faults, _ = read_annotations("xml", "all", data_dir=tmp_path)
     assert faults == [] and annotations.ignored.tolist() == [ignored]
-    annotations, _, _ = read_xml("all", data_dir=tmp_path, include_difficult=True)
+    annotations, _, _ = read_annotations("xml", "all", data_dir=tmp_path, include_difficult=True)
     assert annotations.ignored.tolist() == [False]
 
 
 def test_another_difficult_is_a_fault(tmp_path):
     add(tmp_path, "a.jpg", "a.xml", voc_object(extra="<difficult>maybe</difficult>"))
-    _, (fault,), _ = read_xml("all", data_dir=tmp_path)
+    _, (fault,), _ = read_annotations("xml", "all", data_dir=tmp_path)
     assert fault.what == "difficult: expected 0 or 1, got 'maybe'"
 
 
@@ -128,7 +128,7 @@ def test_another_difficult_is_a_fault(tmp_path):
 def test_suffixes_of_images_in_any_case(tmp_path, suffix):
     add(tmp_path, xml="a.xml", image="a.jpg")
     (tmp_path / "a.jpg").rename(tmp_path / f"a{suffix}")
-    annotations, _, _ = read_xml("all", data_dir=tmp_path, class_names=["cat"], limit=1)
+    annotations, _, _ = read_annotations("xml", "all", data_dir=tmp_path, classes=["cat"], limit=1)
     assert Path(annotations.files[0]).suffix == suffix
 
 
@@ -140,18 +140,19 @@ def test_folders_of_splits(tmp_path):
         ("valid", ["valid/c.jpg"]), ("test", ["test/d.jpg"]),
         ("train+val", ["train/a.jpg", "train/b.jpg", "valid/c.jpg"]),
     ):  # fmt: skip
-        assert names_of(read_xml(split, data_dir=tmp_path).annotations, tmp_path) == expected
+        found, _, _ = read_annotations("xml", split, data_dir=tmp_path)
+        assert names_of(found, tmp_path) == expected
     with pytest.raises(FileNotFoundError, match=r"no split 'x' in .*; there are: test, train, val"):
-        read_xml("x", data_dir=tmp_path)
+        read_annotations("xml", "x", data_dir=tmp_path)
 
 
 def test_missing_folders_and_files(tmp_path):
     with pytest.raises(ValueError, match="xml needs data_dir, or both annotations and images"):
-        read_xml("train", images=tmp_path)
+        read_annotations("xml", "train", images=tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
-        read_xml("train", data_dir=tmp_path / "nowhere")
+        read_annotations("xml", "train", data_dir=tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="no XML files in"):
-        read_xml("train", data_dir=tmp_path)
+        read_annotations("xml", "train", data_dir=tmp_path)
     add(tmp_path, xml="a.xml")
     with pytest.raises(ValueError, match="no object in any annotation of"):
-        read_xml("all", data_dir=tmp_path)
+        read_annotations("xml", "all", data_dir=tmp_path)

@@ -5,9 +5,8 @@ import os
 import pytest
 from PIL import Image
 
+from fcos_tf.data import read_annotations
 from fcos_tf.data.annotations import Fault
-from fcos_tf.data.formats.records import Frame
-from fcos_tf.data.formats.yolo import read_yolo
 
 
 def add(root, image, lines=None, label=None):
@@ -32,7 +31,7 @@ def test_boxes_are_fractions_of_the_image(tmp_path):
     # Of 40x20 pixels: centre (20, 5), size (20, 10); and centre (10, 15), size (4, 2).
     add(tmp_path, "images/a.jpg", ["1 0.5 0.25 0.5 0.5", "", "0 .25 0.75 1e-1 0.1"])
     configure(tmp_path, "names: [cat, dog]\n")
-    found, faults, _ = read_yolo("all", data_dir=tmp_path)
+    found, faults, _ = read_annotations("yolo", "all", data_dir=tmp_path)
     assert faults == [] and found.boxes.tolist() == [[10, 0, 30, 10], [8, 14, 12, 16]]
     assert found.labels.tolist() == [1, 0] and found.class_names == ("cat", "dog")
     assert found.numbers.tolist() == [1, 3] and found.sizes.tolist() == [[20, 40]]
@@ -44,10 +43,10 @@ def test_fractions_of_images_that_viewers_turn(tmp_path):
     exif[0x0112] = 8
     Image.new("RGB", (40, 20)).save(tmp_path / "images" / "a.jpg", exif=exif)
     configure(tmp_path, "names: ['cat ']\n")
-    found, (fault,), _ = read_yolo("all", data_dir=tmp_path)
+    found, (fault,), _ = read_annotations("yolo", "all", data_dir=tmp_path)
     assert fault.kept and "has EXIF orientation 8, which other programs apply" in fault.what
     assert found.boxes.tolist() == [[10, 0, 30, 10]] and found.class_names == ("cat",)
-    found, faults, _ = read_yolo("all", data_dir=tmp_path, frame=Frame(apply_exif=True))
+    found, faults, _ = read_annotations("yolo", "all", data_dir=tmp_path, apply_exif=True)
     assert faults == [] and found.boxes.tolist() == [[5, 0, 15, 20]]
 
 
@@ -56,7 +55,7 @@ def test_polygons_become_their_boxes(tmp_path):
     triangle = "0 0.1 0.2 0.5 0.3 0.2 0.9"
     add(tmp_path, "images/a.jpg", [triangle, "0 0 0.5 0.5 0 1 0.5 0.5 1"])
     configure(tmp_path, "names: {0: cat}\n")
-    found, faults, _ = read_yolo("all", data_dir=tmp_path)
+    found, faults, _ = read_annotations("yolo", "all", data_dir=tmp_path)
     assert faults == [] and found.boxes.tolist() == [[4, 4, 20, 18], [0, 0, 40, 20]]
 
 
@@ -65,7 +64,7 @@ def test_an_empty_or_missing_label_file_is_an_image_without_objects(tmp_path):
     add(tmp_path, "images/b.jpg")
     add(tmp_path, "images/c.jpg", ["0 0.5 0.5 1 1"])
     configure(tmp_path, "names: [cat]\n")
-    found, faults, _ = read_yolo("all", data_dir=tmp_path)
+    found, faults, _ = read_annotations("yolo", "all", data_dir=tmp_path)
     assert faults == [] and found.num_images == 3 and found.owners.tolist() == [2]
 
 
@@ -90,7 +89,7 @@ def test_an_empty_or_missing_label_file_is_an_image_without_objects(tmp_path):
 def test_lines_with_faults_are_named(tmp_path, line, what):
     add(tmp_path, "images/a.jpg", ["1 0.5 0.5 0.2 0.2", line, "0 0.5 0.5 0.2 0.2"])
     configure(tmp_path, "names: [cat, dog]\n")
-    found, faults, _ = read_yolo("all", data_dir=tmp_path)
+    found, faults, _ = read_annotations("yolo", "all", data_dir=tmp_path)
     assert faults == [Fault(str(tmp_path / "labels" / "a.txt"), "line 2", what)]
     assert found.numbers.tolist() == [1, 3]
 
@@ -99,7 +98,7 @@ def test_boxes_that_overhang_a_little_are_cut(tmp_path):
     # Centre (40, 10), size (8, 4): from 36 to 44 of 40 pixels.
     add(tmp_path, "images/a.jpg", ["0 1.0 0.5 0.2 0.2"])
     configure(tmp_path, "names: [cat]\n")
-    found, (fault,), _ = read_yolo("all", data_dir=tmp_path)
+    found, (fault,), _ = read_annotations("yolo", "all", data_dir=tmp_path)
     assert found.boxes.tolist() == [[36, 8, 40, 12]] and fault.kept
 
 
@@ -131,25 +130,25 @@ def test_splits_of_data_yaml(tmp_path, name):
     (tmp_path / "val.txt").write_text(f"{tmp_path / val}\n")
     configure(tmp_path, f"{text}nc: 2\nnames: ['cat', 'dog']\n")
     for split, image, label in (("train", train, 0), ("val", val, 1)):
-        found, faults, _ = read_yolo(split, data_dir=tmp_path)
+        found, faults, _ = read_annotations("yolo", split, data_dir=tmp_path)
         lost = [Fault(str(tmp_path / "train.txt"), "line 3", "names 'images/lost.jpg', which is no "
                                                              "file")]  # fmt: skip
         assert faults == (lost if (name, split) == ("lists", "train") else [])
         assert names_of(found, tmp_path) == [image] and found.labels.tolist() == [label]
-    found, _, _ = read_yolo("val", annotations=tmp_path / "data.yaml")
+    found, _, _ = read_annotations("yolo", "val", annotations=tmp_path / "data.yaml")
     assert names_of(found, tmp_path) == [val]
-    assert read_yolo("train+val", data_dir=tmp_path).annotations.num_images == 2
+    assert read_annotations("yolo", "train+val", data_dir=tmp_path).annotations.num_images == 2
     with pytest.raises(FileNotFoundError, match=r"data\.yaml: no split 'test'; there are: train, "):
-        read_yolo("test", data_dir=tmp_path)
+        read_annotations("yolo", "test", data_dir=tmp_path)
 
 
 def test_the_path_of_data_yaml_is_relative_to_it(tmp_path):
     add(tmp_path, "cats/images/a.jpg", ["0 0.5 0.5 1 1"])
     configure(tmp_path, "path: cats\ntrain: images\nnames: [cat]\n", "cats.yml")
-    found, _, _ = read_yolo("train", data_dir=tmp_path)
+    found, _, _ = read_annotations("yolo", "train", data_dir=tmp_path)
     assert names_of(found, tmp_path) == ["cats/images/a.jpg"] and found.notes == ()
     configure(tmp_path, "path: gone\ntrain: cats/images\nnames: [cat]\n", "cats.yml")
-    (note,) = read_yolo("train", data_dir=tmp_path).annotations.notes
+    (note,) = read_annotations("yolo", "train", data_dir=tmp_path).annotations.notes
     assert note == f"{tmp_path / 'cats.yml'}: its path gone is not there; {tmp_path} is used"
 
 
@@ -157,27 +156,27 @@ def test_the_path_of_data_yaml_is_relative_to_it(tmp_path):
 def test_names_of_classes_beside_the_labels(tmp_path, place):
     add(tmp_path, "images/a.jpg", ["1 0.5 0.5 1 1"])
     (tmp_path / place).write_text("cat\ndog\n\n")
-    found, faults, _ = read_yolo("all", data_dir=tmp_path)
+    found, faults, _ = read_annotations("yolo", "all", data_dir=tmp_path)
     assert faults == [] and found.class_names == ("cat", "dog") and found.labels.tolist() == [1]
-    found, _, others = read_yolo("all", data_dir=tmp_path, class_names=["cat"])
+    found, _, others = read_annotations("yolo", "all", data_dir=tmp_path, classes=["cat"])
     assert found.labels.tolist() == [] and others == {"dog": 1}
 
 
 def test_given_names_of_classes(tmp_path):
     add(tmp_path, "photos/a.jpg", ["1 0.5 0.5 1 1"], label="boxes/a.txt")
     where = {"images": tmp_path / "photos", "annotations": tmp_path / "boxes"}
-    found, faults, _ = read_yolo("all", class_names=["cat", "dog"], **where)
+    found, faults, _ = read_annotations("yolo", "all", classes=["cat", "dog"], **where)
     assert found.labels.tolist() == [1]
     assert [fault.item for fault in faults if not fault.kept] == []
     with pytest.raises(ValueError, match=r"names of the classes in data\.yaml, classes\.txt or"):
-        read_yolo("all", **where)
+        read_annotations("yolo", "all", **where)
 
 
 def test_labels_beside_the_images(tmp_path):
     add(tmp_path, "a.jpg", ["0 0.5 0.5 1 1"])
     add(tmp_path, "b.jpg")
     (tmp_path / "classes.txt").write_text("cat\n")
-    found, faults, _ = read_yolo("all", data_dir=tmp_path)
+    found, faults, _ = read_annotations("yolo", "all", data_dir=tmp_path)
     assert faults == [] and found.owners.tolist() == [0] and found.num_images == 2
 
 
@@ -186,7 +185,7 @@ def test_labels_without_image_and_images_that_cannot_be_read(tmp_path):
         add(tmp_path, f"images/{name}.jpg", ["0 0.5 0.5 1 1"])
     (tmp_path / "images" / "b.jpg").unlink(), (tmp_path / "images" / "c.jpg").write_text("none")
     configure(tmp_path, "names: [cat]\n")
-    found, faults, _ = read_yolo("all", data_dir=tmp_path)
+    found, faults, _ = read_annotations("yolo", "all", data_dir=tmp_path)
     assert names_of(found, tmp_path / "images") == ["a.jpg"]
     what = "cannot be read; its size is needed for its boxes"
     assert faults == [
@@ -199,7 +198,7 @@ def test_no_label_file_at_all_is_an_error(tmp_path):
     add(tmp_path, "images/a.jpg")
     configure(tmp_path, "names: [cat]\n")
     with pytest.raises(FileNotFoundError, match="none of 1 images has a label file; expected one"):
-        read_yolo("all", data_dir=tmp_path)
+        read_annotations("yolo", "all", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -226,4 +225,4 @@ def test_a_wrong_data_yaml_is_refused(tmp_path, text, message):
     add(tmp_path, "images/a.jpg", ["0 0.5 0.5 1 1"])
     configure(tmp_path, text)
     with pytest.raises((ValueError, FileNotFoundError), match=rf"data\.yaml:? {message}"):
-        read_yolo("train", data_dir=tmp_path)
+        read_annotations("yolo", "train", data_dir=tmp_path)

@@ -82,11 +82,6 @@ def test_no_colour_augmentation_changes_nothing():
     np.testing.assert_array_equal(others(image, key(1)), image)
 
 
-def test_unknown_name():
-    with pytest.raises(ValueError, match=r"augment: expected some of color_jitter.* got 'blur'"):
-        augment.augment_image(["color_jitter", "blur"])
-
-
 def test_brightness_of_color_jitter():
     # One grey has no contrast, no saturation and no hue to change: 128 + (-32..32).
     levels = changed(["color_jitter"], plain(128), 200)
