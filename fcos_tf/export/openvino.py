@@ -70,12 +70,7 @@ def export_openvino(
     weights = file.with_suffix(".bin")
     if weights.exists():
         raise FileExistsError(f"expected a new file; got {weights}, which exists")
-    size, rule = check_options(model, image_size, thresholds)
-    if isinstance(word := thresholds.get("score_threshold", model.score_threshold), str):
-        raise ValueError(
-            f"score_threshold: expected a number, got {word}; `detect` and tools/detect.py take "
-            "the word for .xml files, which keep the thresholds of the model"
-        )
+    size, rule = check_options(model, image_size, thresholds, ".xml")
     openvino = import_openvino()
     quantise = _quantiser(calibration, rule, model.apply_exif) if len(calibration) else None
 
@@ -143,7 +138,8 @@ def _trace(function: Callable, specs: list[tf.TensorSpec]):
 
 def _converted(function):
     """An OpenVINO graph. Its top k may order equal values as it likes: on a CPU the stable one takes
-    1.3 s for the class scores of a level of 64 x 64 points and 80 classes, the other one 1 ms."""
+    1.3 s for the class scores of a level of 64 x 64 points and 80 classes, the other one 1 ms.
+    """
     import openvino
 
     graph = openvino.convert_model(function)
