@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-_LARGEST = np.iinfo(np.int64).max
+from fcos_tf.export.onnx_slices import plain_slice, strided_slice
+
 _SUPPRESSION = "portable_nms"  # in the name of the function of `ops.nms`
 _FIRST, _LAST = [0, 3, 1, 2], [0, 2, 3, 1]  # channels
 
@@ -220,77 +221,6 @@ def _matmul(writer, operation, x, y):
     return writer.add("MatMul", x, y)
 
 
-def _slice(writer, operation, x, begin, size):
-    begin, size = (writer.int64(each) for each in (begin, size))
-    axes = np.arange(operation.inputs[0].shape.rank)
-    end = writer.add("Add", begin, size)
-    known = writer.known(size)
-    if known is not None:  # -1: to the end
-        end = writer.add("Where", known < 0, np.full(len(axes), _LARGEST), end)
-    return writer.add("Slice", x, begin, end, axes)
-
-
-def _strided_slice(writer, operation, x, begin, end, strides):
-    source, rank = operation.inputs[0], operation.inputs[0].shape.rank
-    steps = writer.known(strides)
-    masks = ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
-    bits = {name: operation.get_attr(f"{name}_mask") for name in masks}
-
-    def has(name, index):
-        return bits[name] >> index & 1
-
-    if source.op.type == "Shape" and has("shrink_axis", 0) and writer.known(begin) is not None:
-        size = source.op.inputs[0].shape[int(writer.known(begin)[0])]
-        if size is not None:
-            return writer.constant(np.array(size, operation.outputs[0].dtype.as_numpy_dtype))
-
-    slices, picks, new_axes = [], [], []  # (axis, start, stop, step), (axis, index), axes
-    axis = out = 0
-    for i, step in enumerate(steps):
-        if has("ellipsis", i):
-            others = sum(not has("new_axis", j) for j in range(len(steps)) if j != i)
-            axis, out = axis + rank - others, out + rank - others
-        elif has("new_axis", i):
-            new_axes.append(out)
-            out += 1
-        elif has("shrink_axis", i):
-            picks.append((axis, _element(writer, begin, i)))
-            axis += 1
-        else:
-            ends = (0, _LARGEST) if step > 0 else (_LARGEST, -_LARGEST)
-            start, stop = (
-                writer.constant(np.array([default])) if has(name, i) else _element(writer, given, i)
-                for name, given, default in (("begin", begin, ends[0]), ("end", end, ends[1]))
-            )
-            if not (has("begin", i) and has("end", i) and step == 1):
-                slices.append((axis, start, stop, int(step)))
-            axis, out = axis + 1, out + 1
-    if slices:
-        axes, starts, stops, by = zip(*slices, strict=True)
-        starts, stops = (_joined(writer, each) for each in (starts, stops))
-        x = writer.add("Slice", x, starts, stops, np.array(axes), np.array(by))
-    for axis, index in reversed(picks):
-        x = writer.add("Gather", x, writer.add("Squeeze", index, np.array([0])), axis=axis)
-    return writer.add("Unsqueeze", x, np.array(new_axes)) if new_axes else x
-
-
-def _element(writer, vector: str, index: int) -> str:
-    """One of the numbers of a vector, int64 [1]."""
-    known = writer.known(vector)
-    if known is not None:
-        return writer.constant(known[index : index + 1].astype(int))
-    found = writer.add("Slice", vector, np.array([index]), np.array([index + 1]))
-    return writer.cast(found, np.int64)
-
-
-def _joined(writer, numbers: Sequence[str]):
-    """Vectors in a row."""
-    known = [writer.known(each) for each in numbers]
-    if any(each is None for each in known):
-        return writer.add("Concat", *numbers, axis=0)
-    return np.concatenate(known)
-
-
 def form_of_suppression(operation) -> Callable | None:
     """The form of a call of `ops.nms`' portable suppression; None: another operation."""
     is_call = operation.type in ("PartitionedCall", "StatefulPartitionedCall")
@@ -359,6 +289,6 @@ FORMS: dict[str, Callable] = {
     "Shape": _shape, "Size": _shape, "Cast": _cast, "Transpose": _transpose,
     "Sum": _reduce("ReduceSum"), "Mean": _reduce("ReduceMean"), "Max": _reduce("ReduceMax"),
     "Min": _reduce("ReduceMin"), "All": _reduce("ReduceMin"), "Any": _reduce("ReduceMax"),
-    "TopKV2": _top_k, "GatherV2": _gather, "GatherNd": _gather_nd, "Slice": _slice,
-    "StridedSlice": _strided_slice,
+    "TopKV2": _top_k, "GatherV2": _gather, "GatherNd": _gather_nd, "Slice": plain_slice,
+    "StridedSlice": strided_slice,
 }  # fmt: skip

@@ -55,6 +55,12 @@ def test_what_the_file_says(file):
 
     graph = onnx.load(file)
     assert [(each.domain, each.version) for each in graph.opset_import] == [("", 18)]
+    values = onnx.shape_inference.infer_shapes(graph).graph.value_info
+    kinds = {x.type.tensor_type.elem_type for x in values} | {
+        x.data_type for x in graph.graph.initializer
+    }
+    types = onnx.TensorProto  # TensorRT has no float64
+    assert kinds == {types.FLOAT, types.INT32, types.INT64, types.BOOL}
     session = open_session(str(file))
     sizes = {each.name: each.shape for each in [*session.get_inputs(), *session.get_outputs()]}
     pair, row = ["batch", 2], ["batch", 100]
