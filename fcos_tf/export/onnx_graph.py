@@ -23,7 +23,8 @@ class GraphWriter:
 
     Example:
         >>> writer = GraphWriter(num_labels=3)
-        >>> total = writer.add("Add", "x", np.float32(1))
+        >>> writer.known(writer.constant([2, 3]))
+        array([2, 3])
     """
 
     def __init__(self, num_labels: int):
