@@ -3,6 +3,7 @@
     python tools/export.py --weights=fcos.keras --output_dir=export/fcos/1
     python tools/export.py --model_dir=runs/digits --output_dir=export/digits/1 --image_size=512x512
     python tools/export.py --weights=fcos.keras --litert=fcos.tflite --image_size=512x512
+    python tools/export.py --weights=fcos.keras --onnx=fcos.onnx
     python tools/export.py --weights=fcos.keras --openvino=fcos.xml --calibration_images=photos
 
 Writes a SavedModel for TensorFlow Serving and tf.saved_model.load. Its signatures take image files
@@ -47,9 +48,9 @@ class ExportOptions(Options):
     litert: str | None = option(
         None, ".tflite file to write: one canvas, no suppression.", also=("tflite",))
     onnx: str | None = option(
-        None, ".onnx file to write, likewise; needs tf2onnx, onnx and onnxruntime.")
+        None, ".onnx file to write: from resized pixels to detections, float32.")
     openvino: str | None = option(
-        None, ".xml file to write, and its .bin: from resized pixels to detections.", also=("ov",))
+        None, ".xml file to write, and its .bin: likewise.", also=("ov",))
     calibration_images: str | None = option(
         None, "With --openvino: folder or pattern of a few hundred images; the network then has "
         "8 bits, quantised by nncf.", also=("calibration", "int8"))
@@ -70,7 +71,7 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
     if not options.output_dir:
         mode = f"{' and '.join(files)} alone, without --output_dir"
         refuse(mode, ["fold_batch_norms", "sample", "max_images", "max_pixels"])
-        if not options.openvino:
+        if not (options.openvino or options.onnx):
             refuse(mode, [DetectionOptions])
         if files == ["--onnx"]:
             refuse("--onnx alone, which is float32", ["export_precision"])
@@ -79,6 +80,8 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
     if options.weights:
         refuse("--weights", ["model_dir"])
     calibration = ()
+    if options.onnx:
+        _check_onnx()
     if options.openvino:
         with command_line.arguments_as_flags({"input": "calibration_images"}):
             calibration = _check_openvino(options.calibration_images)
@@ -95,11 +98,12 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
     size_and_precision = {"image_size": image_size, "precision": options.export_precision}
     if options.litert:
         print(export.export_litert(model, options.litert, **size_and_precision), flush=True)
-    if options.onnx:
-        print(export.export_onnx(model, options.onnx, image_size=image_size), flush=True)
     thresholds = {}
-    if options.openvino or options.output_dir:
+    if options.onnx or options.openvino or options.output_dir:
         thresholds = build.given_thresholds(config, given, model, path)
+    if options.onnx:
+        file = export.export_onnx(model, options.onnx, image_size=image_size, **thresholds)
+        print(file, flush=True)
     if options.openvino:
         file = export.export_openvino(
             model, options.openvino, calibration=calibration, **size_and_precision, **thresholds
@@ -116,6 +120,14 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
             **thresholds,
         )
         print(folder, flush=True)
+
+
+def _check_onnx() -> None:
+    """Refuses missing packages before anything is done."""
+    from fcos_tf.detecting.onnx import import_package
+
+    for name in ("onnx", "onnxruntime"):
+        import_package(name)
 
 
 def _check_openvino(images: str | None) -> list:

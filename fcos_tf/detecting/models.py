@@ -95,7 +95,8 @@ def open_model(
     Args:
         model: a detector or classifier; a `.keras` file; the folder of a SavedModel of
             `export_saved_model`, or its parent, whose newest version is used; the .xml file of
-            `export_openvino`; or the address of a server, of detectors only:
+            `export_openvino` or the .onnx file of `export_onnx`; or the address of a server, of
+            detectors only:
             "http://host:8501/v1/models/NAME" or "grpc://host:8500/NAME". An `OpenedModel` is
             returned as it is.
         image_size: size of the resized images; None: the model's own.
@@ -116,8 +117,8 @@ def open_model(
     if description is not None and not is_address:
         raise ValueError(f"description: expected with the address of a server only, got {model}")
     is_folder = is_text and not is_address and Path(model).is_dir()
-    is_xml = is_text and not is_address and Path(model).suffix == ".xml" and not is_folder
-    is_exported = is_address or is_folder or is_xml
+    suffix = Path(model).suffix if is_text and not (is_address or is_folder) else None
+    is_exported = is_address or is_folder or suffix in (".xml", ".onnx")
     if image_size is not None and (is_exported or isinstance(model, OpenedModel)):
         raise ValueError(
             "image_size: expected none with a model that is exported, served or open already, "
@@ -127,17 +128,18 @@ def open_model(
         return model
     if is_exported:
         from fcos_tf.detecting.exported import ExportedModel
+        from fcos_tf.detecting.onnx import OnnxModel
         from fcos_tf.detecting.openvino import OpenVinoModel
         from fcos_tf.detecting.served import ServedModel
 
         if is_address:
             return ServedModel(model, description)
-        return OpenVinoModel(model) if is_xml else ExportedModel(model)
+        return {".xml": OpenVinoModel, ".onnx": OnnxModel}.get(suffix, ExportedModel)(model)
     loaded = load_model(model) if is_text else model
     if not (hasattr(loaded, "detect") or hasattr(loaded, "classify")):
         raise ValueError(
             "model: expected a detector or classifier, a .keras file, the folder of a SavedModel, "
-            "an .xml file of OpenVINO or the address of a server; got a "
+            "an .xml file of OpenVINO, an .onnx file or the address of a server; got a "
             f"{type(loaded).__name__}" + (f" in {model}" if is_text else "")
         )
     if is_text:
@@ -166,7 +168,7 @@ def _opened_before(model: Any, image_size: str | None) -> "OpenedModel":
 
 
 class OpenedModel:
-    """Base of `KerasModel`, `ExportedModel`, `OpenVinoModel` and `ServedModel`, with their `find`.
+    """Base of `KerasModel`, `ExportedModel`, `ResizedModel` and `ServedModel`, with their `find`.
 
     Class names and category ids are those of each label; None: unknown. Without ids labels are ids.
     `apply_exif`: whether it expects images that EXIF turns upright. `classifies`: whether `find`

@@ -1,14 +1,14 @@
-"""Detectors for LiteRT (TFLite) and ONNX: one file, without the suppression.
+"""Detectors for LiteRT (TFLite): one file, without the suppression.
 
-Both take one image on a canvas of H x W pixels and give all N candidates:
+It takes one image on a canvas of H x W pixels and gives all N candidates:
 
     images       float32 [1, H, W, 3], RGB 0-255, resized to fit and padded with zeros
     image_sizes  float32 [1, 2], (height, width) of the resized image
     boxes        float32 [1, N, 4], xyxy in pixels of `images`
     scores       float32 [1, N, C], see `Detector.candidates`
 
-Class-wise non-maximum suppression is left to the caller: every runtime has its own operator. So
-detectors with a suppression inside, of proposals, are refused.
+Class-wise non-maximum suppression is left to the caller, so detectors with a suppression inside, of
+proposals, are refused.
 """
 
 import tempfile
@@ -26,7 +26,6 @@ from fcos_tf.image_size import parse_image_size
 from fcos_tf.models.detector import Detector
 from fcos_tf.ops.boxes import clip_boxes
 
-_ONNX_OPSET = 17
 # Of scores, and of boxes relative to the long side of the canvas.
 _TOLERANCE = {"float32": 1e-4, "float16": 0.05}
 
@@ -70,46 +69,6 @@ def export_litert(
         warnings.filterwarnings("ignore", r"(?s).*tf\.lite\.Interpreter is deprecated")
         interpreter = _litert_interpreter()(model_content=content)
     _check(interpreter.get_signature_runner(), model, canvas, file, _TOLERANCE[precision])
-    return _write(file, content)
-
-
-def export_onnx(
-    model: Detector, file: str | Path, *, image_size: str | tuple[int, int] | None = None
-) -> Path:
-    """Writes an `.onnx` file and checks its outputs; needs tf2onnx, onnx and onnxruntime.
-
-    Args:
-        model: a detector, left unchanged.
-        file: path of a new file.
-        image_size: the canvas, "HEIGHTxWIDTH"; None: `model.image_size`.
-
-    Returns:
-        The file.
-
-    Raises:
-        ValueError: a wrong argument, a model with proposals, a missing package, or a file that
-            disagrees with `model`.
-        FileExistsError: the file exists.
-    """
-    file, canvas = _check_arguments(model, file, ".onnx", image_size)
-    try:
-        import onnxruntime
-        import tf2onnx
-    except ImportError as error:
-        raise ValueError(
-            "ONNX export needs the packages tf2onnx, onnx and onnxruntime: "
-            f"pip install tf2onnx onnx onnxruntime ({error})"
-        ) from error
-    function = _candidate_function(inference_copy(model), canvas)
-    proto, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=_ONNX_OPSET)
-    content = proto.SerializeToString()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-
-    def run(**inputs):
-        return dict(zip(names, session.run(names, inputs), strict=True))
-
-    _check(run, model, canvas, file, _TOLERANCE["float32"])
     return _write(file, content)
 
 
@@ -164,7 +123,7 @@ def _candidate_function(model: Detector, canvas: tuple[int, int]):
 
     def predict(images, image_sizes):
         inputs = {"images": images, "image_sizes": image_sizes}
-        raw = model.predict_raw(inputs, jit_compile=True)  # operations that every runtime has
+        raw = model.predict_raw(inputs, jit_compile=True)  # operations that LiteRT has
         found = model.candidates(raw, canvas)
         return {**found, "boxes": clip_boxes(found["boxes"], image_sizes)}
 

@@ -71,12 +71,7 @@ def export_openvino(
     weights = file.with_suffix(".bin")
     if weights.exists():
         raise FileExistsError(f"expected a new file; got {weights}, which exists")
-    size, rule = check_options(model, image_size, thresholds)
-    if isinstance(word := thresholds.get("score_threshold", model.score_threshold), str):
-        raise ValueError(
-            f"score_threshold: expected a number, got {word}; `detect` and tools/detect.py take "
-            "the word for .xml files, which keep the thresholds of the model"
-        )
+    size, rule = check_options(model, image_size, thresholds, ".xml")
     openvino = import_openvino()
     quantise = _quantiser(calibration, rule, model.apply_exif) if len(calibration) else None
 

@@ -100,13 +100,24 @@ def export_saved_model(
     return directory
 
 
-def check_options(model: Detector, image_size, thresholds: dict) -> tuple[Any, ImageSize]:
-    """The size of an export, and its rule; refuses none, and thresholds that the model lacks."""
+def check_options(
+    model: Detector, image_size, thresholds: dict, suffix: str = ""
+) -> tuple[Any, ImageSize]:
+    """The size of an export, and its rule; refuses none, and thresholds that the model lacks.
+
+    `suffix` is that of a file whose score threshold is a number.
+    """
     size = image_size or model.image_size
     if size is None:
         raise ValueError("image_size: expected a size, as the model has none; got None")
     if unknown := sorted(set(thresholds) - set(model.thresholds)):
         raise ValueError(f"expected {', '.join(model.thresholds)}; got {', '.join(unknown)}")
+    word = thresholds.get("score_threshold", getattr(model, "score_threshold", None))
+    if suffix and isinstance(word, str):
+        raise ValueError(
+            f"score_threshold: expected a number, got {word}; `detect` and tools/detect.py take "
+            f"the word for {suffix} files, which keep the thresholds of the model"
+        )
     return size, parse_image_size(size).fixed()
 
 

@@ -1,12 +1,10 @@
-"""LiteRT and ONNX files: what they hold, and that they are checked."""
-
-import sys
+"""LiteRT files: what they hold, and that they are checked."""
 
 import numpy as np
 import pytest
 
 import fcos_tf
-from fcos_tf.export import converters, export_litert, export_onnx
+from fcos_tf.export import converters, export_litert
 from tests.export.test_folding import randomize
 from tests.models.test_faster_rcnn import SMALL
 
@@ -81,30 +79,9 @@ def test_arguments_that_are_wrong(model, tmp_path):
             export_litert(model, tmp_path / file, **options)
 
 
-@pytest.mark.parametrize("export", [export_litert, export_onnx])
-def test_proposals_are_refused_before_anything_is_made(export, tmp_path, monkeypatch):
+def test_proposals_are_refused_before_anything_is_made(tmp_path, monkeypatch):
     two_stage = fcos_tf.FasterRCNN(3, image_size="64x96", **SMALL)
     monkeypatch.setattr(converters, "inference_copy", None)
-    suffix = "tflite" if export is export_litert else "onnx"
-    with pytest.raises(
-        ValueError, match=rf"\.{suffix} file has no .* got a FasterRCNN; export a S"
-    ):
-        export(two_stage, tmp_path / f"a.{suffix}")
+    with pytest.raises(ValueError, match=r"\.tflite file has no .* got a FasterRCNN; export a S"):
+        export_litert(two_stage, tmp_path / "a.tflite")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_onnx_without_its_packages(model, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    with pytest.raises(ValueError, match="ONNX export needs the packages tf2onnx, onnx and"):
-        export_onnx(model, tmp_path / "a.onnx")
-
-
-def test_onnx(model, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("tf2onnx")
-    file = export_onnx(model, tmp_path / "a.onnx")
-    session = onnxruntime.InferenceSession(str(file))
-    assert [(each.name, each.shape) for each in session.get_outputs()] == [
-        ("boxes", [1, 126, 4]),
-        ("scores", [1, 126, 3]),
-    ]

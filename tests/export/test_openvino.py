@@ -24,15 +24,20 @@ NAMES, IDS = ("hat", "dog", "cat"), (7, 3, 90)
 PHOTOS = [picture(height, width, seed=width) for height, width in ((75, 51), (40, 121), (96, 97))]
 
 
-@pytest.fixture(scope="module")
-def model():
+def small_detector(**options):
+    given = {"backbone": "simple_cnn", "score_threshold": 0.01, **options}
     made = fcos_tf.FCOS(
-        backbone="simple_cnn", fpn_levels=3, fpn_channels=32, head_convs=1, image_size="64x96",
-        class_names=NAMES, category_ids=IDS, score_threshold=0.01,
+        fpn_levels=3, fpn_channels=32, head_convs=1, image_size="64x96",
+        class_names=NAMES, category_ids=IDS, **given,
     )  # fmt: skip
     kernel = made.head.class_logits.kernel
     kernel.assign(kernel * 20)  # scores far from each other
     return randomize(made)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_detector()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,70 @@
+"""A detector in an .onnx file, as an `OpenedModel`."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from fcos_tf.detecting.resized import ResizedModel, one_line
+
+DESCRIPTION_KEY = "fcos_tf"  # of the file's metadata
+
+
+class OnnxModel(ResizedModel):
+    """An .onnx file that `export_onnx` wrote; runs on the CPU by ONNX Runtime.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the package onnxruntime is missing, or the file is not of such an export.
+    """
+
+    def __init__(self, file: str | Path):
+        import_package("onnxruntime")
+        file = Path(file)
+        if not file.is_file():
+            raise FileNotFoundError(f"model: no file {file}")
+        try:
+            self._session = open_session(str(file))
+            about = self._session.get_modelmeta().custom_metadata_map
+            super().__init__(about[DESCRIPTION_KEY], file)
+        except Exception as error:  # those of ONNX Runtime have no common class but this one
+            raise ValueError(
+                f"model: expected a file of tools/export.py --onnx, got {file}: {one_line(error)}"
+            ) from error
+
+    def run(self, inputs):
+        """See `ResizedModel`."""
+        try:
+            return run_session(self._session, inputs)
+        except Exception as error:
+            raise ValueError(f"model: ONNX Runtime fails: {one_line(error)}") from error
+
+
+def open_session(model: str | bytes):
+    """An `InferenceSession` on the CPU, from the path or the content of an .onnx file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_session(session, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All outputs of an `InferenceSession`."""
+    names = [each.name for each in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def import_package(name: str):
+    """The package onnx or onnxruntime.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f"an .onnx file needs the package {name}: pip install 'fcos_tf[onnx]' ({error})"
+        ) from error

@@ -1,0 +1,128 @@
+"""Detectors for ONNX Runtime and others: one .onnx file, suppression inside.
+
+Inputs and outputs are those of `export.openvino`, the network and the steps after it one graph,
+written operation by operation (`onnx_graph`), with ONNX's own operator for the suppression.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from fcos_tf.atomic_files import replacing
+from fcos_tf.data.prepare import prepare_batch
+from fcos_tf.detecting.onnx import DESCRIPTION_KEY, import_package, open_session, run_session
+from fcos_tf.export import checks, signatures
+from fcos_tf.export.converters import new_file
+from fcos_tf.export.folding import inference_copy
+from fcos_tf.export.onnx_graph import OPSET, GraphWriter
+from fcos_tf.export.saved_model import check_options, describe
+from fcos_tf.image_size import ImageSize
+from fcos_tf.models.detector import Detector
+from fcos_tf.models.image_model import spatial_size
+
+_SCORES = 1e-4  # tolerance
+
+
+def export_onnx(
+    model: Detector,
+    file: str | Path,
+    *,
+    image_size: str | tuple[int, int] | None = None,
+    **thresholds: float,
+) -> Path:
+    """Writes an .onnx file, and checks its outputs; needs the packages onnx and onnxruntime.
+
+    The batch is free, as are height and width where `image_size` is "SHORT,LONG". Numbers are
+    float32, and the operators those of opset 18.
+
+    Args:
+        model: a detector, left unchanged.
+        file: path of a new .onnx file.
+        image_size: the size that images are resized to; None: `model.image_size`.
+        **thresholds: replace those of the model, see `Detector.thresholds`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: a wrong argument, a missing package, a model with an operation that ONNX lacks,
+            or a file that disagrees with `model`.
+        FileExistsError: the file exists.
+    """
+    file = new_file(model, file, ".onnx")
+    size, rule = check_options(model, image_size, thresholds, ".onnx")
+    onnx = import_package("onnx")
+    import_package("onnxruntime")
+
+    copy = inference_copy(model, **thresholds)
+    written = _write(copy, rule)
+    _check(written, model, copy, rule)
+    graph = written([])
+    description = describe(model, copy, "float32", image_size=size, traced={})
+    description |= {"opset": OPSET, "onnx_version": onnx.__version__}
+    onnx.helper.set_model_props(graph, {DESCRIPTION_KEY: json.dumps(description)})
+    onnx.checker.check_model(graph)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary:
+        temporary.write_bytes(graph.SerializeToString())
+    return file
+
+
+def _write(model: Detector, rule: ImageSize):
+    """A function from names of raw outputs to the ONNX model that also gives those."""
+    height, width = rule.canvas or (None, None)
+    specs = {
+        "images": tf.TensorSpec([None, height, width, 3], tf.float32),
+        "image_sizes": tf.TensorSpec([None, 2], tf.float32),
+        "original_sizes": tf.TensorSpec([None, 2], tf.float32),
+        "score_threshold": tf.TensorSpec([None], tf.float32),
+    }
+
+    @tf.function(autograph=False)
+    def detect(images, image_sizes, original_sizes, score_threshold):
+        inputs = {"images": images, "image_sizes": image_sizes}
+        raw = model.predict_raw(inputs, jit_compile=True)
+        found = model.decode(
+            raw,
+            rule.canvas or spatial_size(images),
+            image_sizes,
+            score_threshold=score_threshold,
+            jit_compile=True,
+        )
+        return raw | signatures.in_originals(model, found, image_sizes, original_sizes)
+
+    function = detect.get_concrete_function(**specs)
+    labels = max(model.num_classes, len(getattr(model, "strides", ())))  # or levels, of proposals
+    writer = GraphWriter(num_labels=labels)
+    values = writer.write(function)
+    inputs = {name: ["batch", *spec.shape[1:]] for name, spec in specs.items()}
+    if not rule.canvas:
+        inputs["images"] = ["batch", "height", "width", 3]
+    outputs = {
+        name: (x.dtype, ["batch", *x.shape[1:]])
+        for name, x in zip(sorted(values), function.outputs, strict=True)
+    }
+    detections = ("boxes", "scores", "labels", "num_detections")
+
+    def written(raw):
+        chosen = {name: values[name] for name in (*detections, *raw)}
+        return writer.model(inputs, chosen, {name: outputs[name] for name in chosen})
+
+    return written
+
+
+@checks.whole_float32()
+def _check(written, model: Detector, copy: Detector, rule: ImageSize) -> None:
+    """Compares the file with the source model, on a photo and for detections of any score."""
+    batch = prepare_batch([checks.read_sample(None)], rule)
+    session = open_session(written(model.raw_outputs).SerializeToString())
+    found = run_session(session, batch | {"score_threshold": np.zeros(1, np.float32)})
+    inputs = {name: batch[name] for name in ("images", "image_sizes")}
+    raw = {name: found[name] for name in model.raw_outputs}
+    own = model(inputs | {name: raw[name] for name in model.chosen_outputs})
+    tolerance = max(checks.PREDICTIONS[each] for each in ("float32", model.compute_dtype))
+    checks.compare_raw(raw, own, tolerance)
+    expected = checks.expected_detections(copy, raw, batch, score_threshold=0.0)
+    checks.compare_detections(".onnx", found, expected, _SCORES, share=0.05)
