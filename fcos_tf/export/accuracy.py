@@ -30,7 +30,6 @@ from fcos_tf.evaluation import Records, detections_to_records, ground_truth_to_c
 from fcos_tf.models.detector import Detector
 from fcos_tf.models.input_checks import check_labels
 
-MAX_AP_LOSS = 0.005
 _SAME_AP = 1e-3  # of one model on two devices
 
 
@@ -128,7 +127,7 @@ class AccuracyGate:
         dataset: Any,
         num_images: int | None = None,
         *,
-        max_ap_loss: float = MAX_AP_LOSS,
+        max_ap_loss: float = 0.005,
         report: str | Path | None = None,
         title: str = "",
     ):
@@ -157,10 +156,10 @@ class AccuracyGate:
         loss = self._add(format_name, precision, found)
         if loss > self._max_ap_loss:
             raise ValueError(
-                f"{format_name} {precision}: expected an AP of at least "
+                f"{format_name} {precision} is refused: expected an AP of at least "
                 f"{self._ap - self._max_ap_loss:.4f}, that of the model ({self._ap:.4f}) less "
                 f"max_ap_loss={self._max_ap_loss:g}; got {found.AP:.4f}, a loss of {loss:.4f}, on "
-                f"{self._num_images} images; the export was not written"
+                f"{self._num_images} images"
             )
 
     def _measure_source(self) -> None:
@@ -182,14 +181,12 @@ class AccuracyGate:
         row |= {"AP_loss": loss, "accepted": loss <= self._max_ap_loss}
         self.rows = [*({_key(each): each for each in [*self.rows, row]}).values()]
         if self._files:
+            heading = f"{self._title or 'Exports'}: {self._num_images} images"
             content = {"title": self._title, "num_images": self._num_images, "rows": self.rows}
             self._files[0].parent.mkdir(parents=True, exist_ok=True)
-            write_text(self._files[0], f"{self._heading()}\n\n{format_rows(self.rows)}\n")
+            write_text(self._files[0], f"{heading}\n\n{format_rows(self.rows)}\n")
             write_text(self._files[1], json.dumps(content, indent=2) + "\n")
         return loss
-
-    def _heading(self) -> str:
-        return f"{self._title or 'Exports'}: {self._num_images} images"
 
 
 def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
