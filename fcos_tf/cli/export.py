@@ -1,15 +1,18 @@
-"""Exports a trained detector or classifier as files that run without this package.
+r"""Exports a trained detector or classifier as files that run without this package.
 
     python tools/export.py --weights=fcos.keras --output_dir=export/fcos/1
     python tools/export.py --model_dir=runs/digits --output_dir=export/digits/1 --image_size=512x512
     python tools/export.py --weights=fcos.keras --litert=fcos.tflite --image_size=512x512
     python tools/export.py --weights=fcos.keras --onnx=fcos.onnx
     python tools/export.py --weights=fcos.keras --openvino=fcos.xml --calibration_images=photos
+    python tools/export.py --weights=fcos.keras --openvino=fcos.xml --calibration_images=photos \
+        --data_dir=VOC2007 --val_images=300 --report=exports
 
 Writes a SavedModel for TensorFlow Serving and tf.saved_model.load. Its signatures take image files
 or pixels and give detections in pixels of the original images; of a classifier, they take image
 files and give class probabilities, and there is no --litert, --onnx or --openvino. The exported
 model is compared with the source model before it is renamed into place; no version is overwritten.
+--val_images also measures both on a validation set, and refuses an export that loses AP.
 
 If given, --image_size and the options of "Detections" replace those of the source model.
 """
@@ -18,9 +21,14 @@ import dataclasses
 import functools
 
 from fcos_tf.cli import command_line
-from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config, DetectionOptions
-from fcos_tf.options import Options, option
+from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config, DataOptions, DetectionOptions
+from fcos_tf.options import Options, fields_of, option, options_for
 from fcos_tf.tensorflow_words import load_tensorflow
+
+# Of the validation data.
+_DATA = fields_of(DataOptions).keys() - {"train_split", "overfit", "max_bad_images", "apply_exif"}
+_DATA |= {"val_split"}
+_PLACES = ("dataset", "data_dir", "annotations", "images")
 
 
 # fmt: off
@@ -54,12 +62,22 @@ class ExportOptions(Options):
     calibration_images: str | None = option(
         None, "With --openvino: folder or pattern of a few hundred images; the network then has "
         "8 bits, quantised by nncf.", also=("calibration", "int8"))
+    val_images: int = option(
+        0, "Measure the source model and its exports, the SavedModel and that of --openvino, on so "
+        "many images of --val_split, evenly spread over it: AP, its loss, latency and size; 0 = "
+        "off.", least=0)
+    max_ap_loss: float = option(
+        0.005, "With --val_images: refuse an export that loses more AP, and write no file of it.",
+        least=0, most=1)
+    report: str | None = option(
+        None, "With --val_images: table of format x precision to write, NAME.md and NAME.json; "
+        "rows of earlier exports of the model are kept.")
 # fmt: on
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tool; ends the process with its exit status."""
-    uses = ("model_dir", "image_size", "apply_exif", DetectionOptions)
+    uses = ("model_dir", "image_size", "apply_exif", DetectionOptions, *_DATA)
     command_line.run(_export, __doc__, argv, uses=uses, options=ExportOptions)
 
 
@@ -77,6 +95,10 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
             refuse("--onnx alone, which is float32", ["export_precision"])
     if not options.openvino:
         refuse("export without --openvino", ["calibration_images"])
+    if options.val_images:
+        _check_measured(options, given)
+    else:
+        refuse("export without --val_images", ["max_ap_loss", "report", *_DATA])
     if options.weights:
         refuse("--weights", ["model_dir"])
     calibration = ()
@@ -87,15 +109,20 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
             calibration = _check_openvino(options.calibration_images)
     load_tensorflow()
     from fcos_tf import build, export
+    from fcos_tf.jobs.accuracy import make_gate
     from fcos_tf.models.weights import load_detector
     from fcos_tf.training import run
 
     path = run.find_weights(config.model_dir, options.weights)
-    model = load_detector(path, or_classifier=not files)
+    model = load_detector(path, or_classifier=not files or bool(options.val_images))
     if "apply_exif" in given:
         model.apply_exif = config.apply_exif
     image_size = config.image_size if "image_size" in given else None
     size_and_precision = {"image_size": image_size, "precision": options.export_precision}
+    gate = None
+    if options.val_images:
+        with command_line.arguments_as_flags({"num_images": "val_images", "report": "report"}):
+            gate = make_gate(config, model, path, given=given, **options_for(options, make_gate))
     if options.litert:
         print(export.export_litert(model, options.litert, **size_and_precision), flush=True)
     thresholds = {}
@@ -106,7 +133,12 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
         print(file, flush=True)
     if options.openvino:
         file = export.export_openvino(
-            model, options.openvino, calibration=calibration, **size_and_precision, **thresholds
+            model,
+            options.openvino,
+            calibration=calibration,
+            accept=gate,
+            **size_and_precision,
+            **thresholds,
         )
         print(file, flush=True)
     if options.output_dir:
@@ -116,10 +148,26 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
             fold=options.fold_batch_norms,
             sample=options.sample,
             limits=export.Limits(options.max_images, options.max_pixels),
+            accept=gate,
             **size_and_precision,
             **thresholds,
         )
         print(folder, flush=True)
+    if gate:
+        print(export.format_rows(gate.rows))
+
+
+def _check_measured(options: ExportOptions, given: command_line.Given) -> None:
+    """Refuses --val_images without data, or with files that give no detections."""
+    unmeasured = [f"--{name}" for name in ("litert", "onnx") if getattr(options, name)]
+    if unmeasured:
+        raise ValueError(
+            "--val_images: expected --output_dir or --openvino alone, as other files stop before "
+            f"the suppression; got {' and '.join(unmeasured)}"
+        )
+    if not given & {*_PLACES}:
+        names = ", ".join(f"--{name}" for name in _PLACES)
+        raise ValueError(f"--val_images: expected a data set by one of {names}; got none")
 
 
 def _check_onnx() -> None:

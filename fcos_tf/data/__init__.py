@@ -165,7 +165,8 @@ def load(
         `category_ids` (tuple of int, the data set's own id of each label), `faults` (list of
         `annotations.Fault`), `dropped` (list of str, each thing that was left out, named),
         `image_faults` (`annotations.ImageFaults`, filled while images are read), `annotations`
-        (`annotations.Annotations`; None of digits), `single_label` (bool, see there), `notes`
+        (`annotations.Annotations`; None of digits), `source` (`input.examples.Source`, to read
+        single images in any size), `single_label` (bool, see there), `notes`
         (tuple of str, how the data was recognised and split), and `num_hosts` and `host` as given.
 
     Raises:
@@ -245,6 +246,7 @@ def load(
     result.dropped = found.dropped
     result.image_faults = found.image_faults
     result.annotations = found.annotations
+    result.source = source
     result.single_label = bool(found.annotations and found.annotations.single_label)
     result.notes = found.annotations.notes if found.annotations else ()
     result.num_hosts = num_hosts

@@ -42,7 +42,7 @@ def compile_detect(model: Any, class_names: Sequence[str] | None = None) -> Dete
             f"expected data of the model's {count} classes, got {len(class_names)}: "
             f"{', '.join(class_names[:5])}"
         )
-    table = _label_table(model_names, class_names)
+    table = label_table(model_names, class_names)
     options = {"jit_compile": True} if _on_tpu(model) else {}
 
     def detect(images, image_sizes, score_threshold=None):
@@ -232,7 +232,7 @@ def compiled(function: Callable) -> Callable:
     return tf.function(function, reduce_retracing=True, autograph=False)
 
 
-def _label_table(
+def label_table(
     model_names: Sequence[str] | None, class_names: Sequence[str] | None
 ) -> np.ndarray | None:
     """The data set's label for each of the model's from -1 on, int32 [C + 1]; None: the same."""

@@ -44,6 +44,7 @@ def export_openvino(
     image_size: str | tuple[int, int] | None = None,
     precision: str = "float32",
     calibration: Sequence[ImageSource] = (),
+    accept: Callable[[Path, dict], None] | None = None,
     **thresholds: float,
 ) -> Path:
     """Writes an .xml file and its .bin, and checks the outputs; needs the package openvino.
@@ -55,6 +56,8 @@ def export_openvino(
         precision: of the network where the device has it, "float32", "bfloat16" or "float16". The
             last two store weights in 16 bits. The steps after the network are always float32.
         calibration: images to quantise the network on, to 8 bits; needs the package nncf.
+        accept: called with the written .xml file and its description before it is renamed; an
+            error refuses it. See `AccuracyGate`.
         **thresholds: replace those of the model, see `Detector.thresholds`.
 
     Returns:
@@ -95,6 +98,8 @@ def export_openvino(
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(weights), replacing(file) as temporary:  # its .bin is the other one
         openvino.save_model(graph, temporary, compress_to_fp16=False)
+        if accept:
+            accept(temporary, description)
     return file
 
 

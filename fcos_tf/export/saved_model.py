@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def export_saved_model(
     fold: bool = True,
     sample: str | Path | bytes | None = None,
     limits: Limits = LIMITS,
+    accept: Callable[[Path, dict], None] | None = None,
     **thresholds: float | str,
 ) -> Path:
     """Exports a model with decoding, resizing, normalisation and suppression in the graph.
@@ -57,6 +59,8 @@ def export_saved_model(
             digit; without it they are bitwise those of `model`.
         sample: the image to compare on, see `checks.read_sample`.
         limits: of images and their pixels in one request; the server refuses more.
+        accept: called with the written folder and its description before it is renamed; an error
+            refuses it. See `AccuracyGate`.
         **thresholds: replace those of the model, see `Detector.thresholds`.
 
     Returns:
@@ -93,6 +97,8 @@ def export_saved_model(
             pixels_too=signatures.DETECT_IMAGES in traced,
         )
         check_export(temporary, model, copy, rule, precision=precision, sample=data)
+        if accept:
+            accept(temporary, description)
         _new_version(directory)
         os.rename(temporary, directory)
     finally:
