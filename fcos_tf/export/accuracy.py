@@ -30,6 +30,7 @@ from fcos_tf.evaluation import Records, detections_to_records, ground_truth_to_c
 from fcos_tf.models.detector import Detector
 from fcos_tf.models.input_checks import check_labels
 
+_FORMATS = {".xml": "OpenVINO", ".onnx": "ONNX"}  # run on the CPU
 _SAME_AP = 1e-3  # of one model on two devices
 
 
@@ -54,7 +55,8 @@ def measure(model: Detector | str | Path, dataset: Any, num_images: int | None =
     """Measures a detector, or an export, on images in their own pixels, one at a time.
 
     Args:
-        model: a detector; the folder of `export_saved_model`; the .xml file of `export_openvino`.
+        model: a detector; the folder of `export_saved_model`; the .xml file of `export_openvino`;
+            the .onnx file of `export_onnx`.
         dataset: of `fcos_tf.data.load`. Its batches are not used, only its images and objects.
         num_images: so many, evenly spread over the data set; None: all.
 
@@ -91,7 +93,7 @@ def measure(model: Detector | str | Path, dataset: Any, num_images: int | None =
     ap = score_records(_records(examples, found, dataset)).metrics["AP"]
     if ap < 0:
         raise ValueError(f"dataset: expected images with objects, got none in {count} images")
-    device = _device(isinstance(model, str | Path) and Path(model).suffix == ".xml")
+    device = _device(isinstance(model, str | Path) and Path(model).suffix in _FORMATS)
     return Figures(ap, 1000 * statistics.median(seconds), _size_of(model), device)
 
 
@@ -142,7 +144,7 @@ class AccuracyGate:
         """Measures an export.
 
         Args:
-            path: its folder, or its .xml file.
+            path: its folder, or its .xml or .onnx file.
             description: what it tells of itself, with `precision` and for OpenVINO `int8`.
 
         Raises:
@@ -150,7 +152,7 @@ class AccuracyGate:
         """
         if self._ap is None:
             self._measure_source()
-        format_name = "OpenVINO" if path.suffix == ".xml" else "SavedModel"
+        format_name = _FORMATS.get(path.suffix, "SavedModel")
         precision = "int8" if description.get("int8") else description["precision"]
         found = measure(path, self._dataset, self._num_images)
         loss = self._add(format_name, precision, found)
@@ -248,7 +250,7 @@ def _size_of(model: Any) -> int:
     file = Path(model)
     if file.suffix == ".xml":
         return sum(each.stat().st_size for each in (file, file.with_suffix(".bin")))
-    files = newest_version(file).rglob("*")
+    files = [file] if file.is_file() else newest_version(file).rglob("*")
     return sum(each.stat().st_size for each in files if each.is_file())
 
 

@@ -5,6 +5,7 @@ written operation by operation (`onnx_graph`), with ONNX's own operator for the 
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ def export_onnx(
     file: str | Path,
     *,
     image_size: str | tuple[int, int] | None = None,
+    accept: Callable[[Path, dict], None] | None = None,
     **thresholds: float,
 ) -> Path:
     """Writes an .onnx file, and checks its outputs; needs the packages onnx and onnxruntime.
@@ -41,6 +43,8 @@ def export_onnx(
         model: a detector, left unchanged.
         file: path of a new .onnx file.
         image_size: the size that images are resized to; None: `model.image_size`.
+        accept: called with the written file and its description before it is renamed; an error
+            of it removes the file.
         **thresholds: replace those of the model, see `Detector.thresholds`.
 
     Returns:
@@ -67,6 +71,8 @@ def export_onnx(
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
         temporary.write_bytes(graph.SerializeToString())
+        if accept:
+            accept(temporary, description)
     return file
 
 

@@ -21,6 +21,7 @@ from fcos_tf.cli import export
 from fcos_tf.export import (
     AccuracyGate,
     accuracy,
+    export_onnx,
     export_openvino,
     export_saved_model,
     measure,
@@ -41,6 +42,7 @@ def model():
     made = fcos_tf.FCOS(
         backbone="simple_cnn", fpn_levels=3, fpn_channels=32, head_convs=1, image_size="64x96",
         class_names=NAMES, category_ids=IDS, score_threshold=0.01, max_detections=10,
+        nms_threshold=0.4,  # no detection fits the object of another one
     )  # fmt: skip
     kernel = made.head.class_logits.kernel
     kernel.assign(kernel * 20)  # scores far from each other
@@ -221,6 +223,19 @@ def test_openvino(model, places, tmp_path):
     assert list((tmp_path / "b").iterdir()) == []
 
 
+def test_onnx(model, places, tmp_path):
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason="pip install 'fcos_tf[onnx]'")
+    gate = AccuracyGate(model, load(places))
+    file = export_onnx(model, tmp_path / "a.onnx", accept=gate)
+    row = gate.rows[-1]
+    assert (row["format"], row["precision"], row["accepted"]) == ("ONNX", "float32", True)
+    assert row["AP"] > 0.995 and row["size_bytes"] == file.stat().st_size
+    with pytest.raises(ValueError, match=r"ONNX float32 is refused: expected an AP of at least"):
+        export_onnx(model, tmp_path / "b.onnx", max_detections=2, accept=gate)
+    assert [*tmp_path.iterdir()] == [file]
+
+
 def test_eight_bits_have_a_row_of_their_own(model, places, tmp_path):
     pytest.importorskip("nncf", reason="pip install 'fcos_tf[openvino]'")
     options = {"max_ap_loss": 1, "report": tmp_path / "table"}
@@ -273,10 +288,11 @@ def test_wrong_arguments(model, places, tmp_path):
     none = load({**places, "annotations": str(tmp_path / "{split}.json")})
     with pytest.raises(ValueError, match="dataset: expected images with objects, got none in 3"):
         measure(model, none)
-    content["images"][1]["file_name"] = "gone.png"
+    content["images"][1]["file_name"] = "broken.png"
+    Path(places["images"], "broken.png").write_bytes(b"no image")
     (tmp_path / "val.json").write_text(json.dumps(content))
     broken = load({**places, "annotations": str(tmp_path / "{split}.json")})
-    with pytest.raises(ValueError, match=r"dataset: no image file .*gone\.png"):
+    with pytest.raises(ValueError, match=r"dataset: .*broken\.png"):
         measure(model, broken)
 
 
@@ -293,8 +309,8 @@ def test_wrong_arguments(model, places, tmp_path):
         (["--report=a"], "--report: not used with export without --val_images"),
         (
             ["DATA", "--val_images=2", "--litert=a.tflite"],
-            "--val_images: expected --output_dir or --openvino alone, as other files stop before "
-            "the suppression; got --litert",
+            "--val_images: expected no --litert, whose file stops before the suppression; "
+            "got a.tflite",
         ),
         (
             ["DATA", "--val_images=2", "--classes=bird"],
