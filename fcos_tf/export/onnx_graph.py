@@ -6,6 +6,8 @@
 Integers keep their types; float64 becomes float32, as TensorRT has no other.
 """
 
+import hashlib
+
 import numpy as np
 import tensorflow as tf
 
@@ -32,12 +34,16 @@ class GraphWriter:
         self.nodes = []
         self.producers = {}  # name of a value -> node
         self._constants: dict[str, np.ndarray] = {}
+        self._names: dict[tuple, str] = {}  # type, shape, digest -> name
         self._as_int64: dict[str, str] = {}
 
     def constant(self, values) -> str:
-        """The name of a new constant."""
-        name = f"constant_{len(self._constants)}"
-        self._constants[name] = np.asarray(values)
+        """The name of a constant; equal ones are stored once, such as a head's on each level."""
+        values = np.asarray(values)
+        content = hashlib.sha256(values.tobytes()).digest()
+        key = values.dtype.str, values.shape, content
+        name = self._names.setdefault(key, f"constant_{len(self._names)}")
+        self._constants[name] = values
         return name
 
     def known(self, name: str) -> np.ndarray | None:
