@@ -3,6 +3,7 @@
 # make quick     runs those of ops, models, data and config that take little time
 # make parity    runs the tests beside PyTorch, torchvision and timm, which it installs
 # make backends  runs the tests under JAX, which it installs (Python 3.11 or newer)
+# make runtimes  runs the tests of OpenVINO and ONNX files, for which it installs both runtimes
 # make test-notebooks  runs the notebooks, for which it installs Jupyter's kernel
 # All set up their own virtual environment in .venv first.
 
@@ -41,10 +42,16 @@ PARITY = torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
 # JAX for the CPU; NumPy, SciPy and the others that it needs are those of TensorFlow and Keras.
 BACKENDS = jax==0.10.2 jaxlib==0.10.2
 
+# What nncf imports is named; the rest is what TensorFlow needs.
+RUNTIMES = onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.0 openvino-telemetry==2025.2.0 \
+	nncf==3.4.0 networkx ninja pydot tabulate
+RUNTIME_TESTS = export/test_accuracy export/test_onnx export/test_onnx_operations \
+	export/test_openvino detecting/test_onnx
+
 # What executes notebooks; its tested versions are in requirements-notebooks.txt.
 NOTEBOOKS = ipykernel nbclient
 
-.PHONY: install demo test quick parity backends test-notebooks lint lock clean
+.PHONY: install demo test quick parity backends runtimes test-notebooks lint lock clean
 
 install: $(VENV)/.installed
 
@@ -72,6 +79,10 @@ parity: install
 backends: install
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps $(BACKENDS)
 	$(RUN) -m pytest tests/backends
+
+runtimes: install
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps $(RUNTIMES)
+	$(RUN) -m pytest $(TWO) $(RUNTIME_TESTS:%=tests/%.py)
 
 test-notebooks: install
 	$(RUN) -m pip install --quiet --disable-pip-version-check $(LOCKED) -r requirements-notebooks.txt

@@ -209,7 +209,7 @@ class FCOS(PyramidDetector):
 
     def compute_totals(self, targets, image_size):
         """The loss normalisers of this replica's images: `loss_totals`."""
-        if self.quality in JOINT_LOSSES or ASSIGNERS[self.assigner].uses_predictions:
+        if self.quality == "joint" or ASSIGNERS[self.assigner].uses_predictions:
             return None
         return loss_totals(*self._assign_targets(targets, image_size), self.strides)
 

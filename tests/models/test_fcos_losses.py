@@ -277,3 +277,13 @@ def test_compute_loss_is_the_sum_that_train_step_reports(model):
     assert logs["loss"] == pytest.approx(sum(logs[name] for name in names), rel=1e-6)
     with pytest.raises(ValueError, match="sample weights"):
         model.compute_loss(images, targets, model(images), np.ones(2))
+
+
+@pytest.mark.parametrize("quality", ["centerness", "varifocal"])
+def test_normalisers_known_before_the_predictions_are_the_same(model, monkeypatch, quality):
+    monkeypatch.setattr(model, "quality", quality)
+    raw, targets = random_case(4)
+    totals = model.compute_totals(targets, (64, 96))
+    parts = [model.compute_losses(raw, targets, (64, 96), x) for x in (None, totals)]
+    for name, value in parts[0].items():
+        assert float(parts[1][name]) == pytest.approx(float(value), rel=1e-6), name
