@@ -106,7 +106,7 @@ def _benchmark(config: Config, options: BenchmarkOptions, given: command_line.Gi
         refuse("--saved_model", fields_of(Config).keys() - used)
     else:
         refuse(f"--what={what} without --saved_model", ["input"])
-    if "torchvision" in peers and what != "input":
+    if "torchvision" in peers:
         from benchmarks.torchvision_peer import import_torchvision
 
         import_torchvision()  # its CUDA build crashes when it is imported after TensorFlow

@@ -19,7 +19,8 @@ from fcos_tf.tensorflow_words import load_tensorflow
 # What torchvision's detectors have not, or this peer does not imitate.
 _EQUAL = (
     "ema_momentum", "bias_lr_factor", "backbone_lr_factor", "optimizer", "accumulation_steps",
-    "assigner", "quality", "max_bad_steps", "tta",
+    "assigner", "quality", "max_bad_steps", "tta", "box_loss", "box_loss_weight",
+    "centerness_on", "center_sampling_radius", "initial_weights",
 )  # fmt: skip
 
 

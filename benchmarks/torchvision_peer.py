@@ -233,7 +233,7 @@ class Peer:
             for boxes, labels in zip(targets["boxes"], targets["labels"], strict=True)
         ]
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate or group["lr"]
+            group["lr"] = group["lr"] if learning_rate is None else learning_rate
         self.model.train()
         tensors = self._tensors(images, targets.get("image_sizes"))
         with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
