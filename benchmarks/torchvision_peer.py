@@ -174,11 +174,17 @@ class Peer:
         sides: without a canvas, the short and the long side that torchvision resizes images to.
 
     Raises:
-        ValueError: a model, backbone or pyramid that torchvision has not, or it is not installed.
+        ValueError: a model, precision, backbone or pyramid that torchvision has not, or it is not
+            installed.
     """
 
     def __init__(self, config: Config, num_classes: int, *, canvas=None, sides=None):
         torch, _ = import_torchvision()
+        if config.precision not in ("float32", "mixed_bfloat16"):
+            raise ValueError(
+                "--peer=torchvision: expected float32 or mixed_bfloat16 as --precision, got "
+                f"{config.precision}"
+            )
         make = {"fcos": _fcos, "faster_rcnn": _faster_rcnn}.get(config.model)
         if make is None:
             raise ValueError(f"--peer=torchvision: expected a detector, got --model={config.model}")

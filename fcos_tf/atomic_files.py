@@ -59,16 +59,22 @@ def remove_leftovers(folder: str | Path, name: str = "") -> None:
         leftover.unlink(missing_ok=True)
 
 
+class _NamedError(OSError):
+    """An error whose text names the file."""
+
+
 @contextlib.contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Adds the file, the reason and the free space to an `OSError` raised inside."""
+    """Adds the file, the reason and the free space to an `OSError` raised inside, but once."""
     try:
         yield
+    except _NamedError:
+        raise
     except OSError as error:
         text = f"cannot write {path}: {error.strerror or error}"
         with contextlib.suppress(OSError):
             text += f"; {shutil.disk_usage(Path(path).parent).free / 1e6:.1f} MB free there"
-        raise OSError(text) from error
+        raise _NamedError(text) from error
 
 
 def _fsync(path: Path) -> None:

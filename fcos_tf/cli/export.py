@@ -58,7 +58,8 @@ class ExportOptions(Options):
     onnx: str | None = option(
         None, ".onnx file to write: from resized pixels to detections, float32.")
     openvino: str | None = option(
-        None, ".xml file to write, and its .bin: likewise.", also=("ov",))
+        None, ".xml file to write, and its .bin: likewise, in --export_precision or 8 bits.",
+        also=("ov",))
     calibration_images: str | None = option(
         None, "With --openvino: folder or pattern of a few hundred images; the network then has "
         "8 bits, quantised by nncf.", also=("calibration", "int8"))

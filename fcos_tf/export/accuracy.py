@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from fcos_tf.atomic_files import write_text
+from fcos_tf.atomic_files import naming, write_text
 from fcos_tf.data.images import ImageError
 from fcos_tf.detecting.batches import COLUMNS, label_table
 from fcos_tf.detecting.exported import newest_version
@@ -117,6 +117,7 @@ class AccuracyGate:
 
     Raises:
         ValueError: see `measure`; or a report that exists, of another title.
+        OSError: the folder of the report cannot be made.
 
     Example:
         gate = fcos_tf.export.AccuracyGate(model, val, num_images=300, report="int8")
@@ -138,6 +139,9 @@ class AccuracyGate:
         _check(open_model(model), dataset, self._num_images)
         self._title, self._files = title, report and _report_files(report)
         self.rows = _read_rows(self._files[1], title, self._num_images) if report else []
+        if self._files:
+            with naming(self._files[0]):
+                self._files[0].parent.mkdir(parents=True, exist_ok=True)
         self._ap: float | None = None
 
     def __call__(self, path: Path, description: Mapping[str, Any]) -> None:
@@ -185,7 +189,6 @@ class AccuracyGate:
         if self._files:
             heading = f"{self._title or 'Exports'}: {self._num_images} images"
             content = {"title": self._title, "num_images": self._num_images, "rows": self.rows}
-            self._files[0].parent.mkdir(parents=True, exist_ok=True)
             write_text(self._files[0], f"{heading}\n\n{format_rows(self.rows)}\n")
             write_text(self._files[1], json.dumps(content, indent=2) + "\n")
         return loss

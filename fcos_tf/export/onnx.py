@@ -14,6 +14,7 @@ import tensorflow as tf
 from fcos_tf.atomic_files import replacing
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting.onnx import DESCRIPTION_KEY, import_package, open_session, run_session
+from fcos_tf.detecting.resized import one_line
 from fcos_tf.export import checks, signatures
 from fcos_tf.export.converters import new_file
 from fcos_tf.export.folding import inference_copy
@@ -123,8 +124,11 @@ def _write(model: Detector, rule: ImageSize):
 def _check(written, model: Detector, copy: Detector, rule: ImageSize) -> None:
     """Compares the file with the source model, on a photo and for detections of any score."""
     batch = prepare_batch([checks.read_sample(None)], rule)
-    session = open_session(written(model.raw_outputs).SerializeToString())
-    found = run_session(session, batch | {"score_threshold": np.zeros(1, np.float32)})
+    try:
+        session = open_session(written(model.raw_outputs).SerializeToString())
+        found = run_session(session, batch | {"score_threshold": np.zeros(1, np.float32)})
+    except Exception as error:  # those of ONNX Runtime have no common class but this one
+        raise ValueError(f".onnx: ONNX Runtime fails: {one_line(error)}") from error
     inputs = {name: batch[name] for name in ("images", "image_sizes")}
     raw = {name: found[name] for name in model.raw_outputs}
     own = model(inputs | {name: raw[name] for name in model.chosen_outputs})

@@ -128,11 +128,11 @@ def test_images_are_spread_evenly(model, places):
         return source.read(index, size_for)
 
     dataset.source = dataclasses.replace(source, read=noted)
-    measure(model, dataset, num_images=2)
-    assert read == [0, 1]  # of 3: 0 * 3 // 2 and 1 * 3 // 2
-    dataset.num_images = 2
     measure(model, dataset)
-    assert read == [0, 1, 0, 1]
+    assert read == [0, 1, 2]
+    dataset.num_images = 5  # as of a longer data set
+    measure(model, dataset, num_images=2)
+    assert read[3:] == [0, 2]  # 0 * 5 // 2 and 1 * 5 // 2
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +316,10 @@ def test_wrong_arguments(model, places, tmp_path):
             ["DATA", "--val_images=2", "--classes=bird"],
             "classes: expected some of dog, hat, cat, got bird",
         ),
-        (["--dataset=coco", "--data_dir=none", "--val_images=2"], "none"),
+        (
+            ["--dataset=coco", "--data_dir=gone", "--val_images=2"],
+            "no annotation file gone/annotations/instances_val.json",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(

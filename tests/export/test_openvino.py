@@ -15,24 +15,17 @@ from fcos_tf.detecting.openvino import DESCRIPTION_KEY, OpenVinoModel
 from fcos_tf.export import export_openvino
 from fcos_tf.export import openvino as exporting
 from fcos_tf.training import checkpoints
-from tests.export.encoded import picture
-from tests.export.test_folding import randomize
-from tests.models.test_faster_rcnn import SMALL
+from tests.export.runtimes import (
+    NAMES,
+    PHOTOS,
+    assert_same,
+    refuses_other_numbers,
+    run,
+    small_detector,
+    two_stage,
+)  # fmt: skip
 
 CALIBRATION = "--calibration_images={}/*.png"
-NAMES, IDS = ("hat", "dog", "cat"), (7, 3, 90)
-PHOTOS = [picture(height, width, seed=width) for height, width in ((75, 51), (40, 121), (96, 97))]
-
-
-def small_detector(**options):
-    given = {"backbone": "simple_cnn", "score_threshold": 0.01, **options}
-    made = fcos_tf.FCOS(
-        fpn_levels=3, fpn_channels=32, head_convs=1, image_size="64x96",
-        class_names=NAMES, category_ids=IDS, **given,
-    )  # fmt: skip
-    kernel = made.head.class_logits.kernel
-    kernel.assign(kernel * 20)  # scores far from each other
-    return randomize(made)
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +37,6 @@ def model():
 def file(model, tmp_path_factory):
     pytest.importorskip("openvino", reason="pip install 'fcos_tf[openvino]'")
     return export_openvino(model, tmp_path_factory.mktemp("openvino") / "new" / "a.xml")
-
-
-def assert_same(found, expected):
-    """Equal detections; those of equal scores in any order."""
-    for one, other in zip(found, expected, strict=True):
-        assert len(one) == len(other) > 5
-        np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=1e-4)
-        far = np.abs(one.boxes[:, None] - other.boxes).max(-1) > 0.01
-        far |= one.labels[:, None] != other.labels
-        far |= np.abs(one.scores[:, None] - other.scores) > 1e-4
-        assert not far.all(0).any() and not far.all(1).any()
-        assert (one.class_names, one.category_ids) == (NAMES, IDS)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -81,11 +62,9 @@ def test_image_sizes_stay_free_and_thresholds_are_those_of_the_export(model, fil
 
 def test_proposals_are_suppressed_inside(tmp_path):
     pytest.importorskip("openvino", reason="pip install 'fcos_tf[openvino]'")
-    two_stage = fcos_tf.FasterRCNN(
-        image_size="64x96", class_names=NAMES, category_ids=IDS, score_threshold=0.01, **SMALL
-    )
-    file = export_openvino(randomize(two_stage), tmp_path / "a.xml")
-    assert_same(fcos_tf.detect(file, PHOTOS), fcos_tf.detect(two_stage, PHOTOS))
+    other = two_stage()
+    file = export_openvino(other, tmp_path / "a.xml")
+    assert_same(fcos_tf.detect(file, PHOTOS), fcos_tf.detect(other, PHOTOS))
 
 
 def test_weights_of_16_bits(model, file, tmp_path):
@@ -95,13 +74,6 @@ def test_weights_of_16_bits(model, file, tmp_path):
     assert OpenVinoModel(half).class_names == NAMES
     (found,), (expected,) = (fcos_tf.detect(each, PHOTOS[0]) for each in (half, model))
     assert abs(found.scores[0] - expected.scores[0]) < 0.05
-
-
-def run(capsys, tool, *arguments):
-    with pytest.raises(SystemExit) as end:
-        tool.main(["tool", *map(str, arguments)])
-    out = capsys.readouterr()
-    return end.value.code, out.out, out.err
 
 
 @pytest.fixture(scope="module")
@@ -181,17 +153,7 @@ def test_a_whole_that_differs_from_its_parts_is_not_written(model, tmp_path, mon
 
 def test_a_file_that_gives_other_numbers_is_not_written(model, tmp_path, monkeypatch):
     pytest.importorskip("openvino", reason="pip install 'fcos_tf[openvino]'")
-    right = exporting.inference_copy
-
-    def wrong(*args, **options):
-        copy = right(*args, **options)
-        copy.head.centerness.bias.assign(copy.head.centerness.bias + 0.1)
-        return copy
-
-    monkeypatch.setattr(exporting, "inference_copy", wrong)
-    with pytest.raises(ValueError, match="disagrees with the source model: centerness_logits: "):
-        export_openvino(model, tmp_path / "a.xml")
-    assert list(tmp_path.iterdir()) == []
+    refuses_other_numbers(exporting, export_openvino, model, tmp_path / "a.xml", monkeypatch)
 
 
 def test_wrong_arguments_and_a_missing_package(model, tmp_path, monkeypatch):
