@@ -69,7 +69,7 @@ def detections(model, image, image_sizes):
 
 
 @VERSIONS
-def test_stored_detections_and_losses(version, golden, tmp_path, fixed_sample):
+def test_stored_detections(version, golden, tmp_path):
     shapes = json.loads(str(golden[f"v{version}/shapes"]))
     model = converted(version, shapes, tmp_path, **LEARNING[version])
     found = model.detect(reference.scene())
@@ -78,6 +78,16 @@ def test_stored_detections_and_losses(version, golden, tmp_path, fixed_sample):
     np.testing.assert_array_equal(ours["labels"], theirs["labels"])
     np.testing.assert_allclose(ours["scores"], theirs["scores"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(ours["boxes"], theirs["boxes"], rtol=0, atol=0.01)
+
+
+@VERSIONS
+def test_stored_losses(version, golden, tmp_path, fixed_sample):
+    """In float64, as `test_gradients`.
+
+    On some processors rounding to float32 changes the box loss of version 2 by .15 %.
+    """
+    shapes = json.loads(str(golden[f"v{version}/shapes"]))
+    model = converted(version, shapes, tmp_path, dtype="float64", **LEARNING[version])
     images, targets = reference.training_batch()
     inputs = {"images": images, "image_sizes": targets["image_sizes"]}
     losses = model.forward_losses(inputs, targets, training=True)
