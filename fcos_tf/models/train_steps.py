@@ -38,7 +38,8 @@ class TrainSteps:
         loss, parts, gradients = compute(inputs, targets)
         gradients = sum_over_replicas(gradients)
         scale = self.optimizer.scale_loss(1.0)
-        norm = tf.linalg.global_norm(gradients) / scale
+        # The outputs of a float64 model are float32, as are their gradients.
+        norm = tf.linalg.global_norm([tf.cast(each, tf.float32) for each in gradients]) / scale
         self._apply_sums(gradients)
         values = self._sum_losses(loss, parts)
         losses_are_finite = tf.reduce_all([tf.math.is_finite(value) for value in values.values()])

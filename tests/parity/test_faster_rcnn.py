@@ -100,7 +100,7 @@ def pair(request, tmp_path_factory):
     pytest.importorskip("torch")
     peer = reference.Peer(request.param)
     folder = tmp_path_factory.mktemp("weights")
-    return peer, converted(request.param, peer.shapes, folder, peer.outputs)
+    return peer, converted(request.param, peer.shapes, folder, peer.outputs, dtype="float64")
 
 
 def relative(ours, theirs):
@@ -249,7 +249,9 @@ def as_in_torch(name, gradient):
 
 def test_losses_and_five_steps(trained, tmp_path, fixed_sample):
     peer, results = trained
-    model = converted(peer.version, peer.shapes, tmp_path, **LEARNING[peer.version])
+    model = converted(
+        peer.version, peer.shapes, tmp_path, dtype="float64", **LEARNING[peer.version]
+    )
     model.compile(
         SGD(
             reference.LEARNING_RATE,
