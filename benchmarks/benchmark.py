@@ -171,10 +171,12 @@ def _ours(config: Config, what: str, images, targets) -> Callable[[], None]:
     import tensorflow as tf
 
     from fcos_tf import build
+    from fcos_tf.models.folding import fold_norms
 
     model = build.make_model(config, [f"class {k}" for k in range(_NUM_CLASSES)])
     build.compile_model(config, model, total_steps=10**6)
     if what == "inference":
+        fold_norms(model)  # as tools/detect.py
         detect = tf.function(model.detect)
         return lambda: detect(images)["boxes"].numpy()
     train = model.make_train_function() or model.train_function

@@ -22,6 +22,7 @@ from fcos_tf.detecting.detections import Detections
 from fcos_tf.detecting.pictures import Picture, list_images, read_picture
 from fcos_tf.models.best_f1 import resolve_word
 from fcos_tf.models.detector import category_ids_of
+from fcos_tf.models.folding import fold_norms
 from fcos_tf.models.weights import load_model
 
 
@@ -143,6 +144,7 @@ def open_model(
             f"{type(loaded).__name__}" + (f" in {model}" if is_text else "")
         )
     if is_text:
+        fold_norms(loaded)
         return KerasModel(loaded, image_size=image_size, name=str(model))
     return _opened_before(loaded, image_size)
 

@@ -21,9 +21,9 @@ import tensorflow as tf
 
 from fcos_tf.atomic_files import replacing
 from fcos_tf.export.checks import compare, whole_float32
-from fcos_tf.export.folding import inference_copy
 from fcos_tf.image_size import parse_image_size
 from fcos_tf.models.detector import Detector
+from fcos_tf.models.folding import inference_copy
 from fcos_tf.ops.boxes import clip_boxes
 
 # Of scores, and of boxes relative to the long side of the canvas.

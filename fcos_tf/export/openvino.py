@@ -27,10 +27,10 @@ from fcos_tf.detecting.openvino import DESCRIPTION_KEY, HINTS, import_openvino
 from fcos_tf.detecting.pictures import list_images, read_picture
 from fcos_tf.export import checks, signatures
 from fcos_tf.export.converters import new_file
-from fcos_tf.export.folding import inference_copy
 from fcos_tf.export.saved_model import check_options, describe
 from fcos_tf.image_size import ImageSize
 from fcos_tf.models.detector import Detector
+from fcos_tf.models.folding import inference_copy
 
 # Of scores; and the share of detections that may differ, as suppression magnifies rounding.
 _SCORES, _SHARE = 1e-4, 0.05

@@ -22,10 +22,10 @@ from fcos_tf.detecting.exported import DESCRIPTION_FILE
 from fcos_tf.export import signatures
 from fcos_tf.export.checks import check_export, read_sample
 from fcos_tf.export.decoding import LIMITS, Limits
-from fcos_tf.export.folding import batch_norms, inference_copy
 from fcos_tf.export.warmup import write_warmup_requests
 from fcos_tf.image_size import ImageSize, parse_image_size
 from fcos_tf.models.detector import Detector, category_ids_of
+from fcos_tf.models.folding import batch_norms, inference_copy
 from fcos_tf.version import __version__
 
 CLASSES_FILE = "classes.json"

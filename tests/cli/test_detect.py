@@ -7,6 +7,7 @@ from PIL import Image
 
 import fcos_tf
 from fcos_tf.data.prepare import prepare_batch
+from fcos_tf.models.folding import fold_norms
 from tests.detecting.stubs import (
     Stub,
     answer_like,
@@ -53,6 +54,7 @@ def expected_records(weights, files, names):
     """What `model.predict` finds, each file on its own, as COCO results."""
     model = fcos_tf.load_model(weights)
     assert model.inclusive_pixels  # under the rules of the official code
+    fold_norms(model)  # as the tool does
     records = []
     for image_id, file in names.items():
         batch = prepare_batch([file], model.image_size)
@@ -97,6 +99,7 @@ def test_a_batch_gives_what_predict_gives_for_it(weights, photos, tmp_path, caps
     )  # fmt: skip
     assert code == 0 and "broken.jpg" in error
     model = fcos_tf.load_model(weights)
+    fold_norms(model)  # as the tool does
     found = model.predict(
         {k: v for k, v in prepare_batch(files, "64x96").items() if k != "original_sizes"}, verbose=0
     )

@@ -5,8 +5,8 @@ import pytest
 
 import fcos_tf
 from tests.export.encoded import picture
-from tests.export.test_folding import randomize
 from tests.models.test_faster_rcnn import SMALL
+from tests.models.test_folding import randomize
 
 NAMES, IDS = ("hat", "dog", "cat"), (7, 3, 90)
 PHOTOS = [picture(height, width, seed=width) for height, width in ((75, 51), (40, 121), (96, 97))]

@@ -28,7 +28,7 @@ from fcos_tf.export import (
 )
 from fcos_tf.training import checkpoints
 from tests.export.encoded import picture
-from tests.export.test_folding import randomize
+from tests.models.test_folding import randomize
 
 NAMES, IDS = ("hat", "dog", "cat"), (7, 3, 90)
 # Of the model's aspect: no points lie in padding, where boxes have no area.

@@ -5,8 +5,8 @@ import pytest
 
 import fcos_tf
 from fcos_tf.export import converters, export_litert
-from tests.export.test_folding import randomize
 from tests.models.test_faster_rcnn import SMALL
+from tests.models.test_folding import randomize
 
 CANVAS = (64, 96)
 

@@ -18,11 +18,11 @@ from tensorflow.core.protobuf import saved_model_pb2
 import fcos_tf
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting import compile_detect, detect_batch
-from fcos_tf.export import Limits, export_saved_model, folding, saved_model, signatures
+from fcos_tf.export import Limits, export_saved_model, saved_model, signatures
 from fcos_tf.export.checks import check_export
 from fcos_tf.image_size import parse_image_size
 from tests.export.encoded import READABLE, jpeg
-from tests.export.test_folding import randomize
+from tests.models.test_folding import randomize
 
 IDS = (7, 9, 40)
 NAMES = ("cat", "dog", "Käfer")
@@ -343,7 +343,7 @@ def test_a_graph_turns_images_upright(small, tmp_path):
 
 
 def test_wrong_weights_are_noticed(small, tmp_path, monkeypatch):
-    right = folding.inference_copy
+    right = saved_model.inference_copy
 
     def wrong(*args, **kwargs):
         copy = right(*args, **kwargs)

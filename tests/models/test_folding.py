@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import fcos_tf
-from fcos_tf.export import folding
+from fcos_tf.detecting import models, open_model
 from fcos_tf.layers.blocks import conv_norm
+from fcos_tf.models import folding
 
 
 def randomize(model, seed=0):
@@ -73,6 +74,24 @@ def test_predictions_stay(backbone, norm, count):
     assert largest_difference(model, copy) < 1e-4
     for one, two in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_detecting_folds_what_it_read_from_a_file_and_nothing_else(tmp_path):
+    model = detector(
+        "resnet18", class_names=("a", "b", "c"), image_size="64x96", score_threshold=0.0
+    )
+    model.save(tmp_path / "a.keras")
+    pixels = images()[0].astype(np.uint8)
+    expected, found = (fcos_tf.detect(one, pixels)[0] for one in (model, tmp_path / "a.keras"))
+    assert len(expected) == 100
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    assert len(folding.batch_norms(model)) == 20
+    read = models.load_model(tmp_path / "a.keras")
+    opened = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load_model", lambda file: opened.append(read) or read)
+        open_model(tmp_path / "a.keras")
+    assert folding.batch_norms(read) == [] and opened == [read]
 
 
 def test_grouped_convolutions_are_folded_without_a_bias():

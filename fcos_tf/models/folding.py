@@ -1,4 +1,4 @@
-"""A copy of a detector for inference: batch norms folded into convolutions, weights of a precision.
+"""Models for inference: batch norms folded into convolutions, weights of a precision.
 
 Batch norm after a convolution scales and shifts each output channel:
 
@@ -9,7 +9,6 @@ so the kernel takes the scale, and the norm keeps the shift only.
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from fcos_tf.layers.blocks import FrozenBatchNormalization
@@ -28,7 +27,7 @@ class FoldedNormalization(keras.layers.Layer):
 
     def call(self, inputs, **kwargs):
         """[..., channels] to the same."""
-        return tf.nn.bias_add(inputs, ops.cast(self.beta, inputs.dtype))
+        return inputs + ops.cast(self.beta, inputs.dtype)
 
 
 class NormalizationFoldedIntoGroups(FoldedNormalization):
@@ -65,15 +64,26 @@ def inference_copy(
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}; got {precision!r}")
     exact = _copy(model, "float32", **settings)
-    pairs = foldable(exact.backbone) if fold and exact.backbone is not None else []
-    for convolution, norm in pairs:
-        _fold(convolution, norm)
+    pairs = fold_norms(exact) if fold else []
     if precision == "float32":
         return exact
     rounded = _copy(exact, f"mixed_{precision}" if batch_norms(exact) else precision)
     for _, norm in pairs:
         rounded.backbone.get_layer(norm.name).__class__ = type(norm)
     return rounded
+
+
+def fold_norms(model: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
+    """Folds the batch norms of a model's backbone in place; it cannot be trained afterwards.
+
+    Returns:
+        The pairs of `foldable`.
+    """
+    backbone = getattr(model, "backbone", None)
+    pairs = [] if backbone is None else foldable(backbone)
+    for convolution, norm in pairs:
+        _fold(convolution, norm)
+    return pairs
 
 
 def foldable(backbone: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
