@@ -11,6 +11,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from fcos_tf.layers.batch_norm import BatchNormalization
+
 NORM_EPSILON = 1e-5
 BACKBONE_NORMS = ("batch", "sync", "frozen")
 PARTS = 5  # that can be frozen: the stem, and four stages that each halve the map
@@ -224,7 +226,7 @@ def normalization(
     check_choices(norm=(norm, BACKBONE_NORMS))
     if norm == "frozen":
         return FrozenBatchNormalization(epsilon, name=name, dtype=dtype)
-    return keras.layers.BatchNormalization(
+    return BatchNormalization(
         momentum=0.9, epsilon=epsilon, synchronized=norm == "sync", name=name, dtype=dtype
     )
 
