@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 
 from fcos_tf.keras_files import check_whole, first_lines, read_config
+from fcos_tf.layers.blocks import values_follow
 from fcos_tf.published import DETECTORS
 
 
@@ -32,7 +33,8 @@ def load_model(path: str | Path) -> keras.Model:
         kind = keras.saving.get_registered_object(str(saved["registered_name"]))
         if not hasattr(kind, "forward_losses"):  # Keras would make anything
             raise ValueError(f"a {saved['class_name']}")
-        return keras.models.load_model(path, compile=False)
+        with values_follow():
+            return keras.models.load_model(path, compile=False)
     except Exception as error:  # of Keras, HDF5 and the model; an altered file brings any
         text = first_lines(error)
         raise ValueError(f"{path}: expected a model of this package, got {text}") from error

@@ -97,6 +97,28 @@ class Foreign(keras.layers.Layer):
     """Of another package, not registered."""
 
 
+def test_loading_draws_no_random_kernels_and_building_does_again_afterwards(tmp_path, monkeypatch):
+    model = FCOS(2, backbone="simple_cnn", fpn_channels=32, head_convs=0)
+    model.save(tmp_path / "a.keras")
+    drawn = []
+    draw = keras.initializers.VarianceScaling.__call__
+
+    def count(self, shape, dtype=None):
+        drawn.append((self.mode, tuple(shape)))
+        return draw(self, shape, dtype)
+
+    monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", count)
+    read = load_model(tmp_path / "a.keras")
+    assert {mode for mode, _ in drawn} == {"fan_in"}  # the pyramid's
+    for one, other in zip(read.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    (tmp_path / "b.keras").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="expected"):
+        load_model(tmp_path / "b.keras")
+    FCOS(2, backbone="simple_cnn", fpn_channels=32, head_convs=0)
+    assert {mode for mode, _ in drawn} == {"fan_in", "fan_out"}
+
+
 def test_load_model_refuses_what_is_no_model_of_this_package(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights file"):
         load_model(tmp_path / "nothing.keras")
