@@ -11,6 +11,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from fcos_tf.ops.dtypes import at_least_float32
+
 NORM_EPSILON = 1e-5
 BACKBONE_NORMS = ("batch", "sync", "frozen")
 PARTS = 5  # that can be frozen: the stem, and four stages that each halve the map
@@ -45,9 +47,9 @@ class FrozenBatchNormalization(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        """Normalises [..., channels]; the factors are folded in float32."""
+        """Normalises [..., channels]; the factors are folded in float32 at least."""
         gamma, beta, mean, variance = (
-            ops.cast(v, "float32")
+            ops.cast(v, at_least_float32(inputs.dtype))
             for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
         )
         scale = gamma * ops.rsqrt(variance + self.epsilon)
@@ -73,7 +75,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
 
     def call(self, inputs):
         """Normalises [B, H, W, channels]; computes in float32 at least."""
-        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        x = ops.cast(inputs, at_least_float32(inputs.dtype))
         x = x - self._group_means(x)
         factor = ops.rsqrt(self._group_means(ops.square(x)) + self.epsilon)
         if self.scale:
