@@ -231,6 +231,12 @@ def normalization(
     )
 
 
+def image_input():
+    """The input of a backbone, [B, H, W, 3] normalised images, under the global dtype policy."""
+    dtype = at_least_float32(keras.config.dtype_policy().compute_dtype)
+    return keras.Input((None, None, 3), dtype=dtype, name="images")
+
+
 def conv(
     x,
     filters: int,

@@ -215,7 +215,7 @@ def fcos_targets(
     learnt = {
         "matched_gt_index": matched,
         "positive_mask": positive,
-        "class_targets": ops.one_hot(matched_labels, num_classes, dtype="float32"),
+        "class_targets": ops.one_hot(matched_labels, num_classes, dtype=ltrb.dtype),
         "ltrb_targets": ltrb,
         "centerness_targets": centerness(ltrb),
     }
