@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.datasets import load_sample_images
 
 from tests.layers.torchvision_weights import draw as draw_backbone
-from tests.parity.torchvision_changes import align_as_compiled, freeze_norms
+from tests.parity.torchvision_changes import FixedSampler, align_as_compiled, freeze_norms
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rcnn_torchvision.npz"
 
@@ -115,36 +115,6 @@ def training_batch() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     }  # fmt: skip
 
 
-def sample_keys(places: np.ndarray) -> np.ndarray:
-    """In place of random numbers: a sample is the places of largest key. uint32 -> uint32."""
-    return places * np.uint32(2654435761) >> np.uint32(8)
-
-
-class FixedSampler:
-    """Takes the place of torchvision's sampler.
-
-    Args:
-        sampler: to be replaced.
-    """
-
-    def __init__(self, sampler):
-        self.num, self.fraction = sampler.batch_size_per_image, sampler.positive_fraction
-
-    def __call__(self, labels):
-        self.lengths = [len(each) for each in labels]
-        masks = [], []
-        for each in labels:
-            keys = sample_keys(np.arange(len(each), dtype=np.uint32)).astype(int)
-            left, most = self.num, int(self.num * self.fraction)
-            for mask, chosen in ((each >= 1, masks[0]), (each == 0, masks[1])):
-                places = np.flatnonzero(mask.numpy())
-                places = places[np.argsort(-keys[places])[:most]]
-                left = most = left - len(places)
-                chosen.append(mask & False)
-                chosen[-1][places] = True
-        return masks
-
-
 class Peer:
     """torchvision's detector in float64: its float32 is the larger error of the two sides.
 
@@ -227,6 +197,11 @@ class Peer:
             "class_logits": np.roll(scores.numpy(), -1, axis=-1)[None],
             "box_deltas": boxes.numpy().reshape(1, -1, NUM_CLASSES, 4)[:, :, 1:],
         }
+
+    def transform(self, photo: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+        """torchvision's own preprocessing of a photo: [1, H, W, 3] normalised, and (h, w)."""
+        images, _ = self.model.transform([self._planes(photo[None])[0] / 255])
+        return images.tensors.numpy().transpose(0, 2, 3, 1), images.image_sizes[0]
 
     def detect(self, photo: np.ndarray) -> dict[str, np.ndarray]:
         """Detections in a photo uint8 [h, w, 3], in its own pixels; labels without background."""
