@@ -7,8 +7,10 @@ import pytest
 from fcos_tf import FCOS, FasterRCNN, ImageClassifier
 from fcos_tf.training.optimizers import SGD
 from tests.models.test_faster_rcnn import SMALL as SMALL_RCNN
-from tests.models.test_fcos import SMALL, scene
+from tests.models.test_fcos import scene
 from tests.models.test_train_step import fit
+
+SMALL = {"backbone": "simple_cnn", "fpn_levels": 3, "fpn_channels": 32, "head_convs": 1}
 
 
 def compiled(build, dtype, parts, options):
