@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from fcos_tf.layers.batch_norm import BatchNormalization
+from fcos_tf.ops.dtypes import at_least_float32
 
 NORM_EPSILON = 1e-5
 BACKBONE_NORMS = ("batch", "sync", "frozen")
@@ -50,9 +51,9 @@ class FrozenBatchNormalization(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        """Normalises [..., channels]; the factors are folded in float32."""
+        """Normalises [..., channels]; the factors are folded in float32 at least."""
         gamma, beta, mean, variance = (
-            ops.cast(v, "float32")
+            ops.cast(v, at_least_float32(inputs.dtype))
             for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
         )
         scale = gamma * ops.rsqrt(variance + self.epsilon)
@@ -78,7 +79,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
 
     def call(self, inputs):
         """Normalises [B, H, W, channels]; computes in float32 at least."""
-        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        x = ops.cast(inputs, at_least_float32(inputs.dtype))
         x = x - self._group_means(x)
         factor = ops.rsqrt(self._group_means(ops.square(x)) + self.epsilon)
         if self.scale:
@@ -248,6 +249,12 @@ def normalization(
     return BatchNormalization(
         momentum=0.9, epsilon=epsilon, synchronized=norm == "sync", name=name, dtype=dtype
     )
+
+
+def image_input():
+    """The input of a backbone, [B, H, W, 3] normalised images, under the global dtype policy."""
+    dtype = at_least_float32(keras.config.dtype_policy().compute_dtype)
+    return keras.Input((None, None, 3), dtype=dtype, name="images")
 
 
 def conv(

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from fcos_tf.layers.blocks import BACKBONE_NORMS, check_choices, he_normal, normalization
+from fcos_tf.ops.dtypes import at_least_float32
 
 
 def _fan_in(scale: float) -> Callable[[], keras.initializers.Initializer]:
@@ -91,11 +92,12 @@ class BoxHead(keras.layers.Layer):
             for k in range(num_fcs)
         ]
         # float32 under mixed precision too, as in FCOSHead.
-        self.class_logits = self._dense(num_classes + 1, "class_logits", "float32", logits)
+        dtype = at_least_float32(self.compute_dtype)
+        self.class_logits = self._dense(num_classes + 1, "class_logits", dtype, logits)
         self.box_deltas = None
         if box_refinement:
             sets = 1 if class_agnostic else num_classes
-            self.box_deltas = self._dense(4 * sets, "box_deltas", "float32", deltas)
+            self.box_deltas = self._dense(4 * sets, "box_deltas", dtype, deltas)
 
     def _dense(self, units, name, dtype, init, **kwargs):
         kwargs |= {"kernel_initializer": init(), "name": name, "dtype": dtype}

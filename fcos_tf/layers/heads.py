@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from fcos_tf.layers.blocks import NORM_EPSILON, GroupNormalization, Scale, check_choices
+from fcos_tf.ops.dtypes import at_least_float32
 
 CENTERNESS_BRANCHES = ("box", "class")
 HEAD_NORMS = ("group", "none")
@@ -74,7 +75,8 @@ class FCOSHead(keras.layers.Layer):
         self.ltrb = self._output(4, "ltrb", initial_distance if box_activation == "relu" else 0.0)
         self.centerness = self._output(1, "centerness") if centerness_on else None
         count = len(self.strides) if level_scales else 0
-        self.scales = [Scale(name=f"scale_{level}", dtype="float32") for level in range(count)]
+        dtype = at_least_float32(self.compute_dtype)
+        self.scales = [Scale(name=f"scale_{level}", dtype=dtype) for level in range(count)]
 
     def _conv(self, filters, name, dtype, **kwargs):
         kwargs["kernel_initializer"] = keras.initializers.RandomNormal(stddev=0.01)
@@ -92,8 +94,8 @@ class FCOSHead(keras.layers.Layer):
 
     def _output(self, filters, name, bias=0.0):
         # float32 under mixed precision too: bfloat16 has 8 bits, 4 pixels on a box of 700.
-        bias = keras.initializers.Constant(bias)
-        return self._conv(filters, name, "float32", bias_initializer=bias)
+        bias, dtype = keras.initializers.Constant(bias), at_least_float32(self.compute_dtype)
+        return self._conv(filters, name, dtype, bias_initializer=bias)
 
     def build(self, input_shape):
         """Builds both towers and the outputs."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv_norm
+from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv_norm, image_input
 
 
 class Row(NamedTuple):
@@ -65,7 +65,7 @@ def inverted_residuals(
 ) -> keras.Model:
     """The network of `mobilenet_v2` of other rows; `options` are those of `conv_norm`."""
     check_freezing(options["norm"], frozen_stages)
-    images = keras.Input((None, None, 3), name="images")
+    images = image_input()
     options["trainable"] = frozen_stages < 1
     x = conv_norm(images, 32, 3, stride=2, activation="relu6", name="stem", **options)
 

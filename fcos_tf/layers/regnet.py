@@ -13,7 +13,7 @@ import math
 
 import keras
 
-from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv_norm
+from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv_norm, image_input
 from fcos_tf.layers.resnet import bottleneck
 
 
@@ -99,7 +99,7 @@ def regnet(
         raise ValueError(f"RegNet variant must be one of {', '.join(VARIANTS)}; got {variant!r}")
     check_freezing(norm, frozen_stages)
     parameters = VARIANTS[variant]
-    images = keras.Input((None, None, 3), name="images")
+    images = image_input()
     options = {"norm": norm, "norm_epsilon": norm_epsilon, "trainable": frozen_stages < 1}
     x = conv_norm(images, 32, 3, stride=2, name="stem", **options)
 

@@ -12,7 +12,7 @@ Layers against torchvision's modules, where a `_conv` holds `weight` (kernel, tr
 
 import keras
 
-from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv_norm
+from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv_norm, image_input
 
 # Blocks in each of the four stages; whether they are bottlenecks of three convolutions.
 DEPTHS = {
@@ -67,7 +67,7 @@ def resnet(
             f"group_width={group_width}"
         )
 
-    images = keras.Input((None, None, 3), name="images")
+    images = image_input()
     options = {"norm": norm, "norm_epsilon": norm_epsilon, "trainable": frozen_stages < 1}
     x = conv_norm(images, 64, 7, stride=2, name="stem", **options)
     # After a ReLU, zero padding of a maximum is the same as padding with -inf.

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from fcos_tf.ops.dtypes import at_least_float32
+
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class RPNHead(keras.layers.Layer):
@@ -32,8 +34,9 @@ class RPNHead(keras.layers.Layer):
             for k in range(num_convs)
         ]
         # float32 under mixed precision too, as in FCOSHead.
-        self.objectness = self._conv(num_anchors, 1, "objectness", "float32")
-        self.deltas = self._conv(4 * num_anchors, 1, "deltas", "float32")
+        dtype = at_least_float32(self.compute_dtype)
+        self.objectness = self._conv(num_anchors, 1, "objectness", dtype)
+        self.deltas = self._conv(4 * num_anchors, 1, "deltas", dtype)
 
     def _conv(self, filters, kernel_size, name, dtype, **kwargs):
         kwargs["kernel_initializer"] = keras.initializers.RandomNormal(stddev=0.01)

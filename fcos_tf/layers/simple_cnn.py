@@ -2,7 +2,7 @@
 
 import keras
 
-from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv, conv_norm
+from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv, conv_norm, image_input
 
 
 def simple_cnn(
@@ -43,7 +43,7 @@ def simple_cnn(
         x = conv(x, filters, 3, name=f"{part_name}_conv", **options)
         return keras.layers.Activation("relu", name=f"{part_name}_relu")(x)
 
-    images = keras.Input((None, None, 3), name="images")
+    images = image_input()
     x = conv_relu(images, 16, "stem", 0)
     x = conv_relu(x, 32, "stage1", 1)
     options = {"norm": norm, "norm_epsilon": norm_epsilon, "trainable": frozen_stages <= 2}

@@ -13,6 +13,7 @@ from keras import ops
 from fcos_tf.layers.blocks import check_choices
 from fcos_tf.models.backbone_model import BackboneModel
 from fcos_tf.models.image_model import spatial_size, sum_over_replicas, unpack_inputs
+from fcos_tf.ops.dtypes import at_least_float32
 from fcos_tf.ops.losses import binary_cross_entropy
 
 LAST_STRIDE = 32
@@ -63,7 +64,7 @@ class ImageClassifier(BackboneModel):
             self.best_metrics = {"accuracy": "max", **self.best_metrics}
         # Float32 also under mixed precision.
         self.class_logits = keras.layers.Dense(
-            self.num_classes, dtype="float32", name="class_logits"
+            self.num_classes, dtype=at_least_float32(self.compute_dtype), name="class_logits"
         )
         self.build((None, None, None, 3))
 
@@ -124,14 +125,16 @@ class ImageClassifier(BackboneModel):
         positive, known = image_labels(targets, self.num_classes)
         if totals is None:
             totals = sum_over_replicas(self.compute_totals(targets, image_size))
-        logits, ones = predictions["class_logits"], ops.cast(positive, "float32")
+        logits = predictions["class_logits"]
+        ones = ops.cast(positive, logits.dtype)
         if self.label_mode == "single":
             shares = ones / ops.maximum(ops.sum(ones, axis=1, keepdims=True), 1.0)
             losses = -shares * ops.log_softmax(logits)
         else:
             losses = ops.where(known, binary_cross_entropy(logits, ones), 0.0)
         # Several images may leave no pair.
-        return {"classification_loss": ops.sum(losses) / ops.maximum(totals, 1.0)}
+        totals = ops.maximum(ops.cast(totals, losses.dtype), 1.0)
+        return {"classification_loss": ops.sum(losses) / totals}
 
     def compute_totals(self, targets, image_size):
         """The number of known pairs of an image and a class, or of images with a class."""
@@ -179,12 +182,12 @@ def mean_of_valid(x, image_size, image_sizes=None):
     Returns:
         [B, F] float32.
     """
-    x = ops.cast(x, "float32")
+    x = ops.cast(x, at_least_float32(x.dtype))
     if image_sizes is None:
         image_sizes = ops.cast(ops.stack(list(image_size)), "float32")[None]
-    ends = ops.cast(image_sizes, "float32") / LAST_STRIDE  # in cells
+    ends = ops.cast(image_sizes, x.dtype) / LAST_STRIDE  # in cells
     rows, columns = (
-        ops.clip(ends[:, axis, None] - ops.arange(ops.shape(x)[axis + 1], dtype="float32"), 0, 1)
+        ops.clip(ends[:, axis, None] - ops.arange(ops.shape(x)[axis + 1], dtype=x.dtype), 0, 1)
         for axis in (0, 1)
     )  # [B, h], [B, w]
     shares = (rows[:, :, None] * columns[:, None, :])[..., None]  # [B, h, w, 1]

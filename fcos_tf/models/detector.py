@@ -114,9 +114,9 @@ class Detector(FromPreset, ImageModel):
         if by_class is None:
             return found
         # After the choice, as when F1 was measured.
-        labels = found["labels"]
-        least = ops.take(ops.convert_to_tensor(by_class, "float32"), ops.maximum(labels, 0))
-        return keep_valid(found, (labels >= 0) & (found["scores"] >= least))
+        labels, scores = found["labels"], found["scores"]
+        least = ops.take(ops.convert_to_tensor(by_class, scores.dtype), ops.maximum(labels, 0))
+        return keep_valid(found, (labels >= 0) & (scores >= least))
 
     def choose(self, raw: dict, image_size, image_sizes, **limits) -> dict:
         """For subclasses: the result of `decode`, with all limits given."""

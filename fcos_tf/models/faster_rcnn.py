@@ -39,6 +39,7 @@ from fcos_tf.models.rcnn_targets import (
     roi_targets,
     rpn_targets,
 )
+from fcos_tf.ops.dtypes import at_least_float32
 from fcos_tf.ops.points import grid_sizes
 from fcos_tf.ops.roi_align import multilevel_roi_align
 
@@ -261,7 +262,10 @@ class FasterRCNN(PyramidDetector):
         return self.box_head(roi_features, training=training, valid=valid)
 
     def _anchors(self, image_size):
-        return place_anchors(image_size, self.strides, scale=self.anchor_scale, rules=self.rules)
+        anchors, levels = place_anchors(
+            image_size, self.strides, scale=self.anchor_scale, rules=self.rules
+        )
+        return ops.cast(anchors, at_least_float32(self.compute_dtype)), levels
 
     def forward_losses(self, inputs, targets, *, training, totals=None):
         """The four losses of a batch and its counts, see `ImageModel.forward_losses`.

@@ -30,6 +30,7 @@ from fcos_tf.models.fcos_training import (
     loss_totals,
     point_levels,
 )
+from fcos_tf.ops.dtypes import at_least_float32
 from fcos_tf.ops.points import grid_sizes
 
 
@@ -216,7 +217,8 @@ class FCOS(PyramidDetector):
     def points(self, image_size):
         """See `Detector.points`."""
         grids = grid_sizes(*image_size, self.strides)
-        return place_points(grids, self.strides, image_size, self.rules)
+        points = place_points(grids, self.strides, image_size, self.rules)
+        return tuple(ops.cast(x, at_least_float32(self.compute_dtype)) for x in points)
 
     def assigned_boxes(self, targets, image_size, predictions=None):
         """See `Detector.assigned_boxes`; None for an assigner that lacks its predictions."""

@@ -36,6 +36,6 @@ def match_atss(levels, boxes, labels, **unused):
     iou = paired_iou(ops.concatenate([at - half, at + half], axis=-1), boxes[:, :, None])
     mean = ops.mean(iou, axis=-1, keepdims=True)
     variance = ops.sum(ops.square(iou - mean), axis=-1, keepdims=True)
-    variance = variance / ops.cast(ops.shape(iou)[-1] - 1, "float32")  # K >= L >= 3
+    variance = variance / ops.cast(ops.shape(iou)[-1] - 1, variance.dtype)  # K >= L >= 3
     positive = (iou >= mean + ops.sqrt(variance)) & (labels >= 0)[..., None]
     return match_candidates(levels.points, boxes, index, ops.where(positive, iou, 0.0)), None

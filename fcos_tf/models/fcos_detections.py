@@ -49,7 +49,7 @@ def fcos_detections(
     """
     all_boxes, scores, probability = decode_points(predictions, image_size, strides, rules)
     compared = scores if rules.threshold_on == "score" else probability
-    threshold = ops.reshape(ops.convert_to_tensor(score_threshold, "float32"), (-1, 1, 1))
+    threshold = ops.reshape(ops.convert_to_tensor(score_threshold, scores.dtype), (-1, 1, 1))
     scores = ops.where(compared > threshold, scores, 0.0)
 
     start, candidates = 0, []
@@ -94,8 +94,9 @@ def decode_points(predictions: dict, image_size, strides: Sequence[int], rules: 
         boxes [B, N, 4] float32 xyxy pixels, not clipped; scores and class probabilities, [B, N, C].
     """
     grids = grid_sizes(*image_size, strides)
-    points, point_strides = place_points(grids, strides, image_size, rules)
-    boxes = decode_ltrb(points, point_strides, predictions["ltrb"])
+    ltrb = predictions["ltrb"]
+    at = (ops.cast(x, ltrb.dtype) for x in place_points(grids, strides, image_size, rules))
+    boxes = decode_ltrb(*at, ltrb)
     probability = ops.sigmoid(predictions["class_logits"])
     if "centerness_logits" not in predictions:
         return boxes, probability, probability

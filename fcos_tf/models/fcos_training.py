@@ -81,7 +81,7 @@ def point_levels(points, point_strides, size_ranges: Sequence[tuple[float, float
     """
     counts = [rows * columns for rows, columns in grids]
     ranges = [
-        ops.broadcast_to(ops.convert_to_tensor([limits], dtype="float32"), (count, 2))
+        ops.broadcast_to(ops.convert_to_tensor([limits], dtype=points.dtype), (count, 2))
         for limits, count in zip(size_ranges, counts, strict=True)
     ]
     return PointLevels(points, point_strides, ops.concatenate(ranges, axis=0), counts)
@@ -139,7 +139,7 @@ def match_points(
 def _tie_area(boxes, kind: str):
     """The area by which the smallest of several boxes wins: [B, M, 4] to [B, M]."""
     if kind == "plus_one":
-        return box_area(boxes + ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0]))
+        return box_area(boxes + ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0], boxes.dtype))
     area = box_area(boxes)
     return area - INFINITY if kind == "float32" else area
 
@@ -196,7 +196,7 @@ def fcos_targets(
         background; `score_targets` [B, N] float32, if the assigner gives them.
     """
     # A padding entry at the end stands for background: minimum and index exist for M = 0 too.
-    boxes = ops.pad(ops.cast(boxes, "float32"), [[0, 0], [0, 1], [0, 0]])
+    boxes = ops.pad(ops.cast(boxes, levels.points.dtype), [[0, 0], [0, 1], [0, 0]])
     labels = ops.pad(ops.cast(labels, "int32"), [[0, 0], [0, 1]], constant_values=-1)
     matched, score_targets = ASSIGNERS[assigner].match(
         levels,
@@ -215,7 +215,7 @@ def fcos_targets(
     learnt = {
         "matched_gt_index": matched,
         "positive_mask": positive,
-        "class_targets": ops.one_hot(matched_labels, num_classes, dtype="float32"),
+        "class_targets": ops.one_hot(matched_labels, num_classes, dtype=ltrb.dtype),
         "ltrb_targets": ltrb,
         "centerness_targets": centerness(ltrb),
     }

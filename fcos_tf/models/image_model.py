@@ -12,6 +12,7 @@ from keras import ops
 from fcos_tf.layers.blocks import check_choices
 from fcos_tf.models.input_checks import CheckedInputs
 from fcos_tf.models.weights import copy_weights
+from fcos_tf.ops.dtypes import at_least_float32
 
 if keras.backend.backend() == "tensorflow":
     from fcos_tf.models.train_steps import TrainSteps, replica_index, sum_over_replicas
@@ -179,12 +180,13 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
             image_sizes: [B, 2] float, (height, width) of the valid part; None: the whole image.
 
         Returns:
-            [B, H, W, 3] float32.
+            [B, H, W, 3] float32, or float64 in a float64 model.
         """
-        x = ops.cast(images, "float32")
+        x = ops.cast(images, at_least_float32(self.compute_dtype))
         if self.channel_order == "bgr":
             x = ops.flip(x, axis=-1)
-        x = (x - ops.convert_to_tensor(self.mean)) / ops.convert_to_tensor(self.std)
+        mean, std = (ops.convert_to_tensor(each, x.dtype) for each in (self.mean, self.std))
+        x = (x - mean) / std
         if image_sizes is None:
             return x
         height, width = spatial_size(images)
@@ -213,7 +215,7 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
     def _add_up(self, parts: dict, totals=None):
         loss = sum(parts[name] for name in self.loss_names)
         if self.losses:
-            extra = sum(ops.cast(ops.sum(extra), "float32") for extra in self.losses)
+            extra = sum(ops.cast(ops.sum(extra), loss.dtype) for extra in self.losses)
             loss = loss + extra / self.count_shares(totals)
         return loss
 

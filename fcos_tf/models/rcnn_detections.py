@@ -164,7 +164,7 @@ def best_candidates(raw: dict, *, limit: int, rules: RCNNRules, score_threshold=
     counts = (raw["proposal_scores"] > 0)[..., None]
     if rules.best_class_only:
         counts &= scores == ops.max(probability, axis=-1, keepdims=True)
-    threshold = ops.reshape(ops.convert_to_tensor(score_threshold, "float32"), (-1, 1, 1))
+    threshold = ops.reshape(ops.convert_to_tensor(score_threshold, scores.dtype), (-1, 1, 1))
     scores = ops.where(counts & (scores > threshold), scores, 0.0)
     best, labels, index = top_candidates(scores, limit)
     boxes = ops.take_along_axis(raw["proposals"], index[..., None], axis=1)  # [B, K, 4]

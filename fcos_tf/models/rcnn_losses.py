@@ -7,6 +7,7 @@ from keras import ops
 
 from fcos_tf.models.image_model import sum_over_replicas
 from fcos_tf.models.rcnn_rules import RCNNRules
+from fcos_tf.ops.dtypes import at_least_float32
 from fcos_tf.ops.losses import binary_cross_entropy, smooth_l1_loss
 
 
@@ -30,11 +31,11 @@ def rcnn_losses(
     is_object = anchors_learn["positive_mask"]
     sampled = is_object | anchors_learn["negative_mask"]
     valid, positive = rois_learn["valid"], rois_learn["positive_mask"]
-    images = ops.cast(ops.shape(valid)[0], "float32")
-    sums = [images, *map(_count, (sampled, is_object, valid, positive))]
-    images, anchors, objects, regions, positives = ops.unstack(
-        sum_over_replicas(ops.stack(sums)), 5
-    )
+    class_logits = second["class_logits"]
+    dtype = at_least_float32(class_logits.dtype)
+    counts = [ops.sum(ops.cast(x, dtype)) for x in (sampled, is_object, valid, positive)]
+    sums = ops.stack([ops.cast(ops.shape(valid)[0], dtype), *counts])
+    images, anchors, objects, regions, positives = ops.unstack(sum_over_replicas(sums), 5)
     if rules.rpn_normaliser == "all":
         anchors = images * rules.anchors_per_image
     anchors, regions = ops.maximum(anchors, 1.0), ops.maximum(regions, 1.0)
@@ -44,7 +45,7 @@ def rcnn_losses(
         first["anchor_deltas"], anchors_learn["delta_targets"], beta=rules.box_beta
     )
     classes = rois_learn["class_targets"]
-    log_probability = ops.log_softmax(ops.cast(second["class_logits"], "float32"))
+    log_probability = ops.log_softmax(ops.cast(class_logits, dtype))
     classification = -ops.take_along_axis(log_probability, classes[..., None], axis=-1)[..., 0]
     box = ops.zeros_like(classification)
     if "box_deltas" in second:
@@ -60,10 +61,6 @@ def rcnn_losses(
         "num_positive_anchors": objects,
         "num_positive_regions": positives,
     }
-
-
-def _count(mask):
-    return ops.sum(ops.cast(mask, "float32"))
 
 
 def _sum_of(values, mask):

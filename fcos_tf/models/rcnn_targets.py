@@ -30,6 +30,7 @@ def match_anchors(anchors, boxes, labels, rules: RCNNRules):
     Returns:
         [B, A] int32, index into the M boxes; -1 background, -2 ignored.
     """
+    boxes = ops.cast(boxes, anchors.dtype)
 
     def match(image):
         boxes, labels = image
@@ -59,7 +60,7 @@ def rpn_targets(anchors, boxes, labels, *, rules: RCNNRules, seeds) -> dict:
         dict: `positive_mask` and `negative_mask` [B, A] bool, the sample; `delta_targets`
         [B, A, 4] float32, 0 where not positive.
     """
-    boxes, labels = _with_padding(boxes, labels)
+    boxes, labels = _with_padding(boxes, labels, anchors.dtype)
     matched = match_anchors(anchors, boxes, labels, rules)
     positive, negative = sample_balanced(matched, rules.anchors_per_image, POSITIVE_ANCHORS, seeds)
     targets = _delta_targets(anchors[None], boxes, matched, positive, RPN_WEIGHTS)
@@ -82,7 +83,7 @@ def roi_targets(first: dict, boxes, labels, *, num_classes: int, rules: RCNNRule
         `delta_targets` [B, S, 4] float32, 0 where not positive; `valid` and `positive_mask`
         [B, S] bool.
     """
-    boxes, labels = _with_padding(boxes, labels)
+    boxes, labels = _with_padding(boxes, labels, first["proposals"].dtype)
     is_box = labels >= 0
     rois = ops.concatenate([first["proposals"], boxes], axis=1)  # [B, R + M + 1, 4]
     limits = {"high": rules.roi_overlap, "low": rules.roi_overlap}
@@ -122,9 +123,9 @@ def image_seeds(state, batch, kind: int):
     return ops.stack([ops.broadcast_to(number, ops.shape(rows)), rows], axis=1)
 
 
-def _with_padding(boxes, labels):
+def _with_padding(boxes, labels, dtype):
     """The boxes and one more of padding: indices exist for M = 0 too."""
-    boxes = ops.pad(ops.cast(boxes, "float32"), [[0, 0], [0, 1], [0, 0]])
+    boxes = ops.pad(ops.cast(boxes, dtype), [[0, 0], [0, 1], [0, 0]])
     return boxes, ops.pad(ops.cast(labels, "int32"), [[0, 0], [0, 1]], constant_values=-1)
 
 

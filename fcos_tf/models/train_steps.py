@@ -4,6 +4,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from fcos_tf.ops.dtypes import at_least_float32
+
 
 class TrainSteps:
     """Replica-aware steps; mixed into `ImageModel` under the TensorFlow backend.
@@ -38,8 +40,7 @@ class TrainSteps:
         loss, parts, gradients = compute(inputs, targets)
         gradients = sum_over_replicas(gradients)
         scale = self.optimizer.scale_loss(1.0)
-        # The outputs of a float64 model are float32, as are their gradients.
-        norm = tf.linalg.global_norm([tf.cast(each, tf.float32) for each in gradients]) / scale
+        norm = tf.linalg.global_norm(gradients) / scale
         self._apply_sums(gradients)
         values = self._sum_losses(loss, parts)
         losses_are_finite = tf.reduce_all([tf.math.is_finite(value) for value in values.values()])
@@ -86,7 +87,8 @@ class TrainSteps:
 
         names = (*self.loss_names, *self.count_names)
         gradients = [tf.zeros_like(weight) for weight in self.trainable_weights]
-        zeros = (0.0, dict.fromkeys(names, 0.0), gradients)
+        zero = tf.zeros([], at_least_float32(self.compute_dtype))
+        zeros = (zero, dict.fromkeys(names, zero), gradients)
         # In sequence: parallel parts would take the memory of the whole batch.
         _, (loss, parts, gradients) = tf.while_loop(
             lambda i, sums: i < steps, add, (0, zeros), parallel_iterations=1

@@ -1,8 +1,12 @@
-"""Unreduced losses, computed in float32; models sum and normalise them."""
+"""Unreduced losses, computed in float32, or in float64 if the predictions are in it.
+
+Models sum and normalise them.
+"""
 
 from keras import ops
 
 from fcos_tf.ops.boxes import EPSILON
+from fcos_tf.ops.dtypes import at_least_float32
 
 
 def sigmoid_focal_loss(logits, targets, *, alpha: float = 0.25, gamma: float = 2.0):
@@ -19,10 +23,10 @@ def sigmoid_focal_loss(logits, targets, *, alpha: float = 0.25, gamma: float = 2
     Returns:
         [...] float32, unreduced.
     """
-    targets = ops.cast(targets, "float32")
+    logits, targets = _at_least_float32(logits, targets)
     # With z = -x for a one and x for a zero: 1 - p_t = sigmoid(z) and -log(p_t) = softplus(z),
     # without overflow or loss of digits for any logit.
-    z = (1 - 2 * targets) * ops.cast(logits, "float32")
+    z = (1 - 2 * targets) * logits
     alpha_t = (1 - alpha) + (2 * alpha - 1) * targets
     return alpha_t * ops.sigmoid(z) ** gamma * ops.softplus(z)
 
@@ -37,8 +41,8 @@ def binary_cross_entropy(logits, targets):
     Returns:
         [...] float32, unreduced. For a target t its least value is the entropy of t, not 0.
     """
-    logits = ops.cast(logits, "float32")
-    return ops.softplus(logits) - logits * ops.cast(targets, "float32")
+    logits, targets = _at_least_float32(logits, targets)
+    return ops.softplus(logits) - logits * targets
 
 
 def quality_focal_loss(logits, targets):
@@ -53,8 +57,8 @@ def quality_focal_loss(logits, targets):
     Returns:
         [...] float32, unreduced; 0 at p = t.
     """
-    distance = ops.cast(targets, "float32") - ops.sigmoid(ops.cast(logits, "float32"))
-    return ops.square(distance) * binary_cross_entropy(logits, targets)
+    logits, targets = _at_least_float32(logits, targets)
+    return ops.square(targets - ops.sigmoid(logits)) * binary_cross_entropy(logits, targets)
 
 
 def varifocal_loss(logits, targets):
@@ -64,9 +68,8 @@ def varifocal_loss(logits, targets):
 
     The arguments and the result are those of `quality_focal_loss`, but it is not 0 at p = t.
     """
-    p = ops.sigmoid(ops.cast(logits, "float32"))
-    targets = ops.cast(targets, "float32")
-    weights = ops.where(targets > 0, targets, 0.75 * ops.square(p))
+    logits, targets = _at_least_float32(logits, targets)
+    weights = ops.where(targets > 0, targets, 0.75 * ops.square(ops.sigmoid(logits)))
     return weights * binary_cross_entropy(logits, targets)
 
 
@@ -119,8 +122,8 @@ def l1_loss(ltrb, ltrb_targets):
     Returns:
         [...] float32, unreduced.
     """
-    difference = ops.cast(ltrb, "float32") - ops.cast(ltrb_targets, "float32")
-    return ops.sum(ops.abs(difference), axis=-1)
+    ltrb, ltrb_targets = _at_least_float32(ltrb, ltrb_targets)
+    return ops.sum(ops.abs(ltrb - ltrb_targets), axis=-1)
 
 
 def smooth_l1_loss(values, targets, *, beta: float):
@@ -136,16 +139,22 @@ def smooth_l1_loss(values, targets, *, beta: float):
     Returns:
         [...] float32, unreduced.
     """
-    difference = ops.abs(ops.cast(values, "float32") - ops.cast(targets, "float32"))
+    values, targets = _at_least_float32(values, targets)
+    difference = ops.abs(values - targets)
     if beta:
         square = 0.5 / beta * ops.square(difference)
         difference = ops.where(difference < beta, square, difference - beta / 2)
     return ops.sum(difference, axis=-1)
 
 
+def _at_least_float32(predictions, targets):
+    dtype = at_least_float32(predictions.dtype)
+    return ops.cast(predictions, dtype), ops.cast(targets, dtype)
+
+
 def _overlap(ltrb, ltrb_targets):
     """Intersection, union and area of the smallest enclosing box, each [...] float32."""
-    a, b = ops.cast(ltrb, "float32"), ops.cast(ltrb_targets, "float32")
+    a, b = _at_least_float32(ltrb, ltrb_targets)
     # The boxes share a point, so the overlap along an axis is a sum of two smaller distances.
     intersection = _area(ops.minimum(a, b))
     union = _area(a) + _area(b) - intersection

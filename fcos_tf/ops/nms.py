@@ -55,13 +55,14 @@ def class_wise_nms(
             ops.pad(x, [[0, 0], [0, 1], [0, 0]][: len(x.shape)]) for x in (boxes, scores, labels)
         )
     native = keras.backend.backend() == "tensorflow" and not jit_compile
+    native = native and boxes.dtype != "float64"  # for which TensorFlow has no kernel
     suppress = _native_nms if native else _portable_nms
     if not native and keras.backend.backend() == "tensorflow" and tf.inside_function():
         # One call in the graph, which the ONNX export replaces; see `export.onnx_operations`.
         suppress = tf.function(_portable_nms, autograph=False)
-        iou_threshold = tf.constant(iou_threshold, tf.float32)
+        iou_threshold = tf.constant(iou_threshold, boxes.dtype)
     keep, valid = suppress(
-        boxes + ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0]) if plus_one else boxes,
+        boxes + ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0], boxes.dtype) if plus_one else boxes,
         scores,
         labels,
         iou_threshold,

@@ -15,6 +15,7 @@ import keras
 from keras import ops
 
 from fcos_tf.ops.boxes import box_area
+from fcos_tf.ops.dtypes import at_least_float32
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -78,8 +79,9 @@ def multilevel_roi_align(
     image = ops.arange(batch, dtype="int32")[:, None] * num_cells  # [B, 1]
     first = image + _of_level(offsets, level, "int32")
     rows, columns = (_of_level([size[k] for size in sizes], level, "int32") for k in (0, 1))
-    boxes = ops.cast(ops.stop_gradient(boxes), "float32")
-    boxes = boxes * _of_level(scales, level, "float32")[..., None] - (0.5 if aligned else 0.0)
+    dtype = at_least_float32(cells.dtype)
+    boxes = ops.cast(ops.stop_gradient(boxes), dtype)
+    boxes = boxes * _of_level(scales, level, dtype)[..., None] - (0.5 if aligned else 0.0)
 
     def axis(low, high, size):
         return _axis_cells(
@@ -100,8 +102,8 @@ def multilevel_roi_align(
 
 
 def _portable_sum(cells, index, weights):
-    """Weighted sums of rows of cells: [N, C], [P, T * T] and [P, T * T] to [P, C] float32."""
-    gathered = ops.cast(ops.take(cells, index, axis=0), "float32")  # [P, T * T, C]
+    """Weighted sums of rows of cells: [N, C], [P, T * T] and [P, T * T] to [P, C]."""
+    gathered = ops.cast(ops.take(cells, index, axis=0), weights.dtype)  # [P, T * T, C]
     return ops.sum(gathered * weights[..., None], axis=1)
 
 
@@ -111,7 +113,7 @@ def _sparse_sum(cells, index, weights):
     places = tf.stack([used[:, 0], tf.cast(tf.gather_nd(index, used), tf.int64)], axis=-1)
     shape = tf.cast([tf.shape(index)[0], tf.shape(cells)[0]], tf.int64)
     matrix = tf.SparseTensor(places, tf.gather_nd(weights, used), shape)
-    return tf.sparse.sparse_dense_matmul(matrix, tf.cast(cells, tf.float32))
+    return tf.sparse.sparse_dense_matmul(matrix, tf.cast(cells, weights.dtype))
 
 
 def _is_tensorflow_on_cpu() -> bool:
@@ -149,7 +151,7 @@ def _axis_cells(low, high, size, output_size, sampling_ratio, max_samples, align
     """Cells of each bin along an axis, and their weights.
 
     Args:
-        low: [B, R] float32, side of the box in cells.
+        low: [B, R] float, side of the box in cells.
         high: likewise.
         size: [B, R] int32, number of cells of the map.
         output_size: S.
@@ -158,25 +160,25 @@ def _axis_cells(low, high, size, output_size, sampling_ratio, max_samples, align
         aligned: likewise.
 
     Returns:
-        index [B, R, S, T] int32 and weights [B, R, S, T] float32, T twice the number of samples.
+        index [B, R, S, T] int32 and weights [B, R, S, T] float, T twice the number of samples.
     """
     length = high - low
     if not aligned:
         length = ops.maximum(length, 1.0)
     length = (length / output_size)[..., None, None]  # [B, R, 1, 1], of a bin
-    count, most = sampling_ratio, sampling_ratio or max_samples
+    count, most = ops.convert_to_tensor(sampling_ratio, low.dtype), sampling_ratio or max_samples
     if not sampling_ratio:
         count = ops.clip(ops.ceil(length), 0.0, max_samples)
-    sample = ops.arange(most, dtype="float32")
+    sample = ops.arange(most, dtype=low.dtype)
     step = length / ops.maximum(count, 1.0)
-    bins = ops.arange(output_size, dtype="float32")[:, None]
+    bins = ops.arange(output_size, dtype=low.dtype)[:, None]
     position = low[..., None, None] + bins * length + (sample + 0.5) * step  # [B, R, S, samples]
     size = size[..., None, None]
-    limit = ops.cast(size, "float32")
+    limit = ops.cast(size, low.dtype)
     counts = (position >= -1.0) & (position <= limit) & (sample < count)
     position = ops.clip(position, 0.0, limit - 1.0)
     index = ops.cast(position, "int32")
-    part = position - ops.cast(index, "float32")
+    part = position - ops.cast(index, low.dtype)
     share = ops.where(counts, 1.0 / ops.maximum(count, 1.0), 0.0)
     index = ops.concatenate([index, ops.minimum(index + 1, size - 1)], axis=-1)
     return index, ops.concatenate([share * (1.0 - part), share * part], axis=-1)

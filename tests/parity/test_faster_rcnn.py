@@ -21,6 +21,7 @@ from fcos_tf.training.optimizers import SGD
 from tests.parity import torchvision_rcnn as reference
 from tests.parity.agreement import MARGIN
 from tests.parity.ours import check_detections, in_photo, photos
+from tests.parity.torchvision_changes import sample_keys
 from tests.parity.torchvision_fcos import PHOTOS, canvas_image, read_photo
 
 VERSIONS = pytest.mark.parametrize("version", [1, 2], ids=["v1", "v2"])
@@ -48,9 +49,7 @@ def fixed_sample(monkeypatch):
         return ops.cast(ops.bitwise_right_shift(places, 8), "float32")
 
     monkeypatch.setattr(matching, "_random_keys", keys)
-    np.testing.assert_array_equal(
-        keys(None, 500), reference.sample_keys(np.arange(500, dtype="uint32"))
-    )
+    np.testing.assert_array_equal(keys(None, 500), sample_keys(np.arange(500, dtype="uint32")))
 
 
 def detections(model, image, image_sizes):
@@ -149,7 +148,7 @@ def test_stages(pair, canvas, monkeypatch):
     features = model.features({"images": image}, training=False)
     pooled = multilevel_roi_align(
         features[:4],
-        theirs["proposals"].astype("float32"),
+        theirs["proposals"],
         [1 / s for s in model.strides[:4]],
         sampling_ratio=2,
         aligned=False,
@@ -167,14 +166,23 @@ def test_stages(pair, canvas, monkeypatch):
         pytest.param(PHOTOS[2:], id="eight", marks=pytest.mark.slow),
     ],
 )
-def test_detections_of_real_photos(pair, tmp_path, shared_data, files):
+def test_detections_of_real_photos(pair, tmp_path, shared_data, files, monkeypatch):
+    """Of torchvision's own float64 tensors.
+
+    The loader resizes in float32, see `test_torchvision_live`, whose rounding may move proposals.
+    """
     peer, model = pair
-    cases = []
+    preprocess, cases = model.preprocess, []
+    monkeypatch.setattr(model, "preprocess", lambda images, sizes=None: images)
     for file, image, targets in photos(model, shared_data, files, tmp_path / "annotations.json"):
+        photo = read_photo(shared_data / file)
+        tensor, size = peer.transform(photo)
         sizes, original = (targets[name].numpy() for name in ("image_sizes", "original_sizes"))
+        assert tuple(sizes[0]) == size
+        assert np.abs(np.asarray(preprocess(image, sizes)) - tensor).max() < 4e-4
         scale = np.float32(original / sizes)[0]
-        ours = tuple(in_photo(each, scale) for each in detections(model, image, sizes))
-        cases.append((file, ours, peer.detect(read_photo(shared_data / file))))
+        ours = tuple(in_photo(each, scale) for each in detections(model, tensor, sizes))
+        cases.append((file, ours, peer.detect(photo)))
     # The random head of version 2, with its norms, favours few classes.
     check_detections(model, cases, least_classes=4 if peer.version == 1 else 2)
 
@@ -200,7 +208,7 @@ def test_stored_expectations_are_torchvisions(trained, golden):
         np.testing.assert_allclose(values[: reference.TOP], stored, rtol=1e-6, atol=1e-6)
 
 
-def test_gradients(trained, tmp_path, fixed_sample, monkeypatch):
+def test_gradients(trained, tmp_path, fixed_sample):
     """In float64: in float32 rounding switches one unit in a million off, on either side."""
     peer, results = trained
     model = converted(
@@ -208,16 +216,12 @@ def test_gradients(trained, tmp_path, fixed_sample, monkeypatch):
     )
     variables = FLAVOURS["torchvision"].variables(model)
     images, targets = reference.training_batch()
-    normalised = (images / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    for image, (height, width) in zip(normalised, targets["image_sizes"].astype(int), strict=True):
-        image[height:], image[:, width:] = 0, 0
-    monkeypatch.setattr(model, "preprocess", lambda images, sizes=None: images)
+    inputs = {"images": images, "image_sizes": targets["image_sizes"]}
     names = reference.TENSORS[peer.version]
 
     @tf.function(autograph=False)
     def differentiate():
         with tf.GradientTape() as tape:
-            inputs = {"images": tf.constant(normalised), "image_sizes": targets["image_sizes"]}
             losses = model.forward_losses(inputs, targets, training=True)
             loss = sum(losses[name] for name in model.loss_names)
         return losses, tape.gradient(loss, [variables[name].value for name in names])

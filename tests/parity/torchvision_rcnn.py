@@ -5,7 +5,6 @@ To make the stored expectations anew, with torch 2.13.0 and torchvision 0.28.0 i
     python -m tests.parity.torchvision_rcnn
 """
 
-import importlib
 import json
 import zlib
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from sklearn.datasets import load_sample_images
 
 from tests.layers.torchvision_weights import draw as draw_backbone
+from tests.parity.torchvision_changes import FixedSampler, align_as_compiled, freeze_norms
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rcnn_torchvision.npz"
 
@@ -115,36 +115,6 @@ def training_batch() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     }  # fmt: skip
 
 
-def sample_keys(places: np.ndarray) -> np.ndarray:
-    """In place of random numbers: a sample is the places of largest key. uint32 -> uint32."""
-    return places * np.uint32(2654435761) >> np.uint32(8)
-
-
-class FixedSampler:
-    """Takes the place of torchvision's sampler.
-
-    Args:
-        sampler: to be replaced.
-    """
-
-    def __init__(self, sampler):
-        self.num, self.fraction = sampler.batch_size_per_image, sampler.positive_fraction
-
-    def __call__(self, labels):
-        self.lengths = [len(each) for each in labels]
-        masks = [], []
-        for each in labels:
-            keys = sample_keys(np.arange(len(each), dtype=np.uint32)).astype(int)
-            left, most = self.num, int(self.num * self.fraction)
-            for mask, chosen in ((each >= 1, masks[0]), (each == 0, masks[1])):
-                places = np.flatnonzero(mask.numpy())
-                places = places[np.argsort(-keys[places])[:most]]
-                left = most = left - len(places)
-                chosen.append(mask & False)
-                chosen[-1][places] = True
-        return masks
-
-
 class Peer:
     """torchvision's detector in float64: its float32 is the larger error of the two sides.
 
@@ -163,7 +133,7 @@ class Peer:
         )
         from torchvision.ops import FrozenBatchNorm2d
 
-        _align_as_compiled(self.torch)
+        align_as_compiled(self.torch)
         options = {"weights": None, "weights_backbone": None, "num_classes": NUM_CLASSES}
         options["_skip_resize"] = True  # in training
         options |= {"min_size": 256, "max_size": 448, **_SMALL} if small else {}
@@ -171,7 +141,7 @@ class Peer:
         self.version, self.model = version, build(**options).double().eval()
         if version == 1:
             body = self.model.backbone.body
-            _freeze_norms(self.torch, body, FrozenBatchNorm2d)
+            freeze_norms(self.torch, body, FrozenBatchNorm2d)
             for name, parameter in body.double().named_parameters():
                 parameter.requires_grad_(name.startswith(("layer2", "layer3", "layer4")))
         for part in (self.model.rpn, self.model.roi_heads):
@@ -228,6 +198,11 @@ class Peer:
             "box_deltas": boxes.numpy().reshape(1, -1, NUM_CLASSES, 4)[:, :, 1:],
         }
 
+    def transform(self, photo: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+        """torchvision's own preprocessing of a photo: [1, H, W, 3] normalised, and (h, w)."""
+        images, _ = self.model.transform([self._planes(photo[None])[0] / 255])
+        return images.tensors.numpy().transpose(0, 2, 3, 1), images.image_sizes[0]
+
     def detect(self, photo: np.ndarray) -> dict[str, np.ndarray]:
         """Detections in a photo uint8 [h, w, 3], in its own pixels; labels without background."""
         with self.torch.no_grad():
@@ -282,37 +257,6 @@ class Peer:
 
     def _planes(self, image):
         return self.torch.from_numpy(image.transpose(0, 3, 1, 2).copy()).double()
-
-
-def _align_as_compiled(torch) -> None:
-    """Gives torchvision's Python form of RoIAlign, which takes over where the compiled operator
-    does not load, that operator's value beyond the far sides of a map: 0, not the last cell."""
-    module = importlib.import_module("torchvision.ops.roi_align")
-    align, interpolate = module._roi_align, module._bilinear_interpolate
-    if interpolate.__module__ == __name__:
-        return
-
-    def interpolated(maps, image, y, x, ymask, xmask):
-        rows, columns = (at <= size for at, size in zip((y, x), maps.shape[2:], strict=True))
-        inside = rows[:, None, :, None, :, None] & columns[:, None, None, :, None, :]
-        return interpolate(maps, image, y, x, ymask, xmask) * inside
-
-    def aligned(maps, boxes, *options):
-        # In parts, as one box takes a megabyte; without the compiler.
-        parts = [align.__wrapped__(maps, part, *options) for part in boxes.split(100)]
-        return torch.cat(parts)
-
-    aligned.__wrapped__ = align.__wrapped__
-    module._bilinear_interpolate, module._roi_align = interpolated, aligned
-
-
-def _freeze_norms(torch, module, kind) -> None:
-    """Replaces batch norms by frozen ones of epsilon 0, as the COCO file of version 1 needs."""
-    for name, child in module.named_children():
-        if isinstance(child, torch.nn.BatchNorm2d):
-            setattr(module, name, kind(child.num_features, eps=0.0))
-        else:
-            _freeze_norms(torch, child, kind)
 
 
 def _write_golden():
