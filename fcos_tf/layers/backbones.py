@@ -10,10 +10,10 @@ import keras
 
 from fcos_tf.keras_files import check_whole
 from fcos_tf.layers import efficientnet_lite as lite
-from fcos_tf.layers.blocks import NORM_EPSILON
 from fcos_tf.layers.keras_cv import PREFIX as KERAS_CV
 from fcos_tf.layers.keras_cv import KerasCVBackbone
 from fcos_tf.layers.mobilenet import mobilenet_v2
+from fcos_tf.layers.norms import NORM_EPSILON
 from fcos_tf.layers.regnet import VARIANTS, regnet
 from fcos_tf.layers.resnet import resnet
 from fcos_tf.layers.simple_cnn import simple_cnn

@@ -1,7 +1,7 @@
-"""Convolutions with PyTorch's padding, normalisation layers, learnable scale.
+"""Convolutions with PyTorch's padding, and the norm and activation after them; learnable scale.
 
-Keras' "same" padding is asymmetric at stride 2 and its normalisation layers default to epsilon
-1e-3. The published detectors, and this module, pad symmetrically and use 1e-5.
+Keras' "same" padding is asymmetric at stride 2. The published detectors, and this module, pad
+symmetrically.
 """
 
 import contextlib
@@ -11,92 +11,16 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import keras
-from keras import ops
 
-from fcos_tf.layers.batch_norm import BatchNormalization
+from fcos_tf.layers.norms import NORM_EPSILON, BatchNormalization, FrozenBatchNormalization
 from fcos_tf.ops.dtypes import at_least_float32
 
-NORM_EPSILON = 1e-5
 BACKBONE_NORMS = ("batch", "sync", "frozen")
 _VALUES_FOLLOW = contextvars.ContextVar("values_follow", default=False)
 PARTS = 5  # that can be frozen: the stem, and four stages that each halve the map
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
-
-
-@keras.saving.register_keras_serializable(package="fcos_tf")
-class FrozenBatchNormalization(keras.layers.Layer):
-    """Batch normalisation with fixed statistics and fixed affine: y = x * scale + shift.
-
-    Its four variables have the names and order of `keras.layers.BatchNormalization`, so the two
-    exchange weights. None is ever trained, even after `model.trainable = True`.
-
-    Args:
-        epsilon: added to the variance.
-    """
-
-    def __init__(self, epsilon: float = NORM_EPSILON, **kwargs):
-        super().__init__(**kwargs)
-        self.epsilon = epsilon
-
-    def build(self, input_shape):
-        """Creates gamma, beta, moving_mean and moving_variance, each [channels] float32."""
-        options = {"shape": (input_shape[-1],), "trainable": False}
-        self.gamma = self.add_weight(initializer="ones", name="gamma", **options)
-        self.beta = self.add_weight(initializer="zeros", name="beta", **options)
-        self.moving_mean = self.add_weight(initializer="zeros", name="moving_mean", **options)
-        self.moving_variance = self.add_weight(
-            initializer="ones", name="moving_variance", **options
-        )
-
-    def call(self, inputs):
-        """Normalises [..., channels]; the factors are folded in float32 at least."""
-        gamma, beta, mean, variance = (
-            ops.cast(v, at_least_float32(inputs.dtype))
-            for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
-        )
-        scale = gamma * ops.rsqrt(variance + self.epsilon)
-        shift = beta - mean * scale
-        return inputs * ops.cast(scale, inputs.dtype) + ops.cast(shift, inputs.dtype)
-
-    def compute_output_shape(self, input_shape):
-        """The shape of the input."""
-        return input_shape
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "epsilon": self.epsilon}
-
-
-@keras.saving.register_keras_serializable(package="fcos_tf")
-class GroupNormalization(keras.layers.GroupNormalization):
-    """`keras.layers.GroupNormalization` over [B, H, W, channels], more exact and faster.
-
-    Keras' layer sums a whole map in float32 at once. On TensorFlow that loses five of seven digits
-    on a large map and takes three times as long. Here rows, columns, then channels are averaged.
-    """
-
-    def call(self, inputs):
-        """Normalises [B, H, W, channels]; computes in float32 at least."""
-        x = ops.cast(inputs, at_least_float32(inputs.dtype))
-        x = x - self._group_means(x)
-        factor = ops.rsqrt(self._group_means(ops.square(x)) + self.epsilon)
-        if self.scale:
-            factor = factor * ops.cast(self.gamma, x.dtype)
-        x = x * factor
-        if self.center:
-            x = x + ops.cast(self.beta, x.dtype)
-        return ops.cast(x, self.compute_dtype)
-
-    def _group_means(self, x):
-        """The mean of each channel's group: [B, H, W, channels] to [B, 1, 1, channels]."""
-        channels = x.shape[-1]
-        size = channels // self.groups
-        means = ops.mean(ops.mean(x, axis=2), axis=1)  # [B, channels]
-        means = ops.mean(ops.reshape(means, (-1, self.groups, size)), axis=-1, keepdims=True)
-        # A product: `ops.repeat` is ten operations of TensorFlow.
-        return ops.reshape(means * ops.ones(size, means.dtype), (-1, 1, 1, channels))
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")

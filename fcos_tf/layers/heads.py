@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
-from fcos_tf.layers.blocks import NORM_EPSILON, GroupNormalization, Scale, check_choices
+from fcos_tf.layers.blocks import Scale, check_choices
+from fcos_tf.layers.norms import NORM_EPSILON, GroupNormalization
 from fcos_tf.ops.dtypes import at_least_float32
 
 CENTERNESS_BRANCHES = ("box", "class")

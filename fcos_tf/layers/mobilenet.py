@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import keras
 
-from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv_norm, image_input
+from fcos_tf.layers.blocks import check_freezing, conv_norm, image_input
+from fcos_tf.layers.norms import NORM_EPSILON
 
 
 class Row(NamedTuple):

@@ -13,7 +13,8 @@ import math
 
 import keras
 
-from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv_norm, image_input
+from fcos_tf.layers.blocks import check_freezing, conv_norm, image_input
+from fcos_tf.layers.norms import NORM_EPSILON
 from fcos_tf.layers.resnet import bottleneck
 
 

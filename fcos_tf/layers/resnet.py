@@ -12,7 +12,8 @@ Layers against torchvision's modules, where a `_conv` holds `weight` (kernel, tr
 
 import keras
 
-from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv_norm, image_input
+from fcos_tf.layers.blocks import check_freezing, conv_norm, image_input
+from fcos_tf.layers.norms import NORM_EPSILON
 
 # Blocks in each of the four stages; whether they are bottlenecks of three convolutions.
 DEPTHS = {

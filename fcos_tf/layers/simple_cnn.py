@@ -2,7 +2,8 @@
 
 import keras
 
-from fcos_tf.layers.blocks import NORM_EPSILON, check_freezing, conv, conv_norm, image_input
+from fcos_tf.layers.blocks import check_freezing, conv, conv_norm, image_input
+from fcos_tf.layers.norms import NORM_EPSILON
 
 
 def simple_cnn(

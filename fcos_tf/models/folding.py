@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from fcos_tf.layers.blocks import FrozenBatchNormalization
+from fcos_tf.layers.norms import FrozenBatchNormalization
 from fcos_tf.models.weights import copy_weights
 
 PRECISIONS = ("float32", "bfloat16", "float16")

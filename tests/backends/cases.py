@@ -17,9 +17,10 @@ from keras import ops
 
 import fcos_tf
 from fcos_tf.layers.backbones import build_backbone
-from fcos_tf.layers.blocks import GroupedConv2D, GroupNormalization, conv_norm
+from fcos_tf.layers.blocks import GroupedConv2D, conv_norm
 from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.layers.heads import FCOSHead
+from fcos_tf.layers.norms import GroupNormalization
 from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.models.fcos_training import fcos_targets, level_size_ranges, point_levels
 from fcos_tf.ops import boxes, losses, nms, points

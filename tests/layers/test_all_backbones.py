@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from fcos_tf.convert.backbones import CONVERTIBLE
 from fcos_tf.layers.backbones import build_backbone
-from fcos_tf.layers.blocks import FrozenBatchNormalization
+from fcos_tf.layers.norms import FrozenBatchNormalization
 from tests.layers.torchvision_weights import fill
 
 # One of each family that we write ourselves; those of keras_cv are in test_keras_cv.py.

@@ -5,14 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fcos_tf.layers import blocks
-from fcos_tf.layers.blocks import (
-    FrozenBatchNormalization,
-    GroupedConv2D,
-    Scale,
-    conv,
-    normalization,
-)
+from fcos_tf.layers import blocks, norms
+from fcos_tf.layers.blocks import GroupedConv2D, Scale, conv, normalization
+from fcos_tf.layers.norms import FrozenBatchNormalization
 
 
 def test_stride_two_pads_both_sides():
@@ -213,7 +208,7 @@ def test_grouped_convolution_in_mixed_precision():
 def test_group_norm_is_exact_on_large_maps(dtype):
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((2, 90, 110, 32)) + 3).astype("float32")
-    layer = blocks.GroupNormalization(4, epsilon=1e-5, dtype=dtype)
+    layer = norms.GroupNormalization(4, epsilon=1e-5, dtype=dtype)
     layer.build(x.shape)
     gamma, beta = rng.uniform(0.5, 2, 32), rng.normal(size=32)
     layer.set_weights([gamma, beta])
@@ -234,7 +229,7 @@ def test_group_norm_is_exact_on_large_maps(dtype):
 def test_group_norm_is_that_of_keras(options):
     x = np.random.default_rng(0).normal(size=(2, 5, 6, 8)).astype("float32")
     ours, theirs = (
-        blocks.GroupNormalization(2, **options),
+        norms.GroupNormalization(2, **options),
         keras.layers.GroupNormalization(2, **options),
     )
     np.testing.assert_allclose(ours(x), theirs(x), atol=1e-5)

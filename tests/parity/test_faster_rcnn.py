@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from fcos_tf.convert import from_torch
 from fcos_tf.convert.rcnn_names import FLAVOURS
-from fcos_tf.layers.blocks import FrozenBatchNormalization
+from fcos_tf.layers.norms import FrozenBatchNormalization
 from fcos_tf.ops import matching
 from fcos_tf.ops.roi_align import multilevel_roi_align
 from fcos_tf.training.optimizers import SGD

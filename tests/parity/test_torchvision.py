@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from fcos_tf.convert.fcos_names import FLAVOURS
-from fcos_tf.layers.blocks import FrozenBatchNormalization
+from fcos_tf.layers.norms import FrozenBatchNormalization
 from fcos_tf.training.optimizers import SGD
 from tests.parity import torchvision_fcos as reference
 from tests.parity.ours import check_detections, converted, detections, photos, predict

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fcos_tf.layers.batch_norm import BatchNormalization
 from fcos_tf.layers.blocks import normalization
+from fcos_tf.layers.norms import BatchNormalization
 
 SHAPE = (3, 5, 7, 6)
 
