@@ -1,14 +1,15 @@
 r"""Growth of time and memory with image side, batch, classes, boxes per image and detections.
 
-    python -m benchmarks.growth --backbone=resnet18 --image_size=256x256 --batch_size=2 \
+    python -m benchmarks.growth --backbone=resnet18 --image_size=256x256 --batch_size=1 \
         --output=runs/growth
     python -m benchmarks.growth --what=training --axis=boxes --sizes=0,100,300,1000 \
         --backbone=resnet18 --image_size=800x800 --batch_size=1 --assigner=atss --output=runs/atss
 
 Each axis has several sizes; all else stays as the flags say. Each size has a process of its own.
-The processes of an axis take turns, so that a busy machine slows all of them. The time is the
-median of all timed steps. The memory is the peak resident set of the process, minus its peak once
-the model was made and no step had run: outputs, targets, gradients, momenta and the traced graph.
+The processes of an axis take turns, so that a busy machine slows all of them; they hold their
+memory at the same time. The time is the median of all timed steps. The memory is the peak resident
+set of the process, minus its peak once the model was made and no step had run: outputs, targets,
+gradients, momenta, and the traced graph, some 600 MiB whatever the sizes.
 
 The constant part of an axis is the value at size 0 of the line through its two smallest sizes. The
 exponent is the slope of log(value - constant part) over log(size) between the two largest sizes;
@@ -23,7 +24,6 @@ Writes growth.txt, growth.json and growth.png, whose dashed lines have slope 1, 
 
 import contextlib
 import dataclasses
-import json
 import multiprocessing
 import resource
 import statistics
@@ -35,9 +35,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.benchmark import fixed_size
-from benchmarks.growth_report import VALUES, amounts_of, growth_of, plot, table
+from benchmarks.growth_report import VALUES, amounts_of, growth_of, in_words, table, write_report
 from fcos_tf import config as sections
-from fcos_tf.atomic_files import replacing, write_text
 from fcos_tf.cli import command_line
 from fcos_tf.config import Config
 from fcos_tf.options import Options, option
@@ -48,11 +47,11 @@ _USES = (
     "topk_per_level", "max_detections", sections.TrainingOptions, "seed",
 )  # fmt: skip
 SIZES = {
-    "image_side": (128, 256, 384, 512, 800),
-    "batch": (1, 2, 4, 8, 16),
-    "classes": (1, 20, 80, 365, 1203),
-    "boxes": (0, 10, 100, 300, 1000),
-    "detections": (10, 30, 100, 300, 1000),
+    "image_side": (128, 256, 512, 800),
+    "batch": (1, 4, 8, 16),
+    "classes": (1, 80, 365, 1203),
+    "boxes": (0, 100, 300, 1000),
+    "detections": (10, 100, 300, 1000),
 }
 _UNUSED = {"inference": "boxes", "training": "detections"}
 _FIELDS = {"batch": "batch_size", "classes": "num_classes", "detections": "max_detections"}
@@ -103,6 +102,8 @@ def _grow(config: Config, options: GrowthOptions, given: command_line.Given) -> 
     config = dataclasses.replace(config, num_classes=config.num_classes or 80)
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
+    title = f"{config.model}, {config.backbone}, {config.image_size}, batch {config.batch_size}"
+    title += f", {config.num_classes} classes, {options.boxes} boxes, {config.precision}"
     results = []
     for axis, what in runs:
         sizes = options.sizes or SIZES[axis]
@@ -111,29 +112,15 @@ def _grow(config: Config, options: GrowthOptions, given: command_line.Given) -> 
         growth = {key: growth_of(amounts, [p[key] for p in points]) for key in VALUES}
         results.append({"what": what, "axis": axis, "points": points, "growth": growth})
         print(table(results[-1]), flush=True)
-    faster = [
-        f"{result['what']}, {key} by {result['axis']}"
-        for result in results
-        for key, growth in result["growth"].items()
-        if growth["faster"]
-    ]
-    title = f"{config.model}, {config.backbone}, {config.image_size}, batch {config.batch_size}"
-    title += f", {config.num_classes} classes, {options.boxes} boxes, {config.precision}"
-    last = f"faster than linear: {'; '.join(faster) or 'nothing'}"
-    print(last)
-    text = "\n".join([title, *map(table, results), last])
-    write_text(folder / "growth.txt", text + "\n")
-    summary = {"title": title, "faster_than_linear": faster, "results": results}
-    write_text(folder / "growth.json", json.dumps(summary, indent=2) + "\n")
-    with replacing(folder / "growth.png") as file:
-        plot(title, results).savefig(file, format="png", dpi=80)
+        write_report(folder, title, results)  # each time: a run may take long, and be stopped
+    print(in_words(results))
 
 
 def _measure(config: Config, options: GrowthOptions, axis: str, what: str, sizes) -> list[dict]:
     """Time and memory of every size, in turns."""
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
-        pipes = []
+        receivers = []
         for size in sizes:
             here, there = context.Pipe()
             boxes = size if axis == "boxes" else options.boxes
@@ -143,14 +130,14 @@ def _measure(config: Config, options: GrowthOptions, axis: str, what: str, sizes
             there.close()  # so that the end of the process is the end of the pipe
             stack.callback(process.join)
             stack.callback(here.close)
-            pipes.append(here)
-            _receive(here, process, f"--what={what}, {axis} {size}")
+            receivers.append((here, process, f"--what={what}, {axis} {size}"))
+            _receive(*receivers[-1])
         seconds: list[list[float]] = [[] for _ in sizes]
         points: list[dict] = [{} for _ in sizes]
         for _ in range(options.rounds):
-            for k, pipe in enumerate(pipes):
-                pipe.send(options.steps_per_round)
-                new, points[k] = pipe.recv()
+            for k, receiver in enumerate(receivers):
+                receiver[0].send(options.steps_per_round)
+                new, points[k] = _receive(*receiver)
                 seconds[k] += new
     return [
         {"size": size, "seconds": statistics.median(times), **point, "all_seconds": times}
@@ -158,18 +145,19 @@ def _measure(config: Config, options: GrowthOptions, axis: str, what: str, sizes
     ]
 
 
-def _receive(pipe, process, name: str) -> None:
-    """Waits for a process to be ready."""
+def _receive(pipe, process, name: str):
+    """What a process sends; raises its error."""
     try:
-        error = pipe.recv()
+        got = pipe.recv()
     except EOFError:
         process.join()
         raise ChildProcessError(
             f"{name}: expected a step, got the end of the process, exit status "
             f"{process.exitcode}; the memory may not suffice"
         ) from None
-    if error:
-        raise error
+    if isinstance(got, Exception):
+        raise got
+    return got
 
 
 def _config_of(config: Config, axis: str, size: int) -> Config:

@@ -1,7 +1,11 @@
 """Exponents, table and plot of `benchmarks.growth`."""
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
+
+from fcos_tf.atomic_files import replacing, write_text
 
 # Key of a point -> its meaning.
 VALUES = {"seconds": "seconds per step", "mebibytes": "memory of the steps, MiB"}
@@ -39,6 +43,30 @@ def table(result: dict) -> str:
     kinds = result["growth"].items()
     lines.append("exponents: " + ", ".join(f"{key} {x['exponent']:.2f}" for key, x in kinds))
     return "\n".join(lines)
+
+
+def in_words(results: Sequence[dict]) -> str:
+    """A line that names what grows faster than linear."""
+    return f"faster than linear: {'; '.join(_faster(results)) or 'nothing'}"
+
+
+def _faster(results: Sequence[dict]) -> list[str]:
+    return [
+        f"{result['what']}, {key} by {result['axis']}"
+        for result in results
+        for key, growth in result["growth"].items()
+        if growth["faster"]
+    ]
+
+
+def write_report(folder: Path, title: str, results: Sequence[dict]) -> None:
+    """Writes growth.txt, growth.json and growth.png."""
+    text = "\n".join([title, *map(table, results), in_words(results)])
+    write_text(folder / "growth.txt", text + "\n")
+    summary = {"title": title, "faster_than_linear": _faster(results), "results": list(results)}
+    write_text(folder / "growth.json", json.dumps(summary, indent=2) + "\n")
+    with replacing(folder / "growth.png") as file:
+        plot(title, results).savefig(file, format="png", dpi=80)
 
 
 def plot(title: str, results: Sequence[dict]):
