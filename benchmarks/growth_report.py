@@ -66,7 +66,7 @@ def write_report(folder: Path, title: str, results: Sequence[dict]) -> None:
     summary = {"title": title, "faster_than_linear": _faster(results), "results": list(results)}
     write_text(folder / "growth.json", json.dumps(summary, indent=2) + "\n")
     with replacing(folder / "growth.png") as file:
-        plot(title, results).savefig(file, format="png", dpi=80)
+        plot(title, results).savefig(file, format="png", dpi=80, pil_kwargs={"optimize": True})
 
 
 def plot(title: str, results: Sequence[dict]):
@@ -74,28 +74,29 @@ def plot(title: str, results: Sequence[dict]):
     from matplotlib.figure import Figure
 
     axes = list(dict.fromkeys(result["axis"] for result in results))
-    figure = Figure(figsize=(2.6 * len(axes) + 0.6, 5.4), layout="constrained")
+    colors = dict(zip(sorted({result["what"] for result in results}), ("C0", "C1"), strict=False))
+    figure = Figure(figsize=(2.4 * len(axes) + 0.6, 5), layout="constrained")
     figure.suptitle(title, fontsize=10)
-    panels = figure.subplots(len(VALUES), len(axes), squeeze=False, sharex="col")
-    for column, axis in enumerate(axes):
-        for row, key in enumerate(VALUES):
-            panel = panels[row][column]
-            panel.set(xscale="log", yscale="log")
-            drawn = []
-            for result in (each for each in results if each["axis"] == axis):
+    panels = figure.subplots(len(VALUES), len(axes), squeeze=False, sharex="col", sharey="row")
+    for row, (key, label) in enumerate(VALUES.items()):
+        drawn = [max(p[key], 1e-6) for result in results for p in result["points"] if p["size"]]
+        for panel, axis in zip(panels[row], axes, strict=True):
+            panel.set(xscale="log", yscale="log", ylim=(min(drawn) / 1.5, max(drawn) * 3))
+            own = [result for result in results if result["axis"] == axis]
+            for result in own:
                 points = [point for point in result["points"] if point["size"]]
                 x = amounts_of(axis, [point["size"] for point in points])
                 y = [max(point[key], 1e-6) for point in points]
                 text = f"{result['what']} {result['growth'][key]['exponent']:.2f}"
-                panel.plot(x, y, marker="o", markersize=3, label=text)
-                drawn += y
-            # The dashed line of slope 1 ends at the largest value.
-            panel.plot(x, [max(drawn) * amount / x[-1] for amount in x], "k--", linewidth=0.7)
-            panel.set_ylim(min(drawn) / 1.5, max(drawn) * 2)
+                color = colors[result["what"]]
+                panel.plot(x, y, color=color, marker="o", markersize=3, label=text)
+                # The line of slope 1 ends at the largest size.
+                line = [y[-1] * amount / x[-1] for amount in x]
+                panel.plot(x, line, "--", color=color, linewidth=0.7)
             panel.set_xticks(x, [str(point["size"]) for point in points], fontsize=8)
             panel.tick_params(axis="x", which="minor", length=0, labelbottom=False)
-            panel.legend(fontsize=8, frameon=False)
-        panels[0][column].set_title(axis.replace("_", " "), fontsize=10)
-    for row, label in enumerate(VALUES.values()):
+            panel.legend(fontsize=8, frameon=False, loc="upper left")
         panels[row][0].set_ylabel(label, fontsize=9)
+    for panel, axis in zip(panels[0], axes, strict=True):
+        panel.set_title(axis.replace("_", " "), fontsize=10)
     return figure

@@ -1,6 +1,8 @@
 """The tool of growth: exponents of made-up data, a step, and a small run in real processes."""
 
 import json
+import multiprocessing
+import types
 
 import pytest
 from PIL import Image
@@ -87,6 +89,14 @@ def test_the_suppression_finds_as_many_detections_as_asked_for():
         batch_size=2, num_classes=3, max_detections=7,
     )  # fmt: skip
     assert growth.make_step(config, "inference", 0)() == {"detections": 7}
+
+
+def test_a_process_that_ends_is_named():
+    here, there = multiprocessing.Pipe()
+    there.close()
+    killed = types.SimpleNamespace(join=lambda: None, exitcode=-9)
+    with pytest.raises(ChildProcessError, match=r"^--what=training, batch 64: .* status -9; "):
+        growth._receive(here, killed, "--what=training, batch 64")
 
 
 @pytest.mark.parametrize(
