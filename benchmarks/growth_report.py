@@ -75,7 +75,7 @@ def plot(title: str, results: Sequence[dict]):
 
     axes = list(dict.fromkeys(result["axis"] for result in results))
     colors = dict(zip(sorted({result["what"] for result in results}), ("C0", "C1"), strict=False))
-    figure = Figure(figsize=(2.4 * len(axes) + 0.6, 5), layout="constrained")
+    figure = Figure(figsize=(max(2.4 * len(axes) + 0.6, 6), 5), layout="constrained")
     figure.suptitle(title, fontsize=10)
     panels = figure.subplots(len(VALUES), len(axes), squeeze=False, sharex="col", sharey="row")
     for row, (key, label) in enumerate(VALUES.items()):
