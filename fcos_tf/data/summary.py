@@ -28,10 +28,13 @@ def summary(found: ReadResult) -> Iterator[str]:
     yield from _sizes(annotations)
     yield f"  {len(annotations.class_names)} classes:"
     width = max(map(len, annotations.class_names))
+    labels, count = annotations.labels[learned].astype(np.int64), len(annotations.class_names)
+    # An image once for each of its classes.
+    pairs = np.unique(labels * annotations.num_images + annotations.owners[learned])
+    of_class = np.bincount(labels, minlength=count)
+    images = np.bincount(pairs // annotations.num_images, minlength=count)
     for label, name in enumerate(annotations.class_names):
-        mine = learned & (annotations.labels == label)
-        images = len(np.unique(annotations.owners[mine]))
-        yield f"    {name:<{width}} {mine.sum():8d} boxes in {images:7d} images"
+        yield f"    {name:<{width}} {of_class[label]:8d} boxes in {images[label]:7d} images"
     for name, count in sorted(found.other_classes.items()):
         yield f"    left out: {name} {count}"
     dropped = sum(not fault.kept for fault in faults)

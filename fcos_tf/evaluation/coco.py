@@ -40,6 +40,8 @@ COCO_DEFINITIONS = {
     "ARl": ("recall", None, "large", 100),
 }
 PER_CLASS = ("AP", "AP50")
+# The evaluator keeps about 1 KiB for each pair of a class and an image, so 25 GB for LVIS.
+CLASSES_AT_ONCE = 100
 
 # A row for each of N records: `image_id` and `category_id` int64 [N]; `bbox` float64 [N, 4], (x, y,
 # width, height) in pixels; of annotations `area` float64 [N], by default width * height, and
@@ -99,19 +101,18 @@ def coco_evaluation(
     names, image_ids, truth, found = check_records(ground_truth, detections, class_names)
     areas = found["bbox"][:, 2] * found["bbox"][:, 3]
     found = {**found, "area": areas, "iscrowd": np.zeros(len(areas), int)}
-    evaluator = COCOeval_faster(
-        _index(image_ids, names, truth),
-        _index(image_ids, names, found),
-        iouType="bbox",
-        print_function=_silent,
-    )
-    evaluator.evaluate()
-    evaluator.accumulate()
+    indices = _index(image_ids, names, truth), _index(image_ids, names, found)
+    ids, parts = sorted(names), []
+    for start in range(0, len(ids), CLASSES_AT_ONCE):
+        evaluator = COCOeval_faster(*indices, iouType="bbox", print_function=_silent)
+        evaluator.params.catIds = ids[start : start + CLASSES_AT_ONCE]
+        evaluator.evaluate()
+        evaluator.accumulate()
+        parts.append([np.asarray(evaluator.eval[kind]) for kind in ("precision", "recall")])
     thresholds = np.asarray(evaluator.params.iouThrs)
-    tables = {
-        "precision": np.asarray(evaluator.eval["precision"]),  # [IoU, recall, C, area, max]
-        "recall": np.asarray(evaluator.eval["recall"])[:, None],  # [IoU, 1, C, area, max]
-    }
+    precision, recall = (np.concatenate(each, axis=-3) for each in zip(*parts, strict=True))
+    # [IoU, recall, C, area, max] and [IoU, 1, C, area, max]
+    tables = {"precision": precision, "recall": recall[:, None]}
 
     def table_of(name):
         kind, iou, area, limit = COCO_DEFINITIONS[name]
@@ -119,13 +120,14 @@ def coco_evaluation(
         return table if iou is None else table[np.isclose(thresholds, iou)]  # [IoU, recall, C]
 
     metrics = {name: _mean_of_measured(table_of(name)) for name in COCO_DEFINITIONS}
+    # Outside the loop, which else is quadratic in classes.
+    own_tables = {name: table_of(name) for name in PER_CLASS}
+    counts = Counter(truth["category_id"][truth["iscrowd"] == 0].tolist())
     per_class = {}
-    # The evaluator's class axis runs over the sorted category ids.
-    for k, category_id in enumerate(sorted(names)):
-        own = (truth["category_id"] == category_id) & (truth["iscrowd"] == 0)
+    for k, category_id in enumerate(ids):
         per_class[names[category_id]] = {
-            **{name: _mean_of_measured(table_of(name)[..., k]) for name in PER_CLASS},
-            "num_ground_truths": int(own.sum()),
+            **{name: _mean_of_measured(table[..., k]) for name, table in own_tables.items()},
+            "num_ground_truths": counts[category_id],
         }
     return Scores(metrics, per_class)
 

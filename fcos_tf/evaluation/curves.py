@@ -1,10 +1,12 @@
 """Precision, recall and F1 over the score; AP50 by size and aspect of the objects. NumPy only."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from fcos_tf.evaluation.coco import Columns
+from fcos_tf.evaluation.records import rows_by
 from fcos_tf.evaluation.tide import Matches, average_precision, precisions_at_recalls
 
 SCORES = np.arange(201) / 200
@@ -23,12 +25,13 @@ def class_curves(matches: Matches) -> dict[str, dict[str, Any]]:
         between the lowest score kept and the next. A class without objects has only its number; one
         without a right detection has the threshold None.
     """
-    found = matches.found
-    result = {}
+    found, result = matches.found, {}
+    order = np.argsort(-found["score"], kind="stable")
+    order = order[~matches.ignored[order]]
+    rows_of = rows_by(found["category_id"][order])
+    counts = Counter(matches.truth["category_id"].tolist())
     for category_id, name in matches.names.items():
-        objects = int((matches.truth["category_id"] == category_id).sum())
-        rows = np.flatnonzero((found["category_id"] == category_id) & ~matches.ignored)
-        rows = rows[np.argsort(-found["score"][rows], kind="stable")]
+        objects, rows = counts[category_id], order[rows_of.get(category_id, [])]
         result[name] = {"num_ground_truths": objects}
         if objects:
             result[name] |= _curves(found["score"][rows], matches.owner[rows] >= 0, objects)
@@ -62,17 +65,18 @@ def ap_by(matches: Matches, what: str) -> dict[str, dict[str, float]]:
     if right.any():
         of_box[right] = of_object[matches.owner[right]]
     order = np.argsort(-matches.found["score"], kind="stable")
+    order = order[~matches.ignored[order]]
     result = {}
     for number, name in enumerate(limits):
-        aps = []
-        for category_id in matches.names:
-            own = matches.truth["category_id"] == category_id
-            objects = int((own & (of_object == number)).sum())
-            kept = (matches.found["category_id"] == category_id) & (of_box == number)
-            kept &= ~matches.ignored
-            if objects:
-                aps.append(average_precision(right[order][kept[order]], objects))
-        total = int((of_object == number).sum())
+        kept = order[of_box[order] == number]
+        rows_of = rows_by(matches.found["category_id"][kept])
+        counts = Counter(matches.truth["category_id"][of_object == number].tolist())
+        aps = [
+            average_precision(right[kept[rows_of.get(category_id, [])]], counts[category_id])
+            for category_id in matches.names
+            if counts[category_id]
+        ]
+        total = counts.total()
         result[name] = {"AP50": float(np.mean(aps)) if aps else -1.0, "num_ground_truths": total}
     return result
 

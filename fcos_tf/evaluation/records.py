@@ -129,6 +129,13 @@ def to_dicts(columns: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
         yield dict(zip(columns, row, strict=True))
 
 
+def rows_by(values: np.ndarray) -> dict[int, np.ndarray]:
+    """Value -> its rows in their order, int64; one sort, however many values differ."""
+    order = np.argsort(values, kind="stable")
+    different, starts = np.unique(values[order], return_index=True)
+    return dict(zip(different.tolist(), np.split(order, starts[1:]), strict=False))
+
+
 def default_category_ids(
     class_names: Sequence[str], category_ids: Sequence[int] | None = None
 ) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from fcos_tf.evaluation.coco import Columns, check_records
 from fcos_tf.evaluation.overlaps import covered, iou
+from fcos_tf.evaluation.records import rows_by
 from fcos_tf.evaluation.voc import best_precision
 
 FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1
@@ -160,9 +161,7 @@ def select(columns: Columns, rows: np.ndarray) -> Columns:
 
 def rows_by_image(columns: Columns) -> dict[int, np.ndarray]:
     """Image id -> its rows in their order, int64."""
-    order = np.argsort(columns["image_id"], kind="stable")
-    ids, starts = np.unique(columns["image_id"][order], return_index=True)
-    return dict(zip(ids.tolist(), np.split(order, starts[1:]), strict=False))
+    return rows_by(columns["image_id"])
 
 
 def _best_of_each_image(found: Columns) -> Columns:
@@ -235,10 +234,10 @@ def _mean_ap(
         measured: bool [C], whether it has objects before anything is mended.
     """
     order = np.argsort(-scores, kind="stable")
-    classes, right = classes[order], right[order]
+    right, rows = right[order], rows_by(classes[order])
     aps = [
-        average_precision(right[classes == c], totals[c])
-        for c in np.flatnonzero(measured)
-        if totals[c] or (classes == c).any()
+        average_precision(right[rows.get(c, [])], totals[c])
+        for c in np.flatnonzero(measured).tolist()
+        if totals[c] or c in rows
     ]
     return float(np.mean(aps)) if aps else -1.0

@@ -18,6 +18,7 @@ Source: The PASCAL VOC Challenge (IJCV 2010), section 4.2; VOCevaldet.m and VOCa
 2007 and 2012. NumPy only.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ import numpy as np
 
 from fcos_tf.evaluation.coco import Columns, check_records
 from fcos_tf.evaluation.overlaps import iou
-from fcos_tf.evaluation.records import Scores
+from fcos_tf.evaluation.records import Scores, rows_by
 
 IOU_THRESHOLD = 0.5
 
@@ -79,10 +80,10 @@ def voc_evaluation(
         raise ValueError(f"points: expected one of {', '.join(AVERAGE_PRECISION)}, got {points!r}")
     names, _, truth, found = check_records(ground_truth, detections, class_names)
     category_ids, is_right = _rank(truth, found)
-    per_class = {}
+    counts = Counter(truth["category_id"][truth["iscrowd"] == 0].tolist())
+    rows, per_class = rows_by(category_ids), {}
     for category_id in sorted(names):
-        objects = int(((truth["category_id"] == category_id) & (truth["iscrowd"] == 0)).sum())
-        right = is_right[category_ids == category_id]
+        objects, right = counts[category_id], is_right[rows.get(category_id, [])]
         per_class[names[category_id]] = {
             f"AP_{points}": AVERAGE_PRECISION[points](right, objects) if objects else -1.0,
             "num_ground_truths": objects,

@@ -11,11 +11,19 @@ from fcos_tf.models.rcnn_detections import RPN_WEIGHTS
 from fcos_tf.models.rcnn_rules import RCNNRules
 from fcos_tf.ops.anchors import encode_deltas
 from fcos_tf.ops.boxes import pairwise_iou
-from fcos_tf.ops.matching import IGNORED, match_by_iou, sample_balanced, sample_indices
+from fcos_tf.ops.matching import (
+    IGNORED,
+    best_by_iou,
+    match_by_best,
+    match_by_iou,
+    sample_balanced,
+    sample_indices,
+)
 
 STEP_FACTOR = 2654435761  # odd: no two steps of a run have one seed
 ANCHORS, REGIONS = 0, 1  # kinds of samples
 POSITIVE_ANCHORS, POSITIVE_REGIONS = 0.5, 0.25  # most positives in a sample
+BOXES_AT_ONCE = 100  # compared with all anchors
 
 
 def match_anchors(anchors, boxes, labels, rules: RCNNRules):
@@ -31,18 +39,30 @@ def match_anchors(anchors, boxes, labels, rules: RCNNRules):
         [B, A] int32, index into the M boxes; -1 background, -2 ignored.
     """
     boxes = ops.cast(boxes, anchors.dtype)
+    # Image by image, and many boxes in parts: 100 boxes and the 217,413 anchors of 800 x 1088
+    # pixels are 87 MB an array.
+    count = ops.shape(boxes)[1]  # a tensor where not static
+    parts = -(-count // BOXES_AT_ONCE)
+    size = -(-count // parts)
+
+    def best_of_part(part):
+        boxes, labels = part
+        return best_by_iou(pairwise_iou(anchors, boxes), labels >= 0, low_quality=rules.low_quality)
 
     def match(image):
         boxes, labels = image
-        return match_by_iou(
-            pairwise_iou(anchors, boxes),
-            labels >= 0,
-            high=rules.rpn_high,
-            low=rules.rpn_low,
-            low_quality=rules.low_quality,
-        )
+        if isinstance(count, int) and count <= BOXES_AT_ONCE:
+            found = best_of_part(image)
+        else:
+            missing = [0, parts * size - count]
+            boxes = ops.reshape(ops.pad(boxes, [missing, [0, 0]]), (parts, size, 4))
+            labels = ops.reshape(ops.pad(labels, [missing], constant_values=-1), (parts, size))
+            best, index, is_best = ops.map(best_of_part, (boxes, labels))  # [parts, A] each
+            part = ops.cast(ops.argmax(best, axis=0), "int32")  # the first of equals
+            index = ops.take_along_axis(index, part[None], axis=0)[0]
+            found = ops.max(best, axis=0), part * size + index, ops.any(is_best, axis=0)
+        return match_by_best(*found, high=rules.rpn_high, low=rules.rpn_low)
 
-    # Image by image: 100 boxes and the 217,413 anchors of 800 x 1088 pixels are 87 MB an array.
     return ops.map(match, (boxes, labels))
 
 

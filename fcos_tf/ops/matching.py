@@ -26,15 +26,31 @@ def match_by_iou(iou, valid, *, high: float, low: float, low_quality: bool):
     Returns:
         [..., K] int32 in [0, M), the first of equal IoU; -1 background; -2 ignored.
     """
+    best = best_by_iou(iou, valid, low_quality=low_quality)
+    return match_by_best(*best, high=high, low=low)
+
+
+def best_by_iou(iou, valid, *, low_quality: bool):
+    """What `match_by_iou` needs of the ground truths, or of a part of them.
+
+    Returns:
+        The largest IoU of each box, [..., K]; its index, the first of equals, [..., K] int32; and
+        whether the box has the largest IoU of a ground truth, [..., K] bool, False without
+        `low_quality`.
+    """
     iou = ops.where(valid[..., None, :], iou, -1.0)  # [..., K, M]
     best = ops.max(iou, axis=-1)  # [..., K]
     index = ops.cast(ops.argmax(iou, axis=-1), "int32")
-    learns = best >= high
-    if low_quality:
-        best_of_gt = ops.max(iou, axis=-2, keepdims=True)  # [..., 1, M]
-        learns = learns | ops.any((iou == best_of_gt) & (best_of_gt > 0), axis=-1)
+    if not low_quality:
+        return best, index, ops.zeros_like(best, dtype="bool")
+    best_of_gt = ops.max(iou, axis=-2, keepdims=True)  # [..., 1, M]
+    return best, index, ops.any((iou == best_of_gt) & (best_of_gt > 0), axis=-1)
+
+
+def match_by_best(best, index, is_best_of_gt, *, high: float, low: float):
+    """The result of `match_by_iou` from that of `best_by_iou`."""
     rest = ops.where(best < low, BACKGROUND, IGNORED)
-    return ops.where(learns, index, ops.cast(rest, "int32"))
+    return ops.where((best >= high) | is_best_of_gt, index, ops.cast(rest, "int32"))
 
 
 def match_candidates(points, boxes, index, overlap):

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from fcos_tf.evaluation import coco
 from fcos_tf.evaluation.coco import COCO_DEFINITIONS, coco_evaluation, coco_metrics
 
 # Both boxes have 10000 square pixels, more than 96 * 96 = 9216: COCO calls them large.
@@ -110,6 +111,23 @@ def test_per_class_and_their_mean():
     assert result.per_class["dog"]["AP"] == pytest.approx(1.0)
     assert list(result.per_class) == ["cat", "cow", "dog"]  # ids 3, 5, 7
     assert result.metrics["AP"] == pytest.approx((51 / 101 + 1) / 2)  # cow has nothing to measure
+
+
+def test_classes_scored_in_parts_have_the_same_numbers(monkeypatch):
+    categories = [{"id": k, "name": str(k)} for k in (3, 1, 7, 5, 9)]  # 9 without objects
+    boxes = [truth([10 * k, 0, 40, 40], category_id=k, categories=categories) for k in (1, 3, 5, 7)]
+    annotations = [a for each in boxes for a in each["annotations"]]
+    annotations = [{**a, "id": k} for k, a in enumerate(annotations, 1)]
+    ground_truth = {**boxes[0], "annotations": annotations}
+    shifts = {1: 0, 3: 4, 5: 12, 7: 30}
+    detections = [found([10 * k + x, 0, 40, 40], 0.5, k) for k, x in shifts.items()]
+    whole = coco_evaluation(ground_truth, detections)
+    for count in (1, 2, 3):
+        monkeypatch.setattr(coco, "CLASSES_AT_ONCE", count)
+        assert coco_evaluation(ground_truth, detections) == whole
+    # IoUs of 1, 36/44, 28/52 and 10/70: 10, 7, 1 and 0 of the ten thresholds.
+    assert whole.metrics["AP"] == pytest.approx((1 + 0.7 + 0.1 + 0) / 4)
+    assert [row["num_ground_truths"] for row in whole.per_class.values()] == [1, 1, 1, 1, 0]
 
 
 def test_class_names_stand_in_for_those_of_the_file():

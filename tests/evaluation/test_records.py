@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fcos_tf.evaluation.records import detections_to_records, ground_truth_to_coco
+from fcos_tf.evaluation.records import detections_to_records, ground_truth_to_coco, rows_by
 
 
 def test_ground_truth():
@@ -88,3 +88,9 @@ def test_labels_and_classes_that_do_not_fit():
         detections_to_records([4], np.zeros((1, 1, 4)), np.ones((1, 1)), [[2]], (1, 2))
     with pytest.raises(ValueError, match="category id for each of 1 class names, got 2"):
         ground_truth_to_coco([1], [(1, 1)], [np.zeros((0, 4))], [[]], ["a"], (1, 2))
+
+
+def test_rows_by_value_keep_their_order():
+    rows = rows_by(np.array([7, 2, 7, -1, 2]))
+    assert {value: each.tolist() for value, each in rows.items()} == {-1: [3], 2: [1, 4], 7: [0, 2]}
+    assert rows_by(np.zeros(0, np.int64)) == {}

@@ -3,8 +3,10 @@
 import dataclasses
 import math
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from fcos_tf.models import rcnn_targets
 from fcos_tf.models.rcnn_rules import RULES
@@ -60,6 +62,30 @@ def test_padding_and_boxes_that_overlap_nothing_are_learnt_by_no_anchor():
     for labels in ([[1, -1]], [[1, 1]], [[-1, -1]]):
         matched = match_anchors(BOXES_OF_ANCHORS, outside, np.int32(labels), RULES["torchvision"])
         np.testing.assert_array_equal(matched, [[-1] * 6])
+
+
+@pytest.mark.parametrize("rules", ["torchvision", "course"])
+@pytest.mark.parametrize("shape", [(2, 7), (None, None)])
+def test_boxes_in_parts_are_matched_as_all_at_once(monkeypatch, rules, shape):
+    # Whole coordinates tie often, and the fifth box is the first once more.
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 8, (2, 7, 2))
+    boxes = np.float32(np.concatenate([corners, corners + rng.integers(0, 6, (2, 7, 2))], axis=-1))
+    boxes[:, 4] = boxes[:, 0]
+    labels = np.int32([[0, 1, 2, 0, 1, -1, -1], [0, -1, 1, 1, 1, 1, 1]])
+    corners = rng.integers(0, 8, (50, 2))
+    anchors = np.float32(np.concatenate([corners, corners + rng.integers(1, 6, (50, 2))], axis=-1))
+    whole = match_anchors(anchors, boxes, labels, RULES[rules])
+    assert {-1, -2, 0} < set(np.unique(whole))
+    for count in (1, 3, 6):
+        monkeypatch.setattr(rcnn_targets, "BOXES_AT_ONCE", count)
+        if shape[0] is None and keras.backend.backend() == "tensorflow":
+            signature = [tf.TensorSpec([*shape, 4]), tf.TensorSpec(shape, tf.int32)]
+            match = tf.function(lambda *x: match_anchors(anchors, *x, RULES[rules]), signature)
+            parts = match(boxes, labels)
+        else:
+            parts = match_anchors(anchors, boxes, labels, RULES[rules])
+        np.testing.assert_array_equal(parts, whole)
 
 
 def test_the_rpn_learns_half_positives_at_most():
