@@ -60,11 +60,9 @@ def open_interpreter(**source):
     Where it is not installed, that of TensorFlow, which is deprecated.
     """
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert import interpreter
     except ImportError:
-        import tensorflow as tf
-
-        Interpreter = tf.lite.Interpreter
+        from tensorflow import lite as interpreter
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"(?s).*tf\.lite\.Interpreter is deprecated")
-        return Interpreter(**source)
+        return interpreter.Interpreter(**source)

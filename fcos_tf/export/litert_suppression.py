@@ -24,9 +24,8 @@ def replace_suppression(folder: Path, function, num_labels: int) -> None:
     for call in function.graph.get_operations():
         is_call = call.type in ("PartitionedCall", "StatefulPartitionedCall")
         if is_call and _SUPPRESSION in (name := call.get_attr("f").name):
-            bodies[name] = _body(
-                [x.shape for x in call.inputs], call.outputs[0].shape[1], num_labels
-            )
+            shapes = [x.shape for x in call.inputs]
+            bodies[name] = _body(shapes, call.outputs[0].shape[1], num_labels)
     file = folder / "saved_model.pb"
     saved = SavedModel.FromString(file.read_bytes())
     for each in saved.meta_graphs[0].graph_def.library.function:
@@ -53,10 +52,10 @@ def _suppress(boxes, scores, labels, iou_threshold, *, most: int, num_labels: in
 
     The operation knows no labels: each label gets a cell of a grid of its own, in which boxes are
     rounded to 2 ** -24 of the grid's side. Unlike `ops.nms` it
-    - suppresses at equality, so the threshold is the next number, up to 1;
+    - suppresses at equality, so the threshold is the next number;
     - orders equal scores in any way, so it gets ranks;
-    - gives a box without area, which does not suppress itself, again and again, so that is
-      replaced by a square apart from all others.
+    - gives a box that does not suppress itself again and again: one without area, or any at a
+      threshold of 1. A square apart from all others takes its place.
     """
     scores = scores[0]
     size = tf.shape(scores)[0]
@@ -73,13 +72,13 @@ def _suppress(boxes, scores, labels, iou_threshold, *, most: int, num_labels: in
     solid = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     x = -2.0 * tf.cast(rank + 1, tf.float32)
     square = tf.stack([x, tf.zeros_like(x), x + 1, tf.ones_like(x)], axis=-1)
-    boxes = tf.where(solid[:, None], boxes, square)
+    boxes = tf.where(solid[:, None] & (iou_threshold < 1), boxes, square)
 
     keep, count = tf.raw_ops.NonMaxSuppressionV4(
         boxes=boxes,
         scores=ranked,
         max_output_size=most,
-        iou_threshold=tf.clip_by_value(iou_threshold * (1 + 2**-23), 1e-30, 1.0),
+        iou_threshold=tf.clip_by_value(iou_threshold * (1 + 2**-23), 1e-30, 1),
         score_threshold=0.0,
         pad_to_max_output_size=True,
     )
