@@ -36,8 +36,9 @@ class CalibrationImages:
         for number, image in enumerate(self._images):
             pixels = read_picture(image, number, apply_exif=self._apply_exif).pixels
             contrast = max(contrast, int(np.ptp(pixels)))
+            # Before the last batch, as not every caller asks for more.
+            if number == len(self) - 1 and contrast < _LEAST_CONTRAST:
+                raise ValueError(
+                    f"calibration: expected photos, got {len(self)} images of one colour each"
+                )
             yield prepare_batch([pixels], self._rule)
-        if contrast < _LEAST_CONTRAST:
-            raise ValueError(
-                f"calibration: expected photos, got {len(self)} images of one colour each"
-            )
