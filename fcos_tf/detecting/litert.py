@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fcos_tf.detecting.exported import DESCRIPTION_FILE
 from fcos_tf.detecting.resized import ResizedModel, one_line
 
-DESCRIPTION_FILE = "fcos_tf.json"  # in the archive behind the model
 _MOST_BYTES = 1 << 24  # of the description; the file need not be trusted
 
 
@@ -30,6 +30,9 @@ class LiteRtModel(ResizedModel):
                     raise ValueError(f"expected a description of at most {_MOST_BYTES} bytes")
                 super().__init__(archive.read(DESCRIPTION_FILE).decode(), file)
             self._run = open_interpreter(model_path=str(file)).get_signature_runner()
+            shape = tuple(self._run.get_input_details()["images"]["shape"])
+            if shape != (1, *(self._size.canvas or ()), 3):
+                raise ValueError(f"expected images of the size {self._size.canvas}, got {shape}")
         except (
             RuntimeError,
             ValueError,

@@ -2,7 +2,7 @@
 
 Inputs and outputs are those of `export.openvino`, for one image (B = 1) on a canvas of H x W
 pixels. The suppression is LiteRT's own operation (`litert_suppression`). The description is a zip
-archive behind the model, as LiteRT allows: `zipfile.ZipFile(file).read("fcos_tf.json")`.
+archive behind the model, as LiteRT allows: `zipfile.ZipFile(file).read("description.json")`.
 """
 
 import json
@@ -18,7 +18,8 @@ from tensorflow.lite.tools import flatbuffer_utils
 
 from fcos_tf.atomic_files import replacing
 from fcos_tf.data.prepare import ImageSource, prepare_batch
-from fcos_tf.detecting.litert import DESCRIPTION_FILE, open_interpreter
+from fcos_tf.detecting.exported import DESCRIPTION_FILE
+from fcos_tf.detecting.litert import open_interpreter
 from fcos_tf.export import checks, signatures
 from fcos_tf.export.calibration import CalibrationImages
 from fcos_tf.export.folding import inference_copy
