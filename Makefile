@@ -3,7 +3,7 @@
 # make quick     runs those of ops, models, data and config that take little time
 # make parity    runs the tests beside PyTorch, torchvision and timm, which it installs
 # make backends  runs the tests under JAX, which it installs (Python 3.11 or newer)
-# make runtimes  runs the tests of OpenVINO and ONNX files, for which it installs both runtimes
+# make runtimes  runs the tests of OpenVINO, ONNX and LiteRT files, for which it installs the runtimes
 # make test-notebooks  runs the notebooks, for which it installs Jupyter's kernel
 # All set up their own virtual environment in .venv first.
 
@@ -44,9 +44,9 @@ BACKENDS = jax==0.10.2 jaxlib==0.10.2
 
 # What nncf imports is named; the rest is what TensorFlow needs.
 RUNTIMES = onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.0 openvino-telemetry==2025.2.0 \
-	nncf==3.4.0 networkx ninja pydot tabulate
-RUNTIME_TESTS = export/test_accuracy export/test_onnx export/test_onnx_operations \
-	export/test_openvino detecting/test_onnx
+	nncf==3.4.0 networkx ninja pydot tabulate ai-edge-litert==2.3.0 backports.strenum
+RUNTIME_TESTS = export/test_accuracy export/test_litert export/test_onnx \
+	export/test_onnx_operations export/test_openvino detecting/test_onnx
 
 # What executes notebooks; its tested versions are in requirements-notebooks.txt.
 NOTEBOOKS = ipykernel nbclient

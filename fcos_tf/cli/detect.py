@@ -6,6 +6,7 @@
     python tools/detect.py --saved_model=EXPORT/1 --input=clip.mp4 --output_dir=found
     python tools/detect.py --openvino=fcos.xml --input=photos --output_dir=found
     python tools/detect.py --onnx=fcos.onnx --input=photos --output_dir=found
+    python tools/detect.py --litert=fcos.tflite --input=photos --output_dir=found
     python tools/detect.py --server=http://host:8501/v1/models/NAME --input=0 --output_dir=found
 
 Writes each image, video and camera stream with the detections drawn on it; detections.json, COCO
@@ -43,7 +44,8 @@ from fcos_tf.tensorflow_words import escaped, load_tensorflow
 _UNUSED = {
     "weights": {"description"}, "model_dir": {"description"},
     "saved_model": {"description", "image_size"}, "openvino": {"description", "image_size"},
-    "onnx": {"description", "image_size"}, "server": {"image_size"},
+    "onnx": {"description", "image_size"}, "litert": {"description", "image_size"},
+    "server": {"image_size"},
 }  # fmt: skip
 _NOT_OF_A_CLASSIFIER = ("output_dir", "show", "max_frames", "classes", "batch_size")
 _MOST_CLASSES = 5
@@ -62,6 +64,8 @@ class DetectOptions(Options):
     openvino: str | None = option(
         None, "Model: an .xml file of tools/export.py --openvino.", also=("ov", "xml"))
     onnx: str | None = option(None, "Model: an .onnx file of tools/export.py --onnx.")
+    litert: str | None = option(
+        None, "Model: a .tflite file of tools/export.py --litert.", also=("tflite",))
     server: str | None = option(
         None, "Model: http://host:8501/v1/models/NAME or grpc://host:8500/NAME.")
     description: str | None = option(
@@ -105,6 +109,7 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
         load_tensorflow()
         from fcos_tf.detecting.exported import ExportedModel
         from fcos_tf.detecting.folder import FolderRun
+        from fcos_tf.detecting.litert import LiteRtModel
         from fcos_tf.detecting.models import open_model
         from fcos_tf.detecting.onnx import OnnxModel
         from fcos_tf.detecting.openvino import OpenVinoModel
@@ -121,6 +126,8 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
             model = OpenVinoModel(name)
         elif kind == "onnx":
             model = OnnxModel(name)
+        elif kind == "litert":
+            model = LiteRtModel(name)
         elif kind == "server":
             model = ServedModel(name, options.description)
         else:

@@ -3,6 +3,7 @@ r"""Exports a trained detector or classifier as files that run without this pack
     python tools/export.py --weights=fcos.keras --output_dir=export/fcos/1
     python tools/export.py --model_dir=runs/digits --output_dir=export/digits/1 --image_size=512x512
     python tools/export.py --weights=fcos.keras --litert=fcos.tflite --image_size=512x512
+    python tools/export.py --weights=fcos.keras --litert=fcos.tflite --calibration_images=photos
     python tools/export.py --weights=fcos.keras --onnx=fcos.onnx
     python tools/export.py --weights=fcos.keras --openvino=fcos.xml --calibration_images=photos
     python tools/export.py --weights=fcos.keras --openvino=fcos.xml --calibration_images=photos \
@@ -54,19 +55,19 @@ class ExportOptions(Options):
     max_pixels: int = option(
         1 << 26, "Pixels of all images in one request at most, from their headers.", least=1)
     litert: str | None = option(
-        None, ".tflite file to write: one canvas, no suppression.", also=("tflite",))
+        None, ".tflite file to write: likewise, of FCOS and one image on one canvas, float32, "
+        "float16 or 8 bits.", also=("tflite",))
     onnx: str | None = option(
         None, ".onnx file to write: from resized pixels to detections, float32.")
     openvino: str | None = option(
         None, ".xml file to write, and its .bin: likewise, in --export_precision or 8 bits.",
         also=("ov",))
     calibration_images: str | None = option(
-        None, "With --openvino: folder or pattern of a few hundred images; the network then has "
-        "8 bits, quantised by nncf.", also=("calibration", "int8"))
+        None, "With --openvino or --litert: folder or pattern of a few hundred images; the network "
+        "then has 8 bits.", also=("calibration", "int8"))
     val_images: int = option(
-        0, "Measure the source model and its exports, all but that of --litert, on so "
-        "many images of --val_split, evenly spread over it: AP, its loss, latency and size; 0 = "
-        "off.", least=0)
+        0, "Measure the source model and its exports on so many images of --val_split, evenly "
+        "spread over it: AP, its loss, latency and size; 0 = off.", least=0)
     max_ap_loss: float = option(
         0.005, "With --val_images: refuse an export that loses more AP, and write no file of it.",
         least=0, most=1)
@@ -90,14 +91,14 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
     if not options.output_dir:
         mode = f"{' and '.join(files)} alone, without --output_dir"
         refuse(mode, ["fold_batch_norms", "sample", "max_images", "max_pixels"])
-        if not (options.openvino or options.onnx):
-            refuse(mode, [DetectionOptions])
         if files == ["--onnx"]:
             refuse("--onnx alone, which is float32", ["export_precision"])
-    if not options.openvino:
-        refuse("export without --openvino", ["calibration_images"])
+    if not (options.openvino or options.litert):
+        refuse("export without --openvino or --litert", ["calibration_images"])
     if options.val_images:
-        _check_measured(options, given)
+        if not given & {*_PLACES}:
+            names = ", ".join(f"--{name}" for name in _PLACES)
+            raise ValueError(f"--val_images: expected a data set by one of {names}; got none")
     else:
         refuse("export without --val_images", ["max_ap_loss", "report", *_DATA])
     if options.weights:
@@ -106,8 +107,12 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
     if options.onnx:
         _check_onnx()
     if options.openvino:
+        from fcos_tf.detecting.openvino import import_openvino
+
+        import_openvino()
+    if options.calibration_images:
         with command_line.arguments_as_flags({"input": "calibration_images"}):
-            calibration = _check_openvino(options.calibration_images)
+            calibration = _find_images(options.calibration_images)
     load_tensorflow()
     from fcos_tf import build, export
     from fcos_tf.jobs.accuracy import make_gate
@@ -124,11 +129,17 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
     if options.val_images:
         with command_line.arguments_as_flags({"num_images": "val_images", "report": "report"}):
             gate = make_gate(config, model, path, given=given, **options_for(options, make_gate))
+    thresholds = build.given_thresholds(config, given, model, path)
     if options.litert:
-        print(export.export_litert(model, options.litert, **size_and_precision), flush=True)
-    thresholds = {}
-    if options.onnx or options.openvino or options.output_dir:
-        thresholds = build.given_thresholds(config, given, model, path)
+        file = export.export_litert(
+            model,
+            options.litert,
+            calibration=calibration,
+            accept=gate,
+            **size_and_precision,
+            **thresholds,
+        )
+        print(file, flush=True)
     if options.onnx:
         file = export.export_onnx(
             model, options.onnx, image_size=image_size, accept=gate, **thresholds
@@ -160,18 +171,6 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
         print(export.format_rows(gate.rows))
 
 
-def _check_measured(options: ExportOptions, given: command_line.Given) -> None:
-    """Refuses --val_images without data, or with files that give no detections."""
-    if options.litert:
-        raise ValueError(
-            "--val_images: expected no --litert, whose file stops before the suppression; got "
-            f"{options.litert}"
-        )
-    if not given & {*_PLACES}:
-        names = ", ".join(f"--{name}" for name in _PLACES)
-        raise ValueError(f"--val_images: expected a data set by one of {names}; got none")
-
-
 def _check_onnx() -> None:
     """Refuses missing packages before anything is done."""
     from fcos_tf.detecting.onnx import import_package
@@ -180,13 +179,11 @@ def _check_onnx() -> None:
         import_package(name)
 
 
-def _check_openvino(images: str | None) -> list:
-    """The images to calibrate on; refuses a missing package before anything is done."""
+def _find_images(images: str) -> list:
+    """The images to calibrate on."""
     from fcos_tf.detecting.files import IMAGE, find_inputs
-    from fcos_tf.detecting.openvino import import_openvino
 
-    import_openvino()
-    found = [each.path for each in find_inputs(images) if each.kind == IMAGE] if images else []
-    if images and not found:
+    found = [each.path for each in find_inputs(images) if each.kind == IMAGE]
+    if not found:
         raise ValueError(f"input: expected images, got none in {images}")
     return found

@@ -96,8 +96,8 @@ def open_model(
     Args:
         model: a detector or classifier; a `.keras` file; the folder of a SavedModel of
             `export_saved_model`, or its parent, whose newest version is used; the .xml file of
-            `export_openvino` or the .onnx file of `export_onnx`; or the address of a server, of
-            detectors only:
+            `export_openvino`, the .onnx file of `export_onnx` or the .tflite file of
+            `export_litert`; or the address of a server, of detectors only:
             "http://host:8501/v1/models/NAME" or "grpc://host:8500/NAME". An `OpenedModel` is
             returned as it is.
         image_size: size of the resized images; None: the model's own.
@@ -119,7 +119,7 @@ def open_model(
         raise ValueError(f"description: expected with the address of a server only, got {model}")
     is_folder = is_text and not is_address and Path(model).is_dir()
     suffix = Path(model).suffix if is_text and not (is_address or is_folder) else None
-    is_exported = is_address or is_folder or suffix in (".xml", ".onnx")
+    is_exported = is_address or is_folder or suffix in (".xml", ".onnx", ".tflite")
     if image_size is not None and (is_exported or isinstance(model, OpenedModel)):
         raise ValueError(
             "image_size: expected none with a model that is exported, served or open already, "
@@ -129,18 +129,20 @@ def open_model(
         return model
     if is_exported:
         from fcos_tf.detecting.exported import ExportedModel
+        from fcos_tf.detecting.litert import LiteRtModel
         from fcos_tf.detecting.onnx import OnnxModel
         from fcos_tf.detecting.openvino import OpenVinoModel
         from fcos_tf.detecting.served import ServedModel
 
         if is_address:
             return ServedModel(model, description)
-        return {".xml": OpenVinoModel, ".onnx": OnnxModel}.get(suffix, ExportedModel)(model)
+        files = {".xml": OpenVinoModel, ".onnx": OnnxModel, ".tflite": LiteRtModel}
+        return files.get(suffix, ExportedModel)(model)
     loaded = load_model(model) if is_text else model
     if not (hasattr(loaded, "detect") or hasattr(loaded, "classify")):
         raise ValueError(
             "model: expected a detector or classifier, a .keras file, the folder of a SavedModel, "
-            "an .xml file of OpenVINO, an .onnx file or the address of a server; got a "
+            "an .xml file of OpenVINO, an .onnx or .tflite file or the address of a server; got a "
             f"{type(loaded).__name__}" + (f" in {model}" if is_text else "")
         )
     if is_text:

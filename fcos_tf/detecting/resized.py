@@ -14,7 +14,7 @@ _MOST_PIXELS = 1 << 26  # of a canvas; the file need not be trusted
 
 
 class ResizedModel(OpenedModel):
-    """Base of `OpenVinoModel` and `OnnxModel`, which give `run`.
+    """Base of `OpenVinoModel`, `OnnxModel` and `LiteRtModel`, which give `run`.
 
     Args:
         text: the description in the file.

@@ -30,7 +30,7 @@ from fcos_tf.evaluation import Records, detections_to_records, ground_truth_to_c
 from fcos_tf.models.detector import Detector
 from fcos_tf.models.input_checks import check_labels
 
-_FORMATS = {".xml": "OpenVINO", ".onnx": "ONNX"}  # run on the CPU
+_FORMATS = {".xml": "OpenVINO", ".onnx": "ONNX", ".tflite": "LiteRT"}  # run on the CPU
 _SAME_AP = 1e-3  # of one model on two devices
 
 
@@ -56,7 +56,7 @@ def measure(model: Detector | str | Path, dataset: Any, num_images: int | None =
 
     Args:
         model: a detector; the folder of `export_saved_model`; the .xml file of `export_openvino`;
-            the .onnx file of `export_onnx`.
+            the .onnx file of `export_onnx`; the .tflite file of `export_litert`.
         dataset: of `fcos_tf.data.load`. Its batches are not used, only its images and objects.
         num_images: so many, evenly spread over the data set; None: all.
 
@@ -148,8 +148,8 @@ class AccuracyGate:
         """Measures an export.
 
         Args:
-            path: its folder, or its .xml or .onnx file.
-            description: what it tells of itself, with `precision` and for OpenVINO `int8`.
+            path: its folder, or its .xml, .onnx or .tflite file.
+            description: what it tells of itself, with `precision` and, of 8 bits, `int8`.
 
         Raises:
             ValueError: it loses too much; or see `measure`; or a report of another model.

@@ -16,9 +16,8 @@ from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting.onnx import DESCRIPTION_KEY, import_package, open_session, run_session
 from fcos_tf.detecting.resized import one_line
 from fcos_tf.export import checks, signatures
-from fcos_tf.export.converters import new_file
 from fcos_tf.export.onnx_graph import OPSET, GraphWriter
-from fcos_tf.export.saved_model import check_options, describe
+from fcos_tf.export.saved_model import check_options, describe, new_file
 from fcos_tf.image_size import ImageSize
 from fcos_tf.models.detector import Detector
 from fcos_tf.models.folding import inference_copy

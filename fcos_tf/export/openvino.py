@@ -24,10 +24,9 @@ import tensorflow as tf
 from fcos_tf.atomic_files import replacing
 from fcos_tf.data.prepare import ImageSource, prepare_batch
 from fcos_tf.detecting.openvino import DESCRIPTION_KEY, HINTS, import_openvino
-from fcos_tf.detecting.pictures import list_images, read_picture
 from fcos_tf.export import checks, signatures
-from fcos_tf.export.converters import new_file
-from fcos_tf.export.saved_model import check_options, describe
+from fcos_tf.export.calibration import CalibrationImages
+from fcos_tf.export.saved_model import check_options, describe, new_file
 from fcos_tf.image_size import ImageSize
 from fcos_tf.models.detector import Detector
 from fcos_tf.models.folding import inference_copy
@@ -190,16 +189,15 @@ def _quantiser(images: Sequence[ImageSource], rule: ImageSize, apply_exif: bool)
             f"calibration: 8 bits need the package nncf: pip install 'fcos_tf[openvino]' ({error})"
         ) from error
 
-    images = list_images(images)
+    photos = CalibrationImages(images, rule, apply_exif)
 
-    def prepare(image):
-        batch = prepare_batch([read_picture(image, apply_exif=apply_exif).pixels], rule)
+    def prepare(batch):
         return {name: batch[name] for name in ("images", "image_sizes")}
 
     def quantise(network):
-        dataset = nncf.Dataset(images, prepare)
+        dataset = nncf.Dataset(photos, prepare)
         preset = nncf.QuantizationPreset.MIXED
-        return nncf.quantize(network, dataset, preset=preset, subset_size=len(images))
+        return nncf.quantize(network, dataset, preset=preset, subset_size=len(photos))
 
     return quantise
 

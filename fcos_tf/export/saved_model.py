@@ -106,6 +106,18 @@ def export_saved_model(
     return directory
 
 
+def new_file(model, file: str | Path, suffix: str) -> Path:
+    """The path of a new file for a detector; refuses other models, endings and existing files."""
+    if not hasattr(model, "detect"):
+        raise ValueError(f"expected a detector, got a {type(model).__name__}; export a SavedModel")
+    file = Path(file)
+    if file.suffix != suffix:
+        raise ValueError(f"expected a file that ends in {suffix}; got {file}")
+    if file.exists():
+        raise FileExistsError(f"expected a new file; got {file}, which exists")
+    return file
+
+
 def check_options(
     model: Detector, image_size, thresholds: dict, suffix: str = ""
 ) -> tuple[Any, ImageSize]:

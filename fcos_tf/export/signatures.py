@@ -200,17 +200,19 @@ class _Graph:
         return in_originals(model, found, image_sizes, original_sizes)
 
 
-def in_originals(model: Detector, found: dict, image_sizes, original_sizes) -> dict:
+def in_originals(
+    model: Detector, found: dict, image_sizes, original_sizes, dtype=tf.float64
+) -> dict:
     """Detections [B, D] as exports give them, from those of `model.decode`.
 
     Labels become category ids, and boxes lie in pixels of the originals, as by
-    `detecting.batches.boxes_to_original`. The sizes are [B, 2].
+    `detecting.batches.boxes_to_original`, computed in `dtype`. The sizes are [B, 2].
     """
-    original = tf.cast(original_sizes, tf.float64)
-    scale = tf.tile((original / tf.cast(image_sizes, tf.float64))[:, ::-1], [1, 2])
+    original = tf.cast(original_sizes, dtype)
+    scale = tf.tile((original / tf.cast(image_sizes, dtype))[:, ::-1], [1, 2])
     limit = tf.tile(original[:, ::-1], [1, 2])  # [B, 4]
     last_pixel = [0, 0, 1, 1] if model.inclusive_pixels else [0, 0, 0, 0]
-    boxes = tf.cast(found["boxes"], tf.float64) * scale[:, None] + last_pixel
+    boxes = tf.cast(found["boxes"], dtype) * scale[:, None] + last_pixel
     boxes = tf.cast(tf.clip_by_value(boxes, 0, limit[:, None]), tf.float32)
     ids = tf.constant([-1, *category_ids_of(model)], tf.int32)
     return {

@@ -122,16 +122,6 @@ class Detector(FromPreset, ImageModel):
         """For subclasses: the result of `decode`, with all limits given."""
         raise NotImplementedError
 
-    def candidates(self, raw: dict, image_size) -> dict:
-        """All boxes and scores before any suppression, for runtimes with their own NMS.
-
-        The arguments are those of `decode`.
-
-        Returns:
-            dict of float32: `boxes` [B, K, 4] xyxy pixels, not clipped; `scores` [B, K, C].
-        """
-        raise NotImplementedError
-
     def points(self, image_size) -> tuple | None:
         """The points of all levels, for pictures; None: the model has none.
 

@@ -255,11 +255,6 @@ class FCOS(PyramidDetector):
             **limits,
         )
 
-    def candidates(self, raw, image_size):
-        """The boxes and scores of all N points, see `Detector.candidates`."""
-        boxes, scores, _ = decode_points(raw, image_size, self.strides, self.rules)
-        return {"boxes": boxes, "scores": scores}
-
     def point_predictions(self, raw, image_size):
         """See `Detector.point_predictions`; the score is sqrt(class score * quality)."""
         boxes, scores, class_scores = decode_points(raw, image_size, self.strides, self.rules)

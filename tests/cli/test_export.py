@@ -64,8 +64,8 @@ def test_flags_that_are_given_count(weights, capsys, tmp_path):
             "--export_precision: not used with --onnx",
         ),
         (
-            ["--litert=a.tflite", "--nms_threshold=.3"],
-            "--nms_threshold: not used with --litert alone, without --output_dir",
+            ["--litert=a.tflite", "--sample=no.jpg"],
+            "--sample: not used with --litert alone, without --output_dir",
         ),
         (
             ["--output_dir=x/1", "--model_dir=y"],

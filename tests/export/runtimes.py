@@ -1,9 +1,16 @@
-"""What the tests of OpenVINO and ONNX files share: detectors, photos, comparisons."""
+"""What the tests of OpenVINO, ONNX and LiteRT files share: detectors, photos, comparisons."""
 
+import json
+from functools import partial
+
+import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import fcos_tf
+from fcos_tf.cli import detect
+from fcos_tf.training import checkpoints
 from tests.export.encoded import picture
 from tests.models.test_faster_rcnn import SMALL
 from tests.models.test_folding import randomize
@@ -28,6 +35,56 @@ def two_stage():
         fcos_tf.FasterRCNN(
             image_size="64x96", class_names=NAMES, category_ids=IDS, score_threshold=0.01, **SMALL
         )
+    )
+
+
+def trained_detector():
+    """A detector that has overfitted eight scenes of digits, and these."""
+    keras.utils.set_random_seed(0)
+    options = {"split": "train", "batch_size": 8, "image_size": "128x128"}
+    loaded = fcos_tf.data.load("digits", **options)
+    data = loaded.take(1).cache()
+    made = fcos_tf.FCOS(
+        class_names=loaded.class_names, backbone="simple_cnn",
+        fpn_levels=3, fpn_channels=32, head_convs=1, image_size="128x128",
+    )  # fmt: skip
+    made.compile(keras.optimizers.Adam(2e-3))
+    made.fit(data.repeat(), epochs=1, steps_per_epoch=60, verbose=0)
+    ((images, _),) = data
+    return made, np.asarray(images).astype(np.uint8)
+
+
+def write_run(model, images, weights):
+    """Writes a model, and images beside it: 0.png, 1.png ..."""
+    checkpoints.write_model(model, weights)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(weights.parent / f"{i}.png")
+
+
+def assert_eight_bits_are_close(capsys, folder, weights, flag, file):
+    """`detect.py` on the images of `write_run`, by a file in 8 bits and by the model."""
+    found = {}
+    for source, there in ((flag, file), ("weights", weights)):
+        output = folder / source
+        code, _, _ = run(
+            capsys, detect, f"{folder}/*.png", f"--{source}={there}", f"--output_dir={output}"
+        )
+        assert code == 0
+        found[source] = json.loads((output / "detections.json").read_text())
+    for one, other in ((flag, "weights"), ("weights", flag)):
+        sure = [record for record in found[one] if record["score"] > 0.5]
+        assert len(sure) > 8
+        kept = [any(map(partial(close, record), found[other])) for record in sure]
+        assert np.mean(kept) > 0.9
+
+
+def close(record, other):
+    """Whether two detections differ as 8 bits and whole ones may: 2 pixels, a score of .1."""
+    same = all(record[name] == other[name] for name in ("image_id", "category_id"))
+    return (
+        same
+        and abs(record["score"] - other["score"]) < 0.1
+        and np.abs(np.subtract(record["bbox"], other["bbox"])).max() < 2
     )
 
 

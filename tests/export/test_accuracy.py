@@ -21,6 +21,7 @@ from fcos_tf.cli import export
 from fcos_tf.export import (
     AccuracyGate,
     accuracy,
+    export_litert,
     export_onnx,
     export_openvino,
     export_saved_model,
@@ -236,6 +237,20 @@ def test_onnx(model, places, tmp_path):
     assert [*tmp_path.iterdir()] == [file]
 
 
+def test_litert(model, places, tmp_path):
+    gate = AccuracyGate(model, load(places))
+    file = export_litert(model, tmp_path / "a.tflite", accept=gate)
+    row = gate.rows[-1]
+    assert (row["format"], row["precision"], row["accepted"]) == ("LiteRT", "float32", True)
+    assert row["AP"] > 0.995 and row["size_bytes"] == file.stat().st_size
+    with pytest.raises(ValueError, match=r"LiteRT int8 is refused: expected an AP of at least"):
+        export_litert(
+            model, tmp_path / "b.tflite", max_detections=2, accept=gate,
+            calibration=list(PHOTOS.values()),
+        )  # fmt: skip
+    assert [*tmp_path.iterdir()] == [file]
+
+
 def test_eight_bits_have_a_row_of_their_own(model, places, tmp_path):
     pytest.importorskip("nncf", reason="pip install 'fcos_tf[openvino]'")
     options = {"max_ap_loss": 1, "report": tmp_path / "table"}
@@ -307,11 +322,6 @@ def test_wrong_arguments(model, places, tmp_path):
         (["DATA"], "--annotations, --dataset, --images: not used with export without --val_images"),
         (["--max_ap_loss=.1"], "--max_ap_loss: not used with export without --val_images"),
         (["--report=a"], "--report: not used with export without --val_images"),
-        (
-            ["DATA", "--val_images=2", "--litert=a.tflite"],
-            "--val_images: expected no --litert, whose file stops before the suppression; "
-            "got a.tflite",
-        ),
         (
             ["DATA", "--val_images=2", "--classes=bird"],
             "classes: expected some of dog, hat, cat, got bird",

@@ -1,28 +1,26 @@
 """OpenVINO files: their detections are those of the model, and what is refused."""
 
-import json
 import sys
-from functools import partial
 
-import keras
 import numpy as np
 import pytest
-from PIL import Image
 
 import fcos_tf
 from fcos_tf.cli import detect, export
 from fcos_tf.detecting.openvino import DESCRIPTION_KEY, OpenVinoModel
 from fcos_tf.export import export_openvino
 from fcos_tf.export import openvino as exporting
-from fcos_tf.training import checkpoints
 from tests.export.runtimes import (
     NAMES,
     PHOTOS,
+    assert_eight_bits_are_close,
     assert_same,
     refuses_other_numbers,
     run,
     small_detector,
+    trained_detector,
     two_stage,
+    write_run,
 )  # fmt: skip
 
 CALIBRATION = "--calibration_images={}/*.png"
@@ -78,60 +76,25 @@ def test_weights_of_16_bits(model, file, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A detector that has overfitted eight scenes of digits, and these."""
-    keras.utils.set_random_seed(0)
-    options = {"split": "train", "batch_size": 8, "image_size": "128x128"}
-    loaded = fcos_tf.data.load("digits", **options)
-    data = loaded.take(1).cache()
-    made = fcos_tf.FCOS(
-        class_names=loaded.class_names, backbone="simple_cnn",
-        fpn_levels=3, fpn_channels=32, head_convs=1, image_size="128x128",
-    )  # fmt: skip
-    made.compile(keras.optimizers.Adam(2e-3))
-    made.fit(data.repeat(), epochs=1, steps_per_epoch=60, verbose=0)
-    ((images, _),) = data
-    return made, np.asarray(images).astype(np.uint8)
+    return trained_detector()
 
 
 def test_the_tools_and_eight_bits(trained, capsys, tmp_path):
     pytest.importorskip("nncf", reason="pip install 'fcos_tf[openvino]'")
     model, images = trained
     weights, whole, small = tmp_path / "a.keras", tmp_path / "whole.xml", tmp_path / "a.xml"
-    checkpoints.write_model(model, weights)
-    for i, image in enumerate(images):
-        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    write_run(model, images, weights)
     for flags in ([f"--openvino={whole}"], [f"--openvino={small}", CALIBRATION.format(tmp_path)]):
         code, out, _ = run(capsys, export, f"--weights={weights}", *flags)
         assert (code, out.splitlines()[-1]) == (0, flags[0].partition("=")[2])
     sizes = [each.with_suffix(".bin").stat().st_size for each in (small, whole)]
     assert sizes[0] / sizes[1] < 0.45
 
-    found = {}
-    for source, there in (("openvino", small), ("weights", weights)):
-        folder = tmp_path / source
-        code, _, _ = run(
-            capsys, detect, f"{tmp_path}/*.png", f"--{source}={there}", f"--output_dir={folder}"
-        )
-        assert code == 0
-        found[source] = json.loads((folder / "detections.json").read_text())
-    sure = [record for record in found["weights"] if record["score"] > 0.5]
-    assert len(sure) > 8
-    kept = [any(map(partial(close, record), found["openvino"])) for record in sure]
-    assert np.mean(kept) > 0.9
+    assert_eight_bits_are_close(capsys, tmp_path, weights, "openvino", small)
     code, _, error = run(
         capsys, detect, tmp_path / "7.png", f"--openvino={small}", "--image_size=64x64"
     )
     assert code == 1 and "--image_size: not used with --openvino" in error
-
-
-def close(record, other):
-    """Whether two detections differ as 8 bits and whole ones may: 2 pixels, a score of .1."""
-    same = all(record[name] == other[name] for name in ("image_id", "category_id"))
-    return (
-        same
-        and abs(record["score"] - other["score"]) < 0.1
-        and np.abs(np.subtract(record["bbox"], other["bbox"])).max() < 2
-    )
 
 
 def test_a_whole_that_differs_from_its_parts_is_not_written(model, tmp_path, monkeypatch):
@@ -183,7 +146,10 @@ def test_the_tool_without_the_package(capsys, tmp_path, monkeypatch):
     code, _, error = run(
         capsys, export, "--weights=no.keras", "--output_dir=x/1", "--calibration_images=a"
     )
-    assert code == 1 and "--calibration_images: not used with export without --openvino" in error
+    assert (
+        code == 1
+        and "--calibration_images: not used with export without --openvino or --litert" in error
+    )
 
 
 def test_files_of_strangers(file, tmp_path):

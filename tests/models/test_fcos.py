@@ -91,8 +91,9 @@ def test_without_a_third_output_the_score_is_the_class_probability(model):
     out = model.decode(raw, (16, 16), score_threshold=0.05)
     np.testing.assert_array_equal(out["labels"][0, :2], [2, -1])
     np.testing.assert_allclose(out["scores"][0, :2], [0.32, 0], rtol=1e-5)
-    np.testing.assert_allclose(model.candidates(raw, (16, 16))["scores"][0, 4, 0], 0.049, rtol=1e-5)
-    assert set(model.point_predictions(raw, (16, 16))) == {"boxes", "scores", "class_scores"}
+    points = model.point_predictions(raw, (16, 16))
+    np.testing.assert_allclose(points["scores"][0, 4, 0], 0.049, rtol=1e-5)
+    assert set(points) == {"boxes", "scores", "class_scores"}
 
 
 def test_thresholds_are_arguments(model):
@@ -151,10 +152,10 @@ def test_thresholds_of_the_best_f1_by_class(tmp_path):
             small_model(best_f1=wrong)
 
 
-def test_candidates_are_all_points_before_any_choice(model):
+def test_predictions_of_all_points_before_any_choice(model):
     images, _ = scene(batch=1)
     raw = model(images)
-    got = model.candidates(raw, (64, 96))
+    got = model.point_predictions(raw, (64, 96))
     boxes, scores = got["boxes"], got["scores"]
     # 8 x 12, 4 x 6, 2 x 3, 1 x 2 and 1 x 1 points.
     assert boxes.shape == (1, 129, 4) and scores.shape == (1, 129, 3)
