@@ -258,7 +258,7 @@ def test_losses_and_five_steps(trained, tmp_path, fixed_sample):
     )
 
     def rate():  # Keras keeps a number in float32, 5e-8 off, and the steps amplify that
-        return tf.constant(reference.LEARNING_RATE, tf.float64)
+        return tf.constant(reference.LEARNING_RATES[peer.version], tf.float64)
 
     model.compile(
         SGD(
