@@ -155,7 +155,8 @@ class SGD(_DetectionOptimizer, keras.optimizers.SGD):
         """The update of one variable, by PyTorch's rule."""
 
         def number(value):
-            return ops.cast(value, variable.dtype)
+            # `ops.cast` would round a Python number to float32 first.
+            return ops.convert_to_tensor(value, dtype=variable.dtype)
 
         gradient = number(gradient)
         if self.weight_decay and self._use_weight_decay(variable):
