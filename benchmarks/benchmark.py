@@ -105,10 +105,10 @@ def _benchmark(config: Config, options: BenchmarkOptions, given: command_line.Gi
         raise ValueError("--peer=float32: expected another --precision, got float32")
     if saved_model and set(peers) - {"torchvision"}:
         raise ValueError(f"--peer: expected torchvision with --saved_model, got {','.join(peers)}")
-    if options.profile and (what not in _MODEL_TASKS or saved_model or config.jit_compile):
+    if options.profile and (what not in _MODEL_TASKS or saved_model):
         raise ValueError(
-            "--profile: expected --what=training or inference without --saved_model or "
-            f"--jit_compile, got --what={what}"
+            "--profile: expected --what=training or inference and no --saved_model, got "
+            f"--what={what}"
         )
     refuse = functools.partial(command_line.refuse_unused, given)
     refuse(f"--what={what}", _UNUSED[what])

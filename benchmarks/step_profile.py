@@ -63,10 +63,16 @@ def _scope(part: str) -> str:
 
 
 def profile(step: Callable[[], object], model, steps: int) -> dict[str, float]:
-    """The share of each of `PARTS` in the wall time of some steps, which were run before."""
+    """The share of each of `PARTS` in the wall time of some steps, which were run before.
+
+    Raises:
+        ValueError: the steps are not operation by operation on the CPU.
+    """
     import tensorflow as tf
     from tensorflow.tsl.profiler.protobuf.xplane_pb2 import XSpace
 
+    if model.jit_compile is True or tf.config.list_physical_devices("GPU"):
+        raise ValueError("--profile: expected a CPU without --jit_compile, got a GPU or XLA")
     with tempfile.TemporaryDirectory() as folder:
         options = tf.profiler.experimental.ProfilerOptions(host_tracer_level=2)
         tf.profiler.experimental.start(folder, options)
