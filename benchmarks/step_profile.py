@@ -32,7 +32,6 @@ _STEP, _GRAPH = "benchmark_step", "KernelAndDeviceFunc::Run"
 # Those of oneDNN have "_Mkl" or "_MklNative" before the name, fused ones "_Fused".
 _PRODUCT = re.compile(r"Conv2D|DepthwiseConv2d|MatMul|Einsum")
 _NORM = re.compile(r"FusedBatchNorm")
-_NORM_LAYER = re.compile(r"(?:^|_)(?:norm|bn)(?:_|$)")
 _INPUT = re.compile(r"Iterator|Decode(?:Jpeg|Image|Png)|ReadFile")
 _OPERATION = re.compile(r"([\w./-]+):(\w+)")
 
@@ -85,10 +84,20 @@ def profile(step: Callable[[], object], model, steps: int) -> dict[str, float]:
         space = XSpace()
         for file in Path(folder).rglob("*.xplane.pb"):
             space.MergeFromString(file.read_bytes())
-    scopes = {layer.name: LAYERS for layer in model.layers}
+    return shares(events_of(space), functools.partial(part_of, scopes=_scopes(model)))
+
+
+def _scopes(model) -> dict[str, str]:
+    """Scope -> part of the operations of a model and its optimizer."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    scopes |= {_scope(part): part for part in (CHOICE, LOSSES)} | {optimizer.name: OPTIMIZER}
-    return shares(events_of(space), functools.partial(part_of, scopes=scopes))
+    return {
+        **{
+            layer.name: NORMS if "Norm" in type(layer).__name__ else LAYERS
+            for layer in model._flatten_layers(include_self=False)
+        },
+        **{_scope(part): part for part in (CHOICE, LOSSES)},
+        **dict.fromkeys((optimizer.name, "global_norm", "clip_by_global_norm"), OPTIMIZER),
+    }
 
 
 class Event(NamedTuple):
@@ -138,11 +147,9 @@ def part_of(name: str, scopes: Mapping[str, str]) -> str | None:
     if _NORM.search(kind):
         return NORMS
     for word in reversed(path):
-        word = re.sub(r"_\d+$", "", word)  # the number of a second call
-        if _NORM_LAYER.search(word):
-            return NORMS
-        if word in scopes:
-            return scopes[word]
+        for scope in (word, re.sub(r"_\d+$", "", word)):  # without the number of a second call
+            if scope in scopes:
+                return scopes[scope]
     return OTHER
 
 

@@ -23,7 +23,14 @@ from benchmarks.step_profile import (
     shares,
 )
 
-SCOPES = {"head": LAYERS, "sgd": OPTIMIZER, _scope(LOSSES): LOSSES, _scope(CHOICE): CHOICE}
+SCOPES = {
+    "head": LAYERS,
+    "stem_norm": NORMS,
+    "class_norm_2": NORMS,
+    "sgd": OPTIMIZER,
+    _scope(LOSSES): LOSSES,
+    _scope(CHOICE): CHOICE,
+}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +42,7 @@ SCOPES = {"head": LAYERS, "sgd": OPTIMIZER, _scope(LOSSES): LOSSES, _scope(CHOIC
         ("gradient_tape/a/Conv2DBackpropFilter:_MklNativeConv2DBackpropFilter", CONVOLUTIONS),
         ("fcos_1/resnet18_1/stem_norm_1/batchnorm/mul:FusedBatchNormV3", NORMS),
         ("fcos_1/head_1/class_norm_2_3/Rsqrt:Rsqrt", NORMS),
-        (f"gradient_tape/{_scope(LOSSES)}/fcos_1/head_1/box_norm_0_7/mul:Mul", NORMS),
+        (f"gradient_tape/{_scope(LOSSES)}/fcos_1/head_1/class_norm_2/mul:Mul", NORMS),
         (f"{_scope(LOSSES)}/fcos_1/head_1/Relu:Relu", LAYERS),
         (f"{_scope(LOSSES)}/mul_3:Mul", LOSSES),
         (f"gradient_tape/{_scope(LOSSES)}_1/mul_3:Mul", LOSSES),
@@ -44,7 +51,6 @@ SCOPES = {"head": LAYERS, "sgd": OPTIMIZER, _scope(LOSSES): LOSSES, _scope(CHOIC
         ("IteratorGetNext:IteratorGetNext", INPUT),
         ("tf.constant", INPUT),
         ("global_norm/mul:Mul", OTHER),
-        ("normal/mul:Mul", OTHER),
         ("KernelAndDeviceFunc::Run", EXECUTOR),
         ("ExecutorState::Process", None),
         ("EagerLocalExecute: Add", None),
