@@ -40,10 +40,10 @@ PEERS = {
     "keras_hub": Peer("KerasHub RetinaNet", keras_hub_peer.side, keras_hub_peer.import_keras_hub),
     "float32": Peer("fcos_tf", our_model.tensorflow_side, precision="float32"),
     "openvino": Peer(
-        "OpenVINO", our_model.openvino_side, our_model.import_openvino, tasks=["inference"]
+        "OpenVINO", our_model.openvino_side, our_model.import_openvino_reader, tasks=["inference"]
     ),
     "onnxruntime": Peer(
-        "ONNX Runtime", our_model.onnxruntime_side, our_model.import_onnxruntime,
+        "ONNX Runtime", our_model.onnxruntime_side, our_model.import_onnx_reader,
         tasks=["inference"], precision="float32",
     ),
 }  # fmt: skip

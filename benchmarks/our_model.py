@@ -1,5 +1,6 @@
 """Our model as a contestant: by TensorFlow, or exported to OpenVINO or ONNX Runtime."""
 
+import contextlib
 import multiprocessing
 import tempfile
 from pathlib import Path
@@ -50,11 +51,21 @@ def _make_model(config: Config):
     return model
 
 
-def import_openvino():
-    """Imports what reads OpenVINO files."""
-    import fcos_tf.detecting.openvino as reader
+@contextlib.contextmanager
+def _flag(peer: str):
+    """Names the flag in errors."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"--peer={peer}: {error}") from error
 
-    reader.import_openvino()
+
+def import_openvino_reader():
+    """Imports what reads OpenVINO files."""
+    from fcos_tf.detecting.openvino import import_openvino
+
+    with _flag("openvino"):
+        import_openvino()
 
 
 def openvino_side(config: Config, what: str) -> Side:
@@ -64,11 +75,12 @@ def openvino_side(config: Config, what: str) -> Side:
     return _exported(config, "model.xml", OpenVinoModel)
 
 
-def import_onnxruntime():
+def import_onnx_reader():
     """Imports what reads .onnx files."""
-    import fcos_tf.detecting.onnx as reader
+    from fcos_tf.detecting.onnx import import_package
 
-    reader.import_package("onnxruntime")
+    with _flag("onnxruntime"):
+        import_package("onnxruntime")
 
 
 def onnxruntime_side(config: Config, what: str) -> Side:

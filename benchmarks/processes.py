@@ -51,7 +51,11 @@ class Contestant:
         self._process = _CONTEXT.Process(target=_serve, args=(other, entrant))
         self._process.start()
         other.close()
-        self.note = self._receive()
+        try:
+            self.note = self._receive()
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, what: str, *arguments) -> Any:
         """The answer of a field of `Side`, or "memory": (peak, of the libraries) in bytes."""

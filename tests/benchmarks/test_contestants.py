@@ -55,7 +55,11 @@ def test_a_missing_keras_hub_is_named(monkeypatch):
 def test_a_missing_runtime_is_named(monkeypatch):
     for name in ("onnxruntime", "openvino"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ValueError, match="needs the package onnxruntime: pip install"):
-        our_model.import_onnxruntime()
-    with pytest.raises(ValueError, match="needs the package openvino: pip install"):
-        our_model.import_openvino()
+    with pytest.raises(
+        ValueError, match="--peer=onnxruntime: .* needs the package onnxruntime: pip install"
+    ):
+        our_model.import_onnx_reader()
+    with pytest.raises(
+        ValueError, match="--peer=openvino: .* needs the package openvino: pip install"
+    ):
+        our_model.import_openvino_reader()
