@@ -52,14 +52,15 @@ def test_a_missing_keras_hub_is_named(monkeypatch):
         keras_hub_peer.import_keras_hub()
 
 
-def test_a_missing_runtime_is_named(monkeypatch):
-    for name in ("onnxruntime", "openvino"):
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(
-        ValueError, match="--peer=onnxruntime: .* needs the package onnxruntime: pip install"
-    ):
-        our_model.import_onnx_reader()
-    with pytest.raises(
-        ValueError, match="--peer=openvino: .* needs the package openvino: pip install"
-    ):
-        our_model.import_openvino_reader()
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("onnxruntime", our_model.import_onnx_reader),
+        ("openvino", our_model.import_openvino_reader),
+    ],
+)
+def test_a_missing_runtime_is_named(monkeypatch, name, read):
+    monkeypatch.setitem(sys.modules, name, None)
+    expected = rf"--peer={name}: an .* file needs the package {name}: pip install"
+    with pytest.raises(ValueError, match=expected):
+        read()
