@@ -45,8 +45,8 @@ BACKENDS = jax==0.10.2 jaxlib==0.10.2
 # What nncf imports is named; the rest is what TensorFlow needs.
 RUNTIMES = onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.0 openvino-telemetry==2025.2.0 \
 	nncf==3.4.0 networkx ninja pydot tabulate ai-edge-litert==2.3.0 backports.strenum
-RUNTIME_TESTS = export/test_accuracy export/test_litert export/test_onnx \
-	export/test_onnx_operations export/test_openvino detecting/test_onnx
+RUNTIME_TESTS = benchmarks/test_contestants detecting/test_onnx export/test_accuracy \
+	export/test_litert export/test_onnx export/test_onnx_operations export/test_openvino
 
 # What executes notebooks; its tested versions are in requirements-notebooks.txt.
 NOTEBOOKS = ipykernel nbclient

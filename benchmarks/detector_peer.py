@@ -38,7 +38,7 @@ def _train(config: Config, options, given) -> None:
 
     import_torchvision()  # a CUDA build of PyTorch crashes when it is imported after TensorFlow
     load_tensorflow()
-    from benchmarks.benchmark import fixed_size
+    from benchmarks.batches import fixed_size
     from fcos_tf import build
     from fcos_tf.evaluation import evaluate
     from fcos_tf.training.loop import count_steps

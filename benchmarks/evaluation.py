@@ -1,40 +1,55 @@
 """COCO's twelve numbers from the same random records: ours and pycocotools'."""
 
 import contextlib
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from benchmarks.benchmark import timed
+from benchmarks.processes import Entrant
+from benchmarks.turns import Side, timed
 from fcos_tf.evaluation.coco import coco_metrics
 from fcos_tf.evaluation.records import to_dicts
 
 NUM_IMAGES, NUM_DETECTIONS, NUM_OBJECTS, NUM_CLASSES = 5000, 100, 7, 80
 
 
-def sides(seed: int, peers: Sequence[str]):
-    """Title, images in a step, and the sides to time; see `benchmark`."""
-    truth, detections = random_records(seed)
-    results: dict[str, list[float]] = {}
-    made = {"fcos_tf": timed(lambda: results.update(ours=_ours(truth, detections)))}
-    if peers:
-
-        def run():
-            results["peer"] = _pycocotools(truth, detections)
-            distance = np.abs(np.subtract(results["ours"], results["peer"])).max()
-            if distance > 1e-9:
-                raise RuntimeError(f"ours and {peers[0]}'s numbers differ by {distance}")
-
-        made[peers[0]] = timed(run)
+def entrants(seed: int, peers: Sequence[str]) -> tuple[str, int, dict[str, Entrant]]:
+    """Title, images in a step, and the entrants by their names, ours first."""
+    functions = {"fcos_tf": _ours, **dict.fromkeys(peers, _pycocotools)}
+    made = {
+        name: Entrant(functools.partial(_side, function, seed, NUM_IMAGES))
+        for name, function in functions.items()
+    }
     title = f"evaluation, {NUM_IMAGES} images, {NUM_DETECTIONS} detections each"
     return title, NUM_IMAGES, made
 
 
-def random_records(seed: int) -> tuple[dict, list[dict]]:
+def _side(function: Callable, seed: int, num_images: int) -> Side:
+    truth, detections = random_records(seed, num_images)
+    results: dict[str, list[float]] = {}
+    step = lambda: results.update(last=function(truth, detections))  # noqa: E731
+    return Side(timed(step), result=lambda: results["last"])
+
+
+def check(results: dict[str, list[float]]) -> None:
+    """Compares the numbers of all with the first.
+
+    Raises:
+        RuntimeError: some differ by more than 1e-9.
+    """
+    first, *others = results
+    for name in others:
+        distance = np.abs(np.subtract(results[first], results[name])).max()
+        if not distance <= 1e-9:
+            raise RuntimeError(f"the numbers of {first} and {name} differ by {distance}")
+
+
+def random_records(seed: int, num_images: int) -> tuple[dict, list[dict]]:
     """COCO ground truth, crowds included, and detections, many of them near an object."""
     rng = np.random.default_rng(seed)
-    images = [{"id": i, "height": 480, "width": 640} for i in range(1, NUM_IMAGES + 1)]
+    images = [{"id": i, "height": 480, "width": 640} for i in range(1, num_images + 1)]
     annotations, detections = [], []
     for image in images:
         corner = rng.uniform(0, 400, (NUM_OBJECTS, 2))

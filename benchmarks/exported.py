@@ -1,22 +1,25 @@
 """Requests to an exported model, image files in and detections out, and torchvision's detector."""
 
+import functools
 import io
 import json
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
-from benchmarks.benchmark import Side, timed
+from benchmarks.processes import Entrant
+from benchmarks.torchvision_side import import_libraries
+from benchmarks.turns import Run, Side, timed
 from fcos_tf.config import Config
 
 # Takes the contents of image files and returns when their detections are computed.
 Ask = Callable[[Sequence[bytes]], object]
 
 
-def sides(
+def entrants(
     config: Config, saved_model: str, images: str | None, peers: Sequence[str]
-) -> tuple[str, int, dict[str, Side]]:
-    """Title, images in a request, and the sides to time; see `benchmark`.
+) -> tuple[str, int, dict[str, Entrant]]:
+    """Title, images in a request, and the entrants by their names, ours first.
 
     `images` are image files, as --input of `tools/detect.py`; None: scikit-learn's two photos.
     """
@@ -28,13 +31,14 @@ def sides(
     description = json.loads((folder / "assets" / DESCRIPTION_FILE).read_text(encoding="utf-8"))
     size = description["image_size"]
     contents = [file.read_bytes() for file in files]
-    asks = {f"SavedModel {description['precision']}": _saved_model(folder)}
-    if peers:
-        asks[f"torchvision {config.precision}"] = _torchvision(
-            config, size, len(description["category_ids"])
-        )
     number = config.batch_size
-    made = {name: _timed_requests(ask, contents, number) for name, ask in asks.items()}
+    side = functools.partial(_side, contents=contents, number=number)
+    make = functools.partial(side, functools.partial(_saved_model, folder))
+    made = {f"SavedModel {description['precision']}": Entrant(make)}
+    if peers:
+        classes = len(description["category_ids"])
+        make = functools.partial(side, functools.partial(_torchvision, config, size, classes))
+        made[f"torchvision {config.precision}"] = Entrant(make, import_libraries)
     title = f"inference, {len(contents)} image files, {size}, {number} in a request, {folder}"
     return title, number, made
 
@@ -52,7 +56,11 @@ def _image_files(text: str | None) -> list[Path]:
     return files
 
 
-def _timed_requests(ask: Ask, contents: Sequence[bytes], number: int) -> Side:
+def _side(make: Callable[[], Ask], *, contents: Sequence[bytes], number: int) -> Side:
+    return Side(_timed_requests(make(), contents, number))
+
+
+def _timed_requests(ask: Ask, contents: Sequence[bytes], number: int) -> Run:
     """Requests `number` images at a time, in an endless cycle."""
     endless = cycle(contents)
     return timed(lambda: ask(list(islice(endless, number))))

@@ -1,32 +1,54 @@
 """Batches of images from disk: ours, a bare tf.data map, and Pillow with a DataLoader."""
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 
-from benchmarks.benchmark import fixed_size, timed
+from benchmarks.batches import fixed_size
+from benchmarks.processes import Entrant
+from benchmarks.torchvision_side import import_libraries
+from benchmarks.turns import Run, Side, timed
 from fcos_tf.config import Config
+from fcos_tf.tensorflow_words import load_tensorflow
 
 # Untimed batches: the start of threads and processes, and batches prefetched before the clock.
 _WARM_UP = 20
 
 
-def sides(config: Config, peers: Sequence[str]):
-    """Title, images in a step, and the sides to time; see `benchmark`."""
+def entrants(config: Config, peers: Sequence[str]) -> tuple[str, int, dict[str, Entrant]]:
+    """Title, images in a step, and the entrants by their names, ours first."""
+    load_tensorflow()
     from fcos_tf import build
 
     size = fixed_size(config)
     if config.dataset not in ("coco", "voc"):
         raise ValueError(f"--dataset: expected coco or voc, image files, got {config.dataset!r}")
     found = build.read_annotations(config, config.train_split).annotations
-    ours = build.load_train_data(config)
-    made = {"fcos_tf": lambda: ours, "bare tf.data": _bare(found.files, size, config.batch_size)}
+    common = {"files": list(found.files), "size": size, "batch_size": config.batch_size}
+    made = {
+        "fcos_tf": Entrant(functools.partial(_side, _ours, config=config)),
+        "bare tf.data": Entrant(functools.partial(_side, _bare, **common)),
+    }
     if peers:
-        made["torchvision DataLoader"] = _torchvision(found.files, size, config.batch_size)
+        make = functools.partial(_side, _torchvision, **common)
+        made["torchvision DataLoader"] = Entrant(make, import_libraries)
     title = f"input, {len(found.files)} files, {config.image_size}, batch {config.batch_size}"
-    return title, config.batch_size, {name: _timed_batches(make) for name, make in made.items()}
+    return title, config.batch_size, made
 
 
-def _timed_batches(make: Callable[[], Iterable]) -> Callable[[int], float]:
+def _side(function: Callable, **options) -> Side:
+    return Side(_timed_batches(function(**options)))
+
+
+def _ours(config: Config):
+    """Training batches as `tools/train.py` has them."""
+    from fcos_tf import build
+
+    data = build.load_train_data(config)
+    return lambda: data
+
+
+def _timed_batches(make: Callable[[], Iterable]) -> Run:
     """Times batches of a fresh iterator, so that nothing runs on between turns."""
 
     def run(steps: int) -> float:

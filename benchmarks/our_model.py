@@ -1,0 +1,138 @@
+"""Our model as a contestant: by TensorFlow, or exported to OpenVINO or ONNX Runtime."""
+
+import contextlib
+import multiprocessing
+import tempfile
+from pathlib import Path
+
+from benchmarks.batches import NUM_CLASSES, random_batch
+from benchmarks.turns import Side, timed
+from fcos_tf.config import Config
+
+
+def tensorflow_side(config: Config, what: str) -> Side:
+    """A training step of our model, or its way from uint8 images to detections."""
+    import tensorflow as tf
+
+    from benchmarks import step_profile
+    from benchmarks.flops import count_flops
+    from fcos_tf.models.folding import fold_norms
+
+    images, targets = random_batch(config)
+    model = _make_model(config)
+    step_profile.name_parts(model)
+    if what == "inference":
+        fold_norms(model)  # as tools/detect.py
+        detect = tf.function(model.detect)
+
+        def step():
+            return detect(images)["boxes"].numpy()
+
+        def flops():
+            return count_flops(detect.get_concrete_function(images).graph)
+    else:
+        train = model.make_train_function() or model.train_function
+        batches = iter(tf.data.Dataset.from_tensors((images, targets)).repeat())
+
+        def step():
+            return [float(value) for value in train(batches).values()]
+
+        def flops():
+            model.accumulation_steps = 1  # the same products, without a loop, which counts once
+            traced = tf.function(lambda: model.train_step((images, targets)))
+            return count_flops(traced.get_concrete_function().graph)
+
+    return Side(timed(step), flops, lambda steps: step_profile.profile(step, model, steps))
+
+
+def _make_model(config: Config):
+    from fcos_tf import build
+
+    model = build.make_model(config, [f"class {k}" for k in range(NUM_CLASSES)])
+    build.compile_model(config, model, total_steps=10**6)
+    return model
+
+
+@contextlib.contextmanager
+def _flag(peer: str):
+    """Names the flag in errors."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"--peer={peer}: {error}") from error
+
+
+def import_openvino_reader():
+    """Imports what reads OpenVINO files."""
+    from fcos_tf.detecting.openvino import import_openvino
+
+    with _flag("openvino"):
+        import_openvino()
+
+
+def openvino_side(config: Config, what: str) -> Side:
+    """Our model exported to OpenVINO, in the precision of the config."""
+    from fcos_tf.detecting.openvino import OpenVinoModel
+
+    return _exported(config, "model.xml", OpenVinoModel)
+
+
+def import_onnx_reader():
+    """Imports what reads .onnx files."""
+    from fcos_tf.detecting.onnx import import_package
+
+    with _flag("onnxruntime"):
+        import_package("onnxruntime")
+
+
+def onnxruntime_side(config: Config, what: str) -> Side:
+    """Our model exported to ONNX, in float32."""
+    from fcos_tf.detecting.onnx import OnnxModel
+
+    return _exported(config, "model.onnx", OnnxModel)
+
+
+def _exported(config: Config, name: str, reader) -> Side:
+    """Exports in a process of its own, whose memory does not count, and reads the file."""
+    from fcos_tf.detecting.models import Picture
+
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        file, pipe = Path(folder) / name, context.Pipe(duplex=False)
+        process = context.Process(target=_export, args=(config, file, pipe[1]))
+        process.start()
+        pipe[1].close()
+        try:
+            error, flops = pipe[0].recv()
+        except EOFError:
+            process.join()
+            error = RuntimeError(f"the export of {name} ended with status {process.exitcode}")
+        process.join()
+        if error is not None:
+            raise error
+        opened = reader(file)
+    pictures = [Picture("", image) for image in random_batch(config)[0]]
+    return Side(timed(lambda: opened.find(pictures, None)), lambda: flops)
+
+
+def _export(config: Config, file: Path, pipe) -> None:
+    """Writes the file; sends the error or None, and the operations of a step."""
+    from fcos_tf.tensorflow_words import load_tensorflow
+
+    load_tensorflow()
+    import tensorflow as tf
+
+    from benchmarks.flops import count_flops
+    from fcos_tf.export import export_onnx, export_openvino
+
+    try:
+        model = _make_model(config)
+        if file.suffix == ".onnx":
+            export_onnx(model, file, image_size=config.image_size)
+        else:
+            precision = config.precision.removeprefix("mixed_")
+            export_openvino(model, file, image_size=config.image_size, precision=precision)
+        detect = tf.function(model.detect).get_concrete_function(random_batch(config)[0])
+        pipe.send((None, count_flops(detect.graph)))
+    except (ValueError, OSError) as error:
+        pipe.send((error, None))

@@ -1,0 +1,143 @@
+"""Contestants in processes of their own: libraries, threads and memory do not mix.
+
+The memory of a contestant is the peak of the resident set of its process. The resident set after
+the import of its libraries is told beside it: the difference is the model and its steps. Processes
+that a contestant starts itself, such as the workers of a DataLoader, are not counted.
+"""
+
+import contextlib
+import dataclasses
+import multiprocessing
+import pickle
+import re
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.turns import Side
+from fcos_tf.tensorflow_words import load_tensorflow
+
+# Of a new interpreter: a fork would inherit the threads of its parent, and its memory.
+_CONTEXT = multiprocessing.get_context("spawn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entrant:
+    """How a contestant is made in its process; the functions are those of modules, or partial.
+
+    Attributes:
+        make: makes the side.
+        libraries: imports the libraries, whose memory is not the model's.
+        precision: of its products, for the share of the peak: "float32", "bfloat16", "float16".
+    """
+
+    make: Callable[[], Side]
+    libraries: Callable[[], object] = load_tensorflow
+    precision: str = "float32"
+
+
+class Contestant:
+    """An entrant in a process of its own, which waits for requests.
+
+    Raises:
+        Exception: what its libraries or its `make` raise.
+    """
+
+    def __init__(self, name: str, entrant: Entrant):
+        self.name, self.precision = name, entrant.precision
+        self._pipe, other = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_serve, args=(other, entrant))
+        self._process.start()
+        other.close()
+        try:
+            self.note = self._receive()
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, what: str, *arguments) -> Any:
+        """The answer of a field of `Side`, or "memory": (peak, of the libraries) in bytes."""
+        with contextlib.suppress(OSError):  # it has ended, as the next line tells
+            self._pipe.send((what, arguments))
+        return self._receive()
+
+    def run(self, steps: int) -> float:
+        """See `Side.run`."""
+        return self.ask("run", steps)
+
+    def _receive(self):
+        try:
+            answer, error = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise RuntimeError(
+                f"{self.name}: its process ended with exit status {self._process.exitcode}"
+            ) from None
+        if error is not None:
+            raise error
+        return answer
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._pipe.close()
+        self._process.join()
+
+
+def _serve(pipe, entrant: Entrant) -> None:
+    """Answers requests until the other end is closed."""
+
+    def answer(function, *arguments) -> None:
+        try:
+            result = function(*arguments), None
+        except Exception as error:
+            result = None, _portable(error)
+        pipe.send(result)
+
+    held: dict[str, Any] = {}
+
+    def start() -> str:
+        entrant.libraries()
+        of_libraries = resident_memory()
+        side = entrant.make()
+        held.update({field.name: getattr(side, field.name) for field in dataclasses.fields(Side)})
+        held["memory"] = lambda: (peak_memory(), of_libraries)
+        return side.note
+
+    answer(start)
+    try:
+        while True:
+            what, arguments = pipe.recv()
+            answer(held[what], *arguments)
+    except (EOFError, OSError, KeyboardInterrupt):
+        pass
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or one of the same text where it does not survive the way."""
+    try:
+        if str(pickle.loads(pickle.dumps(error))) == str(error):
+            return error
+    except Exception:
+        pass
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def peak_memory() -> int:
+    """Peak of the resident set of this process, in bytes."""
+    return _of_status("VmHWM")
+
+
+def resident_memory() -> int:
+    """Resident set of this process, in bytes; where the system does not tell, its peak."""
+    return _of_status("VmRSS")
+
+
+def _of_status(name: str) -> int:
+    # getrusage would tell the peak of the parent, from before the new program was loaded.
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", status.read_text())[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
