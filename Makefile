@@ -48,6 +48,10 @@ RUNTIMES = onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.0 openvino-telemetr
 RUNTIME_TESTS = export/test_accuracy export/test_onnx export/test_onnx_operations \
 	export/test_openvino detecting/test_onnx
 
+# What the images of docker/ install beside the package's needs; a pip that takes hashes from constraints.
+CONTAINERS = pip tensorflow-cpu 'tensorflow[and-cuda]' opencv-python-headless pillow starlette uvicorn \
+	onnxruntime==1.32.0 openvino==2026.4.0
+
 # What executes notebooks; its tested versions are in requirements-notebooks.txt.
 NOTEBOOKS = ipykernel nbclient
 
@@ -101,6 +105,10 @@ lock:
 		--universal --python-version 3.10 --no-annotate --no-header --generate-hashes \
 		--constraint requirements.txt -) > requirements.new
 	mv requirements.new requirements-notebooks.txt
+	(head -n 2 docker/requirements.txt; printf '%s\n' $(CONTAINERS) | uv pip compile --quiet \
+		--universal --python-version 3.11 --no-annotate --no-header --generate-hashes \
+		--constraint requirements.txt -) > requirements.new
+	mv requirements.new docker/requirements.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
