@@ -44,13 +44,14 @@ BACKENDS = jax==0.10.2 jaxlib==0.10.2
 
 # What nncf imports is named; the rest is what TensorFlow needs.
 RUNTIMES = onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.0 openvino-telemetry==2025.2.0 \
-	nncf==3.4.0 networkx ninja pydot tabulate
+	nncf==3.4.0 networkx ninja pydot tabulate \
+	starlette==1.10.0 uvicorn==0.54.0 anyio click h11 idna
 RUNTIME_TESTS = export/test_accuracy export/test_onnx export/test_onnx_operations \
-	export/test_openvino detecting/test_onnx
+	export/test_openvino detecting/test_onnx serving/test_runtime_server
 
 # What the images of docker/ install beside the package's needs; a pip that takes hashes from constraints.
 CONTAINERS = pip tensorflow-cpu 'tensorflow[and-cuda]' opencv-python-headless pillow starlette uvicorn \
-	onnxruntime==1.32.0 openvino==2026.4.0
+	onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.0
 
 # What executes notebooks; its tested versions are in requirements-notebooks.txt.
 NOTEBOOKS = ipykernel nbclient
