@@ -3,6 +3,13 @@
 
 buildah() { command buildah --root="$work/storage" --runroot="$work/run" "$@"; }
 
+show_mounts() { # adds to the caller's options
+    local path
+    for path in "${mounts[@]}" /etc/pip.conf ~/.config/pip/pip.conf ~/.pip/pip.conf; do
+        if [ -e "$path" ]; then options+=(--volume="$path:$path:ro"); fi
+    done
+}
+
 build() { # TAG DOCKERFILE CONTEXT [ARGUMENT ...]
     local tag=$1 file=$2 context=$3 options=()
     shift 3
@@ -10,9 +17,7 @@ build() { # TAG DOCKERFILE CONTEXT [ARGUMENT ...]
         docker build --file="docker/$file" --tag="$tag" "$@" "$context"
         return
     fi
-    for path in "${mounts[@]}" /etc/pip.conf ~/.config/pip/pip.conf ~/.pip/pip.conf; do
-        if [ -e "$path" ]; then options+=(--volume="$path:$path:ro"); fi
-    done
+    show_mounts
     if [ -e "docker/$file.dockerignore" ]; then
         options+=(--ignorefile="docker/$file.dockerignore")
     fi
@@ -37,9 +42,7 @@ in_image() { # IMAGE USER COMMAND ...: reads stdin; runs/ of the training image 
         return
     fi
     local container options=() status=0
-    for path in "${mounts[@]}" /etc/pip.conf; do
-        if [ -e "$path" ]; then options+=(--volume="$path:$path:ro"); fi
-    done
+    show_mounts
     container=$(buildah from "$image")
     buildah run --isolation=chroot --network=host --user="$user" "${options[@]}" \
         --volume="$work/runs:/fcos_tf/runs" "$container" -- "$@" || status=$?
