@@ -58,23 +58,21 @@ clean() {
 trap clean EXIT
 trap 'exit 130' INT TERM
 
-step() { # NAME COMMAND ...
+step() { # NAME COMMAND ...: sets $ok, "yes" or "". Not to be called in a condition, which ignores -e
     local name=$1 start=$SECONDS status=0
     shift
-    # In a subshell of its own, so that its first error ends it; not in `if`, which would ignore -e.
     set +e
     (set -e; "$@") > "$work/log" 2>&1
     status=$?
     set -e
     if [ "$status" = 0 ]; then
-        passed=$((passed + 1))
+        ok=yes passed=$((passed + 1))
         printf 'ok    %-60s %4d s\n' "$name" $((SECONDS - start))
     else
-        failed=$((failed + 1))
+        ok="" failed=$((failed + 1))
         printf 'FAIL  %-60s %4d s\n' "$name" $((SECONDS - start))
         tail -n 25 "$work/log" | sed 's/^/      /'
     fi
-    return "$status"
 }
 
 skip() { # NAME REASON
@@ -145,12 +143,14 @@ serve_by_tensorflow() {
     stop 0 137 143 # TensorFlow Serving does not handle SIGTERM
 }
 
-check_training_image() { # NAME TITLE [ARGUMENT ...]
-    local name=$1 title=$2
-    shift 2
-    step "build of the $title" build "fcos-check-$name" Dockerfile . "${arguments[@]}" "$@" || return 0
-    echo "      $(megabytes "fcos-check-$name")"
-    step "no compiler and no tests in the $title" has_no_tools "fcos-check-$name" 1000 || true
+build_and_look() { # NAME TITLE USER DOCKERFILE CONTEXT [ARGUMENT ...]
+    local name=$1 title=$2 user=$3
+    shift 3
+    step "build of the $title" build "fcos-check-$name" "$@" "${arguments[@]}"
+    if [ "$ok" ]; then
+        echo "      $(megabytes "fcos-check-$name")"
+        step "user $user, no compiler and no tests in it" has_no_tools "fcos-check-$name" "$user"
+    fi
 }
 
 echo "with $engine"
@@ -163,43 +163,37 @@ fi
 if [ "$base" ]; then arguments=(--build-arg="BASE_IMAGE=$base"); fi
 
 for file in Dockerfile Dockerfile.runtime; do
-    step "the base of $file is pinned by digest" base_is_pinned "$file" || true
+    step "the base of $file is pinned by digest" base_is_pinned "$file"
 done
-base_is_pinned Dockerfile.serving || skip "digest of TensorFlow Serving" "not pinned; \
-docker buildx imagetools inspect $(sed -n 's/^ARG SERVING_IMAGE=//p' docker/Dockerfile.serving)"
+serving=$(sed -n 's/^ARG SERVING_IMAGE=//p' docker/Dockerfile.serving)
+base_is_pinned Dockerfile.serving || skip "digest of the base of Dockerfile.serving" \
+    "not known; docker buildx imagetools inspect $serving"
 
-check_training_image train "training image"
+build_and_look train "training image" 1000 Dockerfile .
+if [ "$ok" ]; then step "training" train; fi
+if [ "$ok" ]; then step "exports of its model" export_models; fi
+has_exports=$ok
+for runtime in onnxruntime:model.onnx openvino:model.xml; do
+    name=${runtime%:*}
+    build_and_look "$name" "image for $name" 65534 Dockerfile.runtime docker "--build-arg=RUNTIME=$name"
+    if [ "$has_exports" ]; then step "its server" serve "$name" "${runtime#*:}"; fi
+done
 if [ "$gpu" ]; then
-    check_training_image gpu "training image for GPUs" --build-arg="TENSORFLOW=tensorflow[and-cuda]"
+    build_and_look gpu "training image for GPUs" 1000 Dockerfile . \
+        --build-arg="TENSORFLOW=tensorflow[and-cuda]"
 else
     skip "training image for GPUs" "without --gpu"
 fi
-has_exports=""
-if step "training as user 1000" train && step "exports of its model" export_models; then
-    has_exports=yes
-fi
-for runtime in onnxruntime:model.onnx openvino:model.xml; do
-    name=${runtime%:*}
-    step "build of the image for $name" build "fcos-check-$name" Dockerfile.runtime docker \
-        "${arguments[@]}" --build-arg="RUNTIME=$name" || continue
-    echo "      $(megabytes "fcos-check-$name")"
-    step "no compiler and no tests in it" has_no_tools "fcos-check-$name" 65534 || true
-    if [ "$has_exports" ]; then step "its server" serve "$name" "${runtime#*:}" || true; fi
-done
-
-serving=$(sed -n 's/^ARG SERVING_IMAGE=//p' docker/Dockerfile.serving)
 if "$engine" pull "docker.io/$serving" > "$work/log" 2>&1; then
-    if step "build of the image for TensorFlow Serving" build fcos-check-serving Dockerfile.serving \
-        docker --target=server && [ "$has_exports" ]; then
-        step "its server" serve_by_tensorflow || true
-    fi
+    step "build of the image for TensorFlow Serving" build fcos-check-serving Dockerfile.serving \
+        docker --target=server
+    if [ "$has_exports" ]; then step "its server" serve_by_tensorflow; fi
 else
     skip "image for TensorFlow Serving" "cannot pull $serving: $(tail -n 1 "$work/log" | cut -c -150)"
 fi
 if docker compose version > /dev/null 2>&1; then
-    for file in docker/compose*.yaml; do
-        [ "$file" = docker/compose.batching.yaml ] && continue
-        step "$file" env EXPORT="$work" MODEL=a.xml docker compose --file="$file" config --quiet || true
+    for file in docker/compose.yaml docker/compose.runtime.yaml; do
+        step "$file" env EXPORT="$work" MODEL=a.xml docker compose --file="$file" config --quiet
     done
 else
     skip "compose files" "no docker compose"
