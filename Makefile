@@ -44,9 +44,15 @@ BACKENDS = jax==0.10.2 jaxlib==0.10.2
 
 # What nncf imports is named; the rest is what TensorFlow needs.
 RUNTIMES = onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.0 openvino-telemetry==2025.2.0 \
-	nncf==3.4.0 networkx ninja pydot tabulate ai-edge-litert==2.3.0 backports.strenum
+	nncf==3.4.0 networkx ninja pydot tabulate ai-edge-litert==2.3.0 backports.strenum \
+	starlette==1.10.0 uvicorn==0.54.0 anyio click h11 idna
 RUNTIME_TESTS = benchmarks/test_contestants detecting/test_onnx export/test_accuracy \
-	export/test_litert export/test_onnx export/test_onnx_operations export/test_openvino
+	export/test_litert export/test_onnx export/test_onnx_operations export/test_openvino \
+	serving/test_runtime_server
+
+# What the images of docker/ install beside the package's needs; a pip that takes hashes from constraints.
+CONTAINERS = pip tensorflow-cpu 'tensorflow[and-cuda]' opencv-python-headless pillow starlette uvicorn \
+	onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.0
 
 # What executes notebooks; its tested versions are in requirements-notebooks.txt.
 NOTEBOOKS = ipykernel nbclient
@@ -101,6 +107,10 @@ lock:
 		--universal --python-version 3.10 --no-annotate --no-header --generate-hashes \
 		--constraint requirements.txt -) > requirements.new
 	mv requirements.new requirements-notebooks.txt
+	(head -n 2 docker/requirements.txt; printf '%s\n' $(CONTAINERS) | uv pip compile --quiet \
+		--universal --python-version 3.11 --no-annotate --no-header --generate-hashes \
+		--constraint requirements.txt -) > requirements.new
+	mv requirements.new docker/requirements.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

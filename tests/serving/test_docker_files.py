@@ -4,9 +4,9 @@ import json
 import re
 import subprocess
 from fnmatch import fnmatch
-from pathlib import Path
 
 import pytest
+import yaml
 from google.protobuf import (
     descriptor_pb2,
     descriptor_pool,
@@ -15,11 +15,8 @@ from google.protobuf import (
     wrappers_pb2,
 )
 
-yaml = pytest.importorskip("yaml")
+from tests.serving.docker_files import DOCKER, DOCKERFILES, ROOT, committed, compose, instructions
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCKER = ROOT / "docker"
-DOCKERFILES = ("Dockerfile", "Dockerfile.serving")
 INSTRUCTIONS = {
     "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "FROM", "HEALTHCHECK", "RUN", "USER", "WORKDIR"
 }  # fmt: skip
@@ -74,26 +71,6 @@ def parse(file, message):
     pool.Add(described)
     empty = message_factory.GetMessageClass(pool.FindMessageTypeByName(message))()
     return text_format.Parse((DOCKER / file).read_text(), empty)
-
-
-def instructions(dockerfile):
-    """The (instruction, arguments) of a Dockerfile."""
-    text = re.sub(r"^#.*\n", "", (DOCKER / dockerfile).read_text(), flags=re.MULTILINE)
-    lines = text.replace("\\\n", " ").splitlines()
-    return [tuple(line.split(None, 1)) for line in lines if line.strip()]
-
-
-def compose(file="compose.yaml"):
-    return yaml.safe_load((DOCKER / file).read_text())["services"]["serving"]
-
-
-def committed(folder="."):
-    """The files that git has, or would take."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "."]
-    found = subprocess.run(command, cwd=ROOT / folder, capture_output=True, text=True)
-    if found.returncode:
-        pytest.skip("not a git repository")
-    return found.stdout.splitlines()
 
 
 def test_batching_and_monitoring_are_what_the_server_reads():
@@ -176,12 +153,16 @@ def test_instructions(dockerfile):
     names = [name for name, _ in instructions(dockerfile)]
     assert set(names) <= INSTRUCTIONS
     assert names[0] == "ARG" and names[1] == "FROM"
+    # The last stage has no compiler, and brings nothing that only a build needs.
+    runs = [text for name, text in instructions(dockerfile) if name == "RUN"]
+    assert not [text for text in runs if "build-essential" in text or "gcc" in text]
     (user,) = (text for name, text in instructions(dockerfile) if name == "USER")
     assert user not in ("root", "0")
 
 
 @pytest.mark.parametrize(
-    "dockerfile, context", [("Dockerfile", "."), ("Dockerfile.serving", "docker")]
+    "dockerfile, context",
+    [("Dockerfile", "."), ("Dockerfile.runtime", "docker"), ("Dockerfile.serving", "docker")],
 )
 def test_what_is_copied_is_in_git_and_not_ignored(dockerfile, context):
     files = committed(context)
@@ -199,38 +180,6 @@ def test_what_is_copied_is_in_git_and_not_ignored(dockerfile, context):
         assert any(fnmatch(source, pattern) for pattern in kept), source
     if ignore.exists():
         assert lines[1] == "*" and set(kept) == set(sources)
-
-
-def test_the_training_image_installs_what_make_install_does():
-    makefile = (ROOT / "Makefile").read_text()
-    runs = [text for name, text in instructions("Dockerfile") if name == "RUN"]
-    dockerfile = " ".join(" ".join(runs).split())
-    assert "LOCKED = --require-hashes --only-binary=:all: --no-binary=promise\n" in makefile
-    for command, words in (
-        (
-            "$(LOCKED) -r requirements.txt",
-            "--require-hashes --only-binary=:all: "
-            "--no-binary=promise --requirement=requirements.txt",
-        ),
-        ("--no-build-isolation --no-deps -e .", "--no-build-isolation --no-deps --editable ."),
-    ):
-        assert command in makefile
-        assert words in dockerfile
-    ((_, entry),) = (item for item in instructions("Dockerfile") if item[0] == "ENTRYPOINT")
-    assert yaml.safe_load(entry) == ["python", "tools/train.py"]
-    assert "tools/train.py" in committed()
-    # What the image's Python is must be a version of setup.cfg.
-    assert "ARG BASE_IMAGE=python:3.12" in (DOCKER / "Dockerfile").read_text()
-    assert "Python :: 3.12" in (ROOT / "setup.cfg").read_text()
-
-
-@pytest.mark.parametrize("file, least", [("requirements", 90), ("requirements-notebooks", 30)])
-def test_every_requirement_has_a_version_and_hashes(file, least):
-    text = (ROOT / f"{file}.txt").read_text().replace("\\\n", " ")
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    assert len(lines) > least
-    form = r"[\w-]+==[\w.]+( ; .+?)?( +--hash=sha256:[0-9a-f]{64})+"
-    assert [line for line in lines if not re.fullmatch(form, line)] == []
 
 
 def test_serving_has_the_version_that_exports():
