@@ -111,7 +111,7 @@ assert not tools + tests, tools + tests
 }
 
 train() {
-    in_image fcos-check-train 1000 python tools/train.py --help | grep --quiet -e --model_dir
+    in_image fcos-check-train 1000 python tools/train.py --help | grep -e --model_dir > /dev/null
     in_image fcos-check-train 1000 python tools/train.py --flagfile=digits.cfg --steps=60 \
         --batch_size=4 --model_dir=runs/check
     [ -s "$work/runs/check/model.keras" ]
