@@ -138,7 +138,7 @@ def test_names_on_a_page_exist(page, flags):
     for name in re.findall(r"\bfcos_tf(?:\.\w+)+", text):
         pkgutil.resolve_name(name)
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    named = re.findall(r"--(\w+)", " ".join(re.findall(r"`[^`]+`", prose)))
+    named = re.findall(r"--(\w+)\b(?!-)", " ".join(re.findall(r"`[^`]+`", prose)))
     assert set(named) <= set().union(*flags.values(), {"flagfile", "help"})
 
 

@@ -54,7 +54,7 @@ class GroupedConv2D(keras.layers.Conv2D):
 
     Example:
         >>> layer = GroupedConv2D(6, 3, groups=2, use_bias=False)
-        >>> layer(ops.zeros((1, 8, 8, 4))).shape, layer.kernel.shape
+        >>> layer(keras.ops.zeros((1, 8, 8, 4))).shape, layer.kernel.shape
         (TensorShape([1, 6, 6, 6]), TensorShape([3, 3, 2, 6]))
     """
 
