@@ -5,18 +5,19 @@ import numpy as np
 from fcos_tf.config import Config
 
 NUM_CLASSES = 3
-_NUM_BOXES = 12
 
 
-def random_batch(config: Config) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def random_batch(
+    config: Config, *, num_boxes: int = 12, num_classes: int = NUM_CLASSES
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Images [B, H, W, 3] uint8, and `boxes` and `labels` for training, always the same."""
     rng = np.random.default_rng(config.seed)
     batch, (height, width) = config.batch_size, fixed_size(config).canvas
     images = rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
-    corner = rng.uniform(0, 0.7, (batch, _NUM_BOXES, 2))
+    corner = rng.uniform(0, 0.7, (batch, num_boxes, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(0.05, 0.3, corner.shape)], -1)
     boxes = (boxes * [width, height, width, height]).astype(np.float32)
-    labels = rng.integers(0, NUM_CLASSES, (batch, _NUM_BOXES), dtype=np.int32)
+    labels = rng.integers(0, num_classes, (batch, num_boxes), dtype=np.int32)
     return images, {"boxes": boxes, "labels": labels}
 
 

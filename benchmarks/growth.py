@@ -25,17 +25,16 @@ Writes growth.txt, growth.json and growth.png, whose dashed lines have slope 1, 
 import contextlib
 import dataclasses
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.benchmark import fixed_size
+from benchmarks.batches import fixed_size, random_batch
 from benchmarks.growth_report import VALUES, amounts_of, growth_of, in_words, table, write_report
+from benchmarks.processes import peak_memory
 from fcos_tf import config as sections
 from fcos_tf.cli import command_line
 from fcos_tf.config import Config
@@ -171,7 +170,7 @@ def _serve(pipe, config: Config, what: str, num_boxes: int) -> None:
     load_tensorflow()
     try:
         step = make_step(config, what, num_boxes)
-        loaded = _peak()
+        loaded = peak_memory() / 2**20
         step()
     except (ValueError, OSError) as error:
         pipe.send(error)
@@ -184,13 +183,7 @@ def _serve(pipe, config: Config, what: str, num_boxes: int) -> None:
                 start = time.perf_counter()
                 found = step()
                 seconds.append(time.perf_counter() - start)
-            pipe.send((seconds, {"mebibytes": _peak() - loaded, **found}))
-
-
-def _peak() -> float:
-    """The peak resident set of this process in MiB."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+            pipe.send((seconds, {"mebibytes": peak_memory() / 2**20 - loaded, **found}))
 
 
 def make_step(config: Config, what: str, num_boxes: int) -> Callable[[], dict]:
@@ -205,19 +198,12 @@ def make_step(config: Config, what: str, num_boxes: int) -> Callable[[], dict]:
         config = dataclasses.replace(config, score_threshold=0.0, **boxed)
     model = build.make_model(config, [f"class {k}" for k in range(config.num_classes)])
     build.compile_model(config, model, total_steps=10**6)
-    rng = np.random.default_rng(config.seed)
-    batch, (height, width) = config.batch_size, fixed_size(config).canvas
-    images = rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
+    images, targets = random_batch(config, num_boxes=num_boxes, num_classes=config.num_classes)
     if what == "inference":
         detect = tf.function(model.detect)
         return lambda: {"detections": float(np.mean(detect(images)["num_detections"]))}
-    corner = rng.uniform(0, 0.7, (batch, num_boxes, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(0.05, 0.3, corner.shape)], -1)
-    boxes = (boxes * [width, height, width, height]).astype(np.float32)
-    labels = rng.integers(0, config.num_classes, (batch, num_boxes), dtype=np.int32)
     train = model.make_train_function() or model.train_function
-    data = tf.data.Dataset.from_tensors((images, {"boxes": boxes, "labels": labels}))
-    batches = iter(data.repeat())
+    batches = iter(tf.data.Dataset.from_tensors((images, targets)).repeat())
     return lambda: {name: float(value) for name, value in train(batches).items()} and {}
 
 

@@ -1,4 +1,4 @@
-"""A large product of two matrices: the speed that convolutions can reach at most."""
+"""A large product of two matrices: a reference for the speed of convolutions."""
 
 from benchmarks.turns import Side, timed
 

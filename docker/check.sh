@@ -45,15 +45,17 @@ passed=0 failed=0 skipped=0
 
 clean() {
     trap - EXIT
+    kill_server
     if [ "$engine" = docker ]; then
-        docker rm --force fcos-check-server > /dev/null 2>&1 || true
+        # Files of root in the mounted folder.
+        [ "$keep" ] || docker run --rm --user=0 --volume="$work:/work" --entrypoint=sh fcos-check-train \
+            -c 'rm -rf /work/*' > /dev/null 2>&1 || true
         [ "$keep" ] || docker image rm fcos-check-{train,gpu,onnxruntime,openvino,serving} \
             > /dev/null 2>&1 || true
     else
-        kill -KILL "$(cat "$work/state/process" 2> /dev/null)" 2> /dev/null || true
         [ "$keep" ] || buildah rm --all > /dev/null 2>&1 || true
     fi
-    if [ "$keep" ]; then echo "kept: $work"; else rm -rf "$work"; fi
+    if [ "$keep" ]; then echo "kept: $work"; else rm -rf "$work" || true; fi
 }
 trap clean EXIT
 trap 'exit 130' INT TERM
@@ -133,12 +135,14 @@ answers_as_the_model() { # the server on $port, by the training image
 }
 
 serve() { # RUNTIME MODEL
+    trap kill_server EXIT # of the step's shell
     start "fcos-check-$1" "$work/runs/exports" /model "MODEL=/model/$2" "PORT=$port" HOST=127.0.0.1
     answers_as_the_model
     stop
 }
 
 serve_by_tensorflow() {
+    trap kill_server EXIT
     start fcos-check-serving "$work/runs/exports/saved" /models/fcos MODEL_NAME=fcos
     stop 0 137 143 # TensorFlow Serving does not handle SIGTERM
 }

@@ -95,6 +95,15 @@ start() { # IMAGE FOLDER TARGET NAME=VALUE ...: a server; waits until its HEALTH
     return 1
 }
 
+kill_server() { # whatever runs, so that the next step finds its port free
+    if [ "$engine" = docker ]; then
+        docker rm --force fcos-check-server > /dev/null 2>&1 || true
+    else
+        kill -KILL "$(cat "$work/state/process" 2> /dev/null)" 2> /dev/null || true
+    fi
+    rm -f "$work/state/process"
+}
+
 stop() { # [STATUS ...]: ends it by SIGTERM; its exit status must be one of these, by default 0
     local status=0
     if [ "$engine" = docker ]; then
@@ -104,6 +113,7 @@ stop() { # [STATUS ...]: ends it by SIGTERM; its exit status must be one of thes
     else
         kill -TERM "$(cat "$work/state/process")"
         wait "$runner" || status=$?
+        rm "$work/state/process"
         buildah rm "$server" > /dev/null
     fi
     echo "exit status $status"

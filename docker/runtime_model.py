@@ -16,7 +16,11 @@ MAX_SCANS = 100  # of a progressive JPEG: each costs the time of the whole image
 Image.MAX_IMAGE_PIXELS = None  # `decode` has the limit
 
 
-class TooManyPixelsError(ValueError):
+class ImageError(ValueError):
+    """An image cannot be read."""
+
+
+class TooManyPixelsError(ImageError):
     """An image is larger than the limit."""
 
 
@@ -82,7 +86,7 @@ def detect(
         max_pixels: h * w of a larger image raises `TooManyPixelsError` before it is decoded.
 
     Raises:
-        ValueError: the image cannot be read.
+        ImageError: the image cannot be read.
     """
     pixels = decode(data, about["apply_exif"], max_pixels)
     inputs = prepare(pixels, about["image_size"])
@@ -104,17 +108,17 @@ def decode(data: bytes, apply_exif: bool, max_pixels: int) -> np.ndarray:
                 got = f"{image.width} x {image.height}"
                 raise TooManyPixelsError(f"expected at most {max_pixels} pixels, got {got}")
             if image.format != "PNG" and data.count(b"\xff\xda") > MAX_SCANS:
-                raise ValueError(f"expected at most {MAX_SCANS} scans")
+                raise ImageError(f"expected at most {MAX_SCANS} scans")
             image = ImageOps.exif_transpose(image) if apply_exif else image
             if image.mode.startswith("I"):  # grey levels of 16 bits
                 return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
             return np.asarray(image.convert("RGB"))
-    except TooManyPixelsError:
+    except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise ValueError("expected the bytes of a JPEG or PNG file") from None
+        raise ImageError("expected the bytes of a JPEG or PNG file") from None
     except Exception as error:  # Pillow raises anything
-        raise ValueError(f"cannot decode the image: {error}") from error
+        raise ImageError(f"cannot decode the image: {error}") from error
 
 
 def prepare(pixels: np.ndarray, image_size: str) -> dict[str, np.ndarray]:

@@ -8,13 +8,14 @@ and the settings, which are environment variables.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable
 
 import uvicorn
-from runtime_model import TooManyPixelsError, detect, open_model
+from runtime_model import ImageError, TooManyPixelsError, detect, open_model
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -44,14 +45,20 @@ def make_app(about: dict, run: Callable) -> Starlette:
     """The HTTP interface of what `open_model` returns."""
     workers, requests = asyncio.Semaphore(WORKERS), set()
 
-    async def read(request) -> bytes:
+    async def read(request, most=MAX_BYTES) -> bytes:
         data, size = bytearray(), 0
         async for part in request.stream():  # of too much, too: clients listen after sending
             size += len(part)
-            data += part if size <= MAX_BYTES else b""
-        if size > MAX_BYTES:
-            raise HTTPException(413, f"expected at most {MAX_BYTES} bytes, got {size}")
+            data += part if size <= most else b""
+        if size > most:
+            raise HTTPException(413, f"expected at most {most} bytes, got {size}")
         return bytes(data)
+
+    async def without(request, error):
+        """Answers with an error, after a body that is not kept."""
+        with contextlib.suppress(asyncio.TimeoutError, ClientDisconnect, HTTPException):
+            await asyncio.wait_for(read(request, most=0), READ_SECONDS)
+        raise error
 
     def threshold_of(request) -> float:
         text = request.query_params.get("score_threshold", str(about["score_threshold"]))
@@ -64,9 +71,12 @@ def make_app(about: dict, run: Callable) -> Starlette:
         return value
 
     async def answer(request):
-        threshold = threshold_of(request)
+        try:
+            threshold = threshold_of(request)
+        except HTTPException as error:
+            await without(request, error)
         if len(requests) >= MAX_REQUESTS:
-            raise HTTPException(503, "busy", {"Retry-After": "1"})
+            await without(request, HTTPException(503, "busy", {"Retry-After": "1"}))
         requests.add(request)
         try:
             data = await asyncio.wait_for(read(request), READ_SECONDS)
@@ -77,7 +87,7 @@ def make_app(about: dict, run: Callable) -> Starlette:
             raise HTTPException(408, f"expected the body within {READ_SECONDS} s") from None
         except TooManyPixelsError as error:
             raise HTTPException(413, str(error)) from None
-        except ValueError as error:
+        except ImageError as error:
             raise HTTPException(400, str(error)) from None
         finally:
             requests.discard(request)
@@ -88,8 +98,12 @@ def make_app(about: dict, run: Callable) -> Starlette:
     async def refuse(_, error):
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
+    async def fault(_, error):  # the traceback goes to the log
+        return JSONResponse({"error": "the server failed"}, 500)
+
+    handlers = {HTTPException: refuse, Exception: fault}
     routes = [Route("/detect", answer, methods=["POST"]), Route("/health", health)]
-    return Starlette(routes=routes, exception_handlers={HTTPException: refuse})
+    return Starlette(routes=routes, exception_handlers=handlers)
 
 
 class TimedProtocol(H11Protocol):
@@ -118,6 +132,7 @@ def main() -> None:
         host=os.environ.get("HOST", "127.0.0.1"),
         port=setting("PORT", 8080),
         http=TimedProtocol,
+        ws="none",
         h11_max_incomplete_event_size=1 << 14,  # of a head
         headers=[("Connection", "close")],  # so that `TimedProtocol` sees every request
         limit_concurrency=16 * MAX_REQUESTS,  # connections

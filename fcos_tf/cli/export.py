@@ -55,8 +55,8 @@ class ExportOptions(Options):
     max_pixels: int = option(
         1 << 26, "Pixels of all images in one request at most, from their headers.", least=1)
     litert: str | None = option(
-        None, ".tflite file to write: likewise, of FCOS and one image on one canvas, float32, "
-        "float16 or 8 bits.", also=("tflite",))
+        None, ".tflite file to write: from resized pixels to detections, of FCOS and one image on "
+        "one canvas, float32, float16 or 8 bits.", also=("tflite",))
     onnx: str | None = option(
         None, ".onnx file to write: from resized pixels to detections, float32.")
     openvino: str | None = option(

@@ -1,7 +1,9 @@
 """A detector in a .tflite file, as an `OpenedModel`."""
 
+import os
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +41,10 @@ class LiteRtModel(ResizedModel):
             TypeError,
             KeyError,
             OverflowError,
+            EOFError,
+            OSError,
             zipfile.BadZipFile,
+            zlib.error,
         ) as error:
             raise ValueError(
                 f"model: expected a file of tools/export.py --litert, got {file}: {one_line(error)}"
@@ -68,4 +73,4 @@ def open_interpreter(**source):
         from tensorflow import lite as interpreter
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"(?s).*tf\.lite\.Interpreter is deprecated")
-        return interpreter.Interpreter(**source)
+        return interpreter.Interpreter(**source, num_threads=os.cpu_count())

@@ -8,7 +8,7 @@ from fcos_tf.data.prepare import ImageSource, prepare_batch
 from fcos_tf.detecting.pictures import list_images, read_picture
 from fcos_tf.image_size import ImageSize
 
-_LEAST_CONTRAST = 8  # grey levels between the darkest and the brightest number of an image
+_LEAST_CONTRAST = 8  # levels between the darkest and the brightest pixel of a channel
 
 
 class CalibrationImages:
@@ -35,7 +35,7 @@ class CalibrationImages:
         contrast = 0
         for number, image in enumerate(self._images):
             pixels = read_picture(image, number, apply_exif=self._apply_exif).pixels
-            contrast = max(contrast, int(np.ptp(pixels)))
+            contrast = max(contrast, int(np.ptp(pixels, axis=(0, 1)).max()))
             # Before the last batch, as not every caller asks for more.
             if number == len(self) - 1 and contrast < _LEAST_CONTRAST:
                 raise ValueError(

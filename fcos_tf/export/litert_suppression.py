@@ -26,6 +26,8 @@ def replace_suppression(folder: Path, function, num_labels: int) -> None:
         if is_call and _SUPPRESSION in (name := call.get_attr("f").name):
             shapes = [x.shape for x in call.inputs]
             bodies[name] = _body(shapes, call.outputs[0].shape[1], num_labels)
+    if not bodies:
+        raise ValueError(f"expected a call of {_SUPPRESSION} in the graph, got none")
     file = folder / "saved_model.pb"
     saved = SavedModel.FromString(file.read_bytes())
     for each in saved.meta_graphs[0].graph_def.library.function:
@@ -64,6 +66,8 @@ def _suppress(boxes, scores, labels, iou_threshold, *, most: int, num_labels: in
     rank = tf.range(size)
     ranked = tf.where(ordered > 0, tf.cast(size - rank, tf.float32), 0.0)
 
+    # What is no candidate must not widen the grid.
+    boxes = tf.where((ordered > 0)[:, None] & tf.math.is_finite(boxes), boxes, 0.0)
     least = tf.reduce_min(boxes)
     side = tf.reduce_max(boxes) - least + 1
     columns = int(np.ceil(num_labels**0.5))

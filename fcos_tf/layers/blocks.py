@@ -144,13 +144,27 @@ def values_follow() -> Iterator[None]:
         _VALUES_FOLLOW.reset(token)
 
 
+@keras.saving.register_keras_serializable(package="fcos_tf")
+class HeNormal(keras.initializers.VarianceScaling):
+    """Normal with variance 2 / fan_out (He et al.); zeros within `values_follow`."""
+
+    def __init__(self, seed=None):
+        super().__init__(2.0, mode="fan_out", distribution="untruncated_normal", seed=seed)
+
+    def __call__(self, shape, dtype=None):
+        """An array of this shape."""
+        if _VALUES_FOLLOW.get():
+            return keras.ops.zeros(shape, dtype or keras.config.floatx())
+        return super().__call__(shape, dtype)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {"seed": super().get_config()["seed"]}
+
+
 def he_normal() -> keras.initializers.Initializer:
     """Normal with variance 2 / fan_out (He et al., Delving Deep into Rectifiers)."""
-    if _VALUES_FOLLOW.get():
-        return keras.initializers.Zeros()
-    return keras.initializers.VarianceScaling(
-        2.0, mode="fan_out", distribution="untruncated_normal"
-    )
+    return HeNormal()
 
 
 def normalization(

@@ -20,8 +20,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Keras composes it of some twenty operations, and of as many in the gradient, all in float32.
     TensorFlow's fused operation passes over the map twice, in the dtype of the map, with
-    statistics in float32. It computes those of one replica: over several replicas, in float64 and
-    on other backends this is Keras' layer.
+    statistics in float32. It computes those of one replica: synchronised over several replicas,
+    with weights of another dtype than float32 and on other backends this is Keras' layer.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -51,8 +51,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if keras.backend.backend() != "tensorflow" or len(inputs.shape) != 4:
             return False
         is_whole = not (self.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1)
-        plain = self.scale and self.center and self.axis in (-1, 3) and not self.renorm
-        return is_whole and plain and self.compute_dtype != "float64"
+        plain = self.scale and self.center and self.axis in (-1, 3)
+        plain = plain and not getattr(self, "renorm", False)  # Keras has it since 3.13
+        return is_whole and plain and self.gamma.dtype == "float32"
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
@@ -71,7 +72,7 @@ class FrozenBatchNormalization(keras.layers.Layer):
         self.epsilon = epsilon
 
     def build(self, input_shape):
-        """Creates gamma, beta, moving_mean and moving_variance, each [channels] float32."""
+        """Creates gamma, beta, moving_mean and moving_variance, each [channels]."""
         options = {"shape": (input_shape[-1],), "trainable": False}
         self.gamma = self.add_weight(initializer="ones", name="gamma", **options)
         self.beta = self.add_weight(initializer="zeros", name="beta", **options)

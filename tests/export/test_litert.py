@@ -178,6 +178,9 @@ def test_the_tools_and_eight_bits(trained, capsys, tmp_path):
 def test_calibration_on_black_images_is_refused(model, capsys, tmp_path):
     with pytest.raises(ValueError, match="expected photos, got 2 images of one colour each"):
         export_litert(model, tmp_path / "a.tflite", calibration=[BLACK, BLACK + 9])
+    red = CalibrationImages([BLACK + np.uint8([255, 0, 0])], parse_image_size("64x96"), False)
+    with pytest.raises(ValueError, match="got 1 images of one colour each"):
+        list(red)
     with pytest.raises(ValueError, match=r"precision: expected float32 .* got 'float16'"):
         export_litert(model, tmp_path / "a.tflite", calibration=PHOTOS, precision="float16")
     batches = CalibrationImages([BLACK, *PHOTOS], parse_image_size("64x96"), False)
@@ -220,6 +223,9 @@ def test_files_of_strangers(file, tmp_path):
     content = file.read_bytes()
     content = content[: content.rindex(b"PK\x03\x04")]
     copy = tmp_path / "a.tflite"
+    damaged = bytearray(file.read_bytes())
+    start = damaged.rindex(b"PK\x03\x04") + 30 + len(DESCRIPTION_FILE)
+    damaged[start : start + 40] = b"\xff" * 40
     for data, description in (
         (content, None),
         (b"", text),
@@ -228,6 +234,7 @@ def test_files_of_strangers(file, tmp_path):
         (content, text.replace("64x96", "99999x99999")),
         (content, text.replace("64x96", "96x64")),
         (content, " " * (1 << 25)),
+        (damaged, None),
     ):
         copy.write_bytes(data)
         if description is not None:

@@ -1,5 +1,7 @@
 """The fused batch normalisation against Keras' layer."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -70,12 +72,12 @@ def test_statistics_by_hand():
     np.testing.assert_allclose(layer.moving_variance, [0.75], rtol=1e-6)
 
 
-@pytest.mark.parametrize("case", ["inference", "not trainable", "float64", "two axes"])
+@pytest.mark.parametrize(
+    "case", ["inference", "not trainable", "float64", "bfloat16", "float16", "two axes"]
+)
 def test_elsewhere_it_is_keras_layer(case):
-    dtype, shape = (
-        "float64" if case == "float64" else "float32",
-        (8, 6) if "axes" in case else SHAPE,
-    )
+    dtype = case if "float" in case else "float32"
+    shape = (8, 6) if "axes" in case else SHAPE
     training = case != "inference"
     x = np.random.default_rng(0).normal(size=shape)
     results = []
@@ -85,6 +87,21 @@ def test_elsewhere_it_is_keras_layer(case):
         results.append([np.asarray(layer(x, training=training)), np.asarray(layer.moving_mean)])
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("norm", "is_fused"), [("batch", True), ("sync", False)])
+def test_what_is_synchronised_over_replicas_is_keras_layer(norm, is_fused, monkeypatch):
+    layer = built(normalization(norm, name="n"))
+    two = types.SimpleNamespace(num_replicas_in_sync=2)
+    monkeypatch.setattr(tf.distribute, "get_strategy", lambda: two)
+    assert layer._can_fuse(maps()) is is_fused
+
+
+def test_keras_without_renorm(monkeypatch):
+    layer = built(BatchNormalization())
+    expected = np.asarray(layer(maps(), training=True))
+    vars(layer).pop("renorm", None)
+    np.testing.assert_array_equal(np.asarray(layer(maps(), training=True)), expected)
 
 
 def test_weights_and_config_are_exchanged_with_keras(tmp_path):

@@ -97,6 +97,11 @@ class Foreign(keras.layers.Layer):
     """Of another package, not registered."""
 
 
+def copied_kernels(backbone):
+    """The kernels of a new network of the same config."""
+    return [np.asarray(x) for x in keras.models.clone_model(backbone).weights if x.name == "kernel"]
+
+
 def test_loading_draws_no_random_kernels_and_building_does_again_afterwards(tmp_path, monkeypatch):
     model = FCOS(2, backbone="simple_cnn", fpn_channels=32, head_convs=0)
     model.save(tmp_path / "a.keras")
@@ -115,7 +120,7 @@ def test_loading_draws_no_random_kernels_and_building_does_again_afterwards(tmp_
     (tmp_path / "b.keras").write_bytes(b"no model")
     with pytest.raises(ValueError, match="expected"):
         load_model(tmp_path / "b.keras")
-    FCOS(2, backbone="simple_cnn", fpn_channels=32, head_convs=0)
+    assert all(np.ptp(kernel) > 0 for kernel in copied_kernels(read.backbone))  # drawn again
     assert {mode for mode, _ in drawn} == {"fan_in", "fan_out"}
 
 

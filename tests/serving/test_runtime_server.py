@@ -160,6 +160,9 @@ def test_wrong_requests_are_refused_and_do_no_harm(files):
         for value in ("x", "nan", "-1", "1.5", ""):
             got = ask(port, good, f"/detect?score_threshold={value}")
             assert got == (400, {"error": f"score_threshold: expected 0 to 1, got {value!r}"})
+        # A client that sends a large body reads the answer only afterwards.
+        got = ask(port, b"\0" * 9_000_000, "/detect?score_threshold=2")
+        assert got == (400, {"error": "score_threshold: expected 0 to 1, got '2'"})
         assert ask(port, None)[0] == 405 and ask(port, good, "/nothing")[0] == 404
         assert ask(port, good)[0] == 200
         with begin(port, b"GET /" + b"a" * 99_999) as connection:
@@ -175,7 +178,8 @@ def test_slow_clients_are_cut_off_and_further_ones_told_to_wait(files):
         headless = begin(port, b"POST /detect HTT")
         while ask(port, None, "/health")[1]["requests"] < 2:
             assert time.monotonic() < start + 2
-        assert ask(port, good) == (503, {"error": "busy"})
+        for data in (good, b"\0" * 9_000_000):
+            assert ask(port, data) == (503, {"error": "busy"})
         for connection in slow:
             assert connection.recv(99).startswith(b"HTTP/1.1 408 ")
         assert headless.recv(99) == b""
@@ -190,12 +194,14 @@ def test_sigterm_lets_requests_in_work_end(files):
     good = photos()["small"]
     with serving(folder / "sides.onnx") as (port, process):
         connection = begin(port, HEAD % len(good) + good[:20])
+        end = time.monotonic() + HANG
         while ask(port, None, "/health")[1]["requests"] < 1:
-            pass
+            assert time.monotonic() < end
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(OSError):
-            while True:  # until it no longer listens
+            while time.monotonic() < end:  # until it no longer listens
                 begin(port, b"").close()
+        assert time.monotonic() < end
         connection.sendall(good[20:])
         assert connection.recv(99).startswith(b"HTTP/1.1 200 ")
         assert process.wait(HANG) == 0
