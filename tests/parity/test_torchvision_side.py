@@ -11,7 +11,7 @@ from fcos_tf.config import Config
 torch = pytest.importorskip("torch")
 torchvision_side.import_torchvision()
 
-SMALL = {"fpn_channels": 32, "head_convs": 1, "image_size": "64x64", "batch_size": 1}
+SMALL = {"fpn_channels": 32, "head_convs": 1, "image_size": "64x64", "batch_size": 2}
 
 
 def config_of(**options):
@@ -31,7 +31,7 @@ def test_pytorch_counts_the_same_operations_for_the_same_network(what):
 def test_compiled_networks_give_the_same_detections(monkeypatch):
     config = config_of(score_threshold=1e-6)
     peer, _ = torchvision_side._make(config, "inference")
-    images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     expected = peer.detect(images)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
