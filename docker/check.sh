@@ -48,8 +48,8 @@ clean() {
     kill_server
     if [ "$engine" = docker ]; then
         # Files of root in the mounted folder.
-        [ "$keep" ] || docker run --rm --user=0 --volume="$work:/work" --entrypoint=sh fcos-check-train \
-            -c 'rm -rf /work/*' > /dev/null 2>&1 || true
+        [ "$keep" ] || docker run --rm --user=0 --volume="$work:/mounted" --entrypoint=sh fcos-check-train \
+            -c 'rm -rf /mounted/*' > /dev/null 2>&1 || true
         [ "$keep" ] || docker image rm fcos-check-{train,gpu,onnxruntime,openvino,serving} \
             > /dev/null 2>&1 || true
     else

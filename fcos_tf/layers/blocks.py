@@ -146,7 +146,10 @@ def values_follow() -> Iterator[None]:
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class HeNormal(keras.initializers.VarianceScaling):
-    """Normal with variance 2 / fan_out (He et al.); zeros within `values_follow`."""
+    """Normal with variance 2 / fan_out (He et al., Delving Deep into Rectifiers).
+
+    Zeros within `values_follow`.
+    """
 
     def __init__(self, seed=None):
         super().__init__(2.0, mode="fan_out", distribution="untruncated_normal", seed=seed)
@@ -160,11 +163,6 @@ class HeNormal(keras.initializers.VarianceScaling):
     def get_config(self):
         """The constructor's arguments."""
         return {"seed": super().get_config()["seed"]}
-
-
-def he_normal() -> keras.initializers.Initializer:
-    """Normal with variance 2 / fan_out (He et al., Delving Deep into Rectifiers)."""
-    return HeNormal()
 
 
 def normalization(
@@ -232,12 +230,12 @@ def conv(
     options |= {"trainable": trainable, "name": name}
     if groups == filters == x.shape[-1]:  # has its own gradient on every CPU
         layer = keras.layers.DepthwiseConv2D(
-            kernel_size, depthwise_initializer=he_normal(), **options
+            kernel_size, depthwise_initializer=HeNormal(), **options
         )
     else:
         layer_class = keras.layers.Conv2D if groups == 1 else GroupedConv2D
         layer = layer_class(
-            filters, kernel_size, groups=groups, kernel_initializer=he_normal(), **options
+            filters, kernel_size, groups=groups, kernel_initializer=HeNormal(), **options
         )
     return layer(x)
 

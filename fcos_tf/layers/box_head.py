@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from fcos_tf.layers.blocks import BACKBONE_NORMS, check_choices, he_normal, normalization
+from fcos_tf.layers.blocks import BACKBONE_NORMS, HeNormal, check_choices, normalization
 from fcos_tf.ops.dtypes import at_least_float32
 
 
@@ -20,8 +20,8 @@ def _normal(stddev: float) -> Callable[[], keras.initializers.Initializer]:
 # Of convolutions, hidden layers, class logits and box deltas. PyTorch's own for linear layers is
 # uniform with bound sqrt(1 / fan_in), detectron2's with sqrt(3 / fan_in).
 INITS = {
-    "torchvision": (he_normal, _fan_in(1 / 3), _fan_in(1 / 3), _fan_in(1 / 3)),
-    "detectron2": (he_normal, _fan_in(1.0), _normal(0.01), _normal(0.001)),
+    "torchvision": (HeNormal, _fan_in(1 / 3), _fan_in(1 / 3), _fan_in(1 / 3)),
+    "detectron2": (HeNormal, _fan_in(1.0), _normal(0.01), _normal(0.001)),
     "normal": (_normal(0.01),) * 4,
 }
 HEAD_NORMS = ("none", *BACKBONE_NORMS)

@@ -43,7 +43,6 @@ def test_compiled_networks_give_the_same_detections(monkeypatch):
 
 
 def test_a_network_that_does_not_compile_runs_as_it_is_and_says_why(monkeypatch):
-
     def fail(model):
         raise RuntimeError("No working C++ compiler found")
 
