@@ -175,7 +175,7 @@ def test_a_model_without_names(tmp_path):
         (400, {"error": '"x" not found in signature def'}, OSError, 'answers 400: "x" not found'),
         (200, b"no json", ValueError, "does not answer as an exported detector"),
         (200, {"predictions": []}, ValueError, "does not answer as an exported detector"),
-        (200, {"predictions": [[1.0, 2.0]]}, ValueError, "does not answer as an exported detector"),
+        (200, {"predictions": [[1.0, 2.0]]}, ValueError, "as an exported detector: .*classifier"),
         (200, {"predictions": [{"x": 1}]}, ValueError, "gave x; expected boxes, scores, labels"),
     ],
 )
