@@ -111,24 +111,27 @@ def leave_process_one() -> None:
     """
     if os.getpid() != 1:
         return
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # none is lost in between
+    waited = {*SIGNALS, signal.SIGCHLD}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
     child = os.fork()
     if child:
-        _pass_on_to(child)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        _pass_on_to(child, waited)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _pass_on_to(child: int) -> None:
-    def pass_on(number, _frame):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, number)
-
-    signal.signal(signal.SIGTERM, pass_on)
-    # A terminal sends Ctrl-C to both.
-    signal.signal(signal.SIGINT, signal.SIG_IGN if os.isatty(0) else pass_on)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    done = None
-    while done != child:  # others are orphans
-        done, status = os.wait()
-    code = os.waitstatus_to_exitcode(status)
-    os._exit(code if code >= 0 else 128 - code)
+def _pass_on_to(child: int, waited: set[signal.Signals]) -> None:
+    # They stay blocked. Python would run a handler only after `os.wait` for a signal that comes
+    # just before it.
+    while True:
+        number = signal.sigwait(waited)
+        if number != signal.SIGCHLD:
+            if number == signal.SIGINT and os.isatty(0):
+                continue  # a terminal sends Ctrl-C to both
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
+            continue
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:  # others are orphans
+                if ended[0] == child:
+                    code = os.waitstatus_to_exitcode(ended[1])
+                    os._exit(code if code >= 0 else 128 - code)
