@@ -175,4 +175,6 @@ def test_simple_cnn_computes_what_it_should():
     features = model(np.ones((1, 64, 64, 3), "float32"))
     c3 = 3 * 16 * 32 * 64
     for name, expected in (("c3", c3), ("c4", c3 * 64), ("c5", c3 * 64 * 128)):
-        np.testing.assert_array_equal(features[name], np.full(features[name].shape, expected))
+        # On some processors the reciprocal root of a variance of 1 is not exactly 1.
+        wanted = np.full(features[name].shape, expected)
+        np.testing.assert_allclose(features[name], wanted, rtol=1e-6)
