@@ -108,7 +108,7 @@ class _Rest:
         try:
             rows = json.loads(answer)["predictions"]
             if not isinstance(rows[0], dict):  # REST leaves out the name of a single output
-                raise ValueError("got one output; a served classifier cannot be used here")
+                raise ValueError("expected the outputs of a detector, got one, as of a classifier")
             return {name: _numbers([row[name] for row in rows]) for name in rows[0]}
         except Exception as error:  # of any form of JSON, such as deep lists
             raise ValueError(repr(error)[:_MAX_MESSAGE]) from error

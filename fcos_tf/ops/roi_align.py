@@ -108,25 +108,30 @@ def _portable_sum(cells, index, weights):
 
 
 def _sparse_sum(cells, index, weights):
-    """`_portable_sum` by TensorFlow's products with a matrix in CSR form, which gathers nothing.
+    """`_portable_sum` by TensorFlow's product with a matrix in CSR form. This gathers nothing.
 
-    They run on all cores. The gradient is a product with the transposed matrix, in which each cell
+    It runs on all cores. The gradient is a product with the transposed matrix, in which each cell
     belongs to one thread: no copies of the maps, and always the same order of a sum.
     """
     used = tf.where(weights != 0.0)  # [n, 2], place and number of a weight
-    matrix = tf.raw_ops.SparseTensorToCSRSparseMatrix(
-        indices=tf.stack([used[:, 0], tf.cast(tf.gather_nd(index, used), tf.int64)], axis=-1),
-        values=tf.gather_nd(weights, used),
-        dense_shape=tf.cast([tf.shape(index)[0], tf.shape(cells)[0]], tf.int64),
-    )
+    places = tf.stack([used[:, 0], tf.cast(tf.gather_nd(index, used), tf.int64)], axis=-1)
+    values = tf.stop_gradient(tf.gather_nd(weights, used))
+    shape = tf.cast([tf.shape(index)[0], tf.shape(cells)[0]], tf.int64)
+
+    # Made twice: neither a SavedModel nor a tape outside of the graph takes a CSR matrix from the
+    # forward pass to the gradient.
+    def matrix():
+        return tf.raw_ops.SparseTensorToCSRSparseMatrix(
+            indices=places, values=values, dense_shape=shape
+        )
 
     @tf.custom_gradient
     def product(cells):
         def gradient(upstream):
-            transposed = tf.raw_ops.SparseMatrixTranspose(input=matrix, type=upstream.dtype)
+            transposed = tf.raw_ops.SparseMatrixTranspose(input=matrix(), type=upstream.dtype)
             return tf.raw_ops.SparseMatrixMatMul(a=transposed, b=upstream)
 
-        return tf.raw_ops.SparseMatrixMatMul(a=matrix, b=cells), gradient
+        return tf.raw_ops.SparseMatrixMatMul(a=matrix(), b=cells), gradient
 
     return product(tf.cast(cells, weights.dtype))
 

@@ -120,18 +120,21 @@ def leave_process_one() -> None:
 
 
 def _pass_on_to(child: int, waited: set[signal.Signals]) -> None:
-    # They stay blocked. Python would run a handler only after `os.wait` for a signal that comes
-    # just before it.
+    # They stay blocked: a signal just before `os.wait` would run its handler only after it.
     while True:
-        number = signal.sigwait(waited)
-        if number != signal.SIGCHLD:
-            if number == signal.SIGINT and os.isatty(0):
-                continue  # a terminal sends Ctrl-C to both
+        # With a timeout, as SIGCHLD may have been ignored, or have gone to another thread.
+        found = signal.sigtimedwait(waited, 1)
+        number = found and found.si_signo
+        is_passed_on = number in SIGNALS
+        if number == signal.SIGINT and os.isatty(0):
+            is_passed_on = False  # a terminal sends Ctrl-C to both
+        if is_passed_on:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, number)
-            continue
-        with contextlib.suppress(ChildProcessError):
+        try:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:  # others are orphans
                 if ended[0] == child:
                     code = os.waitstatus_to_exitcode(ended[1])
                     os._exit(code if code >= 0 else 128 - code)
+        except ChildProcessError:  # where SIGCHLD is ignored, the kernel keeps no status
+            os._exit(1)

@@ -20,7 +20,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a backgro
 
 def wait(*_):
     print("ready", flush=True)
-    while True:  # Python would raise an interrupt only after a sleep that it comes just before
+    while True:  # an interrupt just before a long sleep would be raised only after it
         time.sleep(0.01)
 
 def stop(*_):

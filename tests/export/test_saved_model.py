@@ -114,6 +114,21 @@ def test_real_photos(model, serve, shared_data):
         assert_same(found, predict(model, [photo]))
 
 
+def test_two_stages(tmp_path):
+    """Also that the gradient of RoIAlign, which a SavedModel holds, can be written."""
+    keras.utils.set_random_seed(0)
+    two_stage = fcos_tf.FasterRCNN(
+        3, backbone="resnet18", fpn_channels=32, fc_channels=32, class_names=NAMES,
+        category_ids=IDS, image_size=SIZE, max_detections=20, num_proposals=(50, 50),
+    )  # fmt: skip
+    randomize(two_stage)
+    folder = export_saved_model(two_stage, tmp_path / "1", fold=False)
+    found = tf.saved_model.load(str(folder)).signatures["serving_default"](tf.constant(FILES[:1]))
+    expected = predict(two_stage, FILES[:1])
+    assert expected["num_detections"][0] > 5
+    assert_same({name: value.numpy() for name, value in found.items()}, expected)
+
+
 def test_odd_files(model, serve):
     for kind in ("jpeg cmyk", "jpeg rotated by exif", "png 16-bit grey", "webp rgba"):
         found = serve("serving_default", image_bytes=[READABLE[kind]])

@@ -246,6 +246,8 @@ def test_all_forms_agree(sampling_ratio):
         # XLA fuses what else is rounded on its own: places of up to 500 cells by 3e-5, times
         # differences between cells of up to 4.
         check_close(run([tf.constant(x) for x in features], tf.constant(boxes)), eager, 1e-4)
+        graph = tf.function(partial(align, jit_compile=jit), jit_compile=jit)
+        check_close(value_and_gradients(graph, features, boxes), eager, 1e-4)  # tape outside
     single = value_and_gradients(align, [x[1:] for x in features], boxes[1:])
     check_close(single[0], eager[0][1:])
 
