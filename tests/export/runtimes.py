@@ -80,7 +80,7 @@ def assert_eight_bits_are_close(capsys, folder, weights, flag, file):
 
 
 def close(record, other):
-    """Whether a detection in 8 bits stands for one of the model: COCO's strict IoU, a score of .1."""
+    """Whether a detection in 8 bits is one of the model: an IoU of .75, .1 in the score."""
     same = all(record[name] == other[name] for name in ("image_id", "category_id"))
     if not same or abs(record["score"] - other["score"]) >= 0.1:
         return False
