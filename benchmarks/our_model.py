@@ -16,14 +16,14 @@ def tensorflow_side(config: Config, what: str) -> Side:
 
     from benchmarks import step_profile
     from benchmarks.flops import count_flops
-    from fcos_tf.models.folding import fold_norms, with_constant_head
+    from fcos_tf.models.folding import fold_norms
 
     images, targets = random_batch(config)
     model = _make_model(config)
     step_profile.name_parts(model)
     if what == "inference":
-        fold_norms(model)  # this and the next line as tools/detect.py
-        detect = tf.function(with_constant_head(model, model.detect))
+        fold_norms(model)  # as tools/detect.py
+        detect = tf.function(model.detect)
 
         def step():
             return detect(images)["boxes"].numpy()

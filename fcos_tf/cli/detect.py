@@ -49,7 +49,6 @@ _UNUSED = {
 }  # fmt: skip
 _NOT_OF_A_CLASSIFIER = ("output_dir", "show", "max_frames", "classes", "batch_size")
 _MOST_CLASSES = 5
-_MANY = 8  # images from which the faster, more slowly compiled form of a model pays
 _OF_A_RUN = ("batch_size", "score_threshold", "apply_exif")
 
 
@@ -101,7 +100,7 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
         raise ValueError(f"expected one of {names}; got {got}")
     (kind,) = named
     command_line.refuse_unused(given, f"--{kind}", _UNUSED[kind])
-    from fcos_tf.detecting.files import IMAGE, find_inputs
+    from fcos_tf.detecting.files import find_inputs
 
     names = (*fields_of(DetectOptions), *_OF_A_RUN, "image_size", "classes")
     flags = {name: name for name in names}
@@ -133,8 +132,7 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
             model = ServedModel(name, options.description)
         else:
             name = find_weights(config.model_dir, name)
-            many = len(inputs) >= _MANY or any(each.kind != IMAGE for each in inputs)
-            model = open_model(name, image_size=image_size, many_images=many)
+            model = open_model(name, image_size=image_size)
         if model.classifies:
             command_line.refuse_unused(given, f"the classifier {name}", _NOT_OF_A_CLASSIFIER)
             return _classify(model, inputs, config, given)

@@ -20,9 +20,7 @@ DetectFunction = Callable[..., Mapping[str, Any]]
 COLUMNS = ("boxes", "scores", "labels")
 
 
-def compile_detect(
-    model: Any, class_names: Sequence[str] | None = None, *, fixed_weights: bool = False
-) -> DetectFunction:
+def compile_detect(model: Any, class_names: Sequence[str] | None = None) -> DetectFunction:
     """Returns `model.detect` as one compiled function of `(images, image_sizes)`.
 
     TensorFlow traces it at most once per canvas. The trace fixes thresholds and other plain
@@ -33,7 +31,6 @@ def compile_detect(
         model: a detector.
         class_names: the classes of a data set. The model's labels are mapped to them by name;
             classes that the data set lacks become padding, label -1.
-        fixed_weights: that the weights no longer change, which makes it faster.
 
     Raises:
         ValueError: the data set has a class that the model does not know.
@@ -57,11 +54,6 @@ def compile_detect(
             return found
         return {**found, "labels": ops.take(ops.convert_to_tensor(table), found["labels"] + 1)}
 
-    if fixed_weights:
-        # Imported here so that scoring result files does not import TensorFlow.
-        from fcos_tf.models.folding import with_constant_head
-
-        detect = with_constant_head(model, detect)
     return _on_devices(detect, model)
 
 
@@ -229,7 +221,8 @@ def detect_samples(batches: Iterable, detect: DetectFunction, count: int) -> Sam
 
 def compiled(function: Callable) -> Callable:
     """Returns the function as a TensorFlow graph; on other backends as a function of arrays."""
-    import keras  # here for the same reason as above
+    # Imported here so that scoring result files does not import TensorFlow.
+    import keras
 
     if keras.config.backend() != "tensorflow":
         return lambda *inputs: function(*(np.asarray(each) for each in inputs))

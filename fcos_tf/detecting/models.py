@@ -89,11 +89,7 @@ def detect(
 
 
 def open_model(
-    model: Any,
-    *,
-    image_size: str | None = None,
-    description: str | Path | None = None,
-    many_images: bool = True,
+    model: Any, *, image_size: str | None = None, description: str | Path | None = None
 ) -> "OpenedModel":
     """Opens a model for many calls of `detect`.
 
@@ -107,9 +103,6 @@ def open_model(
         image_size: size of the resized images; None: the model's own.
         description: with a server, the file `assets/description.json` of the export, for class
             names, which a server does not give.
-        many_images: with a `.keras` file of a detector, to compile it with constants, see
-            `folding.with_constant_head`: on a CPU it detects faster, but starts a second later and
-            takes 0.5 GB more memory (ResNet-50).
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -154,7 +147,7 @@ def open_model(
         )
     if is_text:
         fold_norms(loaded)
-        return KerasModel(loaded, image_size=image_size, name=str(model), fixed_weights=many_images)
+        return KerasModel(loaded, image_size=image_size, name=str(model))
     return _opened_before(loaded, image_size)
 
 
@@ -288,20 +281,11 @@ class OpenedModel:
 class KerasModel(OpenedModel):
     """A model of this package. Its thresholds are those of the first call.
 
-    With `fixed_weights` also the weights of a detector's head: see `compile_detect`.
-
     Raises:
         ValueError: no image size is known.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        image_size: str | None = None,
-        name: str = "the model",
-        fixed_weights: bool = False,
-    ):
+    def __init__(self, model: Any, *, image_size: str | None = None, name: str = "the model"):
         self._image_size = image_size or model.image_size
         if self._image_size is None:
             raise ValueError(f"image_size: expected one, as {name} has none of its own; got none")
@@ -309,11 +293,7 @@ class KerasModel(OpenedModel):
         super().__init__(model.class_names, category_ids_of(model), *kept)
         self.classifies = hasattr(model, "classify")
         self._inclusive_pixels = getattr(model, "inclusive_pixels", False)
-        self._run = (
-            compile_classify(model)
-            if self.classifies
-            else compile_detect(model, fixed_weights=fixed_weights)
-        )
+        self._run = compile_classify(model) if self.classifies else compile_detect(model)
 
     def reads_upright(self, apply_exif):
         """See `OpenedModel`."""

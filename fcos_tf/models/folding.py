@@ -1,4 +1,4 @@
-"""Models for inference: folded batch norms, weights of a precision or as constants of a graph.
+"""Models for inference: batch norms folded into convolutions, weights of a precision.
 
 Batch norm after a convolution scales and shifts each output channel:
 
@@ -6,8 +6,6 @@ Batch norm after a convolution scales and shifts each output channel:
 
 so the kernel takes the scale, and the norm keeps the shift only.
 """
-
-from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -86,30 +84,6 @@ def fold_norms(model: keras.Model) -> list[tuple[keras.layers.Layer, keras.layer
     for convolution, norm in pairs:
         _fold(convolution, norm)
     return pairs
-
-
-def with_constant_head(model: keras.Model, function: Callable) -> Callable:
-    """`function`, to be compiled, with the weights of a detector's head as constants of its graph.
-
-    oneDNN packs a kernel once if it is a constant, and reads it as it lies if it is a variable. The
-    head's kernels, used on each level of the pyramid, gain by far the most. TensorFlow holds some
-    ten copies of a constant, so the other weights stay variables.
-
-    Args:
-        model: a detector, whose head no longer learns.
-        function: calls the model.
-    """
-    head = getattr(model, "head", getattr(model, "rpn_head", None))
-    if head is None or keras.config.backend() != "tensorflow":
-        return function
-    weights = [(variable, ops.convert_to_numpy(variable)) for variable in head.variables]
-
-    def with_constants(*args, **options):
-        constants = [(variable, ops.convert_to_tensor(value)) for variable, value in weights]
-        with keras.StatelessScope(state_mapping=constants):
-            return function(*args, **options)
-
-    return with_constants
 
 
 def foldable(backbone: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:

@@ -7,7 +7,6 @@ from PIL import Image
 
 import fcos_tf
 from fcos_tf.data.prepare import prepare_batch
-from fcos_tf.detecting import models
 from fcos_tf.models.folding import fold_norms
 from tests.detecting.stubs import (
     Stub,
@@ -90,26 +89,6 @@ def test_a_folder_gives_what_predict_gives(weights, photos, tmp_path, capsys):
     found = read_records(out)
     assert found == expected_records(weights, files, files)
     assert len(found) == 60 and len({record[2] for record in found}) > 1
-
-
-@pytest.mark.parametrize(("count", "many"), [(1, False), (8, True)])
-def test_a_model_is_compiled_for_many_images_only_where_it_pays(
-    weights, tmp_path, capsys, monkeypatch, count, many
-):
-    opened, original = [], models.open_model
-
-    def open_model(*args, many_images, **options):
-        opened.append(many_images)
-        return original(*args, many_images=many_images, **options)
-
-    monkeypatch.setattr(models, "open_model", open_model)
-    for i in range(count):
-        Image.fromarray(np.full((40, 60, 3), 20 * i, np.uint8)).save(tmp_path / f"{i}.png")
-    code, out, _ = run(
-        capsys, f"--weights={weights}", f"--input={tmp_path}/*.png", f"--output_dir={tmp_path}/out"
-    )
-    assert (code, opened) == (0, [many])
-    assert out.splitlines()[-1].startswith(f"{count} image")
 
 
 def test_a_batch_gives_what_predict_gives_for_it(weights, photos, tmp_path, capsys):

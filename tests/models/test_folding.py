@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import fcos_tf
 from fcos_tf.detecting import models, open_model
@@ -93,25 +92,6 @@ def test_detecting_folds_what_it_read_from_a_file_and_nothing_else(tmp_path):
         patch.setattr(models, "load_model", lambda file: opened.append(read) or read)
         open_model(tmp_path / "a.keras")
     assert folding.batch_norms(read) == [] and opened == [read]
-
-
-@pytest.mark.parametrize(("kind", "head"), [("FCOS", "head"), ("FasterRCNN", "rpn_head")])
-def test_the_weights_of_a_head_become_constants_of_the_graph(kind, head):
-    options = {"backbone": "resnet18", "fpn_channels": 32, "score_threshold": 0.0}
-    model = randomize(getattr(fcos_tf, kind)(3, **options))
-    function = tf.function(folding.with_constant_head(model, model.detect))
-    expected, found = model.detect(images()), function(images())
-    for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-4)
-    held = {id(variable) for variable in function.get_concrete_function(images()).variables}
-    weights = getattr(model, head).weights
-    assert len(weights) > 4 and not held & {id(weight.value) for weight in weights}
-    assert held >= {id(weight.value) for weight in model.fpn.weights}
-
-
-def test_what_has_no_head_stays():
-    classifier = fcos_tf.ImageClassifier(2, backbone="simple_cnn", image_size="64x64")
-    assert folding.with_constant_head(classifier, classifier.classify) == classifier.classify
 
 
 def test_grouped_convolutions_are_folded_without_a_bias():
