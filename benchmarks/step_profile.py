@@ -40,7 +40,9 @@ def name_parts(model) -> None:
     """Puts what is not a layer of a model into scopes, before it is traced."""
     _scoped(model, "decode", CHOICE)
     _scoped(model, "forward_losses", LOSSES)
-    _scoped(importlib.import_module("fcos_tf.models.faster_rcnn"), "propose", CHOICE)
+    faster_rcnn = importlib.import_module("fcos_tf.models.faster_rcnn")
+    _scoped(faster_rcnn, "propose", CHOICE)
+    _scoped(faster_rcnn, "multilevel_roi_align", LAYERS)
 
 
 def _scoped(owner, name: str, part: str) -> None:
@@ -95,7 +97,7 @@ def _scopes(model) -> dict[str, str]:
             layer.name: NORMS if "Norm" in type(layer).__name__ else LAYERS
             for layer in model._flatten_layers(include_self=False)
         },
-        **{_scope(part): part for part in (CHOICE, LOSSES)},
+        **{_scope(part): part for part in (LAYERS, CHOICE, LOSSES)},
         **dict.fromkeys((optimizer.name, "global_norm", "clip_by_global_norm"), OPTIMIZER),
     }
 
