@@ -43,6 +43,7 @@ def side(config: Config, what: str) -> Side:
     from benchmarks.flops import count_flops
 
     images, targets = random_batch(config)
+    _check(config, images.shape[1:])
     keras.config.set_dtype_policy(config.precision)
     model, preprocess = _make(config, images.shape[1:])
     if what == "inference":
@@ -69,16 +70,26 @@ def side(config: Config, what: str) -> Side:
     return Side(step, lambda: count_flops(graph))
 
 
-def _make(config: Config, shape: tuple[int, ...]):
-    """The model and its preprocessing."""
-    import keras_hub
-    from keras_hub import layers, models
-
+def _check(config: Config, shape: tuple[int, ...]) -> None:
+    """Refuses what KerasHub's RetinaNet has not, or cannot take."""
     if config.model != "fcos" or config.backbone not in _RESNETS:
         raise ValueError(
             f"--peer=keras_hub: expected --model=fcos and --backbone of {', '.join(_RESNETS)}, got "
             f"{config.model} and {config.backbone}"
         )
+    height, width = shape[:2]
+    if height % 32 or width % 32:  # its pyramid adds maps of doubled size
+        raise ValueError(
+            "--peer=keras_hub: expected --image_size of multiples of 32, such as 256x320, got "
+            f"{height}x{width}"
+        )
+
+
+def _make(config: Config, shape: tuple[int, ...]):
+    """The model and its preprocessing."""
+    import keras_hub
+    from keras_hub import layers, models
+
     blocks, kind = _RESNETS[config.backbone]
     encoder = models.ResNetBackbone(
         input_conv_filters=[64],

@@ -46,6 +46,12 @@ def test_keras_hubs_retinanet_takes_steps(what, precision):
         contestant.close()
 
 
+def test_sizes_that_keras_hubs_pyramid_cannot_take_are_named():
+    config = Config(backbone="resnet18", image_size="240x320")
+    with pytest.raises(ValueError, match="multiples of 32, such as 256x320, got 240x320"):
+        keras_hub_peer._check(config, (240, 320, 3))
+
+
 def test_a_missing_keras_hub_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     with pytest.raises(ValueError, match="--peer=keras_hub: expected KerasHub; pip install keras-"):
