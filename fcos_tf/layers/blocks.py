@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import keras
+from keras import ops
 
 from fcos_tf.layers.norms import NORM_EPSILON, BatchNormalization, FrozenBatchNormalization
 from fcos_tf.ops.dtypes import at_least_float32
@@ -81,10 +82,41 @@ class GroupedConv2D(keras.layers.Conv2D):
         return tf.concat([convolve(x, k) for x, k in parts], axis=-1)
 
 
+@keras.saving.register_keras_serializable(package="fcos_tf")
+class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` that also trains fast in bfloat16 on a CPU.
+
+    oneDNN has no fast gradient of a depthwise convolution with stride 2 in bfloat16: it takes more
+    than ten times as long as in float32. In training, TensorFlow on a CPU computes such a layer in
+    float32, from the same bfloat16 input and kernel. Otherwise it is Keras' layer.
+    """
+
+    def call(self, inputs, training=None):
+        """[B, H, W, channels] to [B, H', W', channels * depth_multiplier]."""
+        if not (training and self._is_slow()):
+            return super().call(inputs)
+        x, kernel = ops.cast(inputs, "float32"), ops.cast(self.kernel, "float32")
+        options = {"padding": self.padding, "dilation_rate": self.dilation_rate}
+        x = ops.depthwise_conv(x, kernel, strides=self.strides, **options)
+        if self.use_bias:
+            x = x + ops.cast(self.bias, "float32")
+        return self.activation(ops.cast(x, inputs.dtype))
+
+    def _is_slow(self) -> bool:
+        if keras.backend.backend() != "tensorflow" or self.data_format != "channels_last":
+            return False
+        return self.compute_dtype == "bfloat16" and max(self.strides) > 1 and not _accelerators()
+
+
+def _accelerators() -> list:
+    """TensorFlow's GPUs and TPUs."""
+    return [x for kind in ("GPU", "TPU") for x in tf.config.list_logical_devices(kind)]
+
+
 @functools.cache
 def _has_grouped_gradient(dtype: str) -> bool:
     """Whether TensorFlow can differentiate a grouped convolution on this machine's devices."""
-    if any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU")):
+    if _accelerators():
         return True
     # A CPU can with oneDNN, which depends on build, environment variables and dtype: try.
     with tf.init_scope(), tf.device("CPU:0"):
@@ -229,9 +261,7 @@ def conv(
     options = {"strides": stride, "padding": padding, "use_bias": use_bias}
     options |= {"trainable": trainable, "name": name}
     if groups == filters == x.shape[-1]:  # has its own gradient on every CPU
-        layer = keras.layers.DepthwiseConv2D(
-            kernel_size, depthwise_initializer=HeNormal(), **options
-        )
+        layer = DepthwiseConv2D(kernel_size, depthwise_initializer=HeNormal(), **options)
     else:
         layer_class = keras.layers.Conv2D if groups == 1 else GroupedConv2D
         layer = layer_class(

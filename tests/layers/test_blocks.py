@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from fcos_tf.layers import blocks, norms
-from fcos_tf.layers.blocks import GroupedConv2D, Scale, conv, normalization
+from fcos_tf.layers.blocks import DepthwiseConv2D, GroupedConv2D, Scale, conv, normalization
 from fcos_tf.layers.norms import FrozenBatchNormalization
 
 
@@ -202,6 +202,45 @@ def test_grouped_convolution_in_mixed_precision():
     assert (keras.backend.standardize_dtype(y.dtype), mixed.kernel.dtype) == ("bfloat16", "float32")
     # bfloat16 has 8 bits: each of the 36 products is off by up to 2 ** -8 of its size.
     assert_close([np.asarray(y, "float32")], [np.asarray(full(x))], 2e-2)
+
+
+def depthwise(layer_class, dtype, stride):
+    options = {"strides": stride, "dtype": dtype, "depth_multiplier": 2}
+    layer = layer_class(3, padding="same", bias_initializer="ones", activation="relu6", **options)
+    layer.build((None, 7, 9, 5))
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 5, 2))
+    layer.set_weights([kernel.astype("bfloat16"), np.ones(10)])
+    return layer
+
+
+@pytest.mark.parametrize(("stride", "dtype"), [(1, tf.bfloat16), (2, tf.float32)])
+def test_depthwise_convolutions_with_a_stride_learn_in_float32_on_a_cpu(stride, dtype):
+    x = tf.constant(np.random.default_rng(1).normal(size=(2, 7, 9, 5)), tf.bfloat16)
+    layer = depthwise(DepthwiseConv2D, "mixed_bfloat16", stride)
+
+    @tf.function
+    def run(x, training):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=training)
+            loss = tf.reduce_sum(tf.cast(y, tf.float32) ** 2)
+        return y, *tape.gradient(loss, [x, layer.kernel.value])
+
+    def dtypes(training):
+        graph = run.get_concrete_function(x, training).graph
+        return {x.outputs[0].dtype for x in graph.get_operations() if "Depthwise" in x.type}
+
+    assert (dtypes(training=True), dtypes(training=False)) == ({dtype}, {tf.bfloat16})
+    found = run(x, True)
+    assert [x.dtype for x in found] == [tf.bfloat16, tf.bfloat16, tf.float32]
+    exact = depthwise(keras.layers.DepthwiseConv2D, "float32", stride)
+    expected = output_and_gradients(exact, np.asarray(x, "float32"))
+    assert_close([np.asarray(x, "float32") for x in found], expected, 2e-2)
+
+
+def test_a_gpu_learns_depthwise_convolutions_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind] * (kind == "GPU"))
+    assert not depthwise(DepthwiseConv2D, "mixed_bfloat16", 2)._is_slow()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
