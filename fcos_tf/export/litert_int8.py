@@ -38,16 +38,37 @@ def quantise(
     converter.representative_dataset = lambda: iter(batches)
     debugger = tf.lite.experimental.QuantizationDebugger(converter=converter)
     whole = debugger.calibrated_model
+    debugger.calibrated_model, names = _choose(whole)
     debugger.options = tf.lite.experimental.QuantizationDebugOptions(
-        denylisted_nodes=float_nodes(whole),
+        denylisted_nodes=names,
         denylisted_ops=["TOPK_V2"],  # two outputs, so no name that is looked for
     )
     return whole, debugger.get_nondebug_quantized_model()
 
 
-def float_nodes(content: bytes) -> list[str]:
-    """Names of the outputs of the operations of a LiteRT file that stay float32."""
+def _choose(content: bytes) -> tuple[bytes, list[str]]:
+    """Chooses the operations of a calibrated file that stay float32.
+
+    Returns:
+        The file without the calibrated ranges of what only such operations read: the converter
+        rounds a tensor with a range to 8 bits even between two of them. And the names of their
+        outputs.
+    """
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    graph = model.subgraphs[0]
+    quantised = _quantised(model)
+    read = {i for k in quantised for i in graph.operators[k].inputs}
+    names = []
+    for k, operation in enumerate(graph.operators):
+        if k not in quantised:
+            names += [graph.tensors[i].name.decode() for i in operation.outputs]
+            for i in set(operation.outputs) - read:
+                graph.tensors[i].quantization = None
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)), names
+
+
+def _quantised(model) -> set[int]:
+    """The places, in the order of a file, of its operations to quantise."""
     graph = model.subgraphs[0]
     kinds = [flatbuffer_utils.opcode_to_name(model, x.opcodeIndex) for x in graph.operators]
 
@@ -65,13 +86,12 @@ def float_nodes(content: bytes) -> list[str]:
         if kind in _CONVOLUTIONS or not last[-1]:
             into_convolutions |= inputs(operation)
 
-    quantised: set[int] = set()
-    names = []
-    for kind, operation, is_last in zip(kinds, graph.operators, reversed(last), strict=True):
+    places: set[int] = set()
+    tensors: set[int] = set()
+    for k, (kind, operation) in enumerate(zip(kinds, graph.operators, strict=True)):
         given = inputs(operation)
-        between = kind in _BETWEEN and given and given <= quantised
-        if not is_last and (kind in _CONVOLUTIONS or between):
-            quantised |= set(operation.outputs)
-        else:
-            names += [graph.tensors[i].name.decode() for i in operation.outputs]
-    return names
+        between = kind in _BETWEEN and given and given <= tensors
+        if not last[-1 - k] and (kind in _CONVOLUTIONS or between):
+            places.add(k)
+            tensors |= set(operation.outputs)
+    return places

@@ -65,6 +65,16 @@ def operations(file):
     )
 
 
+def readers_of(file, kind):
+    """The kinds of operations that read an output of an operation of one kind."""
+    read = flatbuffer_utils.read_model(str(file))
+    graph = read.subgraphs[0]
+    kinds = [flatbuffer_utils.opcode_to_name(read, x.opcodeIndex) for x in graph.operators]
+    pairs = list(zip(kinds, graph.operators, strict=True))
+    outputs = {i for name, operation in pairs if name == kind for i in operation.outputs}
+    return {name for name, operation in pairs if outputs & set(operation.inputs)}
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_detections_of_photos_of_any_size_are_the_models(model, file, batch_size):
     assert [path.name for path in file.parent.iterdir()] == ["a.tflite"]
@@ -172,6 +182,7 @@ def test_the_tools_and_eight_bits(trained, capsys, tmp_path):
     assert not {kind for kind, type_ in kinds if type_ == "INT8"} & {
         "LOGISTIC", "MEAN", "MUL", "RSQRT", "SQUARED_DIFFERENCE", "SUB", "TOPK_V2",
     }  # fmt: skip
+    assert readers_of(small, "QUANTIZE") <= {"CONV_2D", "PAD"}  # boxes stay as they are
     assert_eight_bits_are_close(capsys, tmp_path, weights, "litert", small)
 
 
