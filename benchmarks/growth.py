@@ -7,7 +7,7 @@ r"""Growth of time and memory with image side, batch, classes, boxes per image a
 
 Each axis has several sizes; all else stays as the flags say. Each size has a process of its own.
 The processes of an axis take turns, so that a busy machine slows all of them; they hold their
-memory at the same time. The time is the median of all timed steps. The memory is the peak resident
+memory at the same time. The time is the median of the rounds. The memory is the peak resident
 set of the process, minus its peak once the model was made and no step had run: outputs, targets,
 gradients, momenta, and the traced graph, some 600 MiB whatever the sizes.
 
@@ -24,9 +24,8 @@ Writes growth.txt, growth.json and growth.png, whose dashed lines have slope 1, 
 
 import contextlib
 import dataclasses
-import multiprocessing
+import functools
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,12 +33,12 @@ import numpy as np
 
 from benchmarks.batches import fixed_size, random_batch
 from benchmarks.growth_report import VALUES, amounts_of, growth_of, in_words, table, write_report
-from benchmarks.processes import peak_memory
+from benchmarks.processes import Contestant, Entrant, peak_memory
+from benchmarks.turns import Side, time_in_turns, timed
 from fcos_tf import config as sections
 from fcos_tf.cli import command_line
 from fcos_tf.config import Config
 from fcos_tf.options import Options, option
-from fcos_tf.tensorflow_words import load_tensorflow
 
 _USES = (
     "image_size", "batch_size", "model", "num_classes", sections.ModelOptions, "nms_threshold",
@@ -117,46 +116,20 @@ def _grow(config: Config, options: GrowthOptions, given: command_line.Given) -> 
 
 def _measure(config: Config, options: GrowthOptions, axis: str, what: str, sizes) -> list[dict]:
     """Time and memory of every size, in turns."""
-    context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
-        receivers = []
+        contestants = {}
         for size in sizes:
-            here, there = context.Pipe()
             boxes = size if axis == "boxes" else options.boxes
-            arguments = (there, _config_of(config, axis, size), what, boxes)
-            process = context.Process(target=_serve, args=arguments, daemon=True)
-            process.start()
-            there.close()  # so that the end of the process is the end of the pipe
-            stack.callback(process.join)
-            stack.callback(here.close)
-            receivers.append((here, process, f"--what={what}, {axis} {size}"))
-            _receive(*receivers[-1])
-        seconds: list[list[float]] = [[] for _ in sizes]
-        points: list[dict] = [{} for _ in sizes]
-        for _ in range(options.rounds):
-            for k, receiver in enumerate(receivers):
-                receiver[0].send(options.steps_per_round)
-                new, points[k] = _receive(*receiver)
-                seconds[k] += new
+            make = functools.partial(_side, _config_of(config, axis, size), what, boxes)
+            contestants[size] = Contestant(f"--what={what}, {axis} {size}", Entrant(make))
+            stack.callback(contestants[size].close)
+        runs = {size: contestant.run for size, contestant in contestants.items()}
+        seconds = time_in_turns(runs, rounds=options.rounds, steps=options.steps_per_round)
+        results = {size: contestant.ask("result") for size, contestant in contestants.items()}
     return [
-        {"size": size, "seconds": statistics.median(times), **point, "all_seconds": times}
-        for size, times, point in zip(sizes, seconds, points, strict=True)
+        {"size": size, "seconds": statistics.median(times), **results[size], "all_seconds": times}
+        for size, times in seconds.items()
     ]
-
-
-def _receive(pipe, process, name: str):
-    """What a process sends; raises its error."""
-    try:
-        got = pipe.recv()
-    except EOFError:
-        process.join()
-        raise ChildProcessError(
-            f"{name}: expected a step, got the end of the process, exit status "
-            f"{process.exitcode}; the memory may not suffice"
-        ) from None
-    if isinstance(got, Exception):
-        raise got
-    return got
 
 
 def _config_of(config: Config, axis: str, size: int) -> Config:
@@ -165,25 +138,14 @@ def _config_of(config: Config, axis: str, size: int) -> Config:
     return dataclasses.replace(config, **({_FIELDS[axis]: size} if axis in _FIELDS else {}))
 
 
-def _serve(pipe, config: Config, what: str, num_boxes: int) -> None:
-    """Makes a model, then runs as many steps as the pipe says, until it is closed."""
-    load_tensorflow()
-    try:
-        step = make_step(config, what, num_boxes)
-        loaded = peak_memory() / 2**20
-        step()
-    except (ValueError, OSError) as error:
-        pipe.send(error)
-        return
-    pipe.send(None)
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
-        while True:
-            seconds = []
-            for _ in range(pipe.recv()):
-                start = time.perf_counter()
-                found = step()
-                seconds.append(time.perf_counter() - start)
-            pipe.send((seconds, {"mebibytes": peak_memory() / 2**20 - loaded, **found}))
+def _side(config: Config, what: str, num_boxes: int) -> Side:
+    """A model, whose result is the memory of its steps and what the last one found."""
+    step = make_step(config, what, num_boxes)
+    loaded, found = peak_memory(), {}
+    return Side(
+        timed(lambda: found.update(step())),
+        result=lambda: {"mebibytes": (peak_memory() - loaded) / 2**20, **found},
+    )
 
 
 def make_step(config: Config, what: str, num_boxes: int) -> Callable[[], dict]:

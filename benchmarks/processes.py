@@ -42,6 +42,7 @@ class Contestant:
     """An entrant in a process of its own, which waits for requests.
 
     Raises:
+        ChildProcessError: its process ended, here or in an answer.
         Exception: what its libraries or its `make` raise.
     """
 
@@ -72,8 +73,9 @@ class Contestant:
             answer, error = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()
-            raise RuntimeError(
-                f"{self.name}: its process ended with exit status {self._process.exitcode}"
+            raise ChildProcessError(
+                f"{self.name}: expected an answer, got the end of its process, exit status "
+                f"{self._process.exitcode}; the memory may not suffice"
             ) from None
         if error is not None:
             raise error

@@ -1,8 +1,6 @@
 """The tool of growth: exponents of made-up data, a step, and a small run in real processes."""
 
 import json
-import multiprocessing
-import types
 
 import pytest
 from PIL import Image
@@ -10,11 +8,12 @@ from PIL import Image
 from benchmarks import growth
 from benchmarks.growth_report import amounts_of, growth_of
 from fcos_tf.config import Config
+from tests.tools import run
 
 SIZES = (1, 2, 4, 8, 16)
 SMALL = (
     "--backbone=simple_cnn", "--fpn_levels=3", "--fpn_channels=32", "--head_convs=0",
-    "--image_size=64x64", "--batch_size=1", "--num_classes=3", "--rounds=1", "--steps_per_round=2",
+    "--image_size=64x64", "--batch_size=1", "--num_classes=3", "--rounds=2", "--steps_per_round=1",
 )  # fmt: skip
 
 
@@ -53,16 +52,11 @@ def test_size_zero_is_the_constant_part_and_pixels_count_for_a_side():
     assert result["exponent"] == pytest.approx(1)
 
 
-def run(capsys, *arguments):
-    with pytest.raises(SystemExit) as end:
-        growth.main(["growth.py", *arguments])
-    out = capsys.readouterr()
-    return end.value.code, out.out, out.err
-
-
 def test_it_writes_a_table_json_and_a_plot(capsys, tmp_path):
     folder = tmp_path / "new"
-    code, out, error = run(capsys, "--axis=boxes", "--sizes=0,1,4", f"--output={folder}", *SMALL)
+    code, out, error = run(
+        capsys, growth, "--axis=boxes", "--sizes=0,1,4", f"--output={folder}", *SMALL
+    )
     assert code == 0, error
     written = json.loads((folder / "growth.json").read_text())
     assert written.keys() == {"title", "faster_than_linear", "results"}
@@ -91,14 +85,6 @@ def test_the_suppression_finds_as_many_detections_as_asked_for():
     assert growth.make_step(config, "inference", 0)() == {"detections": 7}
 
 
-def test_a_process_that_ends_is_named():
-    here, there = multiprocessing.Pipe()
-    there.close()
-    killed = types.SimpleNamespace(join=lambda: None, exitcode=-9)
-    with pytest.raises(ChildProcessError, match=r"^--what=training, batch 64: .* status -9; "):
-        growth._receive(here, killed, "--what=training, batch 64")
-
-
 @pytest.mark.parametrize(
     ("code", "arguments", "message"),
     [
@@ -119,5 +105,5 @@ def test_a_process_that_ends_is_named():
 )
 def test_wrong_flags_are_told(capsys, tmp_path, code, arguments, message):
     output = [] if "--output=" in arguments else [f"--output={tmp_path}"]
-    got, _, error = run(capsys, *output, *arguments)
+    got, _, error = run(capsys, growth, *output, *arguments)
     assert (got, message in error) == (code, True), error

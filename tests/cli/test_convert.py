@@ -7,15 +7,9 @@ import fcos_tf
 from fcos_tf.cli import convert
 from fcos_tf.layers.backbones import build_backbone
 from tests.convert import fcos_parameter_names as published
+from tests.tools import run
 
 SMALL = {"depth": 18, "channels": 32, "num_convs": 1}
-
-
-def run(capsys, *arguments):
-    with pytest.raises(SystemExit) as end:
-        convert.main(["convert.py", *arguments])
-    out = capsys.readouterr()
-    return end.value.code, out.out, out.err
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +22,7 @@ def source(tmp_path_factory):
 def test_a_detector_is_written(source, capsys, tmp_path):
     output = tmp_path / "new" / "fcos.keras"
     code, out, error = run(
-        capsys, f"--source={source}", "--flavour=adelaidet", f"--output={output}",
+        capsys, convert, f"--source={source}", "--flavour=adelaidet", f"--output={output}",
         "--classes=cat,dog", "--quality=iou", "--score_threshold=0.3",
     )  # fmt: skip
     assert (code, error) == (0, "")
@@ -58,7 +52,12 @@ def test_the_variant_decides(tmp_path, capsys):
         output = tmp_path / f"{preset}.keras"
         options = [f"--variant={variant}"] if variant else []
         code, out, _ = run(
-            capsys, f"--source={source}", "--flavour=official", f"--output={output}", *options
+            capsys,
+            convert,
+            f"--source={source}",
+            "--flavour=official",
+            f"--output={output}",
+            *options,
         )
         assert code == 0 and out.startswith(f"official: settings of {preset}\n")
 
@@ -76,7 +75,7 @@ def classifier(tmp_path_factory):
 def test_a_backbone_is_written(classifier, capsys, tmp_path):
     output = tmp_path / "resnet18.keras"
     code, out, error = run(
-        capsys, f"--source={classifier}", "--flavour=imagenet", "--backbone=resnet18",
+        capsys, convert, f"--source={classifier}", "--flavour=imagenet", "--backbone=resnet18",
         f"--output={output}",
     )  # fmt: skip
     assert (code, error) == (0, "")
@@ -89,7 +88,7 @@ def test_a_backbone_is_written(classifier, capsys, tmp_path):
 
 def test_another_backbone_than_the_files(classifier, capsys, tmp_path):
     code, out, error = run(
-        capsys, f"--source={classifier}", "--flavour=imagenet", "--backbone=resnet34",
+        capsys, convert, f"--source={classifier}", "--flavour=imagenet", "--backbone=resnet34",
         f"--output={tmp_path / 'a.keras'}",
     )  # fmt: skip
     # 8 more blocks of two convolutions, each with a norm of four.
@@ -106,7 +105,7 @@ def test_a_partial_file_is_told_and_nothing_written(tmp_path, capsys):
     source = published.save_pickle(tmp_path / "partial.pkl", arrays)
     output = tmp_path / "out" / "a.keras"
     code, out, error = run(
-        capsys, f"--source={source}", "--flavour=detectron2", f"--output={output}"
+        capsys, convert, f"--source={source}", "--flavour=detectron2", f"--output={output}"
     )
     assert code == 1
     assert out.splitlines()[-2:] == ["missing:", "  head.ctrness.bias"]
@@ -131,7 +130,7 @@ def test_a_partial_file_is_told_and_nothing_written(tmp_path, capsys):
 )  # fmt: skip
 def test_wrong_flags_are_refused(capsys, arguments, message):
     command = ["--source=a.pth", "--flavour=adelaidet", "--output=new.keras", *arguments]
-    code, out, error = run(capsys, *command)
+    code, out, error = run(capsys, convert, *command)
     assert (code, out, error.count("\n")) == (2, "", 1) and message in error
 
 
@@ -158,7 +157,12 @@ def test_what_is_wrong_is_told_in_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "old.keras").write_bytes(b"kept")
     code, out, error = run(
-        capsys, f"--source={source}", "--flavour=adelaidet", "--output=new.keras", *arguments
+        capsys,
+        convert,
+        f"--source={source}",
+        "--flavour=adelaidet",
+        "--output=new.keras",
+        *arguments,
     )
     assert code == 1 and out == ""
     assert error.startswith("convert.py: error: ") and error.count("\n") == 1 and message in error

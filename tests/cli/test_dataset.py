@@ -9,13 +9,7 @@ from fcos_tf import FCOS, FasterRCNN
 from fcos_tf.cli import dataset, visualize
 from fcos_tf.data.formats.writing import write_dataset
 from tests.digit_files import write_digits
-
-
-def run(tool, capsys, *arguments):
-    with pytest.raises(SystemExit) as end:
-        tool.main(["tool.py", *arguments])
-    out = capsys.readouterr()
-    return end.value.code, out.out, out.err
+from tests.tools import run
 
 
 @pytest.fixture
@@ -31,7 +25,7 @@ def tree(tmp_path):
 
 
 def test_summary(tree, capsys):
-    code, out, _ = run(dataset, capsys, "--dataset=voc", f"--data_dir={tree}", "--check_images")
+    code, out, _ = run(capsys, dataset, "--dataset=voc", f"--data_dir={tree}", "--check_images")
     assert code == 0
     train, val = out.split("voc val: ")
     scenes = [fcos_tf.data.formats.digits.make_scene(i, "train") for i in range(6)]
@@ -61,7 +55,7 @@ def test_a_data_set_is_written_in_every_form(tree, capsys, tmp_path):
     for data_format, name in (("coco", "coco"), ("voc", "voc"), ("tfds", "tfds:detection")):
         folder = tmp_path / f"new {data_format}"
         code, out, error = run(
-            dataset, capsys, "--what=write", f"--format={data_format}", f"--output_dir={folder}",
+            capsys, dataset, "--what=write", f"--format={data_format}", f"--output_dir={folder}",
             "--dataset=voc", f"--data_dir={tree}", "--split=val",
         )  # fmt: skip
         assert (code, out) == (0, f"{folder}\n"), error
@@ -74,7 +68,7 @@ def test_a_data_set_is_written_in_every_form(tree, capsys, tmp_path):
 
 def write(capsys, tree, data_format, folder, *arguments):
     return run(
-        dataset, capsys, "--what=write", f"--format={data_format}", f"--output_dir={folder}",
+        capsys, dataset, "--what=write", f"--format={data_format}", f"--output_dir={folder}",
         "--dataset=voc", f"--data_dir={tree}", *arguments,
     )  # fmt: skip
 
@@ -134,7 +128,7 @@ def test_a_voc_tree_has_one_folder_for_all_splits(capsys, tmp_path):
         json_file = folder / "annotations" / f"instances_{split}.json"
         json_file.write_text(json_file.read_text().replace(f'"{split}_', '"scene_'))
     code, _, error = run(
-        dataset, capsys, "--what=write", "--format=voc", f"--output_dir={tmp_path / 'voc'}",
+        capsys, dataset, "--what=write", "--format=voc", f"--output_dir={tmp_path / 'voc'}",
         "--dataset=coco", f"--data_dir={folder}",
     )  # fmt: skip
     assert code == 1 and "image scene_00001 is in train and in val" in error
@@ -164,7 +158,7 @@ def test_a_voc_tree_has_one_folder_for_all_splits(capsys, tmp_path):
 )
 def test_wrong_flags_are_told(capsys, arguments, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    code, _, error = run(dataset, capsys, "--overfit=2", *arguments)
+    code, _, error = run(capsys, dataset, "--overfit=2", *arguments)
     assert code == 1 and message in error
 
 
@@ -175,17 +169,17 @@ def test_wrong_flags_are_told(capsys, arguments, message, monkeypatch, tmp_path)
         (["--check_images=yes"], "--check_images: expected true or false, got 'yes'"),
         (["--what=draw"], "--what: expected one of summary, write, split, got 'draw'"),
         (["--val_splits=test"], "unknown flag --val_splits; did you mean --val_split?"),
-        (["--batch_size=3"], "--batch_size is not used by tool.py; --help lists its flags"),
+        (["--batch_size=3"], "--batch_size is not used by dataset.py; --help lists its flags"),
     ],
 )
 def test_wrong_flags_are_refused_before_anything_is_read(capsys, arguments, message):
-    code, out, error = run(dataset, capsys, *arguments)
+    code, out, error = run(capsys, dataset, *arguments)
     assert (code, out) == (2, "") and message in error
 
 
 def test_pictures_of_training_examples(tree, capsys, tmp_path):
     code, out, _ = run(
-        visualize, capsys, "--what=augmentations", "--dataset=voc", f"--data_dir={tree}",
+        capsys, visualize, "--what=augmentations", "--dataset=voc", f"--data_dir={tree}",
         "--image_size=64x64", "--batch_size=4", "--augment=mosaic,color_jitter",
         f"--output_dir={tmp_path}", "--num_images=5",
     )  # fmt: skip
@@ -203,7 +197,7 @@ def test_curves_of_runs(capsys, tmp_path, flag):
         line = '{"step": 20, "kind": "train", "loss": 2.0}\n'
         (tmp_path / name / "metrics.jsonl").write_text(line)
     code, out, _ = run(
-        visualize, capsys, "--what=curves", flag.format(tmp_path), f"--output_dir={tmp_path}"
+        capsys, visualize, "--what=curves", flag.format(tmp_path), f"--output_dir={tmp_path}"
     )
     assert (code, out) == (0, f"{tmp_path}/curves.png\n")
     assert Image.open(tmp_path / "curves.png").size[0] > 300
@@ -215,11 +209,11 @@ def test_curves_of_runs(capsys, tmp_path, flag):
         (["--what=boxes"], "--what: expected one of augmentations, curves, points, targets,"),
         (["--what=augmentations"], "--output_dir: expected a value, got none"),
         (["--what=augmentations", "--output_dir=x", "--num_images=0"], "at least 1, got 0"),
-        (["--what=curves", "--nms_threshold=.3"], "--nms_threshold is not used by tool.py"),
+        (["--what=curves", "--nms_threshold=.3"], "--nms_threshold is not used by visualize.py"),
     ],
 )
 def test_wrong_flags_of_pictures_are_refused(capsys, arguments, message):
-    code, _, error = run(visualize, capsys, *arguments)
+    code, _, error = run(capsys, visualize, *arguments)
     assert code == 2 and message in error
 
 
@@ -238,7 +232,7 @@ def test_wrong_flags_of_pictures_are_refused(capsys, arguments, message):
     ],
 )
 def test_runs_that_are_not_there_are_told(capsys, arguments, message):
-    code, _, error = run(visualize, capsys, "--what=curves", "--output_dir=x", *arguments)
+    code, _, error = run(capsys, visualize, "--what=curves", "--output_dir=x", *arguments)
     assert code == 1 and message in error
 
 
@@ -246,12 +240,12 @@ def test_proposals_of_a_model(tmp_path, capsys):
     data = ("--dataset=digits", "--overfit=3", f"--output_dir={tmp_path}", "--what=proposals")
     small = {"backbone": "simple_cnn", "fpn_channels": 32, "image_size": "64x96"}
     FCOS(10, **small).save(tmp_path / "fcos.keras")
-    code, _, error = run(visualize, capsys, f"--weights={tmp_path / 'fcos.keras'}", *data)
+    code, _, error = run(capsys, visualize, f"--weights={tmp_path / 'fcos.keras'}", *data)
     assert code == 1 and "a FCOS has no proposals to draw; expected a model with them" in error
     model = FasterRCNN(10, fpn_first_level=3, fpn_levels=3, fc_channels=8, **small)
     model.save(tmp_path / "rcnn.keras")
     code, out, _ = run(
-        visualize, capsys, f"--weights={tmp_path / 'rcnn.keras'}", "--num_images=3", *data
+        capsys, visualize, f"--weights={tmp_path / 'rcnn.keras'}", "--num_images=3", *data
     )
     assert (code, out) == (0, f"{tmp_path}/proposals.png\n")
     # Scenes are square: panels of 512 pixels, four beside each other and two below each other.

@@ -15,6 +15,7 @@ from fcos_tf.training import checkpoints
 from tests.export.encoded import picture
 from tests.models.test_faster_rcnn import SMALL
 from tests.models.test_folding import randomize
+from tests.tools import run
 
 NAMES, IDS = ("hat", "dog", "cat"), (7, 3, 90)
 PHOTOS = [picture(height, width, seed=width) for height, width in ((75, 51), (40, 121), (96, 97))]
@@ -100,13 +101,6 @@ def assert_same(found, expected):
         far |= np.abs(one.scores[:, None] - other.scores) > 1e-4
         assert not far.all(0).any() and not far.all(1).any()
         assert (one.class_names, one.category_ids) == (NAMES, IDS)
-
-
-def run(capsys, tool, *arguments):
-    with pytest.raises(SystemExit) as end:
-        tool.main(["tool", *map(str, arguments)])
-    out = capsys.readouterr()
-    return end.value.code, out.out, out.err
 
 
 def refuses_other_numbers(exporting, export, model, file, monkeypatch):
