@@ -103,9 +103,10 @@ def coco_evaluation(
     found = {**found, "area": areas, "iscrowd": np.zeros(len(areas), int)}
     indices = _index(image_ids, names, truth), _index(image_ids, names, found)
     ids, parts = sorted(names), []
+    numbers = list(range(1, len(ids) + 1))  # as in the indices
     for start in range(0, len(ids), CLASSES_AT_ONCE):
         evaluator = COCOeval_faster(*indices, iouType="bbox", print_function=_silent)
-        evaluator.params.catIds = ids[start : start + CLASSES_AT_ONCE]
+        evaluator.params.catIds = numbers[start : start + CLASSES_AT_ONCE]
         evaluator.evaluate()
         evaluator.accumulate()
         parts.append([np.asarray(evaluator.eval[kind]) for kind in ("precision", "recall")])
@@ -143,13 +144,20 @@ def _silent(*_: Any) -> None:
 
 
 def _index(image_ids: set[int], names: Mapping[int, str], columns: Columns) -> COCO:
-    """The evaluator's index of annotations or detections."""
-    # The evaluator marks "unmatched" by id 0 and merges equal ids, so ids are ours, from 1.
-    ids = np.arange(1, len(columns["bbox"]) + 1)
+    """The evaluator's index of annotations or detections; all ids count from 1.
+
+    It keeps ids as float64, which rounds those above 2 ** 53, marks "unmatched" by id 0, and merges
+    equal ids.
+    """
+    places = {"image_id": sorted(image_ids), "category_id": sorted(names)}
+    numbers = {"id": np.arange(1, len(columns["bbox"]) + 1)}
+    for key, ids in places.items():
+        numbers[key] = np.searchsorted(ids, columns[key]) + 1
+    images, categories = (range(1, len(ids) + 1) for ids in places.values())
     dataset = {
-        "images": [{"id": image_id} for image_id in sorted(image_ids)],
-        "annotations": list(to_dicts({**columns, "id": ids})),
-        "categories": [{"id": key, "name": name} for key, name in sorted(names.items())],
+        "images": [{"id": number} for number in images],
+        "annotations": list(to_dicts({**columns, **numbers})),
+        "categories": [{"id": number, "name": str(number)} for number in categories],
     }
     return COCO(dataset, print_function=_silent)
 

@@ -169,6 +169,25 @@ def test_ids_of_annotations_do_not_matter(ids):
     assert coco_metrics(ground_truth, detections)["AP"] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("first", [0, 10**15, 2**62])
+def test_large_ids_of_images_and_categories_stay_apart(first):
+    # The evaluator's float64 has steps of 512 at 2 ** 62.
+    ids = [first, first + 1]
+    ground_truth = truth(images=ids, categories=[{"id": i, "name": f"{i}"} for i in ids])
+    ground_truth["annotations"] = [
+        {"image_id": i, "category_id": i, "bbox": BOX_A} for i in ids for _ in range(2)
+    ]
+    for annotation in ground_truth["annotations"][1::2]:
+        annotation["bbox"] = BOX_B
+    detections = [found(box, 0.9, i, i) for i in ids for box in (BOX_A, BOX_B)]
+    result = coco_evaluation(ground_truth, detections[:3])  # of the second class one of two
+    assert {name: row["AP"] for name, row in result.per_class.items()} == pytest.approx(
+        {f"{ids[0]}": 1.0, f"{ids[1]}": 51 / 101}
+    )
+    exchanged = [{**found, "image_id": 2 * first + 1 - found["image_id"]} for found in detections]
+    assert coco_metrics(ground_truth, exchanged)["AP"] == 0
+
+
 def test_is_silent_and_leaves_its_arguments_alone(capfd, caplog):
     ground_truth, detections = truth(BOX_A, area=50.0), [found(BOX_A, 0.9)]
     before = copy.deepcopy((ground_truth, detections))
