@@ -53,17 +53,20 @@ def mirror_images(images, image_sizes):
     )
 
 
-def mirror_boxes(boxes: np.ndarray, image_sizes: np.ndarray) -> np.ndarray:
+def mirror_boxes(
+    boxes: np.ndarray, image_sizes: np.ndarray, inclusive_pixels: bool = False
+) -> np.ndarray:
     """Brings boxes [B, D, 4] xyxy of mirrored images back to the images themselves."""
-    widths = np.asarray(image_sizes, boxes.dtype)[:, None, 1]  # [B, 1]
+    widths = np.asarray(image_sizes, boxes.dtype)[:, None, 1] - inclusive_pixels  # [B, 1]
     x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)
     return np.stack([widths - x2, y1, widths - x1, y2], axis=-1)
 
 
-def mirrored_too(detect: DetectFunction) -> DetectFunction:
+def mirrored_too(detect: DetectFunction, inclusive_pixels: bool = False) -> DetectFunction:
     """Returns a function that detects on images and their mirror images: [B, 2 D, ...].
 
-    Boxes are mirrored back, in pixels of the resized images.
+    Boxes are mirrored back, in pixels of the resized images; with `inclusive_pixels` x2 and y2 are
+    those of their last pixels.
     """
     mirror = compiled(mirror_images)
 
@@ -72,7 +75,7 @@ def mirrored_too(detect: DetectFunction) -> DetectFunction:
         straight, mirrored = (
             {name: np.asarray(found[name]) for name in COLUMNS} for found in views
         )
-        mirrored["boxes"] = mirror_boxes(mirrored["boxes"], image_sizes)
+        mirrored["boxes"] = mirror_boxes(mirrored["boxes"], image_sizes, inclusive_pixels)
         return {name: np.concatenate([straight[name], mirrored[name]], axis=1) for name in COLUMNS}
 
     return detect_twice

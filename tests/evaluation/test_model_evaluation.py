@@ -85,6 +85,17 @@ def test_boxes_go_back_to_the_original_frame_and_to_the_ids_of_the_data_set():
     ]
 
 
+def test_batches_of_ones_own_need_no_ids_and_no_original_sizes():
+    def strip(images, targets):
+        return images, {name: targets[name] for name in ("boxes", "labels", "image_sizes")}
+
+    dataset = make_dataset(batch_size=2).map(strip)
+    records = run_detector(KnownAnswers(), dataset)
+    assert records.ground_truth["images"][2] == {"id": 3, "height": 50, "width": 100}
+    assert [record["image_id"] for record in records.detections] == [1, 2, 3]
+    assert records.detections[0]["bbox"] == [10.0, 5.0, 10.0, 20.0]
+
+
 def test_labels_go_by_name_where_model_and_data_set_have_other_classes():
     # The model's 0 is nothing that the data set knows, 1 is its second class and 2 its first.
     labels = np.array([[2], [1], [0]], np.int32)

@@ -87,6 +87,9 @@ def test_mirrored_boxes():
     sizes = np.float32([[8, 10], [8, 20]])
     np.testing.assert_array_equal(mirror_boxes(boxes, sizes), expected)
     np.testing.assert_array_equal(mirror_boxes(mirror_boxes(boxes, sizes), sizes), boxes)
+    # By the indices of the first and last pixel, 9 and 19 are the largest.
+    expected = [[[5, 2, 8, 6]], [[9, 0, 19, 5]]]
+    np.testing.assert_array_equal(mirror_boxes(boxes, sizes, inclusive_pixels=True), expected)
 
 
 def test_the_mirrored_view_finds_the_same_boxes_of_a_symmetric_detector():
