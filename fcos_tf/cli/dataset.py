@@ -92,9 +92,7 @@ def write_lists(config: Config, splits: Sequence[str]) -> list[Path]:
     from fcos_tf.data.formats import splits as lists
 
     found = {name: build.read_annotations(config, name).annotations for name in splits}
-    root = Path(config.data_dir or config.images).expanduser()
-    root = root.parent if root.is_file() else root
-    return lists.write_lists(found, root, Path(config.images or root).expanduser())
+    return lists.write_lists(found)
 
 
 def write(

@@ -82,6 +82,46 @@ def test_images_that_cannot_be_read_are_left_out_or_stop(tree, capsys, tmp_path,
     assert kept.image_ids.tolist() == [1, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("data_format", "name"), [("coco", "coco"), ("voc", "voc"), ("tfds", "tfds:detection")]
+)
+def test_images_that_exif_turns_are_written_upright(capsys, tmp_path, data_format, name):
+    photos = tmp_path / "photos" / "train"
+    photos.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    for orientation in (1, 3, 6):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(photos / f"{orientation}.jpg", exif=exif)
+        width, height = (30, 40) if orientation == 6 else (40, 30)  # as viewers show it
+        (photos / f"{orientation}.xml").write_text(
+            f"<annotation><size><width>{width}</width><height>{height}</height></size><object>"
+            "<name>cat</name><bndbox><xmin>3</xmin><ymin>5</ymin><xmax>20</xmax><ymax>28</ymax>"
+            "</bndbox></object></annotation>"
+        )
+    options = {"split": "train", "batch_size": 3, "image_size": (40, 40)}
+    expected = next(
+        iter(fcos_tf.data.load("xml", data_dir=photos.parent, apply_exif=True, **options))
+    )
+    code, _, error = run(
+        capsys, dataset, "--what=write", f"--format={data_format}", f"--output_dir={tmp_path}/new",
+        "--dataset=xml", f"--data_dir={photos.parent}", "--split=train", "--apply_exif",
+    )  # fmt: skip
+    assert code == 0, error
+    for apply_exif in (False, True):
+        written = fcos_tf.data.load(
+            name, data_dir=tmp_path / "new", apply_exif=apply_exif, **options
+        )
+        (found,) = written
+        assert written.faults == [] and written.num_images == 3
+        np.testing.assert_array_equal(found[0], expected[0])
+        for key, value in expected[1].items():
+            np.testing.assert_array_equal(found[1][key], value, err_msg=key)
+    if data_format != "tfds":  # the one that is not turned keeps its bytes
+        (same,) = (tmp_path / "new").rglob("1.jpg")
+        assert same.read_bytes() == (photos / "1.jpg").read_bytes()
+
+
 @pytest.mark.parametrize("data_format", ["coco", "voc", "tfds"])
 def test_nothing_is_overwritten(tree, capsys, tmp_path, data_format):
     folder = tree if data_format == "voc" else tmp_path / "new"

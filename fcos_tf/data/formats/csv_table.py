@@ -26,7 +26,9 @@ from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
 from fcos_tf.data.formats.listing import Listing
 from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
-from fcos_tf.image_files import ImageIndex, plain_name, read_text
+from fcos_tf.data.formats.text import read_utf8
+from fcos_tf.data.formats.voc_files import parse_size
+from fcos_tf.image_files import ImageIndex, plain_name
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # Names of columns, lower case without spaces, `_` and `-`.
@@ -76,10 +78,18 @@ def list_csv(
     folder = str(images).replace("{split}", split) if images else data_dir or table.parent
     rows, faults = _read_table(table)
     index = ImageIndex(folder)
-    named = {_name(stated, table.parent, index): stated for stated in rows}
+    spellings: dict[str, list[str]] = {}  # of each image
+    for stated in rows:
+        file = _find(stated, table.parent, index)
+        spellings.setdefault(os.path.abspath(file) if file else stated, []).append(stated)
+    named: dict[str, list[str]] = {}
+    for file, mine in spellings.items():
+        name = _name(mine[0], table.parent, index)
+        named[file if name in named else name] = mine
 
     def read(name: str, wanted: Sequence[str]) -> ImageRecord:
-        return _record(str(table), _find(named[name], table.parent, index), rows[named[name]])
+        mine = sorted(item for stated in named[name] for item in rows[stated].items())
+        return _record(str(table), _find(named[name][0], table.parent, index), dict(mine))
 
     def find_class_names() -> Sequence[str]:
         found = {
@@ -151,15 +161,15 @@ def _own_table(tables: dict[str, Path], split: str) -> Path | None:
 
 def _parse(file: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
     """The lines with their numbers, and the column of each field; no columns: no such table."""
-    try:
-        text = read_text(file)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: expected text in UTF-8, got {error}") from None
+    text = read_utf8(file)
     first = text.lstrip().split("\n", 1)[0]
     reader = csv.reader(
         io.StringIO(text), delimiter=max(",;\t", key=first.count), skipinitialspace=True
     )
-    lines = [(reader.line_num, [field.strip() for field in row]) for row in reader if any(row)]
+    try:
+        lines = [(reader.line_num, [field.strip() for field in row]) for row in reader if any(row)]
+    except csv.Error as error:
+        raise ValueError(f"{file}: line {reader.line_num}: expected CSV, got {error}") from None
     head = lines[0][1] if lines else []
     words = [_COLUMN_OF.get(word.lower().translate({32: "", 95: "", 45: ""}), "") for word in head]
     if "file" in words and "xmin" in words:
@@ -222,8 +232,7 @@ def _record(origin: str, file: str, rows: dict[int, dict[str, str]]) -> ImageRec
         return ImageRecord(origin, faults=[Fault(origin, f"line {min(rows)}", what)])
     objects, faults, size = {}, [], None
     for number, row in rows.items():
-        if _is_number(row.get("width", "")) and _is_number(row.get("height", "")):
-            size = int(float(row["height"])), int(float(row["width"]))
+        size = parse_size(row.get("height", ""), row.get("width", "")) or size
         if not any(row[side] for side in (*CORNERS, "class")):
             continue
         wrong = [f"{side} {row[side]!r}" for side in CORNERS if not _is_number(row[side])]

@@ -84,7 +84,7 @@ def _read(file: Path, stem: str, index: ImageIndex) -> ImageRecord:
         except ValueError as error:
             faults.append(Fault(origin, f"shape {number}", str(error)))
     height, width = content.get("imageHeight"), content.get("imageWidth")
-    known = all(type(side) is int and side > 0 for side in (height, width))
+    known = all(type(side) is int and 0 < side < 2**31 for side in (height, width))
     return ImageRecord(origin, image, (height, width) if known else None, objects, faults)
 
 

@@ -269,6 +269,8 @@ def _pass(boxes: np.ndarray, size: tuple[int, int]) -> bool:
 
 def _scaled(read: Annotations, sizes: np.ndarray, origins: Sequence[str]) -> Annotations:
     """The annotations in pixels of images of these sizes."""
+    if not len(sizes):  # all images are missing
+        return read
     ratio = sizes / np.maximum(read.sizes, 1)  # [n, 2]
     # The sides of a resized image are whole pixels.
     scale = np.take_along_axis(ratio, read.sizes.argmax(axis=1)[:, None], axis=1)

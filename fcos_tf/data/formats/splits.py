@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fcos_tf.data.annotations import Annotations, Fault
-from fcos_tf.image_files import plain_name, read_text, stem_of, unquoted
+from fcos_tf.data.formats.text import read_utf8
+from fcos_tf.image_files import plain_name, stem_of, unquoted
 
 LISTS = "splits"  # folder of lists of one's own
 EVERYTHING = "all"  # the split that has all images
@@ -19,7 +20,18 @@ _WORDS = {
     "test": ("test", "testing"),
 }
 _SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
-_HASHED = "has no splits of its own"
+
+
+class HashNote(str):
+    """The note on a split that a hash made, with what `write_lists` writes.
+
+    Attributes:
+        root: The data set.
+        names: Of the images of the split, as `choose` got them.
+    """
+
+    root: Path
+    names: Sequence[str]
 
 
 class Chosen(NamedTuple):
@@ -67,18 +79,19 @@ def choose(names: Sequence[str], split: str, root: Path, val_fraction: float) ->
 
     Raises:
         FileNotFoundError: The data set has splits, but not this one.
-        ValueError: A split that a hash does not make, or a `val_fraction` out of range.
+        ValueError: A split without images, one that a hash does not make, or a `val_fraction` out
+            of range.
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction: expected a number between 0 and 1, got {val_fraction}")
     parts = [_choose(names, part, root, val_fraction) for part in split.split("+")]
-    if len(parts) == 1:
-        return parts[0]
-    return Chosen(
-        sorted({index for part in parts for index in part.indices}),
-        tuple(dict.fromkeys(note for part in parts for note in part.notes)),
-        [fault for part in parts for fault in part.faults],
-    )
+    indices = sorted({index for part in parts for index in part.indices})
+    notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+    faults = [fault for part in parts for fault in part.faults]
+    if names and not indices:
+        why = "; ".join([*notes, *(f"the first fault: {fault}" for fault in faults[:1])])
+        raise ValueError(f"{root}: {split} has none of {len(names)} images; {why}")
+    return Chosen(indices, notes, faults)
 
 
 def _choose(names: Sequence[str], split: str, root: Path, val_fraction: float) -> Chosen:
@@ -100,13 +113,13 @@ def _choose(names: Sequence[str], split: str, root: Path, val_fraction: float) -
             f"{EVERYTHING}"
         )
     in_val = [is_val(name, val_fraction) for name in names]
-    note = (
-        f"{root} {_HASHED}: val_fraction={val_fraction:g} by a hash of the file names puts "
-        f"{sum(in_val)} of {len(names)} images into val; 'dataset.py --what=split' writes the lists"
+    note = HashNote(
+        f"{root} has no splits of its own: val_fraction={val_fraction:g} by a hash of the file "
+        f"names puts {sum(in_val)} of {len(names)} images into val; 'dataset.py --what=split' "
+        "writes the lists"
     )
     indices = [i for i, val in enumerate(in_val) if val == (split == "val")]
-    if not indices and names:
-        raise ValueError(f"{root}: {split} has none of {len(names)} images; {note}")
+    note.root, note.names = root, [names[index] for index in indices]
     return Chosen(indices, (note,))
 
 
@@ -125,15 +138,15 @@ def shared_images(first: Annotations, second: Annotations) -> list[str]:
     return [file for index, file in enumerate(second.files) if identity(second, index) in seen]
 
 
-def write_lists(splits: Mapping[str, Annotations], root: Path, images: Path) -> list[Path]:
+def write_lists(splits: Mapping[str, Annotations]) -> list[Path]:
     """Writes the splits that a hash made as lists, which are read instead of it from then on.
 
-    root/splits/SPLIT.txt has the name of an image on each line, to be edited at will.
+    splits/SPLIT.txt in the root of the data set, the place where `choose` looks, has the name of
+    an image on each line, to be edited at will: that of its annotation file without suffix where
+    it has one of its own, else of the image.
 
     Args:
         splits: Name of each split -> annotations, as read.
-        root: The data set.
-        images: The folder of the images.
 
     Returns:
         The files.
@@ -142,19 +155,19 @@ def write_lists(splits: Mapping[str, Annotations], root: Path, images: Path) -> 
         ValueError: The data set has splits of its own.
         FileExistsError: The lists are there.
     """
+    texts = {}
     for split, annotations in splits.items():
-        if not any(_HASHED in note for note in annotations.notes):
-            raise ValueError(f"{root} has a split {split} of its own; nothing to write")
-    files = {split: root / LISTS / f"{split}.txt" for split in splits}
-    for file in files.values():
+        note = next((note for note in annotations.notes if isinstance(note, HashNote)), None)
+        if note is None:
+            raise ValueError(f"the data has a split {split} of its own; nothing to write")
+        file = note.root / LISTS / f"{split}.txt"
         if file.exists():
             raise FileExistsError(f"{file} is there already; edit it, or remove it first")
-    (root / LISTS).mkdir(exist_ok=True)
-    for split, file in files.items():
-        names = [os.path.relpath(path, images) for path in splits[split].files]
-        text = "".join(f"{plain_name(name.replace(os.sep, '/'))}\n" for name in names)
+        texts[file] = "".join(f"{_as_line(name)}\n" for name in dict.fromkeys(note.names))
+    for file, text in texts.items():
+        file.parent.mkdir(exist_ok=True)
         file.write_text(text, encoding="utf-8")
-    return list(files.values())
+    return list(texts)
 
 
 def folder_split(name: str) -> str | None:
@@ -172,14 +185,22 @@ def _one_of(split: str, there: Mapping[str, object], where: Path):
     raise FileNotFoundError(f"no split {split!r} in {where}; there are: {', '.join(sorted(there))}")
 
 
+def _as_line(name: str) -> str:
+    """The line of a list for a name, in quotes where it reads as a comment or has outer blanks."""
+    return f'"{name}"' if name.startswith("#") or name != name.strip() else name
+
+
 def _from_list(names: Sequence[str], file: Path) -> Chosen:
     """The images that a list names, with or without suffix, in their own order."""
+    exact: dict[str, list[int]] = {}  # goes before the other spellings
     places: dict[str, list[int]] = {}
     for index, name in enumerate(names):
+        exact.setdefault(name, []).append(index)
         for key in {name, stem_of(name), plain_name(name), stem_of(plain_name(name))}:
             places.setdefault(key, []).append(index)
+    places |= exact
     indices, faults = set(), []
-    lines = read_text(file).splitlines()
+    lines = read_utf8(file).splitlines()
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue

@@ -19,8 +19,8 @@ from fcos_tf.data.images import (
     ImageError,
     decode_image,
     read_bytes,
+    read_header,
     size_mismatch,
-    stored_size,
 )
 
 _JPEG_OR_PNG = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
@@ -37,7 +37,8 @@ def write_tfds(
 ) -> str:
     """Writes splits with their images; the same input gives the same files.
 
-    JPEG and PNG images are stored as they are, byte for byte, others as PNG with the same pixels.
+    JPEG and PNG images are stored as they are, byte for byte, others, and those that `apply_exif`
+    turns, as PNG with the same pixels.
     Features: `image`, `image/id`, `image/filename`, and of `objects` `bbox`, `label`, `area` (of
     the box where annotations have none), `is_crowd` (`ignored`) and `id`. The category ids are in
     `metadata.json`.
@@ -180,9 +181,19 @@ def _example(annotations: Annotations, index: int, read: Callable[..., bytes]) -
 
 
 def _encoded(data: bytes, file: str, apply_exif: bool) -> tuple[bytes, tuple[int, int]]:
-    """JPEG or PNG bytes of an image, and its stored (height, width)."""
-    if data.startswith(_JPEG_OR_PNG) and (size := stored_size(io.BytesIO(data), apply_exif)):
+    """JPEG or PNG bytes of an image, upright with `apply_exif`, and their (height, width)."""
+    size, orientation = read_header(io.BytesIO(data), with_exif=apply_exif) or (None, 1)
+    if size and orientation == 1 and data.startswith(_JPEG_OR_PNG):
         return data, size
+    return as_png(data, file, apply_exif)
+
+
+def as_png(data: bytes, file: str, apply_exif: bool) -> tuple[bytes, tuple[int, int]]:
+    """An image as PNG with the pixels that `decode_image` gives, and its (height, width).
+
+    Raises:
+        ImageError: It cannot be decoded.
+    """
     pixels, size = decode_image(data, file, lambda height, width: (height, width), apply_exif)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from fcos_tf.data.annotations import COORDINATE_DECIMALS, Fault
 from fcos_tf.data.formats.records import ObjectRecord
-from fcos_tf.image_files import check_regular, files_below, read_text, stem_of, unquoted
+from fcos_tf.data.formats.text import read_utf8
+from fcos_tf.image_files import check_regular, files_below, stem_of, unquoted
 
 IMAGES, ANNOTATIONS, LISTS = FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Main")
 DataDir = str | os.PathLike | Sequence[str | os.PathLike]
@@ -59,10 +60,7 @@ def list_split(data_dir: DataDir, split: str) -> VocSplit:
         trees += inside
         parts = [_split_files(inside, part) for part in split.split("+")]
         for tree, file in [(tree, part[tree]) for tree in inside for part in parts if tree in part]:
-            try:
-                text = read_text(file)
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{file}: expected text in UTF-8, got {error}") from None
+            text = read_utf8(file)
             if tree not in there:
                 there[tree] = files_below(tree / ANNOTATIONS, ".xml")
             lines = parse_list(text, there[tree])
@@ -221,7 +219,11 @@ def read_size(root: ElementTree.Element) -> tuple[int, int] | None:
     Raises:
         ValueError: There are several that differ.
     """
-    texts = [text_of(root, f"size/{side}") for side in ("height", "width")]
+    return parse_size(*(text_of(root, f"size/{side}") for side in ("height", "width")))
+
+
+def parse_size(*texts: str) -> tuple[int, int] | None:
+    """The (height, width) in two texts; None where they are no size."""
     try:
         height, width = (int(float(text)) for text in texts)
     except (ValueError, OverflowError):

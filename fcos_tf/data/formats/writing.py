@@ -10,11 +10,11 @@ from PIL import Image
 
 from fcos_tf.data.annotations import Annotations, ImageFaults
 from fcos_tf.data.formats.coco import write_coco
-from fcos_tf.data.formats.tfds_writer import write_tfds
+from fcos_tf.data.formats.tfds_writer import as_png, write_tfds
 from fcos_tf.data.formats.voc import write_voc
 from fcos_tf.data.formats.voc_files import image_ids_of
 from fcos_tf.data.images import FORMATS as IMAGE_FORMATS
-from fcos_tf.data.images import ImageError, read_bytes
+from fcos_tf.data.images import ImageError, read_bytes, read_header
 
 FORMATS = ("coco", "voc", "tfds")
 
@@ -29,8 +29,9 @@ def write_dataset(
 ) -> Path:
     """Writes splits so that `fcos_tf.data.load` reads the same examples back.
 
-    Images keep their bytes (TFDS: those that are neither JPEG nor PNG become PNG). Existing files
-    are not overwritten. A VOC tree has no place for areas, category ids and the order of classes.
+    Images keep their bytes, but those that `apply_exif` turns become upright PNG (TFDS: also those
+    that are neither JPEG nor PNG). Existing files are not overwritten. A VOC tree has no place for
+    areas, category ids and the order of classes.
 
     Args:
         data_format: "coco": output_dir/annotations/instances_SPLIT.json and output_dir/SPLIT;
@@ -107,6 +108,9 @@ def _copy(annotations: Annotations, folder: Path, stems: Sequence[str], read) ->
     names = []
     for index, stem in enumerate(stems):
         data = read(*annotations.place_of(index))
+        _, orientation = read_header(io.BytesIO(data)) or ((), 1)
+        if annotations.apply_exif and orientation > 1:
+            data, _ = as_png(data, annotations.files[index], apply_exif=True)
         names.append(stem + _ending(data, annotations.files[index]))
         with open(folder / names[-1], "xb") as file:  # never through a link
             file.write(data)

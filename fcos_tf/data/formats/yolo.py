@@ -5,7 +5,9 @@
     labels/train/a.txt         or train/labels/a.txt, or a.txt beside a.jpg
 
 A line is `class cx cy w h`, fractions of the sides of the image, or `class x1 y1 x2 y2 x3 y3 ...`,
-a polygon, of which the box around it is taken. An image without label file has no objects.
+a polygon, of which the box around it is taken. With `kpt_shape: [K, D]` in data.yaml it is
+`class cx cy w h` and K * D numbers of keypoints, which are not used. An image without label file
+has no objects.
 
 Source: https://docs.ultralytics.com/datasets/detect/. Where files are: `yolo_places`.
 """
@@ -59,7 +61,7 @@ def list_yolo(
         image, label = places.images[name], places.labels[name]
         if label is None:
             return ImageRecord(image, image, in_fractions=True)
-        objects, faults = _read_label(label, names)
+        objects, faults = _read_label(label, names, places.keypoints)
         return ImageRecord(label, image, None, objects, faults, in_fractions=True)
 
     return Listing(
@@ -75,7 +77,7 @@ def list_yolo(
 
 
 def _read_label(
-    file: str, class_names: Sequence[str]
+    file: str, class_names: Sequence[str], keypoints: int
 ) -> tuple[dict[int, ObjectRecord], list[Fault]]:
     """The objects of a label file by line, in fractions of the image, and what is wrong."""
     try:
@@ -90,14 +92,14 @@ def _read_label(
         try:
             if fields in seen:
                 raise ValueError(f"repeats line {seen[fields]}")
-            objects[number] = _read_line(fields, class_names)
+            objects[number] = _read_line(fields, class_names, keypoints)
             seen[fields] = number
         except ValueError as error:
             faults.append(Fault(file, f"line {number}", str(error)))
     return objects, faults
 
 
-def _read_line(fields: Sequence[str], class_names: Sequence[str]) -> ObjectRecord:
+def _read_line(fields: Sequence[str], class_names: Sequence[str], keypoints: int) -> ObjectRecord:
     """Reads a line; ValueError says what is wrong."""
     try:
         label, *values = map(float, fields)
@@ -105,6 +107,11 @@ def _read_line(fields: Sequence[str], class_names: Sequence[str]) -> ObjectRecor
         raise ValueError(f"expected numbers, got {' '.join(fields)!r:.80}") from None
     if label not in range(len(class_names)):
         raise ValueError(f"has class {label:g}, expected 0 to {len(class_names) - 1}")
+    if keypoints:
+        if len(values) != 4 + keypoints:
+            what = f"expected {5 + keypoints}, a box and the keypoints of kpt_shape"
+            raise ValueError(f"has {len(fields)} numbers, {what}")
+        values = values[:4]
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
         raise ValueError(f"has {len(fields)} numbers, expected 5, or a class and 3 points or more")
     outside = [value for value in values if not -TOLERANCE <= value <= 1 + TOLERANCE]

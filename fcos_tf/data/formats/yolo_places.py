@@ -9,6 +9,7 @@ import yaml
 
 from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
+from fcos_tf.data.formats.text import read_utf8
 from fcos_tf.image_files import (
     ImageIndex,
     is_image_name,
@@ -30,6 +31,7 @@ class Places(NamedTuple):
         images: Name -> path of each image.
         labels: Name -> path of its label file; None: it has none.
         class_names: By class index; empty: no file has them.
+        keypoints: How many numbers of keypoints follow the box on each line.
         has_splits: Whether these are the images of one split.
         faults: Images that are not there, and labels without image.
         notes: What a run says of them.
@@ -39,6 +41,7 @@ class Places(NamedTuple):
     images: dict[str, str]
     labels: dict[str, str | None]
     class_names: tuple[str, ...]
+    keypoints: int
     has_splits: bool
     faults: list[Fault]
     notes: tuple[str, ...]
@@ -68,9 +71,11 @@ def find_places(split: str, data_dir, annotations, images) -> Places:
     config = next(filter(None, map(find_config, places)), None)
     content = read_config(config) if config else {}
     names = _names_in(content, config) if config else ()
+    keypoints = _keypoints_in(content, config)
     root, notes = _root(content, config, data_dir, annotations, images)
     faults: list[Fault] = []
-    if any(content.get(key) for key in _SPLITS) and not images and not labels:
+    has_splits = any(content.get(key) for key in _SPLITS) and not images and not labels
+    if has_splits:
         parts = [_entries(content, part, config) for part in split.split("+")]
         found = dict.fromkeys(
             image
@@ -81,13 +86,13 @@ def find_places(split: str, data_dir, annotations, images) -> Places:
         named = {_name(image, root): image for image in found}
         if len(named) < len(found):
             named = {image: image for image in found}
-        return _with_labels(root, named, None, names, faults, notes, has_splits=True)
-    index = ImageIndex(images or root)
-    named = {name: index.path(name) for name in index.names}
-    names = names or _names_beside([root, *map(Path, filter(None, (annotations, images)))])
-    places = _with_labels(root, named, labels, names, faults, notes, has_splits=False)
-    faults += _orphans(places, labels)
-    return places
+    else:
+        index = ImageIndex(images or root)
+        named = {name: index.path(name) for name in index.names}
+        names = names or _names_beside([root, *map(Path, filter(None, (annotations, images)))])
+    label_of = _labels_of(root, named, labels)
+    faults += _orphans(named, label_of, labels)
+    return Places(root, named, label_of, names, keypoints, has_splits, faults, notes)
 
 
 def find_config(path: Path) -> Path | None:
@@ -98,8 +103,13 @@ def find_config(path: Path) -> Path | None:
         raise FileNotFoundError(f"no folder or file {path}")
     files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in (".yaml", ".yml")]
     preferred = [file for file in files if file.stem == "data"]
-    for file in preferred or files:
-        content = read_config(file)
+    for file in preferred or [file for file in files if not file.name.startswith(".")]:
+        try:
+            content = read_config(file)
+        except (OSError, ValueError):
+            if preferred:
+                raise
+            continue  # of another program
         if "names" in content or "train" in content:
             return file
     return None
@@ -122,7 +132,7 @@ def read_config(file: Path) -> dict[str, Any]:
     """
     try:
         content = yaml.load(read_text(file), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date, say
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected train, val and names, got {content!r:.80}")
@@ -149,12 +159,25 @@ def _names_in(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _keypoints_in(content: Mapping[str, Any], file: Path | None) -> int:
+    """How many numbers the keypoints of an object are, by the kpt_shape of a data.yaml."""
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return 0
+    is_shape = isinstance(shape, list) and [type(side) for side in shape] == [int, int]
+    if not is_shape or min(shape) < 1:
+        raise ValueError(
+            f"{file}: kpt_shape: expected [number of keypoints, numbers of each], got {shape!r:.80}"
+        )
+    return shape[0] * shape[1]
+
+
 def _names_beside(folders: Sequence[Path]) -> tuple[str, ...]:
     """The class names in a classes.txt or obj.names of these folders, or of folders in them."""
     for folder in dict.fromkeys(folders):
         for pattern in [p for name in _NAMES_FILES for p in (name, f"*/{name}", f"*/*/{name}")]:
             for file in sorted(folder.glob(pattern)):
-                lines = map(str.strip, read_text(file).splitlines())
+                lines = map(str.strip, read_utf8(file).splitlines())
                 names = tuple(filter(None, lines))
                 if len(set(names)) < len(names):
                     raise ValueError(f"{file}: expected different names, got {', '.join(names)}")
@@ -201,7 +224,7 @@ def _images_of(path: Path, root: Path, faults: list[Fault]) -> Iterator[str]:
         index = ImageIndex(path)
         yield from map(index.path, index.names)
         return
-    lines = read_text(path).splitlines()
+    lines = read_utf8(path).splitlines()
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line:
             continue
@@ -218,7 +241,8 @@ def _name(image: str, root: Path) -> str:
     return os.path.basename(image) if name.startswith("..") else plain_name(name)
 
 
-def _with_labels(root, images, labels, class_names, faults, notes, *, has_splits) -> Places:
+def _labels_of(root: Path, images: Mapping[str, str], labels: Path | None) -> dict[str, str | None]:
+    """The label file of each image."""
     found = {name: _label_of(image, name, labels) for name, image in images.items()}
     if not any(found.values()):
         where = next(iter(images.values()), root)
@@ -226,7 +250,7 @@ def _with_labels(root, images, labels, class_names, faults, notes, *, has_splits
             f"{root}: none of {len(images)} images has a label file; expected one in labels/ for "
             f"images/, or beside it; the first image: {where}"
         )
-    return Places(root, images, found, class_names, has_splits, faults, notes)
+    return found
 
 
 def _label_of(image: str, name: str, labels: Path | None) -> str | None:
@@ -239,18 +263,29 @@ def _label_of(image: str, name: str, labels: Path | None) -> str | None:
     return next((str(file) for file in candidates if os.path.exists(file)), None)
 
 
-def _orphans(places: Places, labels: Path | None) -> list[Fault]:
-    """Label files without image, in folders that have label files only."""
-    used = {label for label in places.labels.values() if label}
-    folders = {os.path.dirname(label) for label in used} | ({str(labels)} if labels else set())
+def _orphans(
+    images: Mapping[str, str], label_of: Mapping[str, str | None], labels: Path | None
+) -> list[Fault]:
+    """Label files without image, in folders that have label files only.
+
+    An image of another split counts, too: lists may share their folders.
+    """
+    used = {label for label in label_of.values() if label}
+    folders: dict[str, set[str]] = {str(labels): set()} if labels else {}  # -> those of the images
+    for name, label in label_of.items():
+        if label:
+            folder = os.path.dirname(label)
+            folders.setdefault(folder, set()).add(os.path.dirname(images[name]))
     faults = []
-    for folder in sorted(folders):
-        files = sorted(os.listdir(folder))
+    for folder, beside in sorted(folders.items()):
+        files = sorted(os.listdir(folder or "."))
         if any(map(is_image_name, files)):
             continue
+        there = {stem_of(file) for each in beside for file in os.listdir(each or ".")}
         faults += [
             Fault(path, "", "has no image of its name")
-            for path in (os.path.join(folder, file) for file in files if file.endswith(".txt"))
-            if path not in used and os.path.basename(path) not in _NAMES_FILES
+            for file in files
+            if file.endswith(".txt") and not file.startswith(".") and file not in _NAMES_FILES
+            if (path := os.path.join(folder, file)) not in used and file[:-4] not in there
         ]
     return faults

@@ -60,6 +60,28 @@ def test_a_table_without_header(tmp_path):
     assert found.boxes.tolist() == [[1, 2, 3, 4]] and found.owners.tolist() == [0]
 
 
+def test_boxes_of_an_image_in_two_spellings_are_merged(tmp_path):
+    add(tmp_path, "images/a.jpg", "images/b.jpg")
+    spelled = ("images/a.jpg", "b.jpg", "a.jpg", "images/./a.jpg", f"{tmp_path}/images/a.jpg")
+    lines = "".join(f"{name},40,30,cat,{x},2,30,4\n" for x, name in enumerate(spelled))
+    (tmp_path / "boxes.csv").write_text(HEADER + lines)
+    found, faults, _ = read_annotations("csv", "all", data_dir=tmp_path)
+    assert faults == [] and names_of(found, tmp_path) == ["images/a.jpg", "images/b.jpg"]
+    assert found.numbers.tolist() == [2, 4, 5, 6, 3] and found.boxes[:, 0].tolist() == [
+        0, 2, 3, 4, 1
+    ]  # fmt: skip
+
+
+def test_images_of_one_name_beside_the_table_and_in_the_folder_are_two(tmp_path):
+    add(tmp_path, "tables/a.jpg", "photos/a.jpg")
+    table, inside = tmp_path / "tables" / "boxes.csv", tmp_path / "photos" / "a.jpg"
+    table.write_text(f"a.jpg,1,2,3,4,cat\n{inside},5,2,9,4,cat\n")
+    found, faults, _ = read_annotations("csv", "all", annotations=table, images=tmp_path / "photos")
+    boxes = dict(zip(found.files, found.boxes.tolist(), strict=True))
+    assert faults == []
+    assert boxes == {str(table.parent / "a.jpg"): [1, 2, 3, 4], str(inside): [5, 2, 9, 4]}
+
+
 def test_paths_relative_to_the_table_to_the_images_and_bare_names(tmp_path):
     add(tmp_path, "sub/beside.jpg", "photos/x/deep.jpg", "photos/flat.jpg")
     (tmp_path / "sub" / "boxes.csv").write_text(
@@ -109,6 +131,14 @@ def test_a_size_that_disagrees_is_a_fault(tmp_path):
     assert names_of(found, tmp_path) == ["b.jpg"]
 
 
+@pytest.mark.parametrize("size", ["inf,30", "40,nan", "1e99,30", "-40,30", "0,30", "wide,30"])
+def test_a_size_that_is_none_is_unknown(tmp_path, size):
+    add(tmp_path, "a.jpg")
+    (tmp_path / "boxes.csv").write_text(f"{HEADER}a.jpg,{size},cat,1,2,3,4\n")
+    found, faults, _ = read_annotations("csv", "all", data_dir=tmp_path)
+    assert faults == [] and found.sizes.tolist() == [[30, 40]]
+
+
 def test_the_stated_ending_is_preferred(tmp_path):
     add(tmp_path, "x/a.jpg", "x/a.png")
     (tmp_path / "boxes.csv").write_text(f"{HEADER}/elsewhere/a.PNG,40,30,cat,1,2,3,4\n")
@@ -147,6 +177,7 @@ def test_a_table_for_each_split(tmp_path, train, val):
         ("a.jpg,1,2,3,4\n", "expected a header with filename, class, .*; got none of them"),
         ("filename,xmin,ymin,xmax,class\na.jpg,1,2,3,cat\n", "; not one each of ymax"),
         (f"{HEADER}a.jpg,40,30,cat,.1,.2,.5,1\n", "expected corners in pixels, got none above 1"),
+        (f'{HEADER}a.jpg,40,30,"{"c" * 200_000}",1,2,3,4\n', "line 2: expected CSV, got field la"),
     ],
 )
 def test_tables_of_another_form_are_refused(tmp_path, text, message):

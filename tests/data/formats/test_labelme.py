@@ -73,6 +73,13 @@ def test_files_with_faults_are_named(tmp_path):
     assert faults[2].what == f"expected its image {tmp_path / 'd'}.jpg, got no such file"
 
 
+@pytest.mark.parametrize("side", [2**31, 10**30, 0, -1, 30.0, None])
+def test_a_size_that_is_none_is_unknown(tmp_path, side):
+    add(tmp_path, "a", shape([[1, 2], [3, 4]]), imageHeight=side)
+    found, faults, _ = read_annotations("labelme", "all", data_dir=tmp_path)
+    assert faults == [] and found.sizes.tolist() == [[30, 40]]
+
+
 def test_the_image_is_found_by_its_path_where_the_names_differ(tmp_path):
     add(tmp_path, "json/1", shape([[1, 2], [3, 4]]), image="photo.png")
     (tmp_path / "photos").mkdir()

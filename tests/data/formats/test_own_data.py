@@ -74,12 +74,16 @@ COCO = json.dumps({"info": {}, "images": [], "annotations": [], "categories": []
         ({"a.csv": "photos/a.jpg,,,,,\n", "classes.csv": "cat,0\n"}, "csv"),
         ({"train/_annotations.coco.json": COCO, "README.dataset.txt": "cells 1 2 3"}, "coco"),
         ({"sub/a.json": LABELME}, "labelme"),
+        ({"a.xml": XML, "export.csv": f'a,"{"b" * 200_000}"'}, "xml"),
+        ({"a.xml": XML, ".gitlab-ci.yml": "names: [cat]\n", "ci.yml": "a: &a b\nc: *a\n"}, "xml"),
+        ({"labels/a.txt": "0 0.5 0.5 0.1 0.1\n", "latin.yaml": "caf\udce9: b"}, "yolo"),
+        ({"cats.yaml": "names: [cat]\n", "a.yml": "day: 2024-13-45\n"}, "yolo"),
     ],
 )
 def test_a_format_is_recognised_by_its_files(tmp_path, files, name):
     for file, text in files.items():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_text(text)
+        (tmp_path / file).write_text(text, "utf-8", "surrogateescape")
     found, (note,) = recognise(data_dir=tmp_path)
     assert found == name and note.startswith(f"{tmp_path} is read as {name}: it has ")
 

@@ -1,6 +1,7 @@
 """Splits of data that has none: hash, lists of one's own, folders; images in two splits."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcos_tf import build
 from fcos_tf.cli.dataset import write_lists
 from fcos_tf.config import Config
 from fcos_tf.data import read_annotations
@@ -109,11 +111,11 @@ def read_both(root, **where):
 def test_written_lists_are_read_back_and_may_be_edited(photos):
     before = read_both(photos)
     annotations = {split: found.annotations for split, found in before.items()}
-    files = splits.write_lists(annotations, photos, photos)
+    files = splits.write_lists(annotations)
     assert files == [photos / "splits" / "train.txt", photos / "splits" / "val.txt"]
     lines = {file.stem: file.read_text().splitlines() for file in files}
     assert sorted(lines["train"] + lines["val"]) == sorted(
-        f"cam{number % 2}/photo_{number}.jpg" for number in range(12)
+        f"cam{number % 2}/photo_{number}" for number in range(12)
     )
     for split, found in read_both(photos).items():
         assert found.faults == []
@@ -122,9 +124,9 @@ def test_written_lists_are_read_back_and_may_be_edited(photos):
             f"{len(lines[split])} images by the list {photos}/splits/{split}.txt",
         )
     with pytest.raises(ValueError, match="has a split train of its own; nothing to write"):
-        splits.write_lists({"train": read_both(photos)["train"].annotations}, photos, photos)
+        splits.write_lists({"train": read_both(photos)["train"].annotations})
     with pytest.raises(FileExistsError, match=r"train\.txt is there already; edit it, or remove"):
-        splits.write_lists(annotations, photos, photos)
+        splits.write_lists(annotations)
 
     (photos / "splits" / "test.txt").write_text(
         "# mine\ncam1/photo_1\n\n cam0/photo_2.jpg \ncam1/photo_1.jpg\ncam3/photo_3.jpg\n"
@@ -150,6 +152,117 @@ def test_the_tool_writes_lists_of_a_hash_alone(photos):
     with pytest.raises(ValueError, match="has a split train of its own; nothing to write"):
         write_lists(config, ["train", "val"])
     assert [file.read_text() for file in files] == texts
+
+
+def add_photo(root, name, labels, text):
+    """Adds images/NAME of 40x30 pixels and its annotation file."""
+    for file in (root / "images" / name, root / labels):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30)).save(root / "images" / name)
+    (root / labels).write_text(text)
+
+
+def xml_in_annots(root):
+    for number in range(8):
+        xml = f"<annotation>{voc_object()}</annotation>"
+        add_photo(root, f"{number}.jpg", f"annots/{number}.xml", xml)
+    return {"dataset": "xml", "data_dir": root}
+
+
+def labelme_in_annots(root):
+    shape = {"label": "cat", "shape_type": "rectangle", "points": [[2, 2], [9, 9]]}
+    for number in range(8):
+        text = json.dumps({"imagePath": f"{number}.jpg", "shapes": [shape]})
+        add_photo(root, f"{number}.jpg", f"annots/{number}.json", text)
+    return {"dataset": "labelme", "data_dir": root}
+
+
+def coco_in_a_folder_of_its_name(root, names=tuple(f"{number}.jpg" for number in range(8))):
+    for name in names:
+        add_photo(root, name, "annotations/set.json", "")
+    content = {
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(names)],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (root / "annotations" / "set.json").write_text(json.dumps(content))
+    (root / "images").rename(root / "set")
+    return {"dataset": "coco", "data_dir": root}
+
+
+def yolo_by_its_config(root):
+    for number in range(8):
+        add_photo(root, f"{number}.jpg", f"labels/{number}.txt", "0 .5 .5 .2 .2\n")
+    (root / "data.yaml").write_text("names: [cat]\n")
+    return {"dataset": "yolo", "annotations": root / "data.yaml"}
+
+
+def csv_by_its_table(root):
+    for number in range(8):
+        add_photo(root, f"{number}.jpg", "boxes.csv", "")
+    lines = "".join(f"images/{number}.jpg,1,2,3,4,cat\n" for number in range(8))
+    (root / "boxes.csv").write_text(lines)
+    return {"dataset": "csv", "annotations": root / "boxes.csv"}
+
+
+def odd_names(root):
+    """Names that a list would read as comments, as another name, or without their blanks."""
+    names = ["#1.jpg", "#2.jpg", " 3.jpg", " 4.jpg", "5.jpg", "images/5.jpg", "6.jpg", "'7'.jpg"]
+    (root / "images" / "images").mkdir(parents=True)
+    return coco_in_a_folder_of_its_name(root, names)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [xml_in_annots, labelme_in_annots, coco_in_a_folder_of_its_name, yolo_by_its_config,
+     csv_by_its_table, odd_names],
+)  # fmt: skip
+def test_lists_of_every_layout_are_read_back(tmp_path, monkeypatch, layout):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # nothing is written into the working directory
+    where = layout(tmp_path / "data")
+    config = Config(**{name: str(value) for name, value in where.items()}, val_fraction=0.4)
+    before = {split: build.read_annotations(config, split) for split in ("train", "val")}
+    files = write_lists(config, ["train", "val"])
+    assert files == [tmp_path / "data" / "splits" / f"{split}.txt" for split in before]
+    for (split, expected), file in zip(before.items(), files, strict=True):
+        found = build.read_annotations(config, split)
+        assert found.annotations.files == expected.annotations.files != []
+        assert found.faults == []
+        count = found.annotations.num_images
+        assert f"{count} images by the list {file}" in found.annotations.notes
+
+
+@pytest.mark.parametrize("layout", [xml_in_annots, coco_in_a_folder_of_its_name])
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("# mine\nx.jpg\n", "; the first fault: {0}: line 2 names 'x.jpg', which is no image"),
+        ("", ""),
+    ],
+)
+def test_a_list_that_names_no_image_is_told(tmp_path, layout, text, fault):
+    where = layout(tmp_path)
+    file = tmp_path / "splits" / "train.txt"
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(ValueError) as error:
+        read_annotations(split="train", **where)
+    assert str(error.value) == (
+        f"{tmp_path}: train has none of 8 images; 0 images by the list {file}{fault.format(file)}"
+    )
+
+
+def test_a_list_is_utf_8_with_or_without_a_byte_order_mark(tmp_path):
+    where = xml_in_annots(tmp_path)
+    file = tmp_path / "splits" / "train.txt"
+    file.parent.mkdir()
+    file.write_bytes(b"\xef\xbb\xbfannots/3\n")
+    found, faults, _ = read_annotations(split="train", **where)
+    assert faults == [] and found.files == [str(tmp_path / "images" / "3.jpg")]
+    file.write_bytes(b"annots/3\nK\xe4tzchen\n")
+    with pytest.raises(ValueError, match=rf"^{file}: expected text in UTF-8, got 'utf-8' codec"):
+        read_annotations(split="train", **where)
 
 
 def test_the_tool_writes_no_lists_where_folders_are_the_splits(photos):

@@ -59,6 +59,22 @@ def test_polygons_become_their_boxes(tmp_path):
     assert faults == [] and found.boxes.tolist() == [[4, 4, 20, 18], [0, 0, 40, 20]]
 
 
+def test_keypoints_are_not_used(tmp_path):
+    # Centre (20, 5), size (20, 10) of 40x20 pixels; two points with visibility.
+    points = "0.1 0.2 2 0 0 0"
+    lines = [f"0 0.5 0.25 0.5 0.5 {points}", "0 0.5 0.25 0.5 0.5", f"0 .1 .2 .5 .3 .2 .9 {points}"]
+    add(tmp_path, "images/a.jpg", lines)
+    configure(tmp_path, "kpt_shape: [2, 3]\nnames: [cat]\n")
+    found, faults, _ = read_annotations("yolo", "all", data_dir=tmp_path)
+    assert found.boxes.tolist() == [[10, 0, 30, 10]]
+    what = "has {} numbers, expected 11, a box and the keypoints of kpt_shape"
+    file = str(tmp_path / "labels" / "a.txt")
+    assert faults == [
+        Fault(file, "line 2", what.format(5)),
+        Fault(file, "line 3", what.format(13)),
+    ]
+
+
 def test_an_empty_or_missing_label_file_is_an_image_without_objects(tmp_path):
     add(tmp_path, "images/a.jpg", [])
     add(tmp_path, "images/b.jpg")
@@ -152,6 +168,32 @@ def test_the_path_of_data_yaml_is_relative_to_it(tmp_path):
     assert note == f"{tmp_path / 'cats.yml'}: its path gone is not there; {tmp_path} is used"
 
 
+@pytest.mark.parametrize("data", ["train: images/x\nval: images/y\n", "train: t.txt\nval: v.txt\n"])
+def test_labels_without_image_are_told_of_splits(tmp_path, data):
+    for name in ("x/a", "x/b", "x/lost", "y/c", "y/gone"):
+        add(tmp_path, f"images/{name}.jpg", ["0 0.5 0.5 1 1"])
+    lost, gone = "x/lost", "y/gone"
+    for name in (lost, gone):
+        (tmp_path / "images" / f"{name}.jpg").unlink()
+    (tmp_path / "labels" / "x" / "._a.txt").write_text("of macOS")
+    configure(tmp_path, f"{data}names: [cat]\n")
+    # By lists, b is an image of no split, which is no fault.
+    configure(tmp_path, "images/x/a.jpg\n", "t.txt"), configure(tmp_path, "images/y/c.jpg", "v.txt")
+    for split, name in (("train", lost), ("val", gone)):
+        _, faults, _ = read_annotations("yolo", split, data_dir=tmp_path)
+        file = str(tmp_path / "labels" / f"{name}.txt")
+        assert faults == [Fault(file, "", "has no image of its name")]
+
+
+def test_lists_that_share_their_folders_have_no_labels_without_image(tmp_path):
+    for name in "ab":
+        add(tmp_path, f"images/{name}.jpg", ["0 0.5 0.5 1 1"])
+        configure(tmp_path, f"images/{name}.jpg\n", f"{name}.txt")
+    configure(tmp_path, "train: a.txt\nval: b.txt\nnames: [cat]\n")
+    for split in ("train", "val"):
+        assert read_annotations("yolo", split, data_dir=tmp_path).faults == []
+
+
 @pytest.mark.parametrize("place", ["classes.txt", "labels/classes.txt", "obj.names"])
 def test_names_of_classes_beside_the_labels(tmp_path, place):
     add(tmp_path, "images/a.jpg", ["1 0.5 0.5 1 1"])
@@ -160,6 +202,22 @@ def test_names_of_classes_beside_the_labels(tmp_path, place):
     assert faults == [] and found.class_names == ("cat", "dog") and found.labels.tolist() == [1]
     found, _, others = read_annotations("yolo", "all", data_dir=tmp_path, classes=["cat"])
     assert found.labels.tolist() == [] and others == {"dog": 1}
+
+
+@pytest.mark.parametrize("place", ["classes.txt", "my.names", "train.txt"])
+def test_texts_are_utf_8_with_or_without_a_byte_order_mark(tmp_path, place):
+    add(tmp_path, "images/k\xe4tzchen.jpg", ["0 0.5 0.5 1 1"])
+    if place == "train.txt":
+        configure(tmp_path, "train: train.txt\nnames: [cat]\n")
+    split = "train" if place == "train.txt" else "all"
+    text = "images/k\xe4tzchen.jpg\n" if place == "train.txt" else "k\xe4tzchen\n"
+    (tmp_path / place).write_text(text, "utf-8-sig")
+    found, faults, _ = read_annotations("yolo", split, data_dir=tmp_path)
+    assert faults == [] and found.num_images == 1
+    assert found.class_names == ("cat" if place == "train.txt" else "k\xe4tzchen",)
+    (tmp_path / place).write_text(text, "latin-1")
+    with pytest.raises(ValueError, match=rf"^{tmp_path / place}: expected text in UTF-8, got 'utf"):
+        read_annotations("yolo", split, data_dir=tmp_path)
 
 
 def test_given_names_of_classes(tmp_path):
@@ -172,11 +230,13 @@ def test_given_names_of_classes(tmp_path):
         read_annotations("yolo", "all", **where)
 
 
-def test_labels_beside_the_images(tmp_path):
+@pytest.mark.parametrize("data_dir", ["", "."])
+def test_labels_beside_the_images(tmp_path, monkeypatch, data_dir):
     add(tmp_path, "a.jpg", ["0 0.5 0.5 1 1"])
     add(tmp_path, "b.jpg")
     (tmp_path / "classes.txt").write_text("cat\n")
-    found, faults, _ = read_annotations("yolo", "all", data_dir=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    found, faults, _ = read_annotations("yolo", "all", data_dir=data_dir or tmp_path)
     assert faults == [] and found.owners.tolist() == [0] and found.num_images == 2
 
 
@@ -218,6 +278,14 @@ def test_no_label_file_at_all_is_an_error(tmp_path):
         ("names: cat\n", "names: expected different names, got 'cat'"),
         ("names: {1: cat}\n", r"names: expected the classes 0 to 0, got \[1\]"),
         ("names: [cat]\nnc: 2\n", "expected nc=1, as names has, got 2"),
+        ("day: 2024-13-45\n", "is not YAML: month must be in 1..12"),
+        *(
+            (
+                f"names: [cat]\nkpt_shape: {shape}\n",
+                r"kpt_shape: expected \[number of keypoints, numbers of each\], got ",
+            )
+            for shape in ("17", "[17]", "[17, 0]", "[17, three]", "[1, 2, 3]")
+        ),
         ("names: [cat]\ntrain: nowhere\n", "no folder or list .*nowhere"),
     ],
 )
