@@ -37,7 +37,7 @@ def read_flag_file(
         most = f"more than {MAX_FLAG_FILES} files are included"
         raise ValueError(f"flag file {path} includes itself, or {most}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # with or without a mark
     except UnicodeDecodeError:
         raise ValueError(f"--flagfile: {path} is not a text file in UTF-8") from None
     lines = []

@@ -220,7 +220,8 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow would cut 16-bit grey levels off at 255. 32-bit ones have no agreed range.
         values = np.asarray(image)
-        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        is_wide = image.mode == "F" or (image.format, image.mode) == ("TIFF", "I")
+        if is_wide or values.min() < 0 or values.max() > 65535:
             raise ValueError(f"expected grey levels of 8 or 16 bits, got mode {image.mode}")
         return np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=-1)
     return np.asarray(image.convert("RGB"))

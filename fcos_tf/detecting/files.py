@@ -48,7 +48,7 @@ def find_inputs(names: str | Sequence[str]) -> list[Input]:
     """
     text = names if isinstance(names, str) else ",".join(names)
     # A file name may contain a comma.
-    parts = [text] if Path(text).exists() else names
+    parts = [text] if os.path.exists(text) else names  # False for a text of any length
     if isinstance(parts, str):
         parts = [part.strip() for part in text.split(",")]
     if not all(parts):

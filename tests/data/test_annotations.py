@@ -185,7 +185,7 @@ def test_an_image_of_another_size_than_annotated(tmp_path):
 
     file = tmp_path / "a.png"
     Image.fromarray(np.zeros([30, 50, 3], np.uint8)).save(file)
-    boxes = [[5, 5, 10, 10], [40, 20, 60, 40], [60, 5, 70, 10]]
+    boxes = [[5, 5, 10, 10], [40, 20, 60, 40], [60, 5, 70, 10], [-9, 5, 0, 10]]
     given = replace(annotations(boxes), files=[str(file)])
     notes = []
     with pytest.raises(ImageError, match=f"{file}: expected an image of 200x100 pixels, as annot"):
@@ -196,6 +196,7 @@ def test_an_image_of_another_size_than_annotated(tmp_path):
     assert example.boxes.tolist() == [[5, 5, 10, 10], [40, 20, 50, 30]]
     assert notes == [
         f"{file}: left out box 3 (60, 5, 70, 10), outside the image of 50x30 pixels",
+        f"{file}: left out box 4 (-9, 5, 0, 10), outside the image of 50x30 pixels",
     ]
 
 

@@ -287,10 +287,11 @@ JPEG = encode(photo(), "JPEG")
         (encode(photo(), "BMP")[:2000], "truncated"),
         (b"<html><body>404 Not Found</body></html>", "it is of no known format"),
         (encode(Image.fromarray(np.full([4, 4], 1e9, np.float32)), "TIFF"), "got mode F"),
+        (encode(Image.fromarray(np.full([4, 4], 200, np.int32)), "TIFF"), "got mode I"),
         (PNG[:16] + (50_000).to_bytes(4, "big") * 2 + PNG[24:], ""),  # says it has 2.5 Gpixels
     ],
     ids=["empty", "text", "head", "half JPEG", "half PNG", "PNG head", "PNG holes", "GIF", "WebP",
-         "BMP", "HTML", "float", "bomb"],
+         "BMP", "HTML", "float", "32 bits", "bomb"],
 )  # fmt: skip
 def test_broken_images_are_named(data, reason):
     with pytest.raises(ImageError, match=rf"^cannot decode image a\.jpg: .*{reason}"):

@@ -129,6 +129,14 @@ def test_links_that_form_circles_end(tmp_path, monkeypatch):
     assert [str(item.path) for item in find_inputs("p/**/q/**/*.png")] == ["p/q/b.png"]
 
 
+def test_many_names_that_a_shell_has_expanded(tmp_path):
+    names = [str(tmp_path / f"{i:04d}.png") for i in range(200)]  # more than a path may have
+    for name in names:
+        Path(name).touch()
+    assert [str(item.path) for item in find_inputs(names)] == names
+    assert [str(item.path) for item in find_inputs(",".join(names))] == names
+
+
 def test_inputs_of_every_kind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("p/b.JPG", "p/a.png", "p/q/c.png", "a,b.png", "7"):

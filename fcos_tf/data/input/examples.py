@@ -127,7 +127,7 @@ def _inside(annotations, rows, stored, name, note) -> np.ndarray:
     height, width = stored
     messages = []
     corners, numbers = annotations.boxes[rows], annotations.numbers[rows]
-    inside = (corners[:, 0] < width) & (corners[:, 1] < height)
+    inside = (corners[:, :2] < (width, height)).all(axis=1) & (corners[:, 2:] > 0).all(axis=1)
     for box, number in zip(corners[~inside], numbers[~inside], strict=True):
         text = f"box {number} ({', '.join(f'{value:g}' for value in box)})"
         messages.append(f"{name}: left out {text}, outside the image of {width}x{height} pixels")
