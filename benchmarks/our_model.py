@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from benchmarks.batches import NUM_CLASSES, random_batch
@@ -96,27 +97,17 @@ def _exported(config: Config, name: str, reader) -> Side:
     """Exports in a process of its own, whose memory does not count, and reads the file."""
     from fcos_tf.detecting.models import Picture
 
-    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        file, pipe = Path(folder) / name, context.Pipe(duplex=False)
-        process = context.Process(target=_export, args=(config, file, pipe[1]))
-        process.start()
-        pipe[1].close()
-        try:
-            error, flops = pipe[0].recv()
-        except EOFError:
-            process.join()
-            error = RuntimeError(f"the export of {name} ended with status {process.exitcode}")
-        process.join()
-        if error is not None:
-            raise error
+        file = Path(folder) / name
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            flops = process.submit(_export, config, file).result()
         opened = reader(file)
     pictures = [Picture("", image) for image in random_batch(config)[0]]
     return Side(timed(lambda: opened.find(pictures, None)), lambda: flops)
 
 
-def _export(config: Config, file: Path, pipe) -> None:
-    """Writes the file; sends the error or None, and the operations of a step."""
+def _export(config: Config, file: Path) -> int:
+    """Writes the file; the operations of a step."""
     from fcos_tf.tensorflow_words import load_tensorflow
 
     load_tensorflow()
@@ -125,14 +116,11 @@ def _export(config: Config, file: Path, pipe) -> None:
     from benchmarks.flops import count_flops
     from fcos_tf.export import export_onnx, export_openvino
 
-    try:
-        model = _make_model(config)
-        if file.suffix == ".onnx":
-            export_onnx(model, file, image_size=config.image_size)
-        else:
-            precision = config.precision.removeprefix("mixed_")
-            export_openvino(model, file, image_size=config.image_size, precision=precision)
-        detect = tf.function(model.detect).get_concrete_function(random_batch(config)[0])
-        pipe.send((None, count_flops(detect.graph)))
-    except (ValueError, OSError) as error:
-        pipe.send((error, None))
+    model = _make_model(config)
+    if file.suffix == ".onnx":
+        export_onnx(model, file, image_size=config.image_size)
+    else:
+        precision = config.precision.removeprefix("mixed_")
+        export_openvino(model, file, image_size=config.image_size, precision=precision)
+    detect = tf.function(model.detect).get_concrete_function(random_batch(config)[0])
+    return count_flops(detect.graph)
