@@ -7,6 +7,7 @@
 B images, each of its own size h x w; D detections of each.
 """
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +21,13 @@ from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting.batches import compile_classify, compile_detect, detect_batch
 from fcos_tf.detecting.detections import Detections
 from fcos_tf.detecting.pictures import Picture, list_images, read_picture
+from fcos_tf.image_size import parse_image_size
 from fcos_tf.models.best_f1 import resolve_word
 from fcos_tf.models.detector import category_ids_of
 from fcos_tf.models.folding import fold_norms
 from fcos_tf.models.weights import load_model
+
+_MOST_PIXELS = 1 << 26  # of a canvas, as in `resized`; a file need not be trusted
 
 
 def detect(
@@ -282,13 +286,19 @@ class KerasModel(OpenedModel):
     """A model of this package. Its thresholds are those of the first call.
 
     Raises:
-        ValueError: no image size is known.
+        ValueError: no image size is known, or the model's own is out of proportion.
     """
 
     def __init__(self, model: Any, *, image_size: str | None = None, name: str = "the model"):
         self._image_size = image_size or model.image_size
         if self._image_size is None:
             raise ValueError(f"image_size: expected one, as {name} has none of its own; got none")
+        sides = parse_image_size(self._image_size).fixed().canvases()[0]
+        if not image_size and math.prod(sides) > _MOST_PIXELS:
+            raise ValueError(
+                f"image_size of {name}: expected at most {_MOST_PIXELS} pixels, got "
+                f"{self._image_size}; give another image_size"
+            )
         kept = getattr(model, "apply_exif", False), getattr(model, "best_f1", None)
         super().__init__(model.class_names, category_ids_of(model), *kept)
         self.classifies = hasattr(model, "classify")

@@ -45,8 +45,10 @@ def level_size_ranges(levels: int, size_ranges=None) -> tuple[tuple[float, float
         size_ranges: L pairs (smallest, largest) in pixels; None: the paper's, the last one open.
 
     Raises:
-        ValueError: for another number of pairs than levels.
+        ValueError: for another number of levels than the pyramid can have, or of pairs.
     """
+    if levels not in range(3, len(SIZE_RANGES) + 1):
+        raise ValueError(f"fpn_levels: expected 3 to {len(SIZE_RANGES)}, got {levels!r}")
     if size_ranges is None:
         size_ranges = (*SIZE_RANGES[: levels - 1], (SIZE_RANGES[levels - 1][0], INFINITY))
     if len(size_ranges) != levels:

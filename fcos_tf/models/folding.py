@@ -22,7 +22,8 @@ _NORMS = (keras.layers.BatchNormalization, FrozenBatchNormalization)
 class FoldedNormalization(keras.layers.Layer):
     """The shift of a folded batch norm.
 
-    A layer of a functional model is hard to replace, but its class can be changed.
+    A layer of a functional model is hard to replace, but its class can be changed. Its variables
+    are those of a batch norm that computes the same, for graphs traced before and for files.
     """
 
     def call(self, inputs, **kwargs):
@@ -75,6 +76,9 @@ def inference_copy(
 
 def fold_norms(model: keras.Model) -> list[tuple[keras.layers.Layer, keras.layers.Layer]]:
     """Folds the batch norms of a model's backbone in place; it cannot be trained afterwards.
+
+    A file saved afterwards predicts the same. It loads as a model with batch norms, whose
+    statistics are lost: do not train it, unless they are frozen.
 
     Returns:
         The pairs of `foldable`.
@@ -131,5 +135,10 @@ def _fold(convolution, norm):
     is_depthwise = isinstance(convolution, keras.layers.DepthwiseConv2D)
     convolution.kernel.assign(kernel * (scale[:, None] if is_depthwise else scale))
     norm.beta.assign(beta - mean * scale)
+    norm.gamma.assign(np.ones_like(scale))
+    norm.moving_mean.assign(np.zeros_like(mean))
+    norm.moving_variance.assign(np.full_like(variance, 1 - norm.epsilon))
     has_groups = not is_depthwise and convolution.groups > 1
-    norm.__class__ = NormalizationFoldedIntoGroups if has_groups else FoldedNormalization
+    kind = NormalizationFoldedIntoGroups if has_groups else FoldedNormalization
+    # Of the same name: Keras names the layers in a file by their classes.
+    norm.__class__ = type(type(norm).__name__, (kind,), {})

@@ -203,11 +203,13 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The total loss, for Keras' own steps on other backends; sample weights are refused."""
-        del training
         if sample_weight is not None:
             raise ValueError(f"{type(self).__name__} does not take sample weights")
         inputs = x if isinstance(x, dict) else {"images": x}
-        parts = self.compute_losses(y_pred, y, spatial_size(inputs["images"]))
+        if training:
+            parts = self.compute_losses(y_pred, y, spatial_size(inputs["images"]))
+        else:  # `y_pred` may lack what the losses need
+            parts = self.forward_losses(inputs, y, training=False)
         for name, value in parts.items():
             self.loss_trackers[name].update_state(value)
         return self._add_up(parts)

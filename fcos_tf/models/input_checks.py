@@ -14,6 +14,7 @@ from absl import logging
 
 TARGETS = "targets with boxes [B, M, 4], xyxy pixels, and labels [B, M], 0..C-1, padding -1"
 _MARK = "targets: "  # begins every message about values, also those out of TensorFlow
+PARTS_MARK = "accumulation_steps: "  # likewise, of the train step
 
 
 class CheckedInputs:
@@ -268,14 +269,15 @@ def _assert_values(batch: tuple, num_classes: int):
 
 
 def _with_value_errors(run, *args, **kwargs):
-    """Runs a method of Keras; what a data set's own checks find becomes a `ValueError`."""
+    """Runs a method of Keras; what checks in its graphs find becomes a `ValueError`."""
     try:
         return run(*args, **kwargs)
     except Exception as error:
         text = str(error)
-        if type(error).__name__ != "InvalidArgumentError" or _MARK not in text:
+        marks = [mark for mark in (_MARK, PARTS_MARK) if mark in text]
+        if type(error).__name__ != "InvalidArgumentError" or not marks:
             raise
-        message = text[text.index(_MARK) :].partition("\n")[0]
+        message = text[text.index(marks[0]) :].partition("\n")[0]
         raise ValueError(message.replace("'", "").rstrip().removesuffix("]")) from None
 
 

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from fcos_tf.models.input_checks import PARTS_MARK
 from fcos_tf.ops.dtypes import at_least_float32
 
 
@@ -29,11 +30,13 @@ class TrainSteps:
     def train_step(self, data):
         """One optimizer step on a batch `(images, targets)`; returns the running means.
 
-        A loss scale skips steps with a non-finite gradient and restores batch norm statistics.
+        A loss scale skips steps with a non-finite gradient, restores batch norm statistics and
+        leaves such steps out of the means.
         """
         inputs, targets = unpack(data)
+        skips = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
         statistics = []  # of batch norms, with their values, if the optimizer may skip the step
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+        if skips:
             weights = (w for norm in learning_norms(self) for w in norm.non_trainable_weights)
             statistics = [(weight, tf.convert_to_tensor(weight)) for weight in weights]
         compute = self._gradients if self.accumulation_steps == 1 else self._accumulated_gradients
@@ -50,7 +53,7 @@ class TrainSteps:
         # A float16 overflow lowers the loss scale; it is a fault only at the lowest scale.
         can_scale = tf.logical_and(self.dtype_policy.name == "mixed_float16", scale > 1)
         self.bad_steps.count(finite | (losses_are_finite & can_scale))
-        return self._track({**values, "gradient_norm": norm}, counts=finite)
+        return self._track({**values, "gradient_norm": norm}, counts=finite if skips else True)
 
     def _gradients(self, inputs, targets, totals=None):
         """Loss, its named parts, and the gradients of the scaled loss."""
@@ -209,12 +212,18 @@ class BadSteps:
 def _cut(x, parts: int):
     """[B, ...] to [parts, B / parts, ...]; static sides stay static."""
     sides = [side or tf.shape(x)[axis] for axis, side in enumerate(x.shape)]
-    if isinstance(sides[0], int) and sides[0] % parts:
-        raise ValueError(
-            f"accumulation_steps: expected a divisor of {sides[0]}, the images of a batch on a "
-            f"device, got {parts}"
-        )
-    return tf.reshape(x, [parts, sides[0] // parts, *sides[1:]])
+    count, checks = sides[0], []
+    is_static = isinstance(count, int)
+    text = (
+        f"{PARTS_MARK}expected a divisor of {f'{count}, ' if is_static else ''}the images of a "
+        f"batch on a device, got {parts}"
+    )
+    if not is_static:  # XLA drops the check
+        checks = [tf.debugging.assert_equal(count // parts * parts, count, message=text)]
+    elif count % parts:
+        raise ValueError(text)
+    with tf.control_dependencies(checks):
+        return tf.reshape(x, [parts, count // parts, *sides[1:]])
 
 
 def learning_norms(model) -> list[keras.layers.BatchNormalization]:

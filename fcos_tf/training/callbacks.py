@@ -213,7 +213,8 @@ class DetectionMetrics(keras.callbacks.Callback):
     """Evaluates a model at the end of epochs; adds `val_AP`, `val_AP50` ... to the logs.
 
     `fit`'s history and the other callbacks get them, wherever this one is in the list, e.g. for
-    `ModelCheckpoint("best.keras", monitor="val_AP", mode="max", save_best_only=True)`.
+    `ModelCheckpoint("best.keras", monitor="val_AP", mode="max", save_best_only=True)`. Where the
+    optimizer averages the weights, these are measured; `BestModel` saves them.
 
     Args:
         dataset: Finite batches of `(images, targets)`, as `fcos_tf.data.load` gives them.

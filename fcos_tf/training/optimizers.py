@@ -212,32 +212,46 @@ def has_old_momentum(config: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def averaged_weights(model: keras.Model) -> Iterator[None]:
+def averaged_weights(model: keras.Model, *, alone: bool = False) -> Iterator[None]:
     """A context in which a model has its averaged weights, if its optimizer keeps them.
 
-    Meanwhile the optimizer holds the training weights, so a model saved here has both; after
-    loading, `swap_averages` restores them.
+    Args:
+        model: A compiled model.
+        alone: Whether the optimizer has the averages, too: a model saved here is trained on from
+            them. False: it has the training weights, so a model saved here has both; call
+            `swap_averages` after loading, before it is trained on.
 
     Example:
-        >>> with averaged_weights(model):
+        >>> with averaged_weights(model, alone=True):
         ...     model.save("averaged.keras")
     """
     swap_averages(model)
+    pairs = _with_averages(model) if alone else []
+    kept = [ops.copy(average) for _, average in pairs]
+    for weight, average in pairs:
+        average.assign(weight)
     try:
         yield
     finally:
+        for (_, average), value in zip(pairs, kept, strict=True):
+            average.assign(value)
         swap_averages(model)
 
 
 def swap_averages(model: keras.Model) -> None:
     """Exchanges the weights of a model and their averages, if there are any yet."""
+    for weight, average in _with_averages(model):
+        value = ops.copy(weight)
+        weight.assign(average)
+        average.assign(value)
+
+
+def _with_averages(model: keras.Model) -> list[tuple[keras.Variable, keras.Variable]]:
+    """The weights of a model with their averages; none where there are none yet."""
     optimizer = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
     has_averages = getattr(optimizer, "use_ema", False) and optimizer.built
     if not has_averages or not int(optimizer.iterations.numpy()):
-        return
+        return []
     averages = optimizer._model_variables_moving_average
-    for weight, average in zip(model.trainable_variables, averages, strict=True):
-        value = ops.copy(weight)
-        weight.assign(average)
-        average.assign(value)
+    return list(zip(model.trainable_variables, averages, strict=True))

@@ -64,6 +64,15 @@ def test_thresholds_can_be_changed_on_a_model():
     assert model.get_config()["num_proposals"] == (40, 7)
 
 
+def test_the_loss_of_keras_own_steps_in_evaluation(model):
+    images, targets = scene()
+    inputs = inputs_of(images, targets)
+    expected = model.forward_losses(inputs, targets, training=False)
+    model.compile(SGD(0.01))
+    found = model.compute_loss(inputs, targets, model(inputs, training=False), training=False)
+    np.testing.assert_allclose(found, sum(expected[name] for name in LOSSES), rtol=1e-6)
+
+
 @pytest.mark.parametrize("rules", RULES)
 def test_all_rules_build_and_have_finite_losses(rules):
     model = small_model(rules=rules, fpn_levels=3)

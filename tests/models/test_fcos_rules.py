@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from fcos_tf import FCOS
 from fcos_tf.models.fcos_detections import fcos_detections
 from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.models.fcos_training import level_size_ranges, match_points, point_levels
@@ -51,6 +52,9 @@ def test_size_ranges_of_fewer_levels_have_no_end():
     assert level_size_ranges(3, [(0, 1), (1, 2), (2, 3)]) == ((0, 1), (1, 2), (2, 3))
     with pytest.raises(ValueError, match="expected 3 size_ranges; got 2"):
         level_size_ranges(3, [(0, 1), (1, 2)])
+    for levels in (0, 2, 6):
+        with pytest.raises(ValueError, match=f"fpn_levels: expected 3 to 5, got {levels}"):
+            FCOS(3, fpn_levels=levels)
 
 
 def test_iou_with_one_added():

@@ -107,8 +107,27 @@ def test_grouped_convolutions_are_folded_without_a_bias():
         )
         if convolution.groups > 1
     }
-    assert kinds == {folding.NormalizationFoldedIntoGroups}
-    assert type(copy.backbone.get_layer("stem_norm")) is folding.FoldedNormalization
+    assert kinds and all(issubclass(x, folding.NormalizationFoldedIntoGroups) for x in kinds)
+    stem = copy.backbone.get_layer("stem_norm")
+    assert isinstance(stem, folding.FoldedNormalization) and type(stem) not in kinds
+
+
+@pytest.mark.parametrize(
+    ("backbone", "norm"), [("simple_cnn", "batch"), ("resnet18", "frozen"), ("regnetx_200mf", None)]
+)
+def test_what_was_traced_before_and_what_is_saved_after_predict_the_same(tmp_path, backbone, norm):
+    model = detector(backbone, backbone_norm=norm, image_size="64x96", score_threshold=0.0)
+    pixels = images()[0].astype(np.uint8)
+    expected, found = model.predict(images(), verbose=0), fcos_tf.detect(model, pixels)[0]
+    count = len(folding.batch_norms(model))
+    assert folding.fold_norms(model) and folding.batch_norms(model) == []
+    model.save(tmp_path / "fast.keras")
+    loaded = fcos_tf.load_model(tmp_path / "fast.keras")
+    assert len(folding.batch_norms(loaded)) == count and largest_difference(model, loaded) < 1e-4
+    for one in (model, loaded):
+        scores = one.predict(images(), verbose=0)["scores"]
+        np.testing.assert_allclose(scores, expected["scores"], atol=1e-5)
+        np.testing.assert_allclose(fcos_tf.detect(one, pixels)[0].scores, found.scores, atol=1e-5)
 
 
 def test_without_folding_every_bit_stays():

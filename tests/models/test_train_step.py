@@ -49,6 +49,13 @@ def test_parts_must_divide_the_batch():
         fit(small(3), scene(batch=4, size=(64, 64)))
 
 
+def test_parts_must_divide_the_last_batch_too():
+    data = tf.data.Dataset.from_tensor_slices(scene(batch=3, size=(64, 64))).batch(2)
+    words = "^accumulation_steps: expected a divisor of the images of a batch on a device, got 2$"
+    with pytest.raises(ValueError, match=words):
+        small(2).fit(data, verbose=0)
+
+
 def test_the_norm_is_that_of_the_gradient_before_clipping():
     # The first step of SGD without decay moves the weights by rate * clipped gradient, whose
     # length is 1; so the weights move by 0.01, whatever the norm was.
@@ -96,9 +103,13 @@ def with_a_hole(value):
     return images, targets
 
 
-def test_steps_that_are_not_finite_are_counted_and_in_no_mean():
+@pytest.mark.parametrize("skips", [False, True])
+def test_steps_that_are_not_finite_are_counted_and_in_no_mean_if_skipped(skips):
     model, good = small(), scene(batch=2, size=(64, 64))
-    batches = [good, with_a_hole(np.inf)]
+    if skips:
+        scaled = keras.optimizers.LossScaleOptimizer(model.optimizer, initial_scale=1.0)
+        model.compile(optimizer=scaled)
+    batches = [good, with_a_hole(np.inf), good]  # only the gradient of the second is not finite
     data = tf.data.Dataset.from_generator(
         lambda: ((np.float32(images), targets) for images, targets in batches),
         output_signature=tf.nest.map_structure(
@@ -106,9 +117,10 @@ def test_steps_that_are_not_finite_are_counted_and_in_no_mean():
         ),
     )
     logs = model.fit(data, verbose=0).history
-    assert model.bad_steps.read() == (1, 2)
-    np.testing.assert_allclose(logs["loss"], fit(small(), good, steps=1)["loss"], rtol=1e-6)
-    assert np.isnan(model.head.ltrb.kernel).any()
+    assert model.bad_steps.read() == (1 if skips else 2, 2)
+    expected = fit(small(), good, steps=2)["loss"] if skips else [np.nan]
+    np.testing.assert_allclose(logs["loss"], expected, rtol=1e-6)
+    assert np.isnan(model.head.ltrb.kernel).any() != skips
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
@@ -130,6 +142,7 @@ def test_a_loss_scale_leaves_such_steps_out(norm):
 
 def test_means_of_nothing_are_no_numbers():
     model, (images, targets) = small(), with_a_hole(np.nan)
+    model.compile(keras.optimizers.LossScaleOptimizer(model.optimizer, initial_scale=1.0))
     logs = fit(model, (images, targets), steps=2)
     assert np.isnan(logs["loss"]) and np.isnan(logs["num_positives"])
     for weight in model.trainable_weights:

@@ -1,6 +1,7 @@
 """Files of saved detectors: loaded, refused, corrupt."""
 
 import json
+import resource
 import subprocess
 import sys
 import tracemalloc
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from fcos_tf import FCOS
+from fcos_tf.detecting import open_model
 from fcos_tf.keras_files import MEMBERS, find_damage, replace_settings
 from fcos_tf.layers.backbones import build_backbone
 from fcos_tf.models.weights import load_model
@@ -190,6 +192,9 @@ def of_class(module, class_name, registered_name):
         ),
         (with_setting(backbone_weights="/etc/passwd"), "got '/etc/passwd'"),
         (with_setting(fpn_levels="many"), "expected a model of this package"),
+        (with_setting(num_classes=500_000), "got one with more than the [0-9]+ weights in the"),
+        (with_setting(fpn_channels=1 << 14), "got one with more than the [0-9]+ weights in the"),
+        (with_setting(head_convs=1 << 40), "got head_convs 1099511627776, of which it holds no"),
         (
             of_class("keras.layers", "TFSMLayer", None),
             "expected a model of this package, got a TFSMLayer",
@@ -199,9 +204,22 @@ def of_class(module, class_name, registered_name):
 )
 def test_configs_that_are_no_detectors(detector_file, tmp_path, change, words):
     path = altered(detector_file, tmp_path / "x.keras", "config.json", change)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError, match=rf"x\.keras: .*{words}"):
         load_model(path)
+    # In KiB. A kernel of 3 x 3 x 32 x 500,000 alone has 550 MiB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
     assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("image_size", ["60000x60000", "500,999999"])
+def test_an_image_size_out_of_proportion(detector_file, tmp_path, image_size):
+    change = with_setting(image_size=image_size)
+    path = altered(detector_file, tmp_path / "x.keras", "config.json", change)
+    words = rf"image_size of .*x\.keras: expected at most 67108864 pixels, got {image_size}"
+    with pytest.raises(ValueError, match=words):
+        open_model(path)
+    open_model(path, image_size="64x64")
 
 
 def test_weights_that_are_elsewhere_or_larger_than_the_file(detector_file, tmp_path):

@@ -180,6 +180,18 @@ def test_averages_are_swapped_in_and_out(wrapped, tmp_path):
     np.testing.assert_allclose(w.numpy(), 0.4, rtol=1e-6)
     swap_averages(model)
     np.testing.assert_allclose(w.numpy(), 0.1, rtol=1e-6)
+    # Alone, what is saved has the average in both, and the model is as it was afterwards.
+    with averaged_weights(model, alone=True):
+        model.save_weights(tmp_path / "a.weights.h5")
+    np.testing.assert_allclose(w.numpy(), 0.1, rtol=1e-6)
+    swap_averages(model)
+    np.testing.assert_allclose(w.numpy(), 0.4, rtol=1e-6)
+    model.load_weights(tmp_path / "a.weights.h5")
+    swap_averages(model)
+    np.testing.assert_allclose(w.numpy(), 0.4, rtol=1e-6)
+    step(0.2)  # w = 0.2; average 0.75 * 0.4 + 0.25 * 0.2 = 0.35
+    swap_averages(model)
+    np.testing.assert_allclose(w.numpy(), 0.35, rtol=1e-6)
 
 
 def test_without_averages_nothing_is_swapped():
