@@ -226,7 +226,7 @@ def make_model(
             "all the same"
         )
     model = model.with_classes(class_names, **given)
-    model.apply_exif = config.apply_exif
+    model.apply_exif, model.image_size = config.apply_exif, config.image_size
     return model
 
 

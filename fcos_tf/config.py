@@ -17,6 +17,13 @@ _AUTO_OR_BOOL = {"auto": None, "true": True, "false": False}
 _NOTHING = {"": None}
 
 
+def _refuse_changed(options: Options, expected: str, *names: str) -> None:
+    """Refuses options of no effect, unless they have their defaults."""
+    for field in dataclasses.fields(options):
+        if field.name in names and getattr(options, field.name) != field.default:
+            raise ValueError(f"--{field.name}: expected {expected}")
+
+
 # fmt: off
 @dataclasses.dataclass(frozen=True)
 class DataOptions(Options):
@@ -45,8 +52,8 @@ class DataOptions(Options):
         "model: for boxes drawn in a viewer that does so.")
     scale_boxes: bool = option(False, "Scale boxes from the annotated sizes of the images to the "
         "actual ones: for photos resized after annotation, with the same aspect ratio.")
-    overfit: int = option(0, "Train on the first N images of the training split, unflipped, and "
-        "evaluate on the same images; 0 = off. All other flags apply.", least=0)
+    overfit: int = option(0, "Train on the first N images of the training split, without flips "
+        "and --augment, and evaluate on the same images; 0 = off.", least=0)
     max_faults: int = option(100, "Stop if more annotations than this are invalid and dropped.",
         least=0, harmless=True)
     max_bad_images: int = option(10, "Stop after this many unreadable images; skip those before.",
@@ -108,6 +115,8 @@ class AugmentationOptions(Options):
         if len(self.scale_jitter) != 2 or not 0 < self.scale_jitter[0] <= self.scale_jitter[1]:
             raise ValueError("--scale_jitter: expected two increasing factors above 0 such as "
                 f"0.1,2.0, got {','.join(map(str, self.scale_jitter))}")
+        if "scale_jitter" not in self.augment:
+            _refuse_changed(self, "with --augment=scale_jitter only, got none", "scale_jitter")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,9 +298,14 @@ class TrainingOptions(Options):
         if self.ema_momentum == 1:
             raise ValueError("--ema_momentum: expected a number below 1, got 1")
         steps = list(self.decay_steps)
-        if steps and self.schedule != "step":
-            raise ValueError("--decay_steps: expected with --schedule=step only, got --schedule="
-                f"{self.schedule}")
+        if self.schedule != "step":
+            expected = f"with --schedule=step only, got --schedule={self.schedule}"
+            _refuse_changed(self, expected, "decay_steps", "decay_factor")
+        if self.optimizer != "sgd":
+            expected = f"with --optimizer=sgd only, got --optimizer={self.optimizer}"
+            _refuse_changed(self, expected, "momentum")
+        if not self.warmup_steps:
+            _refuse_changed(self, "with warm-up only, got --warmup_steps=0", "warmup_factor")
         if steps != sorted(set(steps)) or min(steps, default=1) < 1:
             raise ValueError("--decay_steps: expected increasing steps >= 1, got "
                 f"{','.join(map(str, steps))}")

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import logging
+import os
 import re
 import sys
 import textwrap
@@ -160,7 +161,7 @@ def parse(
             raise ValueError(f"expected flags like --name=value only, got {got}")
         if takes[0] in found:
             raise ValueError(f"expected --{takes[0]} or arguments without a flag, got both: {got}")
-        found[takes[0]] = tuple(rest)
+        found[takes[0]] = tuple(map(_expanded, rest))
     given = Given(found)
     given.typed = frozenset(n for n in found if values[n].present != in_files.get(n))
     return (
@@ -244,14 +245,20 @@ def _define(fields: Mapping[str, dataclasses.Field]) -> flags.FlagValues:
 def _value(field: dataclasses.Field, given: Any) -> Any:
     """Converts a value read by absl to the type of its option."""
     kind = item_type(field)
+    kind = _expanded if kind is str else kind
     if given in field.metadata["words"]:
         return given
     try:
         return tuple(kind(text.strip()) for text in given) if is_list(field) else kind(given)
     except ValueError:
         got = flag_value(tuple(given) if is_list(field) else given)
-        expected = " or ".join((kind.__name__, *field.metadata["words"]))
+        expected = " or ".join((item_type(field).__name__, *field.metadata["words"]))
         raise ValueError(f"--{field.name}: expected {expected}, got {got!r}") from None
+
+
+def _expanded(text: str) -> str:
+    """Paths with a home folder, ~ or ~name, as shells put it only at the start of an argument."""
+    return ",".join(map(os.path.expanduser, text.split(",")))
 
 
 def _suggest(name: str, fields: Mapping[str, dataclasses.Field], *, cutoff: float = _NEAR) -> str:

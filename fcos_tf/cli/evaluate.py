@@ -21,6 +21,7 @@ from fcos_tf.cli import command_line
 from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config, DetectionOptions
 from fcos_tf.jobs.evaluate import evaluate, score_files
 from fcos_tf.options import Options, fields_of, option, options_for
+from fcos_tf.published import DETECTORS
 from fcos_tf.tensorflow_words import load_tensorflow
 
 _USES = (
@@ -39,7 +40,7 @@ class EvaluateOptions(Options):
         "once; default: the newest checkpoint in --model_dir, or model.keras there.",
         also=WEIGHTS_WORDS)
     output_dir: str | None = option(
-        None, "Output folder; default: the folder of --weights, or --model_dir.",
+        None, "Output folder; default: the folder of a --weights file, or --model_dir.",
         also=OUTPUT_WORDS)
     ground_truth: str | None = option(
         None, "COCO ground truth JSON, to score --detections without a model.")
@@ -80,6 +81,8 @@ def _evaluate(config: Config, options: EvaluateOptions, given: command_line.Give
     else:
         if options.weights:
             command_line.refuse_unused(given, "--weights", ["model_dir"])
+            if options.weights in DETECTORS and not options.output_dir:
+                raise ValueError("--output_dir: expected a folder for the results, got none")
         load_tensorflow()
         scores = evaluate(config, **options_for(options, evaluate), given=given)
     print(format_per_class(scores.per_class))

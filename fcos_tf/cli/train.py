@@ -20,6 +20,11 @@ from fcos_tf.jobs.train import tell, train
 from fcos_tf.options import fields_of, options_for, sections_of
 from fcos_tf.tensorflow_words import is_out_of_memory, load_tensorflow
 
+_OF_STEPS = (
+    "epochs", "steps", "eval_every", "best_metric", "checkpoint_every", "keep_checkpoints",
+    "log_every", "deterministic",
+)  # fmt: skip
+
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tool; ends the process with its exit status."""
@@ -29,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _train(config: Config, options: Any, given: command_line.Given) -> None:
     if config.probe:
-        unused = {*fields_of(AugmentationOptions), *fields_of(TrainingOptions)}
+        unused = {*fields_of(AugmentationOptions), *fields_of(TrainingOptions), *_OF_STEPS}
         command_line.refuse_unused(given, "--probe", unused - {"probe", "precision"})
     load_tensorflow()
     from fcos_tf.evaluation import format_table

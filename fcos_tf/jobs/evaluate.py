@@ -95,8 +95,8 @@ def evaluate(
             options = {"detect": detect, "progress": progress}
             records = evaluation.run_detector(model, dataset, flip=flip, views=views, **options)
             scores = evaluation.score_records(records, config.metrics)
-    if path.parent.name == checkpoints.FOLDER:
-        step = checkpoints.step_of(path)
+    step = checkpoints.find_step(path)
+    if step is not None:
         scores = dataclasses.replace(scores, metrics={"step": step, **scores.metrics})
 
     folder = Path(output_dir or (path.parent if weights else config.model_dir))

@@ -118,9 +118,13 @@ def _train_in(model_dir: Path, config: Config, tell: Callable[[str], None], stra
         if metrics:
             return metrics
 
+    start = config
+    if checkpoint and config.initial_weights and not config.allow_config_change:
+        # It holds the same model; the file may be gone.
+        start = dataclasses.replace(config, initial_weights=str(checkpoint))
     with strategy.scope():
         classes = train_data.class_names, train_data.category_ids
-        model = build.make_model(config, *classes, dataset=train_data)
+        model = build.make_model(start, *classes, dataset=train_data)
         build.compile_model(config, model, total_steps)
         if checkpoint:
             checkpoints.restore(model, checkpoint)

@@ -56,7 +56,7 @@ def save(model: keras.Model, model_dir: str | Path, step: int, *, keep: int = 3)
     path = Path(model_dir) / FOLDER / f"step_{step:08d}.keras"
     try:
         make_folder(model_dir)
-        write_model(model, path)
+        write_model(model, path, resumable=True)
     except OSError as error:
         before = latest(model_dir)
         then = "there is no whole checkpoint before it"
@@ -84,13 +84,19 @@ def make_folder(model_dir: str | Path) -> None:
             pass
 
 
-def write_model(model: keras.Model, path: str | Path) -> None:
+def write_model(model: keras.Model, path: str | Path, *, resumable: bool = False) -> None:
     """Saves a model to a `.keras` file, renamed into place, with averaged weights as its weights.
+
+    Args:
+        model: A built model.
+        path: The file.
+        resumable: Whether the optimizer in it has the training weights, for `restore`; otherwise
+            it has the averages, and `fit` continues from these.
 
     Raises:
         OSError: It cannot be written, e.g. on a full disk.
     """
-    with replacing(path) as temporary, averaged_weights(model):
+    with replacing(path) as temporary, averaged_weights(model, alone=not resumable):
         model.save(temporary)
 
 
@@ -212,9 +218,16 @@ def step_of(path: str | Path) -> int:
     Raises:
         ValueError: The name is of another form.
     """
-    if match := _NAME.fullmatch(Path(path).name):
-        return int(match[1])
-    raise ValueError(f"expected a checkpoint named like step_00001000.keras, got {path}")
+    step = find_step(path)
+    if step is None:
+        raise ValueError(f"expected a checkpoint named like step_00001000.keras, got {path}")
+    return step
+
+
+def find_step(path: str | Path) -> int | None:
+    """As `step_of`; None: a file with another name, such as best.keras."""
+    match = _NAME.fullmatch(Path(path).name)
+    return int(match[1]) if match else None
 
 
 def _all_newest_first(model_dir: str | Path) -> list[Path]:

@@ -166,6 +166,14 @@ def test_a_tool_gets_its_options_those_it_uses_and_what_was_given(tmp_path):
     assert parse("--output_dir=x") == (Config(), DrawOptions(output_dir="x"), {"output_dir"})
 
 
+def test_home_folders_are_found_wherever_a_path_stands(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "a.cfg").write_text("--model_dir=~/runs/a\n")
+    config, options, _ = parse(f"--flagfile={tmp_path}/a.cfg", "--output_dir=~/x,~", "--layers=1")
+    assert (config.model_dir, options.output_dir) == ("/home/me/runs/a", "/home/me/x,/home/me")
+    assert parse("--output_dir=a~/~b~")[1].output_dir == "a~/~b~"
+
+
 def test_a_mode_refuses_what_is_typed_and_ignores_it_in_files(tmp_path):
     (tmp_path / "a.cfg").write_text("--momentum=0.5\n--cache=true\n--scale=3\n")
     file = f"--flagfile={tmp_path / 'a.cfg'}"

@@ -116,7 +116,11 @@ def test_training_on_from_a_detector_of_other_classes(run_dir, tmp_path):
     command = [*data, f"--initial_weights={tmp_path / 'start.keras'}", "--steps=2"]
     config = parse_config([*command, f"--model_dir={tmp_path / 'run'}"])
     train(config, report=lambda line: None)
+    (tmp_path / "start.keras").unlink()
+    (tmp_path / "run" / "metrics.json").unlink()  # as after a kill
+    train(config, report=lambda line: None)
     model = keras.models.load_model(tmp_path / "run" / "model.keras", compile=False)
+    assert (start.image_size, model.image_size) == (None, "64x64")
     assert model.class_names == tuple("0123456789") and model.rules == RULES["torchvision"]
     assert model.score_threshold == 0.001
     # Frozen or not, the stem has hardly moved in two steps of warm-up; drawn anew it would have.
@@ -204,7 +208,9 @@ def test_evaluate_knows_the_size_that_a_model_was_made_for(run_dir, tmp_path, ca
     data = [flag for flag in SMALL if not flag.startswith("--image_size")]
     config = parse_config(data)
     assert config.image_size == "512x512"
-    scores = evaluate(config, weights=run_dir / "model.keras", output_dir=tmp_path)
+    (tmp_path / "checkpoints").mkdir()  # such a folder of another program
+    weights = shutil.copy(run_dir / "model.keras", tmp_path / "checkpoints" / "a.keras")
+    scores = evaluate(config, weights=weights, output_dir=tmp_path)
     assert "on 8 images at 64x64" in capsys.readouterr().out
     expected = json.loads((run_dir / "metrics.json").read_text())
     assert scores.metrics["AP"] == pytest.approx(expected["AP"], abs=1e-6)
@@ -258,6 +264,8 @@ def test_wrong_data_is_one_line_and_no_traceback(tmp_path, run_here, arguments, 
          "--score_threshold, --tta: not used with --ground_truth and --detections; leave it out"),
         (["--weights=a.keras", "--model_dir=b"],
          "--model_dir: not used with --weights; leave it out"),
+        (["--weights=torchvision_coco"],
+         "--output_dir: expected a folder for the results, got none"),
     ],
 )  # fmt: skip
 def test_options_of_another_mode_are_refused(run_here, arguments, message):

@@ -7,12 +7,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import fcos_tf
-from fcos_tf.cli.train import main
+from fcos_tf.cli import train as train_tool
 from fcos_tf.config import Config
 from fcos_tf.jobs.train import train
 from fcos_tf.models.classifier import ImageClassifier
 from fcos_tf.training import optimizers
 from fcos_tf.training.probe import fit_logistic, fit_probe
+from tests.tools import run
 
 
 def test_it_is_the_logistic_regression_of_scikit_learn():
@@ -118,7 +119,7 @@ def test_a_run_and_what_is_refused(tmp_path):
         train(Config(**{**options, "model": "fcos"}), report=lambda line: None)
 
 
-def test_options_of_training_are_refused_beside_it(capsys):
-    with pytest.raises(SystemExit):
-        main(["train.py", "--probe", "--model=classifier", "--learning_rate=0.1"])
-    assert "--learning_rate" in capsys.readouterr().err
+@pytest.mark.parametrize("flag", ["--learning_rate=0.1", "--epochs=3", "--best_metric=mAP_all"])
+def test_options_of_training_are_refused_beside_it(capsys, flag):
+    code, _, error = run(capsys, train_tool, "--probe", "--model=classifier", flag)
+    assert code == 1 and flag.partition("=")[0] in error
