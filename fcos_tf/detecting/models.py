@@ -27,7 +27,7 @@ from fcos_tf.models.detector import category_ids_of
 from fcos_tf.models.folding import fold_norms
 from fcos_tf.models.weights import load_model
 
-_MOST_PIXELS = 1 << 26  # of a canvas, as in `resized`; a file need not be trusted
+MOST_PIXELS = 1 << 26  # of a canvas; a file need not be trusted
 
 
 def detect(
@@ -293,10 +293,10 @@ class KerasModel(OpenedModel):
         self._image_size = image_size or model.image_size
         if self._image_size is None:
             raise ValueError(f"image_size: expected one, as {name} has none of its own; got none")
-        sides = parse_image_size(self._image_size).fixed().canvases()[0]
-        if not image_size and math.prod(sides) > _MOST_PIXELS:
+        canvases = parse_image_size(self._image_size).fixed().canvases()
+        if not image_size and max(map(math.prod, canvases)) > MOST_PIXELS:
             raise ValueError(
-                f"image_size of {name}: expected at most {_MOST_PIXELS} pixels, got "
+                f"image_size of {name}: expected at most {MOST_PIXELS} pixels, got "
                 f"{self._image_size}; give another image_size"
             )
         kept = getattr(model, "apply_exif", False), getattr(model, "best_f1", None)

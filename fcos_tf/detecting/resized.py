@@ -7,10 +7,8 @@ import numpy as np
 
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting.exported import parse_description, to_labels
-from fcos_tf.detecting.models import OpenedModel
+from fcos_tf.detecting.models import MOST_PIXELS, OpenedModel
 from fcos_tf.image_size import parse_image_size
-
-_MOST_PIXELS = 1 << 26  # of a canvas; the file need not be trusted
 
 
 class ResizedModel(OpenedModel):
@@ -31,8 +29,8 @@ class ResizedModel(OpenedModel):
         self._score_threshold = float(read["score_threshold"])
         if not 0 <= self._score_threshold <= 1:
             raise ValueError(f"expected a score_threshold, got {self._score_threshold}")
-        if max(height * width for height, width in self._size.canvases()) > _MOST_PIXELS:
-            raise ValueError(f"expected images of at most {_MOST_PIXELS} pixels")
+        if max(height * width for height, width in self._size.canvases()) > MOST_PIXELS:
+            raise ValueError(f"expected images of at most {MOST_PIXELS} pixels")
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of the file, see `export.openvino`.

@@ -277,7 +277,7 @@ def _with_value_errors(run, *args, **kwargs):
         marks = [mark for mark in (_MARK, PARTS_MARK) if mark in text]
         if type(error).__name__ != "InvalidArgumentError" or not marks:
             raise
-        message = text[text.index(marks[0]) :].partition("\n")[0]
+        message = text[text.index(marks[0]) :].partition("\n")[0].partition("] [Condition")[0]
         raise ValueError(message.replace("'", "").rstrip().removesuffix("]")) from None
 
 
