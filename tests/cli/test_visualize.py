@@ -9,7 +9,7 @@ from PIL import Image
 import fcos_tf
 from fcos_tf.cli import visualize
 from fcos_tf.visualization.levels import draw_targets
-from tests.cli.test_dataset import run
+from tests.tools import run
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def weights(tmp_path_factory):
 @pytest.mark.parametrize("what", ["points", "targets", "predictions"])
 def test_a_picture_of_each_image_at_the_size_of_the_model(weights, capsys, tmp_path, what):
     code, out, _ = run(
-        visualize, capsys, f"--what={what}", "--dataset=digits", f"--weights={weights}",
+        capsys, visualize, f"--what={what}", "--dataset=digits", f"--weights={weights}",
         f"--output_dir={tmp_path}", "--num_images=2",
     )  # fmt: skip
     paths = [tmp_path / f"{what}_{number}.png" for number in (1, 2)]
@@ -45,7 +45,7 @@ def test_a_picture_of_each_image_at_the_size_of_the_model(weights, capsys, tmp_p
 
 def test_tsne_of_a_detector(weights, capsys, tmp_path):
     code, out, _ = run(
-        visualize, capsys, "--what=tsne", "--dataset=digits", f"--weights={weights}",
+        capsys, visualize, "--what=tsne", "--dataset=digits", f"--weights={weights}",
         f"--output_dir={tmp_path}", "--num_samples=12", "--perplexity=3",
     )  # fmt: skip
     assert code == 0 and out == f"{tmp_path}/tsne.png\n{tmp_path}/tsne.csv\n"
@@ -70,5 +70,5 @@ def test_tsne_of_a_detector(weights, capsys, tmp_path):
 )
 def test_options_that_do_not_fit_are_refused(weights, capsys, tmp_path, arguments, message):
     arguments = [argument.format(weights) for argument in arguments]
-    code, _, error = run(visualize, capsys, f"--output_dir={tmp_path}", *arguments)
+    code, _, error = run(capsys, visualize, f"--output_dir={tmp_path}", *arguments)
     assert code == 1 and message in error and error.count("\n") == 1
