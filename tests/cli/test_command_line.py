@@ -90,7 +90,7 @@ def test_files_are_found_here_then_in_the_package(tmp_path, monkeypatch):
         ("faster_rcnn_bccd.cfg", {"model": "faster_rcnn", "steps": 600, "backbone": "resnet18"}),
         ("faster_rcnn_course.cfg", {"box_refinement": "none", "rules": "course", "fpn_levels": 3}),
         ("voc_simple_cnn.cfg", {"model": "classifier", "scale_jitter": (1.0, 1.41)}),
-        ("voc_mobilenet.cfg", {"backbone": "mobilenet_v2", "head_convs": 2, "steps": 900}),
+        ("voc_mobilenet.cfg", {"backbone": "mobilenet_v2", "head_convs": 2, "steps": 2700}),
         ("voc_linear_probe.cfg", {"model": "classifier", "probe": True}),
         (
             "coco_multi_worker.cfg",
