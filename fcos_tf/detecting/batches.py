@@ -164,6 +164,21 @@ def detect_batch(
     return found
 
 
+def complete_targets(targets: Mapping[str, Any], rows_before: int) -> dict[str, np.ndarray]:
+    """Targets of a batch as arrays, with what a user's own may lack.
+
+    Args:
+        targets: `image_sizes` [B, 2] and more.
+        rows_before: images in the batches before.
+
+    Returns:
+        The same, with `image_ids` counted from 1 and `image_sizes` as `original_sizes` if missing.
+    """
+    targets = {key: np.asarray(value) for key, value in targets.items()}
+    ids = np.arange(len(targets["image_sizes"])) + rows_before + 1
+    return {"image_ids": ids, "original_sizes": targets["image_sizes"], **targets}
+
+
 def boxes_to_original(
     boxes: np.ndarray,
     image_sizes: np.ndarray,

@@ -116,7 +116,7 @@ def run_classifier(
     Raises:
         ValueError: an endless or empty data set, or other classes than the model's.
     """
-    from fcos_tf.detecting.batches import compile_classify
+    from fcos_tf.detecting.batches import compile_classify, complete_targets
     from fcos_tf.evaluation.evaluate import refuse_endless
     from fcos_tf.models.classifier import image_labels
     from fcos_tf.models.input_checks import check_class_names
@@ -125,10 +125,11 @@ def run_classifier(
     names = getattr(dataset, "class_names", None) or model.class_names
     check_class_names(model, names)
     classify = classify or compile_classify(model)
-    parts, done = [], 0
+    parts, done, seen = [], 0, 0
     for images, targets in dataset:
-        image_ids = np.asarray(targets["image_ids"])
+        image_ids = complete_targets(targets, seen)["image_ids"]
         rows = image_ids >= 0
+        seen += len(rows)
         found = classify(images, targets["image_sizes"])
         found = [np.asarray(found[key]) for key in ("probabilities", "features") if key in found]
         positive, known = (np.asarray(x) for x in image_labels(targets, model.num_classes))

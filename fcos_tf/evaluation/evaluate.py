@@ -11,6 +11,7 @@ from fcos_tf.detecting.batches import (
     COLUMNS,
     DetectFunction,
     compile_detect,
+    complete_targets,
     detect_batch,
     original_scale,
 )
@@ -231,7 +232,7 @@ def _run_over(
     inclusive_pixels = getattr(model, "inclusive_pixels", False)
     full_batch = num_rows = 0
     for number, (images, targets) in enumerate(dataset):
-        targets = _complete(targets, num_rows)
+        targets = complete_targets(targets, num_rows)
         real = targets["image_ids"] >= 0
         full_batch = max(full_batch, len(real))
         num_rows += len(real)
@@ -248,13 +249,6 @@ def _run_over(
         if progress is not None:
             progress(images_before + len(image_ids))
     return _Run(num_rows, columns)
-
-
-def _complete(targets: Mapping[str, Any], rows_before: int) -> dict[str, np.ndarray]:
-    """Targets as arrays; a user's own batches may lack ids, counted from 1, and original sizes."""
-    targets = {key: np.asarray(value) for key, value in targets.items()}
-    ids = np.arange(len(targets["labels"])) + rows_before + 1
-    return {"image_ids": ids, "original_sizes": targets["image_sizes"], **targets}
 
 
 def _ground_truth(targets: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

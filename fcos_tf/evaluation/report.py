@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fcos_tf.atomic_files import write_text
-from fcos_tf.detecting.batches import original_scale
+from fcos_tf.detecting.batches import complete_targets, original_scale
 from fcos_tf.evaluation.analysis import EXPLANATIONS, analyse_records, confused_pairs
 from fcos_tf.evaluation.charts import bars, lines
 from fcos_tf.evaluation.curves import SCORES
@@ -227,17 +227,18 @@ def _pictures(result: Mapping[str, Any], records: Records, dataset: Iterable) ->
     label_of = {category["id"]: label for label, category in enumerate(categories)}
     objects = [each for each in records.ground_truth["annotations"] if not each.get("iscrowd")]
     pictures = {}
+    seen = 0
     for images, targets in dataset:
-        ids = np.asarray(targets["image_ids"]).tolist()
-        scales = original_scale(
-            *(np.asarray(targets[n]) for n in ("image_sizes", "original_sizes"))
-        )
+        targets = complete_targets(targets, seen)
+        ids = targets["image_ids"].tolist()
+        seen += len(ids)
+        scales = original_scale(targets["image_sizes"], targets["original_sizes"])
         for row in np.flatnonzero(np.isin(ids, list(wanted - set(pictures)))):
             truth, found = (
                 _drawable([r for r in each if r["image_id"] == ids[row]], label_of, scales[row])
                 for each in (objects, records.detections)
             )
-            truth["image_sizes"] = np.asarray(targets["image_sizes"])[row]
+            truth["image_sizes"] = targets["image_sizes"][row]
             picture = draw_gallery(
                 [np.asarray(images[row])],
                 [truth],

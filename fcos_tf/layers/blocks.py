@@ -86,9 +86,8 @@ class GroupedConv2D(keras.layers.Conv2D):
 class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` that also trains fast in bfloat16 on a CPU.
 
-    oneDNN has no fast gradient of a depthwise convolution with stride 2 in bfloat16: it takes more
-    than ten times as long as in float32. In training, TensorFlow on a CPU computes such a layer in
-    float32, from the same bfloat16 input and kernel. Otherwise it is Keras' layer.
+    oneDNN's gradient of one with a stride takes more than ten times as long as in float32. In
+    training, TensorFlow on a CPU computes such a layer in float32, from the same bfloat16 values.
     """
 
     def call(self, inputs, training=None):

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
+from fcos_tf.detecting.batches import complete_targets
 from fcos_tf.visualization.detections import as_rgb, class_colour, class_name
 
 PCA_SIZE = 50
@@ -59,9 +60,11 @@ def collect_samples(model: Any, batches: Iterable, limit: int) -> Samples:
         ValueError: the model has neither kind of features, or there is no sample.
     """
     rows, features = [], defaultdict(list)  # title -> (sample, [F])
+    seen = 0
     for images, targets in batches:
         images = np.asarray(images)
-        arrays = {name: np.asarray(value) for name, value in targets.items()}
+        arrays = complete_targets(targets, seen)
+        seen += len(images)
         inputs = {"images": images, "image_sizes": arrays["image_sizes"]}
         whole = model.image_features(inputs)
         read = _objects(model, inputs, arrays) if whole is None else _images(whole, arrays)

@@ -153,6 +153,13 @@ def test_report_is_one_file_with_pictures_and_escaped_names(tmp_path):
     assert "a&lt;b&gt;&amp;\\n.jpg: 2 missed, 0 false positives" in text
     assert text.count("data:image/jpeg;base64,") == 1 and text.count("<svg") == 3
     assert not re.search(r'(src|href)="(?!data:)|url\(|@import', text)  # nothing is loaded
+    # Images without ids are counted from 1, and have the size of the batch.
+    batches = Batches(
+        [(np.full((1, 320, 320, 3), 90, np.uint8), {"image_sizes": targets["image_sizes"][1:]})]
+    )
+    analyse(records, tmp_path / "own", batches)
+    own = (tmp_path / "own" / "report.html").read_text(encoding="utf-8")
+    assert own.count("data:image/jpeg;base64,") == 1
     bare = analyse(records, tmp_path / "bare")
     assert bare == result and "<img" not in (tmp_path / "bare" / "report.html").read_text()
 

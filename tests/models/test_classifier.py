@@ -15,7 +15,7 @@ from fcos_tf.cli import detect as cli_detect
 from fcos_tf.cli import evaluate as cli_evaluate
 from fcos_tf.cli import export as cli_export
 from fcos_tf.config import Config
-from fcos_tf.evaluation import evaluate
+from fcos_tf.evaluation import evaluate, run_classifier
 from fcos_tf.jobs.train import train
 from fcos_tf.layers import backbones
 from fcos_tf.layers.backbones import build_backbone
@@ -201,6 +201,11 @@ def test_it_learns_a_few_images_and_keeps_the_best(run_folder):
     model = keras.models.load_model(folder / "model.keras", compile=False)
     data = fcos_tf.data.load("digits", split="train", batch_size=3, image_size=(64, 64), limit=8)
     assert evaluate(model, data)["mAP_all"] == pytest.approx(metrics["mAP_all"])
+    kept = ("boxes", "labels", "image_sizes")
+    own = [(images, {name: targets[name] for name in kept}) for images, targets in data]
+    assert evaluate(model, own)["mAP_all"] == pytest.approx(metrics["mAP_all"])
+    images = sum(len(targets["labels"]) for _, targets in own)
+    assert run_classifier(model, own).image_ids.tolist() == list(range(1, images + 1))
     assert not (folder / "detections.png").exists()
 
 

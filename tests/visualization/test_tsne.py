@@ -49,6 +49,13 @@ def objects():
     return batch(images, boxes, [[2, 1], [0, -1], [0, -1]], [7, 8, -1])
 
 
+def test_images_without_ids_are_counted(model, objects):
+    images, targets = objects
+    rest = {name: value for name, value in targets.items() if name != "image_ids"}
+    samples = collect_samples(model, [(images, rest)] * 2, 10)
+    assert samples.image_ids.tolist() == [1, 1, 2, 3, 4, 4, 5, 6]
+
+
 def test_an_object_has_the_features_at_its_centre(model, objects):
     images, _ = objects
     samples = collect_samples(model, [objects], 10)
