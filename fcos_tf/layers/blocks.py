@@ -6,22 +6,18 @@ symmetrically.
 
 import contextlib
 import contextvars
-import functools
 from collections.abc import Collection, Iterator
 from typing import Any
 
 import keras
-from keras import ops
 
+from fcos_tf.layers.convolutions import Conv2D, DepthwiseConv2D, GroupedConv2D
 from fcos_tf.layers.norms import NORM_EPSILON, BatchNormalization, FrozenBatchNormalization
 from fcos_tf.ops.dtypes import at_least_float32
 
 BACKBONE_NORMS = ("batch", "sync", "frozen")
 _VALUES_FOLLOW = contextvars.ContextVar("values_follow", default=False)
 PARTS = 5  # that can be frozen: the stem, and four stages that each halve the map
-
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
@@ -39,98 +35,6 @@ class Scale(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         """The shape of the input."""
         return input_shape
-
-
-@keras.saving.register_keras_serializable(package="fcos_tf")
-class GroupedConv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` with `groups` that also trains fast on a CPU.
-
-    Under TensorFlow, Keras puts every grouped convolution into an XLA function of its own. Its
-    gradient on a CPU is hundreds of times slower than necessary. This layer calls TensorFlow's
-    operation where that has a gradient: on GPU and TPU, and on CPUs with oneDNN. On other CPUs it
-    convolves the groups one by one. The choice is made at tracing; with `jit_compile=True` on a
-    CPU the gradient stays slow. On other backends it is Keras' layer.
-
-    Weights are those of `keras.layers.Conv2D`: [height, width, channels / groups, filters].
-
-    Example:
-        >>> layer = GroupedConv2D(6, 3, groups=2, use_bias=False)
-        >>> layer(keras.ops.zeros((1, 8, 8, 4))).shape, layer.kernel.shape
-        (TensorShape([1, 6, 6, 6]), TensorShape([3, 3, 2, 6]))
-    """
-
-    def convolution_op(self, inputs, kernel):
-        """[B, H, W, channels] with [h, w, channels / groups, filters] to [B, H', W', filters]."""
-        if (
-            self.groups == 1
-            or self.data_format != "channels_last"
-            or keras.backend.backend() != "tensorflow"
-        ):
-            return super().convolution_op(inputs, kernel)
-
-        def convolve(x, k):
-            padding = self.padding.upper()
-            return tf.nn.conv2d(x, k, self.strides, padding, dilations=self.dilation_rate)
-
-        if _has_grouped_gradient(keras.backend.standardize_dtype(kernel.dtype)):
-            return convolve(inputs, kernel)
-        parts = zip(
-            tf.split(inputs, self.groups, axis=-1),
-            tf.split(kernel, self.groups, axis=-1),
-            strict=True,
-        )
-        return tf.concat([convolve(x, k) for x, k in parts], axis=-1)
-
-
-@keras.saving.register_keras_serializable(package="fcos_tf")
-class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` that also trains fast in bfloat16 on a CPU.
-
-    oneDNN's gradient of one with a stride takes more than ten times as long as in float32. In
-    training, TensorFlow on a CPU computes such a layer in float32, from the same bfloat16 values.
-    """
-
-    def call(self, inputs, training=None):
-        """[B, H, W, channels] to [B, H', W', channels * depth_multiplier]."""
-        if not (training and self._is_slow()):
-            return super().call(inputs)
-        x, kernel = ops.cast(inputs, "float32"), ops.cast(self.kernel, "float32")
-        options = {"padding": self.padding, "dilation_rate": self.dilation_rate}
-        x = ops.depthwise_conv(x, kernel, strides=self.strides, **options)
-        if self.use_bias:
-            x = x + ops.cast(self.bias, "float32")
-        return self.activation(ops.cast(x, inputs.dtype))
-
-    def _is_slow(self) -> bool:
-        if keras.backend.backend() != "tensorflow" or self.data_format != "channels_last":
-            return False
-        return self.compute_dtype == "bfloat16" and max(self.strides) > 1 and not _accelerators()
-
-
-def _accelerators() -> list:
-    """TensorFlow's GPUs and TPUs."""
-    return [x for kind in ("GPU", "TPU") for x in tf.config.list_logical_devices(kind)]
-
-
-@functools.cache
-def _has_grouped_gradient(dtype: str) -> bool:
-    """Whether TensorFlow can differentiate a grouped convolution on this machine's devices."""
-    if _accelerators():
-        return True
-    # A CPU can with oneDNN, which depends on build, environment variables and dtype: try.
-    with tf.init_scope(), tf.device("CPU:0"):
-        image, kernel = tf.zeros((1, 3, 3, 4), dtype), tf.zeros((3, 3, 2, 4), dtype)
-        options = {
-            "out_backprop": tf.zeros((1, 1, 1, 4), dtype),
-            "strides": [1, 1, 1, 1],
-            "padding": "VALID",
-        }
-        try:
-            tf.raw_ops.Conv2DBackpropInput(input_sizes=image.shape, filter=kernel, **options)
-            tf.raw_ops.Conv2DBackpropFilter(input=image, filter_sizes=kernel.shape, **options)
-        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):
-            return False
-    return True
 
 
 def check_choices(**arguments: tuple[Any, Collection[str]]) -> None:
@@ -262,7 +166,7 @@ def conv(
     if groups == filters == x.shape[-1]:  # has its own gradient on every CPU
         layer = DepthwiseConv2D(kernel_size, depthwise_initializer=HeNormal(), **options)
     else:
-        layer_class = keras.layers.Conv2D if groups == 1 else GroupedConv2D
+        layer_class = Conv2D if groups == 1 else GroupedConv2D
         layer = layer_class(
             filters, kernel_size, groups=groups, kernel_initializer=HeNormal(), **options
         )

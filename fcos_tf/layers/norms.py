@@ -56,6 +56,20 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return is_whole and plain and self.gamma.dtype == "float32"
 
 
+def add_shift(x, shift):
+    """[..., channels] plus [channels]: TensorFlow makes it the bias of a convolution before."""
+    return x + ops.cast(shift, x.dtype)
+
+
+def subtract_shift(x, shift):
+    """The same after a grouped convolution.
+
+    TensorFlow fuses a convolution with its bias, and the fused operation lacks groups on CPUs
+    without oneDNN. It does not fuse a subtraction.
+    """
+    return x - ops.cast(-shift, x.dtype)
+
+
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class FrozenBatchNormalization(keras.layers.Layer):
     """Batch normalisation with fixed statistics and fixed affine: y = x * scale + shift.
@@ -65,7 +79,14 @@ class FrozenBatchNormalization(keras.layers.Layer):
 
     Args:
         epsilon: added to the variance.
+
+    Attributes:
+        adds: None: y is as above; else `add_shift` or `subtract_shift`: y = x + shift, as the
+            convolution before has multiplied its kernel by the scale. A copy made from the layer's
+            config has None.
     """
+
+    adds = None
 
     def __init__(self, epsilon: float = NORM_EPSILON, **kwargs):
         super().__init__(**kwargs)
@@ -73,7 +94,7 @@ class FrozenBatchNormalization(keras.layers.Layer):
 
     def build(self, input_shape):
         """Creates gamma, beta, moving_mean and moving_variance, each [channels]."""
-        options = {"shape": (input_shape[-1],), "trainable": False}
+        options = {"shape": (input_shape[-1],), "trainable": False, "autocast": False}
         self.gamma = self.add_weight(initializer="ones", name="gamma", **options)
         self.beta = self.add_weight(initializer="zeros", name="beta", **options)
         self.moving_mean = self.add_weight(initializer="zeros", name="moving_mean", **options)
@@ -81,15 +102,21 @@ class FrozenBatchNormalization(keras.layers.Layer):
             initializer="ones", name="moving_variance", **options
         )
 
+    def scale(self):
+        """The factor of each channel, [channels], in float32 at least."""
+        gamma, variance = self._exact(self.gamma), self._exact(self.moving_variance)
+        return gamma * ops.rsqrt(variance + self.epsilon)
+
     def call(self, inputs):
-        """Normalises [..., channels]; the factors are folded in float32 at least."""
-        gamma, beta, mean, variance = (
-            ops.cast(v, at_least_float32(inputs.dtype))
-            for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
-        )
-        scale = gamma * ops.rsqrt(variance + self.epsilon)
-        shift = beta - mean * scale
+        """Normalises [..., channels]."""
+        scale = self.scale()
+        shift = self._exact(self.beta) - self._exact(self.moving_mean) * scale
+        if self.adds is not None:
+            return self.adds(inputs, shift)
         return inputs * ops.cast(scale, inputs.dtype) + ops.cast(shift, inputs.dtype)
+
+    def _exact(self, variable):
+        return ops.cast(variable, at_least_float32(self.compute_dtype))
 
     def compute_output_shape(self, input_shape):
         """The shape of the input."""

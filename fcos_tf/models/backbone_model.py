@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fcos_tf.layers.backbones import build_backbone, resolve_preset
+from fcos_tf.models.folding import scale_kernels
 from fcos_tf.models.image_model import ImageModel
 
 
@@ -87,6 +88,7 @@ class BackboneModel(ImageModel):
             dtype=self.dtype_policy,
             **shared,
         )
+        scale_kernels(self.backbone)
         for variable in self.backbone.variables:
             variable.of_backbone = True  # for `backbone_lr_factor` of the optimizers
 

@@ -1,17 +1,18 @@
-"""Models for inference: batch norms folded into convolutions, weights of a precision.
+"""Batch norms folded into convolutions; models for inference with weights of a precision.
 
 Batch norm after a convolution scales and shifts each output channel:
 
     (conv(x) - mean) * scale + beta = conv'(x) + (beta - mean * scale),   kernel' = kernel * scale
 
-so the kernel takes the scale, and the norm keeps the shift only.
+so the kernel takes the scale, and the norm keeps the shift only. Of frozen norms every step does
+so, also in training, where gradients pass through the product; the weights stay as they are. For
+inference the kernels themselves are replaced.
 """
 
 import keras
 import numpy as np
-from keras import ops
 
-from fcos_tf.layers.norms import FrozenBatchNormalization
+from fcos_tf.layers.norms import FrozenBatchNormalization, add_shift, subtract_shift
 from fcos_tf.models.weights import copy_weights
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -28,19 +29,27 @@ class FoldedNormalization(keras.layers.Layer):
 
     def call(self, inputs, **kwargs):
         """[..., channels] to the same."""
-        return inputs + ops.cast(self.beta, inputs.dtype)
+        return add_shift(inputs, self.beta)
 
 
 class NormalizationFoldedIntoGroups(FoldedNormalization):
-    """The same after a grouped convolution.
-
-    TensorFlow fuses a convolution with its bias, and the fused op lacks groups on CPUs without
-    oneDNN. It does not fuse a subtraction.
-    """
+    """The same after a grouped convolution."""
 
     def call(self, inputs, **kwargs):
         """[..., channels] to the same."""
-        return inputs - ops.cast(-self.beta, inputs.dtype)
+        return subtract_shift(inputs, self.beta)
+
+
+def scale_kernels(backbone: keras.Model) -> None:
+    """Lets each step multiply kernels by the scales of the frozen norms after them.
+
+    A map is then written once, with its shift and activation, where it was written three times:
+    1.3 times as fast in training a MobileNetV2 in bfloat16 on a CPU.
+    """
+    for convolution, norm in foldable(backbone):
+        if isinstance(norm, FrozenBatchNormalization) and hasattr(convolution, "output_scale"):
+            convolution.output_scale = norm.scale
+            norm.adds = subtract_shift if _has_groups(convolution) else add_shift
 
 
 def inference_copy(
@@ -69,8 +78,8 @@ def inference_copy(
     if precision == "float32":
         return exact
     rounded = _copy(exact, f"mixed_{precision}" if batch_norms(exact) else precision)
-    for _, norm in pairs:
-        rounded.backbone.get_layer(norm.name).__class__ = type(norm)
+    for pair in pairs:
+        _mark_folded(*(rounded.backbone.get_layer(layer.name) for layer in pair))
     return rounded
 
 
@@ -131,14 +140,22 @@ def _fold(convolution, norm):
         for variable in (convolution.kernel, norm.beta, norm.moving_mean, norm.moving_variance)
     )
     scale = np.asarray(norm.gamma, np.float64) / np.sqrt(variance + norm.epsilon)
-    # Kernels: depthwise [h, w, channels, 1], others [h, w, in, out].
+    # Kernels: depthwise [h, w, channels, multiplier], others [h, w, in, out].
     is_depthwise = isinstance(convolution, keras.layers.DepthwiseConv2D)
-    convolution.kernel.assign(kernel * (scale[:, None] if is_depthwise else scale))
+    convolution.kernel.assign(kernel * (scale.reshape(kernel.shape[2:]) if is_depthwise else scale))
     norm.beta.assign(beta - mean * scale)
     norm.gamma.assign(np.ones_like(scale))
     norm.moving_mean.assign(np.zeros_like(mean))
     norm.moving_variance.assign(np.full_like(variance, 1 - norm.epsilon))
-    has_groups = not is_depthwise and convolution.groups > 1
-    kind = NormalizationFoldedIntoGroups if has_groups else FoldedNormalization
+    _mark_folded(convolution, norm)
+
+
+def _mark_folded(convolution, norm):
+    convolution.output_scale = None
+    kind = NormalizationFoldedIntoGroups if _has_groups(convolution) else FoldedNormalization
     # Of the same name: Keras names the layers in a file by their classes.
     norm.__class__ = type(type(norm).__name__, (kind,), {})
+
+
+def _has_groups(convolution):
+    return not isinstance(convolution, keras.layers.DepthwiseConv2D) and convolution.groups > 1

@@ -17,7 +17,8 @@ from keras import ops
 
 import fcos_tf
 from fcos_tf.layers.backbones import build_backbone
-from fcos_tf.layers.blocks import GroupedConv2D, conv_norm
+from fcos_tf.layers.blocks import conv_norm
+from fcos_tf.layers.convolutions import GroupedConv2D
 from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.layers.heads import FCOSHead
 from fcos_tf.layers.norms import GroupNormalization

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fcos_tf.layers import blocks, norms
-from fcos_tf.layers.blocks import DepthwiseConv2D, GroupedConv2D, Scale, conv, normalization
+from fcos_tf.layers import convolutions, norms
+from fcos_tf.layers.blocks import Scale, conv, normalization
+from fcos_tf.layers.convolutions import DepthwiseConv2D, GroupedConv2D
 from fcos_tf.layers.norms import FrozenBatchNormalization
 
 
@@ -36,6 +37,15 @@ def test_frozen_equals_batch_norm_in_inference():
     layer.build((None, 1))
     layer.set_weights([np.array([v], "float32") for v in (2, 5, 1, 3)])
     np.testing.assert_allclose(layer(np.float32([[7]])), [[(7 - 1) / 2 * 2 + 5]])
+
+
+def test_factors_of_a_frozen_norm_are_not_rounded_in_half_precision():
+    layer = FrozenBatchNormalization(epsilon=0.0, dtype="mixed_bfloat16")
+    layer.build((None, 1))
+    layer.set_weights([np.array([v], "float32") for v in (1.001, 100.3, 100.2, 1)])
+    # 1.001 * 0 + 100.3 - 1.001 * 100.2: with each number rounded to 8 bits it is 100.5 - 100 = 0.5.
+    y = layer(np.zeros((1, 1), "float32"))
+    np.testing.assert_allclose(np.asarray(y, "float32"), [[100.3 - 1.001 * 100.2]], rtol=1e-2)
 
 
 def test_frozen_stays_frozen():
@@ -104,9 +114,9 @@ def test_grouped_convolution_by_hand():
 @pytest.fixture(params=[True, False], ids=["native", "split"])
 def native(request, monkeypatch):
     """Both ways to do a grouped convolution; the native one only where it has a gradient."""
-    if request.param and not blocks._has_grouped_gradient("float32"):
+    if request.param and not convolutions._has_grouped_gradient("float32"):
         pytest.skip("TensorFlow has no gradient of grouped convolutions on this CPU")
-    monkeypatch.setattr(blocks, "_has_grouped_gradient", lambda dtype: request.param)
+    monkeypatch.setattr(convolutions, "_has_grouped_gradient", lambda dtype: request.param)
     return request.param
 
 
@@ -169,15 +179,15 @@ def refuse(**arguments):
 def test_native_only_where_there_is_a_gradient(monkeypatch, operation, devices, expected):
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: devices.get(kind, []))
     monkeypatch.setattr(tf.raw_ops, operation, refuse)
-    assert blocks._has_grouped_gradient.__wrapped__("float32") == expected
+    assert convolutions._has_grouped_gradient.__wrapped__("float32") == expected
 
 
 def test_gradient_where_it_is_said_to_be():
     # The answer must hold in the first trace of a graph too, with a tape outside.
     layer, x = grouped_and_inputs(channels=8, filters=8, groups=2)
-    blocks._has_grouped_gradient.cache_clear()
+    convolutions._has_grouped_gradient.cache_clear()
     assert all(np.abs(v).max() > 0 for v in output_and_gradients(layer, x))
-    assert blocks._has_grouped_gradient.cache_info().currsize == 1
+    assert convolutions._has_grouped_gradient.cache_info().currsize == 1
 
 
 def test_grouped_convolution_saves_and_loads(tmp_path):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import fcos_tf
 from fcos_tf.detecting import models, open_model
@@ -74,6 +75,57 @@ def test_predictions_stay(backbone, norm, count):
     assert largest_difference(model, copy) < 1e-4
     for one, two in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def features_and_gradients(backbone, kernel):
+    """Of a backbone with frozen norms in training, in float32: features and a kernel's gradient."""
+    x = tf.constant(images() / 255, backbone.inputs[0].dtype)
+    with tf.GradientTape() as tape:
+        features = [tf.cast(y, tf.float32) for y in backbone(x, training=True).values()]
+        loss = tf.add_n([tf.reduce_sum(y**2) for y in features])
+    return [*features, tape.gradient(loss, backbone.get_layer(kernel).kernel.value)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [
+        ("resnet18", "stage1_block1_1_conv"),
+        ("regnetx_200mf", "stage1_block1_2_conv"),  # grouped
+        ("mobilenet_v2", "stage2_block1_2_conv"),  # depthwise
+    ],
+)
+def test_every_step_multiplies_kernels_by_the_scales_of_frozen_norms(name, kernel):
+    model = randomize(fcos_tf.FCOS(3, backbone=name, backbone_norm="frozen", fpn_channels=32))
+    plain = keras.models.clone_model(model.backbone)  # of the configs: it is not rewritten
+    plain.set_weights(model.backbone.get_weights())
+    norm = kernel.replace("conv", "norm")
+    assert model.backbone.get_layer(kernel).output_scale is not None
+    assert plain.get_layer(kernel).output_scale is None
+    assert model.backbone.get_layer(norm).adds is not plain.get_layer(norm).adds is None
+    found, expected = (features_and_gradients(x, kernel) for x in (model.backbone, plain))
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5 * np.abs(two).max())
+    for one, two in zip(model.backbone.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_in_bfloat16_a_kernel_with_its_scale_is_nearer_to_the_truth():
+    exact = detector("resnet18", backbone_norm="frozen").backbone
+    *expected, _ = features_and_gradients(exact, "stem_conv")
+    rounded = detector("resnet18", backbone_norm="frozen", dtype="mixed_bfloat16").backbone
+    plain = keras.models.clone_model(rounded)
+    errors = []
+    for backbone in (rounded, plain):
+        backbone.set_weights(exact.get_weights())
+        *found, _ = features_and_gradients(backbone, "stem_conv")
+        errors.append([np.abs(a - b).mean() for a, b in zip(found, expected, strict=True)])
+    assert np.all(np.array(errors[0]) < errors[1])
+
+
+def test_batch_norms_that_learn_keep_their_scale():
+    model = detector("resnet18", backbone_norm="batch", frozen_stages=1)
+    scaled = [x.name for x in model.backbone.layers if getattr(x, "output_scale", None)]
+    assert scaled == ["stem_conv"]
 
 
 def test_detecting_folds_what_it_read_from_a_file_and_nothing_else(tmp_path):
