@@ -1,5 +1,7 @@
 """The tool that looks at data sets and writes them, and the pictures of training examples."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -141,6 +143,17 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path, data_format, split):
     with pytest.raises(ValueError, match="split"):
         write_dataset(data_format, {split: found}, tmp_path / "a" / "b" / "c")
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("data_format", "split"), [("tfds", "all"), ("tfds", "a+b"), ("voc", "a+b")]
+)
+def test_names_that_would_be_read_as_other_splits_are_refused(tmp_path, data_format, split):
+    folder = write_digits("voc", tmp_path / "voc", {"train": 1})
+    found = fcos_tf.data.read_annotations("voc", "train", data_dir=folder).annotations
+    with pytest.raises(ValueError, match=rf"split.*got '{re.escape(split)}'"):
+        write_dataset(data_format, {split: found}, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("is_folder", [False, True])

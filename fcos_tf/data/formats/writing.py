@@ -55,6 +55,8 @@ def write_dataset(
     for split in splits:
         if Path(split).name != split or split in ("", ".."):
             raise ValueError(f"split: expected a name without folders, got {split!r}")
+        if "+" in split and data_format == "voc":
+            raise ValueError(f"split: expected a name that reads as one split, got {split!r}")
     try:
         if data_format == "tfds":
             write_tfds(splits, output_dir, name=name, read_bytes=read_bytes)

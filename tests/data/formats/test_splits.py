@@ -272,6 +272,12 @@ def test_the_tool_writes_no_lists_where_folders_are_the_splits(photos):
     assert not (photos / "splits").exists()
 
 
+def test_no_list_is_written_for_two_splits_at_once(photos):
+    with pytest.raises(ValueError, match=r"a name that reads as one split, got 'train\+val'"):
+        write_lists(Config(data_dir=str(photos)), ["train+val"])
+    assert not (photos / "splits").exists()
+
+
 def test_images_in_two_splits_are_found_by_file(photos, tmp_path_factory):
     found = {split: result.annotations for split, result in read_both(photos).items()}
     assert splits.shared_images(found["train"], found["val"]) == []
