@@ -22,6 +22,9 @@ from fcos_tf.models.detector import Detector, category_ids_of
 
 # Tolerances. Predictions: of probabilities, and of distances relative to 1 + distance.
 GREY_LEVELS, BOXES, SCORES = 0.01, 0.01, 1e-5  # boxes in pixels
+# Of .onnx, .xml and .tflite files: scores, and the share of detections that may differ, as
+# suppression magnifies rounding.
+_FILE_SCORES, FILE_SHARE = 1e-4, 0.05
 PREDICTIONS = {"float32": 1e-4, "bfloat16": 0.3, "float16": 0.05}
 
 
@@ -86,11 +89,7 @@ def check_export(
         compare(f"prepared {name}", values, expected[name], GREY_LEVELS)
 
     inputs = {name: prepared[name] for name in ("images", "image_sizes")}
-    raw = call(signatures.RAW_OUTPUTS, **inputs)
-    own = model(inputs | {name: raw[name] for name in model.chosen_outputs})
-    tolerance = max(PREDICTIONS[precision], PREDICTIONS[model.compute_dtype])
-    compare_raw(raw, own, tolerance)
-
+    raw = check_raw(call(signatures.RAW_OUTPUTS, **inputs), model, prepared, precision)
     if hasattr(model, "classify"):
         served = call(signatures.SERVING_DEFAULT, image_bytes=[sample])["probabilities"]
         compare(
@@ -140,11 +139,21 @@ def expected_detections(
     return found
 
 
-def compare_raw(raw: dict, own: dict, tolerance: float) -> None:
-    """Raises a ValueError if raw outputs differ from `own`, those of the source model."""
-    for name in raw:
-        values, expected = (_comparable(name, np.asarray(each[name])) for each in (raw, own))
+def check_raw(found: dict, model: Detector, batch: dict, precision: str = "float32") -> dict:
+    """The raw outputs among those of an export for the images of `prepare_batch`.
+
+    Raises:
+        ValueError: they differ from those of the source model.
+    """
+    inputs = {name: batch[name] for name in ("images", "image_sizes")}
+    own = model(inputs | {name: found[name] for name in model.chosen_outputs})
+    if missing := own.keys() - found.keys():
+        raise ValueError(_message("raw outputs", ", ".join(found), ", ".join(sorted(missing))))
+    tolerance = max(PREDICTIONS[precision], PREDICTIONS[model.compute_dtype])
+    for name in own:
+        values, expected = (_comparable(name, np.asarray(each[name])) for each in (found, own))
         compare(name, values, expected, tolerance)
+    return {name: found[name] for name in own}
 
 
 def compare_detections(
@@ -170,6 +179,11 @@ def compare_detections(
     odd = max((~alike.any(axis=axis)).sum() for axis in (0, 1))
     if odd > share * expected_count:
         raise ValueError(_message(name, f"{odd} of {count} detections without a match", "none"))
+
+
+def compare_file(name: str, found: dict, expected: dict, share: float = FILE_SHARE) -> None:
+    """`compare_detections` with the tolerances of .onnx, .xml and .tflite files."""
+    compare_detections(name, found, expected, _FILE_SCORES, share)
 
 
 def _message(name, got, expected):

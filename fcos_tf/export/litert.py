@@ -30,8 +30,6 @@ from fcos_tf.models.folding import inference_copy
 
 _PRECISIONS = ("float32", "float16")
 _DETECTIONS = ("boxes", "scores", "labels", "num_detections")
-# Of scores; and the share of detections that may differ, as suppression magnifies rounding.
-_SCORES, _SHARE = 1e-4, 0.05
 
 
 def export_litert(
@@ -102,32 +100,9 @@ def export_litert(
     return file
 
 
-def _trace(model: Detector, canvas: tuple[int, int]):
-    """The function of the module docstring, which also gives the raw outputs."""
-    specs = {
-        "images": tf.TensorSpec([1, *canvas, 3], tf.float32),
-        "image_sizes": tf.TensorSpec([1, 2], tf.float32),
-        "original_sizes": tf.TensorSpec([1, 2], tf.float32),
-        "score_threshold": tf.TensorSpec([1], tf.float32),
-    }
-
-    @tf.function(autograph=False)
-    def detect(images, image_sizes, original_sizes, score_threshold):
-        inputs = {"images": images, "image_sizes": image_sizes}
-        raw = model.predict_raw(inputs, jit_compile=True)  # operations that LiteRT has
-        found = model.decode(
-            raw, canvas, image_sizes, score_threshold=score_threshold, jit_compile=True
-        )
-        return raw | signatures.in_originals(
-            model, found, image_sizes, original_sizes, dtype=tf.float32
-        )
-
-    return detect.get_concrete_function(**specs)
-
-
 def _convert(model: Detector, canvas, precision: str, images) -> tuple[bytes, bytes]:
     """The file with raw outputs before any quantisation to 8 bits, and after it."""
-    function = _trace(model, canvas)
+    function = signatures.trace_detector(model, canvas, batch=1, dtype=tf.float32)
     module = tf.Module()
     module.weights = list(function.variables)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -155,9 +130,7 @@ def _run(content: bytes, batch: dict) -> dict[str, np.ndarray]:
 def _check(content: bytes, model: Detector, copy: Detector, batch: dict, precision: str) -> None:
     """Compares the file with the source model, on a photo."""
     found = _run(content, batch)
-    own = model({name: batch[name] for name in ("images", "image_sizes")})
-    tolerance = max(checks.PREDICTIONS[each] for each in (precision, model.compute_dtype))
-    checks.compare_raw({name: found[name] for name in own}, own, tolerance)
+    checks.check_raw(found, model, batch, precision)
     _check_steps(found, copy, batch)
 
 
@@ -167,7 +140,7 @@ def _check_steps(found: dict, copy: Detector, batch: dict) -> None:
     if not all(np.isfinite(x).all() for x in raw.values()):
         raise ValueError(".tflite: expected finite outputs for a photo, got others")
     expected = checks.expected_detections(copy, raw, batch, score_threshold=0.0)
-    checks.compare_detections(".tflite", found, expected, _SCORES, _SHARE)
+    checks.compare_file(".tflite", found, expected)
 
 
 def _without_raw_outputs(content: bytes) -> bytes:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from fcos_tf.atomic_files import replacing
 from fcos_tf.data.prepare import prepare_batch
@@ -21,9 +20,6 @@ from fcos_tf.export.saved_model import check_options, describe, new_file
 from fcos_tf.image_size import ImageSize
 from fcos_tf.models.detector import Detector
 from fcos_tf.models.folding import inference_copy
-from fcos_tf.models.image_model import spatial_size
-
-_SCORES = 1e-4  # tolerance
 
 
 def export_onnx(
@@ -78,34 +74,16 @@ def export_onnx(
 
 def _write(model: Detector, rule: ImageSize):
     """A function from names of raw outputs to the ONNX model that also gives those."""
-    height, width = rule.canvas or (None, None)
-    specs = {
-        "images": tf.TensorSpec([None, height, width, 3], tf.float32),
-        "image_sizes": tf.TensorSpec([None, 2], tf.float32),
-        "original_sizes": tf.TensorSpec([None, 2], tf.float32),
-        "score_threshold": tf.TensorSpec([None], tf.float32),
-    }
-
-    @tf.function(autograph=False)
-    def detect(images, image_sizes, original_sizes, score_threshold):
-        inputs = {"images": images, "image_sizes": image_sizes}
-        raw = model.predict_raw(inputs, jit_compile=True)
-        found = model.decode(
-            raw,
-            rule.canvas or spatial_size(images),
-            image_sizes,
-            score_threshold=score_threshold,
-            jit_compile=True,
-        )
-        return raw | signatures.in_originals(model, found, image_sizes, original_sizes)
-
-    function = detect.get_concrete_function(**specs)
+    function = signatures.trace_detector(model, rule.canvas)
     labels = max(model.num_classes, len(getattr(model, "strides", ())))  # or levels, of proposals
     writer = GraphWriter(num_labels=labels)
     values = writer.write(function)
-    inputs = {name: ["batch", *spec.shape[1:]] for name, spec in specs.items()}
-    if not rule.canvas:
-        inputs["images"] = ["batch", "height", "width", 3]
+    inputs = {
+        "images": ["batch", *(rule.canvas or ("height", "width")), 3],
+        "image_sizes": ["batch", 2],
+        "original_sizes": ["batch", 2],
+        "score_threshold": ["batch"],
+    }
     outputs = {
         name: (x.dtype, ["batch", *x.shape[1:]])
         for name, x in zip(sorted(values), function.outputs, strict=True)
@@ -128,10 +106,6 @@ def _check(written, model: Detector, copy: Detector, rule: ImageSize) -> None:
         found = run_session(session, batch | {"score_threshold": np.zeros(1, np.float32)})
     except Exception as error:  # those of ONNX Runtime have no common class but this one
         raise ValueError(f".onnx: ONNX Runtime fails: {one_line(error)}") from error
-    inputs = {name: batch[name] for name in ("images", "image_sizes")}
-    raw = {name: found[name] for name in model.raw_outputs}
-    own = model(inputs | {name: raw[name] for name in model.chosen_outputs})
-    tolerance = max(checks.PREDICTIONS[each] for each in ("float32", model.compute_dtype))
-    checks.compare_raw(raw, own, tolerance)
+    raw = checks.check_raw(found, model, batch)
     expected = checks.expected_detections(copy, raw, batch, score_threshold=0.0)
-    checks.compare_detections(".onnx", found, expected, _SCORES, share=0.05)
+    checks.compare_file(".onnx", found, expected)

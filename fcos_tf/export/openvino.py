@@ -30,9 +30,8 @@ from fcos_tf.export.saved_model import check_options, describe, new_file
 from fcos_tf.image_size import ImageSize
 from fcos_tf.models.detector import Detector
 from fcos_tf.models.folding import inference_copy
+from fcos_tf.models.image_model import spatial_size
 
-# Of scores; and the share of detections that may differ, as suppression magnifies rounding.
-_SCORES, _SHARE = 1e-4, 0.05
 _BITS_SHARE = 0.5  # in 8 bits, where the whole may be rounded in other places than its parts
 
 
@@ -92,7 +91,9 @@ def export_openvino(
     description |= {"int8": bool(quantise), "openvino_version": openvino.__version__}
     run_network = _runner(network)  # as it was changed
     graph = _join(network, rest)
-    _check_joined(_runner(graph), run_network, run_rest, rule, _BITS_SHARE if quantise else _SHARE)
+    _check_joined(
+        _runner(graph), run_network, run_rest, rule, _BITS_SHARE if quantise else checks.FILE_SHARE
+    )
     graph.set_rt_info(json.dumps(description), DESCRIPTION_KEY)
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(weights), replacing(file) as temporary:  # its .bin is the other one
@@ -126,7 +127,7 @@ def _functions(model, rule: ImageSize):
     def detect(*inputs):
         given = {spec.name: x for spec, x in zip(specs + others, inputs, strict=True)}
         raw = {name: given[name] for name in outputs}
-        image_size = canvas or tuple(tf.unstack(tf.shape(given["images"])[1:3]))
+        image_size = canvas or spatial_size(given["images"])
         found = model.decode(
             raw,
             image_size,
@@ -227,7 +228,7 @@ def _check_joined(run: Callable, run_network: Callable, run_rest: Callable, rule
     found, expected = run(batch), run_rest({**batch, **run_network(batch)})
     if not all(np.isfinite(x).all() for x in found.values()) or not found["num_detections"][0]:
         raise ValueError(".xml: expected finite detections of a photo, got none or others")
-    checks.compare_detections(".xml", found, expected, _SCORES, share)
+    checks.compare_file(".xml", found, expected, share)
 
 
 @checks.whole_float32()
@@ -235,11 +236,7 @@ def _check(run_network: Callable, run_rest: Callable, model, copy, rule: ImageSi
     """Compares both parts with the source model, on a photo and for detections of any score."""
     batch = prepare_batch([checks.read_sample(None)], rule)
     found = run_network(batch)
-    inputs = {name: batch[name] for name in ("images", "image_sizes")}
-    own = model(inputs | {name: found[name] for name in model.chosen_outputs})
-    raw = {name: found[name] for name in own}
-    tolerance = max(checks.PREDICTIONS[each] for each in ("float32", model.compute_dtype))
-    checks.compare_raw(raw, own, tolerance)
+    raw = checks.check_raw(found, model, batch)
     given = {**batch, **raw, "score_threshold": np.zeros(1, np.float32)}
     expected = checks.expected_detections(copy, raw, batch, score_threshold=0.0)
-    checks.compare_detections(".xml", run_rest(given), expected, _SCORES, _SHARE)
+    checks.compare_file(".xml", run_rest(given), expected)

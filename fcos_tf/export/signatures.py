@@ -21,6 +21,7 @@ import tensorflow as tf
 from fcos_tf.export import decoding, orientation, resizing
 from fcos_tf.image_size import ImageSize
 from fcos_tf.models.detector import Detector, category_ids_of
+from fcos_tf.models.image_model import spatial_size
 
 SERVING_DEFAULT = "serving_default"
 SERVING_WITH_OPTIONS = "serving_with_options"
@@ -195,9 +196,43 @@ class _Graph:
 
     def _detect(self, images, image_sizes, original_sizes, score_threshold=None):
         model, predictions = self._model, self.predict(images, image_sizes)
-        size = self._rule.canvas or tuple(tf.unstack(tf.shape(images)[1:3]))
+        size = self._rule.canvas or spatial_size(images)
         found = model.decode(predictions, size, image_sizes, score_threshold=score_threshold)
         return in_originals(model, found, image_sizes, original_sizes)
+
+
+def trace_detector(
+    model: Detector, canvas: tuple[int, int] | None, batch: int | None = None, dtype=tf.float64
+):
+    """Traces the graph of an .onnx or .tflite file: inputs and outputs are those of an .xml file.
+
+    Args:
+        model: a detector with the thresholds of the export.
+        canvas: (H, W); None: free.
+        batch: B; None: free.
+        dtype: see `in_originals`.
+
+    Returns:
+        A concrete function of what `export.openvino` lists, which also gives the raw outputs.
+    """
+    specs = {
+        "images": tf.TensorSpec([batch, *(canvas or (None, None)), 3], tf.float32),
+        "image_sizes": tf.TensorSpec([batch, 2], tf.float32),
+        "original_sizes": tf.TensorSpec([batch, 2], tf.float32),
+        "score_threshold": tf.TensorSpec([batch], tf.float32),
+    }
+
+    @tf.function(autograph=False)
+    def detect(images, image_sizes, original_sizes, score_threshold):
+        inputs = {"images": images, "image_sizes": image_sizes}
+        raw = model.predict_raw(inputs, jit_compile=True)  # operations that the runtimes have
+        size = canvas or spatial_size(images)
+        found = model.decode(
+            raw, size, image_sizes, score_threshold=score_threshold, jit_compile=True
+        )
+        return raw | in_originals(model, found, image_sizes, original_sizes, dtype)
+
+    return detect.get_concrete_function(**specs)
 
 
 def in_originals(

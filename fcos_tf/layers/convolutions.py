@@ -1,6 +1,7 @@
-"""Convolutions that train fast: with the scale of a frozen norm in the kernel, grouped, depthwise.
+"""Convolutions that train fast: grouped, depthwise, with the scale of a norm in the kernel.
 
-The weights are those of Keras' layers of the same kind.
+The weights are those of Keras' layers of the same kind, and a `.keras` file names them by the class
+of the layer: `Conv2D` and `DepthwiseConv2D` keep Keras' names.
 """
 
 import functools
@@ -12,33 +13,40 @@ if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
 
-class _Scaled:
+class ScaledKernel:
     """Mixin: a convolution whose kernel takes the scale of the frozen norm after it.
 
     Attributes:
-        output_scale: gives the factor of each output channel, [filters]; None: there is none. A
-            copy made from the layer's config has none.
+        kernel_scale: gives the factor of each output channel, [filters]; None: there is none. Set
+            together with `FrozenBatchNormalization.shift_only`; neither is right without the
+            other. A copy made from the layer's config has None.
     """
 
-    output_scale = None
+    kernel_scale = None
 
-    def _scaled(self, kernel, dtype):
-        """The kernel in this dtype, times the scale, multiplied in float32 at least."""
-        if self.output_scale is None:
-            return ops.cast(kernel, dtype)
-        scale = self.output_scale()
-        if isinstance(self, keras.layers.DepthwiseConv2D):  # [h, w, channels, multiplier]
-            scale = ops.reshape(scale, kernel.shape[-2:])
-        return ops.cast(ops.cast(kernel, scale.dtype) * scale, dtype)
+    def add_weight(self, *args, **kwargs):
+        """That of Keras; in mixed precision the kernel is rounded with its scale, once."""
+        if kwargs.get("name") == "kernel":
+            kwargs["autocast"] = False
+        return super().add_weight(*args, **kwargs)
+
+    def _scaled(self, kernel):
+        """The kernel times the scale, in the compute dtype."""
+        if self.kernel_scale is not None:
+            scale = self.kernel_scale()
+            if isinstance(self, keras.layers.DepthwiseConv2D):  # [h, w, channels, multiplier]
+                scale = ops.reshape(scale, kernel.shape[-2:])
+            kernel = kernel * scale
+        return ops.cast(kernel, self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
-class Conv2D(_Scaled, keras.layers.Conv2D):
+class Conv2D(ScaledKernel, keras.layers.Conv2D):
     """`keras.layers.Conv2D` whose kernel may take the scale of a frozen norm."""
 
     def convolution_op(self, inputs, kernel):
         """[B, H, W, channels] with [h, w, channels / groups, filters] to [B, H', W', filters]."""
-        return self._convolve(inputs, self._scaled(kernel, inputs.dtype))
+        return self._convolve(inputs, self._scaled(kernel))
 
     def _convolve(self, inputs, kernel):
         return super().convolution_op(inputs, kernel)
@@ -85,7 +93,7 @@ class GroupedConv2D(Conv2D):
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
-class DepthwiseConv2D(_Scaled, keras.layers.DepthwiseConv2D):
+class DepthwiseConv2D(ScaledKernel, keras.layers.DepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` that also trains fast in bfloat16 on a CPU.
 
     oneDNN's gradient of one with a stride takes more than ten times as long as in float32. In
@@ -97,11 +105,13 @@ class DepthwiseConv2D(_Scaled, keras.layers.DepthwiseConv2D):
         """[B, H, W, channels] to [B, H', W', channels * depth_multiplier]."""
         learns = training and self.trainable
         x = ops.cast(inputs, "float32") if learns and self._is_slow() else inputs
-        kernel = self._scaled(self.kernel, x.dtype)
+        kernel = ops.cast(self._scaled(self.kernel), x.dtype)
         options = {"padding": self.padding, "dilation_rate": self.dilation_rate}
-        x = ops.depthwise_conv(x, kernel, strides=self.strides, **options)
+        options |= {"strides": self.strides, "data_format": self.data_format}
+        x = ops.depthwise_conv(x, kernel, **options)
         if self.use_bias:
-            x = x + ops.cast(self.bias, x.dtype)
+            bias = ops.cast(self.bias, x.dtype)
+            x = x + (bias if self.data_format == "channels_last" else bias[:, None, None])
         return self.activation(ops.cast(x, inputs.dtype))
 
     def _is_slow(self) -> bool:

@@ -57,12 +57,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 
 def add_shift(x, shift):
-    """[..., channels] plus [channels]: TensorFlow makes it the bias of a convolution before."""
+    """[..., channels] plus [channels]; TensorFlow fuses it with the convolution before."""
     return x + ops.cast(shift, x.dtype)
 
 
 def subtract_shift(x, shift):
-    """The same after a grouped convolution.
+    """`add_shift` after a grouped convolution.
 
     TensorFlow fuses a convolution with its bias, and the fused operation lacks groups on CPUs
     without oneDNN. It does not fuse a subtraction.
@@ -81,12 +81,13 @@ class FrozenBatchNormalization(keras.layers.Layer):
         epsilon: added to the variance.
 
     Attributes:
-        adds: None: y is as above; else `add_shift` or `subtract_shift`: y = x + shift, as the
-            convolution before has multiplied its kernel by the scale. A copy made from the layer's
-            config has None.
+        shift_only: None: y is as above; else `add_shift` or `subtract_shift`: y = x + shift, as the
+            convolution before multiplies its kernel by the scale. Set together with its
+            `kernel_scale`; neither is right without the other. A copy made from the layer's config
+            has None.
     """
 
-    adds = None
+    shift_only = None
 
     def __init__(self, epsilon: float = NORM_EPSILON, **kwargs):
         super().__init__(**kwargs)
@@ -111,8 +112,8 @@ class FrozenBatchNormalization(keras.layers.Layer):
         """Normalises [..., channels]."""
         scale = self.scale()
         shift = self._exact(self.beta) - self._exact(self.moving_mean) * scale
-        if self.adds is not None:
-            return self.adds(inputs, shift)
+        if self.shift_only is not None:
+            return self.shift_only(inputs, shift)
         return inputs * ops.cast(scale, inputs.dtype) + ops.cast(shift, inputs.dtype)
 
     def _exact(self, variable):

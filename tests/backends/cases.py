@@ -266,10 +266,10 @@ def fitted(folder):
 
 
 def joint(folder):
-    """Class scores that learn the IoU: predictions, losses, and those of three steps."""
-    found = {}
+    """Class scores that learn the IoU, with frozen norms: predictions, losses, three steps."""
+    found, options = {}, {"quality": "joint", "backbone_norm": "frozen"}
     for assigner in ("atss", "tal"):
-        model = with_drawn_weights(fcos_tf.FCOS(**SETTINGS, assigner=assigner, quality="joint"))
+        model = with_drawn_weights(fcos_tf.FCOS(**SETTINGS, **options, assigner=assigner))
         batch, learnt = {"images": images(2), "image_sizes": image_sizes(2)}, targets(2)
         parts = model.forward_losses(batch, learnt, training=False)
         model.compile(SGD(0.001))

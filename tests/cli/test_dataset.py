@@ -151,7 +151,7 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path, data_format, split):
 def test_names_that_would_be_read_as_other_splits_are_refused(tmp_path, data_format, split):
     folder = write_digits("voc", tmp_path / "voc", {"train": 1})
     found = fcos_tf.data.read_annotations("voc", "train", data_dir=folder).annotations
-    with pytest.raises(ValueError, match=rf"split.*got '{re.escape(split)}'"):
+    with pytest.raises(ValueError, match=rf"split.*'{re.escape(split)}'"):
         write_dataset(data_format, {split: found}, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

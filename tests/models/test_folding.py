@@ -8,6 +8,7 @@ import tensorflow as tf
 import fcos_tf
 from fcos_tf.detecting import models, open_model
 from fcos_tf.layers.blocks import conv_norm
+from fcos_tf.layers.norms import add_shift, subtract_shift
 from fcos_tf.models import folding
 
 
@@ -99,9 +100,10 @@ def test_every_step_multiplies_kernels_by_the_scales_of_frozen_norms(name, kerne
     plain = keras.models.clone_model(model.backbone)  # of the configs: it is not rewritten
     plain.set_weights(model.backbone.get_weights())
     norm = kernel.replace("conv", "norm")
-    assert model.backbone.get_layer(kernel).output_scale is not None
-    assert plain.get_layer(kernel).output_scale is None
-    assert model.backbone.get_layer(norm).adds is not plain.get_layer(norm).adds is None
+    assert model.backbone.get_layer(kernel).kernel_scale is not None
+    assert model.backbone.get_layer(norm).shift_only is not None
+    assert plain.get_layer(kernel).kernel_scale is None
+    assert plain.get_layer(norm).shift_only is None
     found, expected = (features_and_gradients(x, kernel) for x in (model.backbone, plain))
     for one, two in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-5 * np.abs(two).max())
@@ -124,7 +126,7 @@ def test_in_bfloat16_a_kernel_with_its_scale_is_nearer_to_the_truth():
 
 def test_batch_norms_that_learn_keep_their_scale():
     model = detector("resnet18", backbone_norm="batch", frozen_stages=1)
-    scaled = [x.name for x in model.backbone.layers if getattr(x, "output_scale", None)]
+    scaled = [x.name for x in model.backbone.layers if getattr(x, "kernel_scale", None)]
     assert scaled == ["stem_conv"]
 
 
@@ -151,17 +153,10 @@ def test_grouped_convolutions_are_folded_without_a_bias():
     model = detector("regnetx_400mf")
     copy = folding.inference_copy(model)
     assert largest_difference(model, copy) < 1e-4
-    kinds = {
-        type(norm)
-        for convolution, norm in (
-            (copy.backbone.get_layer(f"{name}_conv"), copy.backbone.get_layer(f"{name}_norm"))
-            for name in ("stage1_block1_2", "stage4_block1_2")
-        )
-        if convolution.groups > 1
-    }
-    assert kinds and all(issubclass(x, folding.NormalizationFoldedIntoGroups) for x in kinds)
-    stem = copy.backbone.get_layer("stem_norm")
-    assert isinstance(stem, folding.FoldedNormalization) and type(stem) not in kinds
+    layer = copy.backbone.get_layer
+    assert layer("stage4_block1_2_conv").groups > 1 == layer("stem_conv").groups
+    assert layer("stage4_block1_2_norm").shift_only is subtract_shift
+    assert layer("stem_norm").shift_only is add_shift
 
 
 @pytest.mark.parametrize(
@@ -182,11 +177,18 @@ def test_what_was_traced_before_and_what_is_saved_after_predict_the_same(tmp_pat
         np.testing.assert_allclose(fcos_tf.detect(one, pixels)[0].scores, found.scores, atol=1e-5)
 
 
-def test_without_folding_every_bit_stays():
-    model = detector("simple_cnn")
+@pytest.mark.parametrize("norm", ["batch", "frozen"])
+def test_without_folding_and_in_files_every_bit_stays(tmp_path, norm):
+    model = detector("simple_cnn", backbone_norm=norm)
     copy = folding.inference_copy(model, fold=False)
     assert len(folding.batch_norms(copy)) == 2
     assert largest_difference(model, copy) == 0
+    model.save(tmp_path / "a.keras")
+    assert largest_difference(model, fcos_tf.load_model(tmp_path / "a.keras")) == 0
+    model.backbone.save(tmp_path / "b.keras")
+    other = detector("simple_cnn", backbone_weights=str(tmp_path / "b.keras"), backbone_norm=norm)
+    for one, two in zip(model.backbone.weights, other.backbone.weights, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_what_cannot_be_folded():
@@ -206,9 +208,10 @@ def test_what_cannot_be_folded():
     assert pairs(keras.layers.Add()([norm()(shared), shared])) == 0
 
 
+@pytest.mark.parametrize("norm", ["batch", "frozen"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.1), ("float16", 0.01)])
-def test_precisions(precision, tolerance):
-    model = detector("resnet18")
+def test_precisions(precision, tolerance, norm):
+    model = detector("resnet18", backbone_norm=norm)
     copy = folding.inference_copy(model, precision=precision)
     assert copy.backbone.get_layer("stem_conv").kernel.dtype == precision
     assert copy.head.class_logits.kernel.dtype == "float32"

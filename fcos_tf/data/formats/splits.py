@@ -152,13 +152,13 @@ def write_lists(splits: Mapping[str, Annotations]) -> list[Path]:
         The files.
 
     Raises:
-        ValueError: The data set has splits of its own, or several joined by "+".
+        ValueError: The data set has splits of its own, or a name joins several splits by "+".
         FileExistsError: The lists are there.
     """
     texts = {}
     for split, annotations in splits.items():
         if "+" in split:
-            raise ValueError(f"split: expected a name that reads as one split, got {split!r}")
+            raise ValueError(f"split: expected one, not several joined by '+'; got {split!r}")
         note = next((note for note in annotations.notes if isinstance(note, HashNote)), None)
         if note is None:
             raise ValueError(f"the data has a split {split} of its own; nothing to write")

@@ -143,10 +143,11 @@ def _check(splits: Mapping[str, Annotations], name: str, version: str, images_pe
         raise ValueError(f"{name}: expected at least one split")
     first = next(iter(splits.values()))
     for split, annotations in splits.items():
-        if split == "all" or not re.fullmatch(r"[A-Za-z0-9_]+", split):
+        if not re.fullmatch(r"[A-Za-z0-9_]+", split):
+            raise ValueError(f"{name}: expected a split of letters, digits and '_', got {split!r}")
+        if split == "all":
             raise ValueError(
-                f"{name}: expected a split of letters, digits and '_', not 'all', by which TFDS "
-                f"reads every split; got {split!r}"
+                f"{name}: expected another split than 'all', by which TFDS reads every split"
             )
         if not annotations.num_images:
             raise ValueError(f"{name}: split {split!r} has no images")

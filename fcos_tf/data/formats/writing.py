@@ -46,7 +46,8 @@ def write_dataset(
         The `data_dir` to read it.
 
     Raises:
-        ValueError: An unknown format, or an image that cannot be read; names it.
+        ValueError: An unknown format, a name of a split that would not be read as it, or an image
+            that cannot be read; names it.
         FileExistsError: A file or folder to write exists.
     """
     if data_format not in FORMATS:
@@ -56,7 +57,7 @@ def write_dataset(
         if Path(split).name != split or split in ("", ".."):
             raise ValueError(f"split: expected a name without folders, got {split!r}")
         if "+" in split and data_format == "voc":
-            raise ValueError(f"split: expected a name that reads as one split, got {split!r}")
+            raise ValueError(f"split: expected one, not several joined by '+'; got {split!r}")
     try:
         if data_format == "tfds":
             write_tfds(splits, output_dir, name=name, read_bytes=read_bytes)

@@ -273,7 +273,7 @@ def test_the_tool_writes_no_lists_where_folders_are_the_splits(photos):
 
 
 def test_no_list_is_written_for_two_splits_at_once(photos):
-    with pytest.raises(ValueError, match=r"a name that reads as one split, got 'train\+val'"):
+    with pytest.raises(ValueError, match=r"not several joined by '\+'; got 'train\+val'"):
         write_lists(Config(data_dir=str(photos)), ["train+val"])
     assert not (photos / "splits").exists()
 
