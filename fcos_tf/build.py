@@ -281,6 +281,12 @@ def make_schedule(config: Config, total_steps: int) -> schedules.WarmupConstant:
     warm = options_for(config, schedules.WarmupConstant, learning_rate=rate)
     if config.warmup_steps < 0:
         warm["warmup_steps"] = min(1000, total_steps // 10)
+    late = [f"--warmup_steps={warm['warmup_steps']}"] * (warm["warmup_steps"] >= total_steps)
+    if config.schedule == "step" and (steps := [s for s in config.decay_steps if s >= total_steps]):
+        late.append(f"--decay_steps={','.join(map(str, steps))}")
+    if late and config.schedule != "cosine":  # which refuses that
+        text = f"{' and '.join(late)}: expected less than the {total_steps} steps of the run"
+        warnings.warn(f"{text}; the learning rate is another than planned", stacklevel=2)
     if config.schedule == "cosine":
         return schedules.WarmupCosine(total_steps=total_steps, **warm)
     if config.schedule == "step":

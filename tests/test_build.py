@@ -1,4 +1,5 @@
 import dataclasses
+import warnings
 
 import keras
 import numpy as np
@@ -307,3 +308,19 @@ def test_images_in_both_splits_are_refused(tmp_path):
     build.check_disjoint(dataclasses.replace(config, overfit=2), *data)
     config = Config(**options)  # a and b to train on, c and d to evaluate on
     build.check_disjoint(config, build.load_train_data(config), build.load_val_data(config))
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"warmup_steps": 500}, "--warmup_steps=500: expected"),
+        ({"decay_steps": (200, 300, 400)}, "--decay_steps=300,400: expected"),
+        ({"warmup_steps": 300, "decay_steps": (299, 300)}, "--warmup_steps=300 and --decay_steps="),
+    ],
+)
+def test_a_schedule_longer_than_the_run_is_told(flags, named):
+    with pytest.warns(UserWarning, match=rf"{named}.* less than the 300 steps of the run"):
+        build.make_schedule(Config(**flags), 300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build.make_schedule(Config(**flags), 501)

@@ -100,6 +100,8 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
         raise ValueError(f"expected one of {names}; got {got}")
     (kind,) = named
     command_line.refuse_unused(given, f"--{kind}", _UNUSED[kind])
+    given = command_line.replacing(config, given)
+    used = {name for name in _OF_A_RUN if name in given} - ({"batch_size"} - given.typed)
     from fcos_tf.detecting.files import find_inputs
 
     names = (*fields_of(DetectOptions), *_OF_A_RUN, "image_size", "classes")
@@ -143,7 +145,7 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
             max_frames=options.max_frames,
             window=window,
             report=tqdm.write,
-            **{name: getattr(config, name) for name in _OF_A_RUN if name in given},
+            **{name: getattr(config, name) for name in used},
         )
         print(run.run(inputs))
     if run.faults:

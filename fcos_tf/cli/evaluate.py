@@ -6,12 +6,13 @@
     python tools/evaluate.py --ground_truth=truth.json --detections=found.json --metrics=coco,voc07
 
 The flags select the data. The model keeps the settings of its file, except for given options of
-"Detections"; images are resized to the model's size unless --image_size is given. Prints --metrics
-over all classes and per class, and writes them to metrics.json and per_class.json, beside
-detections.json (COCO results with the data set's ids) and detections.png. --analyse adds
-report.html, which says which errors cost most and what to do about them; --keep_thresholds writes
-the thresholds of the best F1 into the model's file. A classifier is scored by the mAP of VOC's
-classification task, or by its accuracy, with probabilities.json instead of the last three.
+"Detections"; images are resized to the model's size unless --image_size is given. Defaults in a
+flag file do not count as given. Prints --metrics over all classes and per class, and writes them to
+metrics.json and per_class.json, beside detections.json (COCO results with the data set's ids) and
+detections.png. --analyse adds report.html, which says which errors cost most and what to do about
+them; --keep_thresholds writes the thresholds of the best F1 into the model's file. A classifier is
+scored by the mAP of VOC's classification task, or by its accuracy, with probabilities.json instead
+of the last three.
 """
 
 import dataclasses
@@ -40,7 +41,8 @@ class EvaluateOptions(Options):
         "once; default: the newest checkpoint in --model_dir, or model.keras there.",
         also=WEIGHTS_WORDS)
     output_dir: str | None = option(
-        None, "Output folder; default: the folder of a --weights file, or --model_dir.",
+        None, "Output folder; default: evaluation in the folder of a --weights file or in "
+        "--model_dir.",
         also=OUTPUT_WORDS)
     ground_truth: str | None = option(
         None, "COCO ground truth JSON, to score --detections without a model.")
@@ -84,6 +86,7 @@ def _evaluate(config: Config, options: EvaluateOptions, given: command_line.Give
             if options.weights in DETECTORS and not options.output_dir:
                 raise ValueError("--output_dir: expected a folder for the results, got none")
         load_tensorflow()
+        given = command_line.replacing(config, given)
         scores = evaluate(config, **options_for(options, evaluate), given=given)
     print(format_per_class(scores.per_class))
     print(format_table(scores.metrics))

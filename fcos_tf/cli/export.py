@@ -121,6 +121,7 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
 
     path = run.find_weights(config.model_dir, options.weights)
     model = load_detector(path, or_classifier=not files or bool(options.val_images))
+    given = command_line.replacing(config, given, model)
     if "apply_exif" in given:
         model.apply_exif = config.apply_exif
     image_size = config.image_size if "image_size" in given else None

@@ -22,6 +22,7 @@ on validation images at the size of the model.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,11 +85,10 @@ def _points(config, options, given):
         more = {"score_threshold": config.score_threshold}
     folder = Path(options.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    for images, batch in dataset.take(options.num_images).as_numpy_iterator():
-        targets = {name: values[0] for name, values in batch.items()}
+    for image, targets in _examples(dataset, options.num_images):
         targets["labels"] = _labels_of(model, dataset, targets["labels"])
         path = folder / f"{options.what}_{targets['image_ids']}.png"
-        draw[options.what](model, images[0], targets, *names, **more).save(path)
+        draw[options.what](model, image, targets, *names, **more).save(path)
         yield path
 
 
@@ -118,11 +118,7 @@ def _proposals(config, options, given):
 
     # One image a batch, so that none is padded to the size of others.
     model, dataset = _open(dataclasses.replace(config, batch_size=1), options, given)
-    batches = dataset.take(options.num_images).as_numpy_iterator()
-    images, targets = zip(
-        *((images[0], {k: v[0] for k, v in batch.items()}) for images, batch in batches),
-        strict=True,
-    )
+    images, targets = zip(*_examples(dataset, options.num_images), strict=True)
     picture = draw_proposals(
         model, images, targets, dataset.class_names, num_boxes=options.num_boxes
     )
@@ -196,9 +192,19 @@ def _open(config: Config, options: VisualizeOptions, given: command_line.Given) 
     if options.weights:
         command_line.refuse_unused(given, "--weights", ["model_dir"])
     model = load_model(find_weights(config.model_dir, options.weights))
-    config = build.with_input_of(model, config, given)
+    config = build.with_input_of(model, config, command_line.replacing(config, given))
     dataset = build.load_val_data(config, model.class_names and detectable(model.class_names))
     return model, dataset
+
+
+def _examples(dataset: Any, count: int) -> list[tuple[Any, dict[str, Any]]]:
+    """The first images that can be read, and their targets, of batches of one image."""
+    batches = dataset.as_numpy_iterator()
+    single = ((images[0], {k: v[0] for k, v in batch.items()}) for images, batch in batches)
+    found = list(itertools.islice((x for x in single if x[1]["image_ids"] >= 0), count))
+    if not found:
+        raise ValueError("expected images, got none that can be read")
+    return found
 
 
 def _labels_of(model: Any, dataset: Any, labels: Any) -> Any:

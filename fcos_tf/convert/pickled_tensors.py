@@ -233,7 +233,8 @@ def load_pickle(stream: BinaryIO) -> tuple[Any, dict[str, StorageRef]]:
     except RefusedError as error:
         raise ValueError(
             "expected nothing but tensors, numbers, text and containers, got a pickle that asks "
-            f"for {str(error)[:_MAX_MESSAGE]}: refused, and no code was run"
+            f"for {str(error)[:_MAX_MESSAGE]}: refused, and no code was run; save weights alone, "
+            "by torch.save(model.state_dict(), FILE)"
         ) from None
     except Exception as error:  # a corrupt pickle can raise anything
         raise ValueError(

@@ -41,8 +41,10 @@ def find_state_dict(contents: Any, entry: str | None) -> dict[str, Any]:
         got = f"{len(found)}: {listed}"
         raise ValueError(f"expected one dictionary of tensors, got {got}; select one by its entry")
     tensors = found[entry]
-    if all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    # DataParallel's prefix; `AveragedModel` also counts its updates.
+    inner = {name: tensor for name, tensor in tensors.items() if name != "n_averaged"}
+    if inner and all(name.startswith("module.") for name in inner):
+        return {name.removeprefix("module."): tensor for name, tensor in inner.items()}
     return tensors
 
 

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+@dataclass(frozen=True)
+class Upright:
+    """A path, the bytes of a file or an image of Pillow, to be read turned upright by its EXIF."""
+
+    source: Any
+
+
 @dataclass(frozen=True, eq=False)
 class Detections:
     """The detections in one image, by descending score, in the pixels of that image.
@@ -28,7 +35,8 @@ class Detections:
         category_ids: the data set's own id of each label.
         image_size: (height, width) of the image.
         file: its path, if it came from a file.
-        image: source of the pixels for `draw`: a path, bytes, an array or an image of Pillow.
+        image: source of the pixels for `draw`: a path, bytes, an array, an image of Pillow, or
+            `Upright`.
 
     Raises:
         ValueError: the shapes of boxes, scores and labels do not match.
@@ -147,7 +155,9 @@ class Detections:
 
         if self.image is None:
             raise ValueError("draw: expected detections with an image, got image=None")
-        pixels = read_pixels(self.image)
+        is_turned = isinstance(self.image, Upright)
+        source = self.image.source if is_turned else self.image
+        pixels = read_pixels(source, apply_exif=is_turned)
         factor = -(-320 // max(pixels.shape[:2]))  # on 32 pixels no label fits
         enlarged = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
         found = {"boxes": self.boxes * factor, "scores": self.scores, "labels": self.labels}

@@ -96,9 +96,10 @@ def parse_description(text: str | bytes, file: str | Path) -> tuple:
         ids, names = read["category_ids"], read["class_names"]
         ids, names = tuple(map(int, ids)), names and tuple(map(str, names))
         apply_exif = bool(read.get("apply_exif"))
-        best_f1 = read.get("best_f1")
+        best_f1, threshold = read.get("best_f1"), read.get("score_threshold")
         if best_f1 is not None:
             best_f1 = checked_best_f1(best_f1, len(ids))
+        threshold = None if threshold is None else float(threshold)
     except (
         ValueError,
         TypeError,
@@ -114,7 +115,7 @@ def parse_description(text: str | bytes, file: str | Path) -> tuple:
         raise ValueError(
             f"{file}: expected a category id for each of {len(names)} class names, got {len(ids)}"
         )
-    return names or None, ids, apply_exif, best_f1
+    return names or None, ids, apply_exif, best_f1, threshold
 
 
 def request_of(

@@ -150,13 +150,14 @@ def save_picture(path: Path, pixels: np.ndarray) -> None:
 class Results(AbstractContextManager):
     """The result files in a folder: `detections.json` of images, `detections.jsonl` of frames.
 
-    Each is created with the first image, or frame. The former is renamed into place at the end, the
-    latter grows line by line. A context manager.
+    Each is created with the first image, or frame. The former is renamed into place at the end, be
+    it an interrupt or an error of a server or file system; the latter grows line by line. A context
+    manager.
     """
 
     def __init__(self, folder: Path):
         self._path, self._lines_path = folder / DETECTIONS_FILE, folder / LINES_FILE
-        self._temporary = folder / f".{DETECTIONS_FILE}.writing"
+        self._temporary = folder / f".{DETECTIONS_FILE}.{os.getpid()}.writing"
         self._array: TextIO | None = None
         self._lines: TextIO | None = None
         self._separator = "[\n"
@@ -187,7 +188,7 @@ class Results(AbstractContextManager):
             return
         with self._array:
             self._array.write("[]\n" if self._separator == "[\n" else "\n]\n")
-        if kind is None:
+        if kind is None or issubclass(kind, KeyboardInterrupt | OSError):
             put_in_place(self._temporary, self._path)
         else:
             self._temporary.unlink()

@@ -30,7 +30,8 @@ class FolderRun:
         output_dir: folder for the results; created if missing.
         classes: names of the classes to keep; empty: all.
         batch_size: images at a time.
-        score_threshold: least score of drawn detections, a number or "best_f1", see `detect`.
+        score_threshold: least score of drawn detections, a number or "best_f1", see `detect`. Below
+            the model's own it replaces that, also for the JSON files.
         max_frames: of a video or camera; None: all.
         apply_exif: whether images are turned upright by EXIF; None: as the model was trained.
         window: also shows the pictures.
@@ -61,6 +62,7 @@ class FolderRun:
     def __post_init__(self):
         self._folder = Path(self.output_dir)
         self.model.least_scores(self.score_threshold, np.arange(0))  # refuses a word
+        self._threshold = self.model.lower_threshold(self.score_threshold)
         self._labels = labels_of(self.model, self.classes) if self.classes else None
         self.faults: list[str] = []
         self._counts = {"images": 0, "frames": 0, "detections": 0}
@@ -166,7 +168,7 @@ class FolderRun:
     def _detect(self, pictures: Iterator[Picture]) -> Iterator[Detections | None]:
         """The detections in each picture; None: the model refuses it."""
         while batch := list(islice(pictures, self.batch_size)):
-            for found in self.model.detect_each(batch):
+            for found in self.model.detect_each(batch, self._threshold):
                 if isinstance(found, ImageError):
                     self.faults.append(str(found))
                     yield None

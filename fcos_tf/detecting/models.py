@@ -180,11 +180,12 @@ class OpenedModel:
 
     Class names and category ids are those of each label; None: unknown. Without ids labels are ids.
     `apply_exif`: whether it expects images that EXIF turns upright. `classifies`: whether `find`
-    gives `probabilities` [B, C] of whole images, for `classify`, in place of detections. `best_f1`:
-    see `Detector`.
+    gives `probabilities` [B, C] of whole images, for `classify`, in place of detections. `best_f1`
+    and `score_threshold`: see `Detector`; None: unknown.
     """
 
     classifies = False
+    score_threshold: float | None = None
 
     def __init__(
         self,
@@ -192,10 +193,12 @@ class OpenedModel:
         category_ids: Sequence[int] | None = None,
         apply_exif: bool = False,
         best_f1: Mapping[str, Any] | None = None,
+        score_threshold: float | None = None,
     ):
+        self.score_threshold = score_threshold
         self.class_names = None if class_names is None else tuple(class_names)
         self.category_ids = None if category_ids is None else tuple(category_ids)
-        self.apply_exif, self.best_f1 = apply_exif, best_f1
+        self.apply_exif, self.best_f1 = bool(apply_exif), best_f1
 
     def reads_upright(self, apply_exif: bool | None) -> bool:
         """Whether its images are turned by EXIF; None: as it expects.
@@ -237,6 +240,14 @@ class OpenedModel:
         if not isinstance(score_threshold, str):
             return score_threshold
         return np.asarray(resolve_word(score_threshold, self.best_f1)[1])[labels]
+
+    def lower_threshold(self, score_threshold: float | str) -> float | str | None:
+        """What `detect` needs to find all of these scores; None: the model's own is low enough."""
+        least = score_threshold
+        if isinstance(least, str):
+            least = resolve_word(least, self.best_f1)[0]
+        is_below = self.score_threshold is not None and least < self.score_threshold
+        return score_threshold if is_below else None
 
     def detect(
         self, pictures: Sequence[Picture], score_threshold: float | str | None = None
@@ -299,7 +310,7 @@ class KerasModel(OpenedModel):
                 f"image_size of {name}: expected at most {MOST_PIXELS} pixels, got "
                 f"{self._image_size}; give another image_size"
             )
-        kept = getattr(model, "apply_exif", False), getattr(model, "best_f1", None)
+        kept = (getattr(model, name, None) for name in ("apply_exif", "best_f1", "score_threshold"))
         super().__init__(model.class_names, category_ids_of(model), *kept)
         self.classifies = hasattr(model, "classify")
         self._inclusive_pixels = getattr(model, "inclusive_pixels", False)

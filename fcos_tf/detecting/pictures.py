@@ -10,6 +10,7 @@ from PIL import Image
 
 from fcos_tf.data.images import orientation_of, read_bytes
 from fcos_tf.data.prepare import read_pixels
+from fcos_tf.detecting.detections import Upright
 
 
 class Picture(NamedTuple):
@@ -20,7 +21,7 @@ class Picture(NamedTuple):
         pixels: uint8 [h, w, 3] RGB.
         data: the bytes of its file; None: no file, such as a frame of a video.
         file: the path of its file, if any.
-        source: path, bytes or array to read it again from; None: `pixels` only.
+        source: what `Detections.image` is to be read again from; None: `pixels` only.
     """
 
     name: str
@@ -70,7 +71,7 @@ def list_images(images: Any) -> list[Any]:
 def read_picture(source: Any, number: int = 0, *, apply_exif: bool = False) -> Picture:
     """Reads an image of `list_images`; `number`, its index, names it unless it is a file.
 
-    One that EXIF turns has pixels only: neither its file nor its bytes are the turned image.
+    One that EXIF turns has no `data`, as its bytes are not the turned image.
     """
     file = source if isinstance(source, str) else None
     name = file or f"images[{number}]"
@@ -80,5 +81,5 @@ def read_picture(source: Any, number: int = 0, *, apply_exif: bool = False) -> P
     if apply_exif and not isinstance(stored, np.ndarray):
         stored = stored if data is None else Image.open(io.BytesIO(data))
         if orientation_of(stored) > 1:
-            return Picture(name, pixels, file=file)
+            return Picture(name, pixels, file=file, source=Upright(source))
     return Picture(name, pixels, data, file, source)

@@ -4,6 +4,7 @@ A server need not be trusted: the size, the time and the form of its answers are
 """
 
 import base64
+import io
 import json
 import math
 import queue
@@ -16,9 +17,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+from PIL import Image
 
+from fcos_tf.data.images import orientation_of
 from fcos_tf.detecting.exported import read_description, refusal, request_of, to_labels
 from fcos_tf.detecting.models import OpenedModel
+from fcos_tf.detecting.pictures import Picture
 
 TIMEOUT = 300.0  # seconds for a whole answer; the first may wait for the model's warm-up
 MAX_ANSWER_BYTES = 1 << 24  # 100,000 detections
@@ -60,6 +64,9 @@ class ServedModel(OpenedModel):
             OSError: the server cannot be reached, or refuses the request itself.
             ValueError: its response is not that of an exported detector.
         """
+        if self.category_ids is None:
+            # Without a description it is unknown whether the server turns images by EXIF.
+            pictures = [_unturned(picture) for picture in pictures]
         try:
             found = self._predict(*request_of(pictures, score_threshold))
             labelled = to_labels(found, self.category_ids, len(pictures))
@@ -74,6 +81,13 @@ class ServedModel(OpenedModel):
         if ((boxes < -1) | (boxes > sides + 1)).any():
             raise ValueError(f"model: {self._address} answers boxes outside of the images")
         return labelled
+
+
+def _unturned(picture: Picture) -> Picture:
+    """The picture, without the bytes of a file that EXIF turns."""
+    if picture.data is None or orientation_of(Image.open(io.BytesIO(picture.data))) == 1:
+        return picture
+    return picture._replace(data=None)
 
 
 def _has_host(address: str, pattern: str) -> bool:

@@ -28,7 +28,8 @@ def evaluate(
         config: The data, `metrics`, `tta` and `model_dir`.
         weights: A `.keras` file; None: the newest checkpoint in `config.model_dir`, or the final
             model there.
-        output_dir: Output folder; None: the folder of `weights`, or `config.model_dir`.
+        output_dir: Output folder; None: `evaluation` in the folder of `weights`, or in
+            `config.model_dir`, whose own metrics stay.
         analyse: Whether to write `evaluation.analyse`'s files as well.
         keep_thresholds: The same, and whether to write `evaluation.best_f1_of` into the model file.
         given: Names of the options of `config` that replace those of the model: thresholds,
@@ -99,7 +100,7 @@ def evaluate(
     if step is not None:
         scores = dataclasses.replace(scores, metrics={"step": step, **scores.metrics})
 
-    folder = Path(output_dir or (path.parent if weights else config.model_dir))
+    folder = Path(output_dir or Path(path.parent if weights else config.model_dir, "evaluation"))
     run.write_scores(folder, scores)
     if classifies:
         columns = {"class_names": found.class_names, "image_ids": found.image_ids.tolist()}

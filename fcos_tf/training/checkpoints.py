@@ -113,10 +113,10 @@ def latest(model_dir: str | Path) -> Path | None:
 
 
 def refuse_corrupt(model_dir: str | Path) -> None:
-    """Refuses a run from step 0 in a folder with corrupt checkpoints only: no `latest`, but files.
+    """Refuses a run from step 0 in a folder with results: corrupt checkpoints only, or models.
 
     Raises:
-        ValueError: There are checkpoints; names them.
+        ValueError: There are checkpoints or models; names them.
     """
     if paths := _all_newest_first(model_dir):
         raise ValueError(
@@ -124,6 +124,12 @@ def refuse_corrupt(model_dir: str | Path) -> None:
             f"({', '.join(path.name for path in paths)}); to start from step 0, remove them or "
             "give another --model_dir"
         )
+    for name in ("model.keras", "best.keras"):
+        if (Path(model_dir) / name).exists():
+            raise ValueError(
+                f"--model_dir: {model_dir} has {name} of a run, but no checkpoints to resume from; "
+                "to start from step 0, remove it or give another --model_dir"
+            )
 
 
 def restore(model: keras.Model, path: str | Path) -> int:

@@ -17,6 +17,7 @@ from keras import ops
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from PIL import Image
 
 from fcos_tf.detecting.batches import complete_targets
 from fcos_tf.visualization.detections import as_rgb, class_colour, class_name
@@ -274,7 +275,9 @@ def _pack(rows: list[tuple], features: dict) -> Samples:
 def _crop(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     x1, y1, x2, y2 = np.clip(np.round(box), 0, np.tile(image.shape[1::-1], 2)).astype(int)
     x1, y1 = min(x1, image.shape[1] - 1), min(y1, image.shape[0] - 1)
-    return as_rgb(image[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)])
+    crop = Image.fromarray(as_rgb(image[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)]))
+    crop.thumbnail((2 * _THUMBNAIL, 2 * _THUMBNAIL))  # there may be thousands
+    return np.asarray(crop)
 
 
 def _legend_name(label: int, class_names: Sequence[str] | None) -> str:

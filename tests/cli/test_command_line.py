@@ -3,6 +3,7 @@ import inspect
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,27 @@ def test_a_tool_gets_its_options_those_it_uses_and_what_was_given(tmp_path):
     assert options == DrawOptions(output_dir="x", layers=(3, 4), frames=True, scale=2.0)
     assert given == {"momentum", "cache", "output_dir", "layers", "frames", "scale"}
     assert parse("--output_dir=x") == (Config(), DrawOptions(output_dir="x"), {"output_dir"})
+
+
+def test_a_list_is_given_once(tmp_path):
+    (tmp_path / "a.cfg").write_text("--layers=1\n--layers=2\n")
+    file = f"--flagfile={tmp_path / 'a.cfg'}"
+    assert parse(file, "--output_dir=x", "--output_dir=y", "--layers=3")[1].layers == (3,)
+    with pytest.raises(ValueError, match=r"--layers: expected one list with commas.* 2 times"):
+        parse(file, "--output_dir=x", "--layers=3", "--layers=4")
+
+
+def test_defaults_that_a_file_spells_do_not_replace_what_a_model_has(tmp_path):
+    (tmp_path / "a.cfg").write_text(
+        "--momentum=0.9\n--batch_size=16\n--clip_norm=3\n--cache=false\n"
+    )
+    file = f"--flagfile={tmp_path / 'a.cfg'}"
+    config, _, given = parse(file, "--output_dir=x", "--cache=false")
+    assert given == {"momentum", "clip_norm", "cache", "output_dir"}
+    found = command_line.replacing(config, given)
+    assert found == {"clip_norm", "cache", "output_dir"} and found.typed == given.typed
+    lacking = types.SimpleNamespace(momentum=None)
+    assert command_line.replacing(config, given, lacking) == given
 
 
 def test_home_folders_are_found_wherever_a_path_stands(monkeypatch, tmp_path):

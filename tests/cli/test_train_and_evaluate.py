@@ -210,8 +210,9 @@ def test_evaluate_knows_the_size_that_a_model_was_made_for(run_dir, tmp_path, ca
     assert config.image_size == "512x512"
     (tmp_path / "checkpoints").mkdir()  # such a folder of another program
     weights = shutil.copy(run_dir / "model.keras", tmp_path / "checkpoints" / "a.keras")
-    scores = evaluate(config, weights=weights, output_dir=tmp_path)
+    scores = evaluate(config, weights=weights)
     assert "on 8 images at 64x64" in capsys.readouterr().out
+    assert (tmp_path / "checkpoints" / "evaluation" / "metrics.json").is_file()
     expected = json.loads((run_dir / "metrics.json").read_text())
     assert scores.metrics["AP"] == pytest.approx(expected["AP"], abs=1e-6)
 

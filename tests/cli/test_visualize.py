@@ -9,6 +9,7 @@ from PIL import Image
 import fcos_tf
 from fcos_tf.cli import visualize
 from fcos_tf.visualization.levels import draw_targets
+from tests.digit_files import write_digits
 from tests.tools import run
 
 
@@ -41,6 +42,17 @@ def test_a_picture_of_each_image_at_the_size_of_the_model(weights, capsys, tmp_p
         model = fcos_tf.load_model(weights)
         expected = draw_targets(model, image[0], targets, model.class_names)
         np.testing.assert_array_equal(Image.open(paths[0]), expected)
+
+
+def test_images_that_cannot_be_read_have_no_picture(weights, capsys, tmp_path):
+    folder = write_digits("voc", tmp_path / "voc", {"val": 4})
+    (folder / "JPEGImages" / "val_00001.png").write_bytes(b"")
+    code, out, _ = run(
+        capsys, visualize, "--what=points", "--dataset=voc", f"--data_dir={folder}",
+        f"--weights={weights}", f"--output_dir={tmp_path / 'out'}", "--num_images=2",
+    )  # fmt: skip
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert code == 0 and len(out.splitlines()) == len(names) == 2 and "points_-1.png" not in names
 
 
 def test_tsne_of_a_detector(weights, capsys, tmp_path):

@@ -188,6 +188,8 @@ def test_module_is_stripped_only_where_all_have_it(tmp_path):
     value = {"module.w": small(True), "module.v": small(True)}
     pb.zip_file(path, pb.table(**value), ONE)
     assert list(read_tensors(path)) == ["w", "v"]
+    pb.zip_file(path, pb.table(**value, n_averaged=small(True)), ONE)  # of `AveragedModel`
+    assert list(read_tensors(path)) == ["w", "v"]
     pb.zip_file(path, pb.table(**value, other=small(True)), ONE)
     assert list(read_tensors(path)) == ["module.w", "module.v", "other"]
 

@@ -161,7 +161,10 @@ def test_images_that_exif_turns(tmp_path):
     for source in (str(path), path.read_bytes(), Image.open(path)):
         turned = read_picture(source, apply_exif=True)
         np.testing.assert_array_equal(turned.pixels, np.rot90(pixels, -1))
-        assert turned.data is None and turned.source is None  # their file has other pixels
+        assert turned.data is None  # its bytes are of other pixels
+        found = Detections([[5, 5, 10, 10]], [0.5], [0], image=turned.source)
+        drawn = np.asarray(found.draw())  # enlarged 11 times
+        np.testing.assert_array_equal(drawn[-1, ::11], turned.pixels[-1])
 
 
 def test_lists_do_not_read(tmp_path):

@@ -25,7 +25,7 @@ from fcos_tf.detecting.exported import (
 )
 from fcos_tf.detecting.folder import labels_of
 from fcos_tf.detecting.models import OpenedModel
-from fcos_tf.detecting.pictures import Picture
+from fcos_tf.detecting.pictures import Picture, read_picture
 from fcos_tf.detecting.served import ServedModel
 from tests.detecting.stubs import (
     WEAK,
@@ -225,6 +225,21 @@ def test_answers_that_are_no_detections(answer, message):
         model = ServedModel(f"{address}/v1/models/m")
         with pytest.raises(ValueError, match=f"(?s)^model: {address}.*{message}"):
             model.detect([picture])
+
+
+def test_without_a_description_a_server_gets_no_image_to_turn(export, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    picture = read_picture(str(tmp_path / "a.png"))
+    with serve(lambda path, sent: (200, answer_with(labels=[3]))) as (address, sent):
+        for description in (None, description_of(export)):
+            ServedModel(f"{address}/v1/models/m", description).detect([picture])
+    first, second = (base64.b64decode(each["instances"][0]["b64"]) for _, each in sent)
+    assert Image.open(io.BytesIO(first)).getexif().get(0x0112, 1) == 1
+    np.testing.assert_array_equal(Image.open(io.BytesIO(first)), pixels)
+    assert second == (tmp_path / "a.png").read_bytes()
 
 
 def test_a_large_label_needs_no_memory():

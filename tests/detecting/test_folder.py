@@ -48,6 +48,23 @@ def test_the_threshold_is_for_pictures_only(tmp_path):
     assert read_records(tmp_path / "low") == read_records(tmp_path / "high")
 
 
+def test_a_threshold_below_that_of_the_model_replaces_it(tmp_path):
+    flat(tmp_path / "in" / "grey.png", 153)
+    asked = []
+
+    class Strict(Stub):
+        def find(self, pictures, score_threshold):
+            asked.append(score_threshold)
+            return super().find(pictures, score_threshold)
+
+    model = Strict()
+    model.score_threshold = 0.2
+    model.best_f1 = {"score_threshold": 0.05, "by_class": (0.1, 0.1, 0.1)}
+    for threshold in (0.5, 0.2, 0.1, "best_f1"):
+        detect_with(model, tmp_path / "in", tmp_path / "out", score_threshold=threshold)
+    assert asked == [None, None, 0.1, 0.05]
+
+
 def test_a_small_picture_is_enlarged(tmp_path):
     flat(tmp_path / "in" / "tiny.png", 204, 20, 30)
     detect_with(Stub(), tmp_path / "in", tmp_path / "out")
@@ -188,6 +205,12 @@ def test_results_appear_whole_or_not_at_all(tmp_path):
         results.add_image(1, "a.png", found)
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+    for kind in (KeyboardInterrupt, ConnectionError):  # what was found is kept
+        with pytest.raises(kind), Results(tmp_path) as results:
+            results.add_image(1, "a.png", found)
+            raise kind
+        assert len(json.loads((tmp_path / "detections.json").read_text())) == 2
+        (tmp_path / "detections.json").unlink()
     empty = found[np.zeros(2, bool)]
     with Results(tmp_path) as results:
         results.add_image(1, "a.png", empty)

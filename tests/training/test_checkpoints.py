@@ -113,6 +113,13 @@ def test_the_last_of_all_corrupt_files_promises_none_before_it(tmp_path):
         checkpoints.refuse_corrupt(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["model.keras", "best.keras"])
+def test_a_run_whose_checkpoints_were_removed_is_not_replaced(tmp_path, name):
+    (tmp_path / name).write_bytes(b"a model")
+    with pytest.raises(ValueError, match=rf"has {name} of a run, but no checkpoints"):
+        checkpoints.refuse_corrupt(tmp_path)
+
+
 def test_a_half_written_file_is_no_checkpoint_and_goes_away(tmp_path):
     model = make_model()
     path = checkpoints.save(model, tmp_path, 1)
