@@ -350,7 +350,7 @@ def read_annotations(
         return digits.read_digits(split, limit=limit)
     notes = ()
     if dataset == "auto":
-        dataset, notes = recognise.recognise(**where)
+        dataset, notes = recognise.recognise(split, **where)
     reader = _READERS.get(dataset) or _LISTINGS.get(dataset)
     if dataset.startswith("tfds:"):
         reader = functools.partial(tfds.read_tfds, dataset.removeprefix("tfds:"))
@@ -385,8 +385,10 @@ def check_place(dataset: str, where: Mapping[str, Any], reader: Callable) -> set
 
 def _expand_user(path):
     """`~` as a shell would have read it; not all shells do after `--data_dir=`."""
-    if path is None or (isinstance(path, str) and "," in path):
+    if path is None:
         return path
-    if isinstance(path, str | os.PathLike):
+    if isinstance(path, str):  # several folders have commas between them
+        return ",".join(map(os.path.expanduser, path.split(",")))
+    if isinstance(path, os.PathLike):
         return os.path.expanduser(path)
     return [os.path.expanduser(part) for part in path]

@@ -77,10 +77,16 @@ def read_coco(
     names, chosen, absent = _choose(names, class_names, file)
     listed = coco_records.read_images(content, str(folder), limit)
     objects = coco_records.read_objects(content["annotations"], listed, names, chosen)
+    _refuse_fractions(objects.columns["boxes"], file)
+    ids, numbered = listed.ids, []
+    if (ids[listed.used] < 0).any():  # everywhere else these stand for no image
+        ids = np.arange(1, len(ids) + 1)
+        numbered = [Fault(str(file), "", "has image ids below 0; all are renumbered from 1", True)]
     faults = [
         *list_faults,
         *category_faults,
         *absent,
+        *numbered,
         *coco_records.faults(listed.problems, content["images"], "image", str(file)),
         *coco_records.faults(objects.problems, content["annotations"], "annotation", str(file)),
     ]
@@ -88,7 +94,7 @@ def read_coco(
         raise ValueError(f"{file}: none of its images can be used; the first fault: {faults[0]}")
     read = Annotations(
         files=listed.files,
-        image_ids=listed.ids,
+        image_ids=ids,
         sizes=listed.sizes,
         **objects.columns,
         class_names=tuple(names[category] for category in chosen),
@@ -200,6 +206,12 @@ def _load(file: Path) -> dict[str, list[dict]]:
     return {
         key: [record if isinstance(record, dict) else {} for record in content[key]] for key in KEYS
     }
+
+
+def _refuse_fractions(boxes: np.ndarray, file: Path) -> None:
+    largest = boxes.max(initial=0)
+    if largest <= 1 and ((boxes > 0) & (boxes < 1)).any():
+        raise ValueError(f"{file}: expected bbox in pixels, got no corner above {largest:g}")
 
 
 def _correct_sizes(read: Annotations, frame: Frame) -> tuple[Annotations, list[Fault]]:

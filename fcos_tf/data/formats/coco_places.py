@@ -46,7 +46,7 @@ def find(split: str, data_dir, annotations, images) -> tuple[Path, Path, bool]:
         word = _word(file) if by_file else split
         folders = [root / word, root / "images" / word, root / "images"]
         folders += [root / other for other in splits.words_for(word)]
-        folders += [] if has_split else [root]
+        folders += [] if has_split else [root / "data", root]  # the former as FiftyOne has it
     for folder in folders:
         if folder.is_dir():
             return file, folder, has_split
@@ -95,7 +95,8 @@ def without_set_name(
         name = str(record.get("name")).strip()
         if record.get("id") != 0 or record.get("supercategory") != "none":
             continue
-        asked = name in (class_names or ())
+        others = {str(o.get("name")).strip() for o in categories if o is not record}
+        asked = name in {*(class_names or ())} - others
         if name not in above or asked or any(_id(a, "category_id") == 0
                                              for a in content["annotations"]):  # fmt: skip
             continue

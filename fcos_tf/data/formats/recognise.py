@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fcos_tf.data.formats import csv_table, voc_files, yolo_places
+from fcos_tf.data.formats import csv_table, voc_files
 from fcos_tf.data.formats.folders import class_folders
+from fcos_tf.data.formats.yolo_config import find_config
 from fcos_tf.image_files import IMAGE_SUFFIXES, files_below
 
 _CHOICES = "coco, voc, xml, yolo, csv, labelme, folders or tfds:NAME"
@@ -18,11 +19,12 @@ _SOME = 1000  # label files, which may be empty
 
 
 def recognise(
-    *, data_dir: Any = None, annotations: Any = None, images: Any = None
+    split: str = "train", *, data_dir: Any = None, annotations: Any = None, images: Any = None
 ) -> tuple[str, tuple[str, ...]]:
     """Recognises the format of a data set by its files.
 
     Args:
+        split: Replaces "{split}" in a place; of several joined by "+" the first does.
         data_dir: See `fcos_tf.data.load`.
         annotations: Likewise; if given, only this place is looked at.
         images: Likewise.
@@ -37,9 +39,10 @@ def recognise(
     place = annotations or data_dir
     if not place:
         raise ValueError("dataset auto needs data_dir, the folder of the data")
-    if not isinstance(place, str | os.PathLike) or "," in os.fspath(place):
+    is_path = isinstance(place, str | os.PathLike)
+    if not is_path or ("," in os.fspath(place) and not os.path.exists(place)):
         return "voc", (f"{place} is read as voc: several folders",)
-    path = Path(os.fspath(place).replace("{split}", "train"))
+    path = Path(os.fspath(place).replace("{split}", split.split("+")[0]))
     if path.is_file():
         found = _of_file(path)
     elif path.is_dir():
@@ -77,7 +80,7 @@ def _of_file(file: Path) -> dict[str, str]:
 
 def _of_folder(root: Path) -> dict[str, str]:
     """The formats that a folder may be in, and a file or folder that says so."""
-    for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
+    for folder in (root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))):
         if all((folder / name).is_dir() for name in voc_files.FOLDERS):
             return {"voc": ", ".join(voc_files.FOLDERS)}
     names = files_below(root, ".xml", ".json", ".csv", ".txt", ".yaml", ".yml", ".tfrecord")
@@ -90,7 +93,7 @@ def _of_folder(root: Path) -> dict[str, str]:
             "above its name as --data_dir"
         )
     found: dict[str, str] = {}
-    if config := yolo_places.find_config(root):
+    if config := find_config(root):
         found["yolo"] = config.name
     elif label := next((n for n in by_suffix[".txt"][:_SOME] if _is_label(root / n)), None):
         found["yolo"] = f"label files such as {label}"
@@ -119,6 +122,9 @@ def _kind_of_json(file: Path) -> str | None:
     """By the first key that only one format has."""
     with open(file, encoding="utf-8-sig", errors="replace") as text:
         key = re.search(r'"(shapes|images|annotations|categories)"\s*:', text.read(_HEAD))
+        if key and key[1] == "categories":  # alone they are of other programs, too
+            text.seek(0)
+            key = re.search(r'"(images|annotations)"\s*:', text.read(_HEAD))
     if key is None:
         return None
     return "labelme" if key[1] == "shapes" else "coco"

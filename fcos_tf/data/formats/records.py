@@ -107,13 +107,18 @@ def read_result(
     with warnings.catch_warnings():  # of large images; but nothing is decoded here
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         for place, record in enumerate(found):
-            wanted = frame.apply_exif or record.in_fractions
+            is_jpeg = record.file.lower().endswith((".jpg", ".jpeg"))  # others are read whole
+            wanted = frame.apply_exif or record.in_fractions or (is_jpeg and record.objects)
             header = record.file and read_header(record.file, with_exif=wanted)
             size, orientation = header or ((0, 0), 1)
             if frame.apply_exif:
                 size, orientation = size[:: -1 if orientation > 4 else 1], 1
             if record.file and record.in_fractions:
                 found[place] = _in_pixels(record, size, orientation)
+            elif orientation > 1 and record.objects and record.size in (None, size):
+                # With exchanged sides the annotated size tells that the boxes are of the file.
+                is_told = orientation > 4 and record.size is not None
+                found[place] = record if is_told else _with_orientation(record, orientation)
             stored.append(size)
     used = [place for place, record in enumerate(found) if record.file]
     faults_of: dict[str, list[Fault]] = {}  # of each annotation file
@@ -190,14 +195,20 @@ def _in_pixels(record: ImageRecord, size: tuple[int, int], orientation: int) -> 
         what = "cannot be read; its size is needed for its boxes"
         return ImageRecord(record.origin, faults=[*faults, Fault(record.file, "", what)])
     if orientation > 1 and record.objects:
-        what = f"has EXIF orientation {orientation}, which other programs apply; --apply_exif does"
-        faults.append(Fault(record.origin, "", what, kept=True))
+        faults = _with_orientation(record, orientation).faults
     scale = np.array([width, height, width, height], float)
     objects = {
         number: each._replace(box=tuple((scale * each.box).tolist()))
         for number, each in record.objects.items()
     }
     return record._replace(objects=objects, size=size, faults=faults)
+
+
+def _with_orientation(record: ImageRecord, orientation: int) -> ImageRecord:
+    """The record, with a fault that tells of an EXIF orientation."""
+    what = f"has EXIF orientation {orientation}, which other programs apply; --apply_exif does"
+    fault = Fault(record.origin, "", what, kept=True)
+    return record._replace(faults=[*record.faults, fault])
 
 
 def _columns(

@@ -137,10 +137,10 @@ def _folders(data_dir: DataDir) -> list[Path]:
 
 
 def _find_trees(folder: Path) -> list[Path]:
-    """The folder itself; where it has no images, the trees right in it, by name."""
-    inside = sorted(images.parent for images in folder.glob(f"*/{IMAGES}"))
-    if inside and not (folder / IMAGES).is_dir():
-        return inside
+    """The folder itself; where it has no images, the trees in it or in its folders, by name."""
+    for pattern in () if (folder / IMAGES).is_dir() else (f"*/{IMAGES}", f"*/*/{IMAGES}"):
+        if inside := sorted(images.parent for images in folder.glob(pattern)):
+            return inside
     _check_tree(folder)
     return [folder]
 

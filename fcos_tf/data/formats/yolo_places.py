@@ -1,25 +1,30 @@
 """Where the images, labels and class names of a YOLO data set are."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import yaml
 
 from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
 from fcos_tf.data.formats.text import read_utf8
+from fcos_tf.data.formats.yolo_config import (
+    NAMES_FILES,
+    find_config,
+    keypoints_in,
+    moved,
+    names_beside,
+    names_in,
+    read_config,
+)
 from fcos_tf.image_files import (
     ImageIndex,
     is_image_name,
     plain_name,
-    read_text,
     stem_of,
     unquoted,
 )
 
-_NAMES_FILES = ("classes.txt", "obj.names", "*.names")
 _SPLITS = ("train", "val", "valid", "validation", "test")
 
 
@@ -70,8 +75,8 @@ def find_places(split: str, data_dir, annotations, images) -> Places:
     places = [Path(path) for path in (annotations, data_dir) if path]
     config = next(filter(None, map(find_config, places)), None)
     content = read_config(config) if config else {}
-    names = _names_in(content, config) if config else ()
-    keypoints = _keypoints_in(content, config)
+    names = names_in(content, config) if config else ()
+    keypoints = keypoints_in(content, config)
     root, notes = _root(content, config, data_dir, annotations, images)
     faults: list[Fault] = []
     has_splits = any(content.get(key) for key in _SPLITS) and not images and not labels
@@ -83,106 +88,19 @@ def find_places(split: str, data_dir, annotations, images) -> Places:
             for entry in entries
             for image in _images_of(_find(entry, root, config), root, faults)
         )
+        if not found:
+            why = f"; the first fault: {faults[0]}" if faults else ""
+            raise FileNotFoundError(f"{config}: the split {split} has no images{why}")
         named = {_name(image, root): image for image in found}
         if len(named) < len(found):
             named = {image: image for image in found}
     else:
         index = ImageIndex(images or root)
         named = {name: index.path(name) for name in index.names}
-        names = names or _names_beside([root, *map(Path, filter(None, (annotations, images)))])
+        names = names or names_beside([root, *map(Path, filter(None, (annotations, images)))])
     label_of = _labels_of(root, named, labels)
     faults += _orphans(named, label_of, labels)
     return Places(root, named, label_of, names, keypoints, has_splits, faults, notes)
-
-
-def find_config(path: Path) -> Path | None:
-    """The data.yaml that a path is or has, if any."""
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise FileNotFoundError(f"no folder or file {path}")
-    files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in (".yaml", ".yml")]
-    preferred = [file for file in files if file.stem == "data"]
-    for file in preferred or [file for file in files if not file.name.startswith(".")]:
-        try:
-            content = read_config(file)
-        except (OSError, ValueError):
-            if preferred:
-                raise
-            continue  # of another program
-        if "names" in content or "train" in content:
-            return file
-    return None
-
-
-class _Loader(yaml.SafeLoader):
-    """Without aliases: a few of them stand for billions of values."""
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"expected values, got the alias *{self.peek_event().anchor}")
-        return super().compose_node(parent, index)
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """Reads a data.yaml.
-
-    Raises:
-        ValueError: It is none; names it.
-    """
-    try:
-        content = yaml.load(read_text(file), _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date, say
-        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: expected train, val and names, got {content!r:.80}")
-    return content
-
-
-def _names_in(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
-    """The class names of a data.yaml, a list or a dict from class index to name."""
-    names = content.get("names") or []
-    if isinstance(names, dict):
-        try:
-            names = {int(key): name for key, name in names.items()}
-            names = [names[index] for index in range(len(names))]
-        except (KeyError, TypeError, ValueError):
-            raise ValueError(
-                f"{file}: names: expected the classes 0 to {len(names) - 1}, got {[*names]}"
-            ) from None
-    names = [str(name).strip() for name in names] if isinstance(names, list) else names
-    if not isinstance(names, list) or len({*names}) < len(names):
-        raise ValueError(f"{file}: names: expected different names, got {names!r:.200}")
-    count = content.get("nc")
-    if names and count is not None and count != len(names):
-        raise ValueError(f"{file}: expected nc={len(names)}, as names has, got {count!r}")
-    return tuple(names)
-
-
-def _keypoints_in(content: Mapping[str, Any], file: Path | None) -> int:
-    """How many numbers the keypoints of an object are, by the kpt_shape of a data.yaml."""
-    shape = content.get("kpt_shape")
-    if shape is None:
-        return 0
-    is_shape = isinstance(shape, list) and [type(side) for side in shape] == [int, int]
-    if not is_shape or min(shape) < 1:
-        raise ValueError(
-            f"{file}: kpt_shape: expected [number of keypoints, numbers of each], got {shape!r:.80}"
-        )
-    return shape[0] * shape[1]
-
-
-def _names_beside(folders: Sequence[Path]) -> tuple[str, ...]:
-    """The class names in a classes.txt or obj.names of these folders, or of folders in them."""
-    for folder in dict.fromkeys(folders):
-        for pattern in [p for name in _NAMES_FILES for p in (name, f"*/{name}", f"*/*/{name}")]:
-            for file in sorted(folder.glob(pattern)):
-                lines = map(str.strip, read_utf8(file).splitlines())
-                names = tuple(filter(None, lines))
-                if len(set(names)) < len(names):
-                    raise ValueError(f"{file}: expected different names, got {', '.join(names)}")
-                return names
-    return ()
 
 
 def _root(content, config, data_dir, annotations, images) -> tuple[Path, tuple[str, ...]]:
@@ -215,6 +133,8 @@ def _find(entry: str, root: Path, config: Path) -> Path:
     for path in candidates:
         if path.exists():
             return path
+    if (elsewhere := moved(entry, root)) is not None:
+        return elsewhere
     raise FileNotFoundError(f"{config}: no folder or list {' or '.join(map(str, candidates[:2]))}")
 
 
@@ -229,9 +149,9 @@ def _images_of(path: Path, root: Path, faults: list[Fault]) -> Iterator[str]:
         if not line:
             continue
         paths = [each / name for each in (path.parent, root) for name in (line, unquoted(line))]
-        found = [each for each in paths if each.is_file()]
+        found = next((each for each in paths if each.is_file()), moved(unquoted(line), root))
         if found:
-            yield os.path.normpath(found[0])
+            yield os.path.normpath(found)
         else:
             faults.append(Fault(str(path), f"line {number}", f"names {line!r}, which is no file"))
 
@@ -285,7 +205,7 @@ def _orphans(
         faults += [
             Fault(path, "", "has no image of its name")
             for file in files
-            if file.endswith(".txt") and not file.startswith(".") and file not in _NAMES_FILES
+            if file.endswith(".txt") and not file.startswith(".") and file not in NAMES_FILES
             if (path := os.path.join(folder, file)) not in used and file[:-4] not in there
         ]
     return faults

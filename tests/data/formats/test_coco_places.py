@@ -179,6 +179,31 @@ def test_the_category_that_only_names_the_set(tmp_path, classes, used, names):
     assert found.notes == (() if "pets" in names else (note,))
 
 
+@pytest.mark.parametrize("classes", [None, ["helmet"]])
+def test_a_set_with_the_name_of_a_class(tmp_path, classes):
+    (tmp_path / "valid").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "valid" / "a.jpg")
+    helmets = [{"id": i, "name": "helmet", "supercategory": ("none", "helmet")[i]} for i in (0, 1)]
+    box = {"id": 1, "image_id": 0, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    content = {"images": [{"id": 0, "file_name": "a.jpg"}], "annotations": [box]}
+    file = tmp_path / "valid" / "_annotations.coco.json"
+    file.write_text(json.dumps(content | {"categories": helmets}))
+    found, faults, others = read_coco("val", data_dir=tmp_path, class_names=classes)
+    assert (faults, others) == ([], {}) and found.labels.tolist() == [0]
+    assert (found.class_names, found.category_ids) == (("helmet",), (1,))
+
+
+def test_images_in_data_beside_one_file(tmp_path):
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "data" / "a.jpg")
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    content = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [box]}
+    content["categories"] = [{"id": 1, "name": "cat"}]
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    found, faults, _ = read_coco("all", data_dir=tmp_path)
+    assert faults == [] and found.files == [str(tmp_path / "data" / "a.jpg")]
+
+
 @pytest.mark.parametrize(
     "categories",
     [

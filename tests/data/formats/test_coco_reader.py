@@ -417,3 +417,25 @@ def test_real_coco(shared_data, tmp_path, split, num_boxes, num_crowds):
     assert again.faults == []
     assert again.annotations.files == annotations.files
     assert_same(again.annotations, annotations)
+
+
+def test_ids_below_zero_are_renumbered(tmp_path):
+    ids = {7: -7, 5: 5, 3: 3}
+    images = [{**image, "id": ids[image["id"]]} for image in CONTENT["images"]]
+    objects = [{**each, "image_id": ids[each["image_id"]]} for each in CONTENT["annotations"]]
+    root = write_split(tmp_path / "a", {**CONTENT, "images": images, "annotations": objects})
+    found, (fault,), _ = read_coco("val2017", data_dir=root)
+    assert "has image ids below 0; all are renumbered from 1" in str(fault) and fault.kept
+    expected, _, _ = read_coco("val2017", data_dir=write_split(tmp_path / "b"))
+    assert found.image_ids.tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
+    np.testing.assert_array_equal(found.owners, expected.owners)
+
+
+def test_boxes_in_fractions_are_refused(tmp_path):
+    objects = [{**each, "bbox": [0.1, 0.2, 0.3, 0.4]} for each in CONTENT["annotations"]]
+    root = write_split(tmp_path, {**CONTENT, "annotations": objects})
+    with pytest.raises(
+        ValueError, match=r"json: expected bbox in pixels, got no corner above 0\.6"
+    ):
+        read_coco("val2017", data_dir=root)

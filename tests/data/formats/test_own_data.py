@@ -76,6 +76,9 @@ COCO = json.dumps({"info": {}, "images": [], "annotations": [], "categories": []
         ({"sub/a.json": LABELME}, "labelme"),
         ({"a.xml": XML, "export.csv": f'a,"{"b" * 200_000}"'}, "xml"),
         ({"a.xml": XML, ".gitlab-ci.yml": "names: [cat]\n", "ci.yml": "a: &a b\nc: *a\n"}, "xml"),
+        # Label Studio's notes have categories, too.
+        ({"labels/a.txt": "0 0.5 0.5 0.1 0.1\n", "notes.json": '{"categories": []}'}, "yolo"),
+        ({"obj.data": "classes = 1\ntrain = data/train.txt\n", "obj.names": "cat\n"}, "yolo"),
         ({"labels/a.txt": "0 0.5 0.5 0.1 0.1\n", "latin.yaml": "caf\udce9: b"}, "yolo"),
         ({"cats.yaml": "names: [cat]\n", "a.yml": "day: 2024-13-45\n"}, "yolo"),
     ],
@@ -93,6 +96,19 @@ def test_a_voc_tree_and_several_are_recognised(tmp_path):
     assert recognise(data_dir=tmp_path / "VOC2007")[0] == "voc"
     assert recognise(data_dir=tmp_path)[0] == "voc"
     assert recognise(data_dir=f"{tmp_path}/VOC2007,{tmp_path}/VOC2012")[0] == "voc"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "VOC2007").rename(tmp_path / "data" / "VOC2007")
+    found = fcos_tf.data.read_annotations("auto", "train", data_dir=tmp_path).annotations
+    assert found.files == [str(tmp_path / "data" / "VOC2007" / "JPEGImages" / "a.jpg")]
+
+
+def test_a_folder_with_a_comma_and_places_of_a_split(tmp_path):
+    folder = tmp_path / "photos, 2024"
+    folder.mkdir()
+    (folder / "a.xml").write_text(XML)
+    assert recognise(data_dir=folder)[0] == recognise(data_dir=str(folder))[0] == "xml"
+    (tmp_path / "instances_val2017.json").write_text(COCO)
+    assert recognise("val2017", annotations=tmp_path / "instances_{split}.json")[0] == "coco"
 
 
 def test_a_file_says_what_it_is(tmp_path):

@@ -26,6 +26,22 @@ def names_of(annotations, root):
     return [os.path.relpath(file, root) for file in annotations.files]
 
 
+@pytest.mark.parametrize(
+    ("orientation", "size", "is_told"),
+    [(3, "", True), (3, (40, 30), True), (6, "", True), (6, (40, 30), False), (1, "", False)],
+)
+def test_boxes_that_may_be_of_the_turned_image_are_told(tmp_path, orientation, size, is_told):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    size = size and "<size><width>{}</width><height>{}</height></size>".format(*size)
+    add(tmp_path, "", "a.xml", size, voc_object())
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
+    found, faults, _ = read_annotations("xml", "all", data_dir=tmp_path)
+    what = f"has EXIF orientation {orientation}, which other programs apply; --apply_exif does"
+    assert faults == [Fault(str(tmp_path / "a.xml"), "", what, kept=True)] * is_told
+    assert len(found.boxes) == 1
+
+
 def test_one_folder_with_both(tmp_path):
     add(tmp_path, "b.jpg", "b.xml", voc_object("dog", corners=(1, 1, 10, 20)))
     add(tmp_path, "a.png", "a.xml")

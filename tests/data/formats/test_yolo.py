@@ -204,6 +204,38 @@ def test_names_of_classes_beside_the_labels(tmp_path, place):
     assert found.labels.tolist() == [] and others == {"dog": 1}
 
 
+def test_names_that_differ_from_folder_to_folder_are_refused(tmp_path):
+    for split, names in (("train", "cat\ndog\n"), ("val", "dog\ncat\n")):
+        add(tmp_path, f"images/{split}/a.jpg", ["0 0.5 0.5 1 1"])
+        (tmp_path / "labels" / split / "classes.txt").write_text(names)
+    message = (
+        r"val/classes\.txt: expected the names of .*train/classes\.txt, cat, dog, got dog, cat"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_annotations("yolo", "train", data_dir=tmp_path)
+
+
+def test_darknet_names_splits_in_obj_data(tmp_path):
+    add(tmp_path, "obj_train_data/a.jpg", ["0 0.5 0.5 1 1"])
+    add(tmp_path, "obj_valid_data/b.jpg", ["1 0.5 0.5 1 1"])
+    data = "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\n"
+    configure(tmp_path, data, "obj.data"), configure(tmp_path, "cat\ndog\n", "obj.names")
+    configure(tmp_path, "data/obj_train_data/a.jpg\n", "train.txt")
+    configure(tmp_path, "/home/somebody/data/obj_valid_data/b.jpg\n", "valid.txt")
+    for split, image, label in (
+        ("train", "obj_train_data/a.jpg", 0),
+        ("val", "obj_valid_data/b.jpg", 1),
+    ):
+        found, faults, _ = read_annotations("yolo", split, data_dir=tmp_path)
+        assert faults == [] and found.class_names == ("cat", "dog")
+        assert names_of(found, tmp_path) == [image] and found.labels.tolist() == [label]
+    configure(tmp_path, "data/lost.jpg\n", "train.txt")
+    with pytest.raises(
+        FileNotFoundError, match=r"train has no images; the first fault: .*lost\.jpg"
+    ):
+        read_annotations("yolo", "train", data_dir=tmp_path)
+
+
 @pytest.mark.parametrize("place", ["classes.txt", "my.names", "train.txt"])
 def test_texts_are_utf_8_with_or_without_a_byte_order_mark(tmp_path, place):
     add(tmp_path, "images/k\xe4tzchen.jpg", ["0 0.5 0.5 1 1"])
