@@ -335,7 +335,7 @@ def _uses_xla(*, jit_compile: bool | None, image_size: str, one_replica: bool) -
 def _warn_of_lonely_norms(model: keras.Model, *, one_replica: bool, parts: int) -> None:
     """Warns of batch norms that see a part of a step's images only."""
     norms = learning_norms(model)
-    text = "batch norms of the backbone use the statistics of "
+    text = "batch norms of the model use the statistics of "
     if not one_replica and not all(norm.synchronized for norm in norms):
         more = "their own device only; for those of all devices give --backbone_norm=sync"
         warnings.warn(text + more, stacklevel=3)

@@ -164,18 +164,23 @@ def detect_batch(
     return found
 
 
-def complete_targets(targets: Mapping[str, Any], rows_before: int) -> dict[str, np.ndarray]:
+def complete_targets(
+    targets: Mapping[str, Any], rows_before: int, images: Any
+) -> dict[str, np.ndarray]:
     """Targets of a batch as arrays, with what a user's own may lack.
 
     Args:
-        targets: `image_sizes` [B, 2] and more.
+        targets: of B images.
         rows_before: images in the batches before.
+        images: [B, H, W, 3].
 
     Returns:
-        The same, with `image_ids` counted from 1 and `image_sizes` as `original_sizes` if missing.
+        The same. If missing, `image_ids` count from 1, `image_sizes` are those of the canvas, and
+        `original_sizes` are `image_sizes`.
     """
     targets = {key: np.asarray(value) for key, value in targets.items()}
-    ids = np.arange(len(targets["image_sizes"])) + rows_before + 1
+    ids = np.arange(len(images)) + rows_before + 1
+    targets.setdefault("image_sizes", np.tile(np.int32(images.shape[1:3]), (len(ids), 1)))
     return {"image_ids": ids, "original_sizes": targets["image_sizes"], **targets}
 
 

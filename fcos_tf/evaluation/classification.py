@@ -127,10 +127,11 @@ def run_classifier(
     classify = classify or compile_classify(model)
     parts, done, seen = [], 0, 0
     for images, targets in dataset:
-        image_ids = complete_targets(targets, seen)["image_ids"]
+        complete = complete_targets(targets, seen, images)
+        image_ids = complete["image_ids"]
         rows = image_ids >= 0
         seen += len(rows)
-        found = classify(images, targets["image_sizes"])
+        found = classify(images, complete["image_sizes"])
         found = [np.asarray(found[key]) for key in ("probabilities", "features") if key in found]
         positive, known = (np.asarray(x) for x in image_labels(targets, model.num_classes))
         labels = np.where(known, np.where(positive, 1, -1), 0).astype(np.int8)

@@ -232,7 +232,7 @@ def _run_over(
     inclusive_pixels = getattr(model, "inclusive_pixels", False)
     full_batch = num_rows = 0
     for number, (images, targets) in enumerate(dataset):
-        targets = complete_targets(targets, num_rows)
+        targets = complete_targets(targets, num_rows, images)
         real = targets["image_ids"] >= 0
         full_batch = max(full_batch, len(real))
         num_rows += len(real)

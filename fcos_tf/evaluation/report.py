@@ -229,7 +229,7 @@ def _pictures(result: Mapping[str, Any], records: Records, dataset: Iterable) ->
     pictures = {}
     seen = 0
     for images, targets in dataset:
-        targets = complete_targets(targets, seen)
+        targets = complete_targets(targets, seen, images)
         ids = targets["image_ids"].tolist()
         seen += len(ids)
         scales = original_scale(targets["image_sizes"], targets["original_sizes"])

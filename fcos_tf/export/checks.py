@@ -7,11 +7,13 @@ D detections, C classes.
 """
 
 import contextlib
+import io
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from fcos_tf.data.images import ImageError, decode_image, read_bytes
 from fcos_tf.data.prepare import prepare_batch, read_pixels
@@ -25,26 +27,41 @@ GREY_LEVELS, BOXES, SCORES = 0.01, 0.01, 1e-5  # boxes in pixels
 # Of .onnx, .xml and .tflite files: scores, and the share of detections that may differ, as
 # suppression magnifies rounding.
 _FILE_SCORES, FILE_SHARE = 1e-4, 0.05
-PREDICTIONS = {"float32": 1e-4, "bfloat16": 0.3, "float16": 0.05}
+PREDICTIONS = {"float64": 1e-4, "float32": 1e-4, "bfloat16": 0.3, "float16": 0.05}
 
 
-def read_sample(sample: str | Path | bytes | None) -> bytes:
+def read_sample(sample: str | Path | bytes | None, most_pixels: int = 2**31) -> bytes:
     """The image file for the check of an export.
 
     Args:
-        sample: a path or the bytes of a file; None: a photo of scikit-learn's.
+        sample: a path or the bytes of a file; None: a photo of scikit-learn's, made smaller where
+            it has more than `most_pixels`.
+        most_pixels: of an image that the export takes.
 
     Raises:
-        ValueError: an unreadable image.
+        ValueError: an unreadable image, or one that is too large.
     """
-    if sample is None:
+    is_given = sample is not None
+    if not is_given:
         sample = resources.files("sklearn.datasets").joinpath("images/china.jpg")
     try:
         data = sample if isinstance(sample, bytes) else read_bytes(str(sample))
-        _decode(data, "from bytes" if data is sample else str(sample))
+        height, width = _decode(data, "from bytes" if data is sample else str(sample)).shape[:2]
     except ImageError as error:
         raise ValueError(f"sample: {error}") from error
-    return data
+    if height * width <= most_pixels:
+        return data
+    if is_given:
+        raise ValueError(
+            f"sample: expected at most {most_pixels} pixels, the limit of a request; got "
+            f"{height} x {width}"
+        )
+    # The long side; rounding of the short one must not pass the limit.
+    side = max(1, int(0.95 * (most_pixels * max(height, width) / min(height, width)) ** 0.5))
+    image, file = Image.open(io.BytesIO(data)), io.BytesIO()
+    image.thumbnail((side, side))
+    image.save(file, "JPEG")
+    return file.getvalue()
 
 
 @contextlib.contextmanager

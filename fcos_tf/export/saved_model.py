@@ -79,7 +79,7 @@ def export_saved_model(
     size, rule = check_options(model, image_size, thresholds)
     if not (limits.images > 0 and 0 < limits.pixels < 2**31):
         raise ValueError(f"limits: expected positive numbers, pixels below 2**31; got {limits}")
-    data = read_sample(sample)
+    data = read_sample(sample, limits.pixels)
     copy = inference_copy(model, precision=precision, fold=fold, **thresholds)
 
     directory.parent.mkdir(parents=True, exist_ok=True)

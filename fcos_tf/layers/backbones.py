@@ -75,7 +75,11 @@ def resolve_preset(backbone: str, weights: str | None, **overrides) -> BackboneP
     given = {name: value for name, value in overrides.items() if value is not None}
     if weights is not None:  # as in the FCOS recipes
         given = {"norm": "frozen", "frozen_stages": 2, **given}
-    return dataclasses.replace(preset, **given)
+    found = dataclasses.replace(preset, **given)
+    if found.channel_order != preset.channel_order:
+        turned = {n: getattr(found, n)[::-1] for n in ("mean", "std") if n not in given}
+        found = dataclasses.replace(found, **turned)
+    return found
 
 
 def build_backbone(

@@ -21,7 +21,8 @@ class BackboneModel(ImageModel):
             backbone weights, "batch" without.
         norm_epsilon: of the backbone's batch normalisation. None: the network's own.
         frozen_stages: number of frozen parts of the backbone: 1 the stem, 2 the stem and the first
-            stage, ... None: 2 with backbone weights, 0 without.
+            stage, ... None: 2 with backbone weights, 0 without. Unlike `trainable` of layers, it
+            is saved with the model.
         stride_in_3x3: whether a bottleneck halves the map in its 3x3 convolution. None, here and
             for `channel_order`, `mean` and `std`: as the backbone weights need it; without
             weights True, RGB and what `layers.backbones.resolve_preset` says.

@@ -53,7 +53,7 @@ def inference_copy(
         model: a detector, left unchanged.
         precision: of weights and activations, "float32", "bfloat16" or "float16". The head's
             outputs and the decoding are float32. With unfolded batch norms (those of
-            keras_cv's blocks) weights stay float32.
+            keras_cv's blocks, or of a pyramid or box head) weights stay float32.
         fold: whether to fold; without it, float32 predictions are bitwise those of the model.
         **settings: replace arguments of the detector's constructor, such as thresholds.
 

@@ -104,6 +104,11 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         loss_names: Mapping[str, str] | None = None,
         **kwargs,
     ):
+        if keras.config.image_data_format() != "channels_last":
+            raise ValueError(
+                "image_data_format: expected channels_last, got channels_first; call "
+                "keras.config.set_image_data_format('channels_last')"
+            )
         # Autocasting would make image sizes bfloat16 under mixed precision: 1333 becomes 1336.
         super().__init__(autocast=False, **kwargs)
         num_classes = _count_classes(num_classes, class_names)
@@ -210,8 +215,9 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
             parts = self.compute_losses(y_pred, y, spatial_size(inputs["images"]))
         else:  # `y_pred` may lack what the losses need
             parts = self.forward_losses(inputs, y, training=False)
+        weight = 1 if training else ops.shape(inputs["images"])[0]  # of Keras' own mean of the loss
         for name, value in parts.items():
-            self.loss_trackers[name].update_state(value)
+            self.loss_trackers[name].update_state(value, sample_weight=weight)
         return self._add_up(parts)
 
     def _add_up(self, parts: dict, totals=None):
@@ -315,6 +321,8 @@ def _metric_variables(model) -> dict:
 
 def _count_classes(num_classes, class_names):
     """The number of classes, from either or both."""
+    if isinstance(class_names, str):
+        raise ValueError(f"class_names: expected a list of names; got {class_names!r}")
     if num_classes is None:
         if class_names is None:
             raise ValueError("num_classes or class_names: expected one of them; got neither")

@@ -96,7 +96,9 @@ def check_data(model: Any, x: Any, y: Any = None, *, training: bool = False) -> 
     check_images(x)
     if checks_boxes:
         _check_target_form(y)
-        _check_values(np.asarray(y["boxes"]), np.asarray(y["labels"]), model.num_classes)
+        labels = np.asarray(y["labels"])
+        labels = labels.astype(np.int64) if labels.dtype.kind == "u" else labels
+        _check_values(np.asarray(y["boxes"]), labels, model.num_classes)
     return x
 
 
@@ -178,7 +180,8 @@ def check_labels(model: Any, dataset: Any) -> None:
 
 def _check_compiled(model) -> None:
     """Losses and metrics given to `compile` would not be used."""
-    config = model.get_compile_config() or {}
+    # Not `get_compile_config`, which serialises the optimizer, and fails where that cannot be.
+    config = getattr(getattr(model, "_compile_config", None), "config", {})
     for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
         if config.get(name):
             raise ValueError(
@@ -254,6 +257,8 @@ def _assert_values(batch: tuple, num_classes: int):
     import tensorflow as tf
 
     boxes, labels = batch[1]["boxes"], batch[1]["labels"]
+    boxes = boxes if boxes.dtype.is_floating else tf.cast(boxes, tf.float64)
+    labels = labels if labels.dtype.is_floating else tf.cast(labels, tf.int64)  # with signs
     checks = [
         tf.debugging.Assert(
             ~tf.reduce_any(wrong),

@@ -1,11 +1,15 @@
 """The custom train, test and predict steps of `fit`, `evaluate` and `predict` under TensorFlow."""
 
+from collections.abc import Mapping
+
 import keras
 import tensorflow as tf
 from keras import ops
 
 from fcos_tf.models.input_checks import PARTS_MARK
 from fcos_tf.ops.dtypes import at_least_float32
+
+_CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
 
 
 class TrainSteps:
@@ -33,7 +37,7 @@ class TrainSteps:
         A loss scale skips steps with a non-finite gradient, restores batch norm statistics and
         leaves such steps out of the means.
         """
-        inputs, targets = unpack(data)
+        inputs, targets = _unpack_both(data)
         skips = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
         statistics = []  # of batch norms, with their values, if the optimizer may skip the step
         if skips:
@@ -105,15 +109,21 @@ class TrainSteps:
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if hasattr(optimizer, "adds_up"):
             optimizer.adds_up = False
+        elif _count_replicas() > 1 and any(getattr(optimizer, name, None) for name in _CLIPPING):
+            raise ValueError(
+                f"optimizer: Keras' {type(optimizer).__name__} clips the part of each device; with "
+                "several devices expected fcos_tf.training.optimizers.SGD or AdamW"
+            )
         else:  # Keras' own optimizers sum them again.
             gradients = [gradient / _count_replicas() for gradient in gradients]
         self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
 
     def test_step(self, data):
-        """The losses of a batch `(images, targets)` in inference mode, as running means."""
-        inputs, targets = unpack(data)
+        """The losses of a batch `(images, targets)` in inference mode, as means over images."""
+        inputs, targets = _unpack_both(data)
         loss, parts = self.total_loss(inputs, targets, training=False)
-        return self._track(self._sum_losses(loss, parts))
+        (count,) = sum_over_replicas([tf.cast(tf.shape(inputs["images"])[0], "float32")])
+        return self._track(self._sum_losses(loss, parts), weight=count)
 
     def predict_step(self, data):
         """`predict_outputs` of a batch of images, of `(images, targets)` or of a dict of inputs."""
@@ -132,12 +142,13 @@ class TrainSteps:
         sums = sum_over_replicas([loss, *(parts[name] for name in self.loss_names)])
         return {**parts, **dict(zip(names, sums, strict=True))}
 
-    def _track(self, values, counts=True):
+    def _track(self, values, counts=True, weight=1.0):
         """Adds a step to the running means, unless `counts` is false, and returns them."""
         counts = tf.convert_to_tensor(counts)
+        weight = tf.where(counts, weight, 0.0)
         for name, value in values.items():
             tracker = self._loss_tracker if name == "loss" else self.loss_trackers[name]
-            tracker.update_state(tf.where(counts, value, 0.0), tf.cast(counts, "float32"))
+            tracker.update_state(tf.where(counts, value, 0.0), weight)
         results = self.get_metrics_result()
         return {name: results[name] for name in values}
 
@@ -274,6 +285,15 @@ def unpack(data):
         raise ValueError("expected batches (images, targets); got sample weights as well")
     if not isinstance(inputs, dict):
         inputs = {"images": inputs}
-    if targets is not None and "image_sizes" in targets:
+    if isinstance(targets, Mapping) and "image_sizes" in targets:
         inputs = {**inputs, "image_sizes": targets["image_sizes"]}
+    return inputs, targets
+
+
+def _unpack_both(data):
+    """`unpack` of data with targets."""
+    inputs, targets = unpack(data)
+    if not isinstance(targets, Mapping):
+        got = "none" if targets is None else f"a {type(targets).__name__}"
+        raise ValueError(f"targets: expected a dict, got {got}")
     return inputs, targets

@@ -64,7 +64,7 @@ def collect_samples(model: Any, batches: Iterable, limit: int) -> Samples:
     seen = 0
     for images, targets in batches:
         images = np.asarray(images)
-        arrays = complete_targets(targets, seen)
+        arrays = complete_targets(targets, seen, images)
         seen += len(images)
         inputs = {"images": images, "image_sizes": arrays["image_sizes"]}
         whole = model.image_features(inputs)

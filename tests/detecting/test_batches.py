@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from fcos_tf.detecting import compile_detect, detect_batch, detect_samples
-from fcos_tf.detecting.batches import boxes_to_original, original_scale
+from fcos_tf.detecting.batches import boxes_to_original, complete_targets, original_scale
 
 RESIZED = np.array([[50, 100], [30, 30]], np.float32)
 ORIGINAL = np.array([[100, 300], [60, 45]], np.float32)
@@ -111,6 +111,16 @@ def test_another_threshold_needs_no_other_trace():
     assert len(model.batches) == 1
     assert detect(images_of(1, 3), sizes)["scores"][0, 0] == 0.25
     assert model.thresholds[1] is None
+
+
+def test_what_the_targets_of_a_user_may_lack():
+    images = np.zeros((2, 30, 40, 3))
+    found = complete_targets({"labels": [[1], [2]]}, 5, images)
+    assert found["image_ids"].tolist() == [6, 7]
+    assert found["image_sizes"].tolist() == found["original_sizes"].tolist() == [[30, 40]] * 2
+    sizes = [[30, 20], [10, 40]]
+    found = complete_targets({"image_sizes": sizes, "image_ids": [3, -1]}, 5, images)
+    assert found["image_ids"].tolist() == [3, -1] and found["original_sizes"].tolist() == sizes
 
 
 def test_samples_are_the_first_images_without_fillers():

@@ -19,7 +19,7 @@ import fcos_tf
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting import compile_detect, detect_batch
 from fcos_tf.export import Limits, export_saved_model, saved_model, signatures
-from fcos_tf.export.checks import check_export
+from fcos_tf.export.checks import check_export, read_sample
 from fcos_tf.image_size import parse_image_size
 from tests.export.encoded import READABLE, jpeg
 from tests.models.test_folding import randomize
@@ -290,6 +290,13 @@ def test_a_version_is_a_whole_number(model, tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("most", [1, 1000, 100_000, 10**6])
+def test_the_photo_of_the_check_keeps_the_limit_of_a_request(most):
+    with Image.open(io.BytesIO(read_sample(None, most))) as image:
+        width, height = image.size
+    assert (width, height) == (640, 427) if most == 10**6 else 0.5 * most <= width * height <= most
+
+
 def test_no_version_is_overwritten(model, tmp_path):
     (tmp_path / "3").mkdir()
     with pytest.raises(FileExistsError, match=r"expected a new version; got .*3, which exists"):
@@ -303,6 +310,10 @@ def test_options_that_are_wrong(model, tmp_path):
         ({"precision": "int8"}, "precision: expected one of"),
         ({"sample": b"no image"}, "sample: cannot decode image from bytes"),
         ({"limits": Limits(images=0)}, "limits: expected positive numbers"),
+        (
+            {"limits": Limits(pixels=30), "sample": jpeg(6, 8)},
+            "sample: expected at most 30 pixels, the limit of a request; got 6 x 8",
+        ),
         ({"threshold": 0.5}, "expected score_threshold, .*; got threshold"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -40,6 +40,19 @@ def assert_equal_detections(a, b, atol=1e-4):
         np.testing.assert_allclose(a[name], b[name], atol=atol, err_msg=name)
 
 
+def test_the_usual_mean_follows_the_order_of_channels():
+    rgb, bgr = small_model(), small_model(channel_order="bgr")
+    assert rgb.mean == (123.675, 116.28, 103.53) == bgr.mean[::-1] and bgr.std == rgb.std[::-1]
+    own = small_model(channel_order="bgr", mean=(1, 2, 3))
+    assert own.mean == (1, 2, 3) and own.std == bgr.std
+    assert type(bgr).from_config(bgr.get_config()).mean == bgr.mean
+
+
+def test_one_text_is_no_list_of_classes():
+    with pytest.raises(ValueError, match="class_names: expected a list of names; got 'cat'"):
+        FCOS(class_names=("cat"), backbone="simple_cnn")
+
+
 def test_preprocess_orders_normalises_and_masks():
     model = small_model(channel_order="bgr", mean=(1, 2, 3), std=(1, 2, 4))
     images = np.zeros((1, 2, 3, 3), "uint8")

@@ -116,6 +116,38 @@ def test_padding_is_no_fault(model):
     assert images.dtype == tf.uint8
 
 
+@pytest.mark.parametrize("kind", ["arrays", "data set"])
+def test_targets_of_any_numbers_are_taken(model, kind):
+    targets = {"boxes": BOXES.astype(np.int64), "labels": LABELS.astype(np.uint8)}
+    data = (IMAGES, targets)
+    data = data if kind == "arrays" else (tf.data.Dataset.from_tensors(data),)
+    expected = model.evaluate(IMAGES, TARGETS, verbose=0)
+    np.testing.assert_allclose(model.evaluate(*data, verbose=0), expected, rtol=1e-6)
+
+
+def test_prediction_does_not_look_at_targets(model):
+    data = tf.data.Dataset.from_tensors((IMAGES, np.zeros(2)))  # as of image_dataset_from_directory
+    assert len(model.predict(data, verbose=0)["scores"]) == 2
+    with pytest.raises(ValueError, match="targets: expected a dict"):
+        model.fit(((IMAGES, np.zeros(2)) for _ in range(1)), verbose=0)
+
+
+def test_an_optimizer_that_cannot_be_saved_trains():
+    class Warmup(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.0
+
+    model = fcos_tf.FCOS(3, backbone="simple_cnn", fpn_levels=3, fpn_channels=32, head_convs=0)
+    model.compile(keras.optimizers.SGD(Warmup()))
+    model.fit(IMAGES, TARGETS, verbose=0)
+
+
+def test_another_order_of_axes_is_refused(monkeypatch):
+    monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+    with pytest.raises(ValueError, match="image_data_format: expected channels_last"):
+        fcos_tf.FCOS(3, backbone="simple_cnn")
+
+
 def test_fit_on_a_data_set_warns_of_nothing(model):
     dataset = tf.data.Dataset.from_tensors((IMAGES, TARGETS))
     with warnings.catch_warnings(record=True) as caught:  # Keras' default is to shuffle

@@ -95,6 +95,32 @@ def test_what_is_added_up_already_is_not_added_up_again(optimizer, step, monkeyp
     np.testing.assert_allclose(model.head.ltrb.kernel, before - step, rtol=1e-6)
 
 
+def test_clipping_by_each_replica_alone_is_refused(monkeypatch):
+    model = small()
+    model.compile(keras.optimizers.SGD(1.0, global_clipnorm=1.0))
+
+    class FourReplicas:
+        num_replicas_in_sync = 4
+
+    monkeypatch.setattr(tf.distribute, "get_strategy", FourReplicas)
+    with pytest.raises(ValueError, match="Keras' SGD clips the part of each device; with several"):
+        model._apply_sums([tf.ones_like(weight) for weight in model.trainable_weights])
+
+
+def test_a_last_batch_counts_by_its_images():
+    model, (images, targets) = small(), scene(batch=3, size=(64, 64))
+    targets = {**targets, "labels": np.where(np.arange(3)[:, None] == 2, -1, targets["labels"])}
+
+    def losses(start, end, batch_size):
+        part = {name: value[start:end] for name, value in targets.items()}
+        options = {"batch_size": batch_size, "return_dict": True, "verbose": 0}
+        return np.array([*model.evaluate(images[start:end], part, **options).values()])
+
+    first, last, both = losses(0, 2, 2), losses(2, 3, 1), losses(0, 3, 2)
+    np.testing.assert_allclose(both, (2 * first + last) / 3, rtol=1e-5, atol=1e-6)
+    assert abs(first - last).max() > 0.1
+
+
 def with_a_hole(value):
     """A batch in which one pixel of one image is no number."""
     images, targets = scene(batch=2, size=(64, 64))
