@@ -10,7 +10,7 @@
     python tools/detect.py --server=http://host:8501/v1/models/NAME --input=0 --output_dir=found
 
 Writes each image, video and camera stream with the detections drawn on it; detections.json, COCO
-results of the images with the model's detections of every score; and detections.jsonl, one line per
+results of the images with all detections of the model; and detections.jsonl, one line per
 frame. Boxes are (x, y, width, height) in pixels of the files, turned upright by their EXIF
 orientation with --apply_exif or a model that was trained so. Image ids are the file names if all of
 them are numbers, as in COCO; else they count from 1.
@@ -20,9 +20,10 @@ Each image gets a line with the number of detections of each class that are draw
 take them, are listed at the end. The exit status is 0 if any file could be read.
 
 Of the options of a run: --classes are the classes to keep, by name, or by category id for a model
-without names; --score_threshold, a number or best_f1, is that of the pictures only (default 0.5);
---batch_size is by default 1, because padding images to a common size changes their scores a little;
---image_size replaces the size of the model, or is needed where the --weights file has none.
+without names; --score_threshold, a number or best_f1, is that of the pictures (default 0.5), and
+replaces the model's where it is below that; --batch_size is by default 1, because padding images to
+a common size changes their scores a little; --image_size replaces the size of the model, or is
+needed where the --weights file has none. Defaults in a flag file do not count.
 
 Of a classifier, the classes of each image are printed with their probabilities: those of
 --score_threshold and more, else the five most probable; no files are written.
@@ -100,7 +101,7 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
         raise ValueError(f"expected one of {names}; got {got}")
     (kind,) = named
     command_line.refuse_unused(given, f"--{kind}", _UNUSED[kind])
-    given = command_line.replacing(config, given)
+    spelled, given = given, command_line.replacing(config, given)
     used = {name for name in _OF_A_RUN if name in given} - ({"batch_size"} - given.typed)
     from fcos_tf.detecting.files import find_inputs
 
@@ -134,7 +135,12 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
             model = ServedModel(name, options.description)
         else:
             name = find_weights(config.model_dir, name)
-            model = open_model(name, image_size=image_size)
+            try:
+                model = open_model(name, image_size=image_size)
+            except ValueError:  # it may lack a size of its own
+                if image_size or "image_size" not in spelled:
+                    raise
+                model = open_model(name, image_size=config.image_size)
         if model.classifies:
             command_line.refuse_unused(given, f"the classifier {name}", _NOT_OF_A_CLASSIFIER)
             return _classify(model, inputs, config, given)

@@ -15,7 +15,8 @@ files and give class probabilities, and there is no --litert, --onnx or --openvi
 model is compared with the source model before it is renamed into place; no version is overwritten.
 --val_images also measures both on a validation set, and refuses an export that loses AP.
 
-If given, --image_size and the options of "Detections" replace those of the source model.
+If given, --image_size and the options of "Detections" replace those of the source model; defaults
+in a flag file do not count.
 """
 
 import dataclasses

@@ -23,7 +23,7 @@ on validation images at the size of the model.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -197,14 +197,16 @@ def _open(config: Config, options: VisualizeOptions, given: command_line.Given) 
     return model, dataset
 
 
-def _examples(dataset: Any, count: int) -> list[tuple[Any, dict[str, Any]]]:
+def _examples(dataset: Any, count: int) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The first images that can be read, and their targets, of batches of one image."""
     batches = dataset.as_numpy_iterator()
     single = ((images[0], {k: v[0] for k, v in batch.items()}) for images, batch in batches)
-    found = list(itertools.islice((x for x in single if x[1]["image_ids"] >= 0), count))
-    if not found:
+    left = count
+    for image, targets in itertools.islice((x for x in single if x[1]["image_ids"] >= 0), count):
+        left -= 1
+        yield image, targets
+    if left == count:
         raise ValueError("expected images, got none that can be read")
-    return found
 
 
 def _labels_of(model: Any, dataset: Any, labels: Any) -> Any:

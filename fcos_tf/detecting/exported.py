@@ -99,7 +99,8 @@ def parse_description(text: str | bytes, file: str | Path) -> tuple:
         best_f1, threshold = read.get("best_f1"), read.get("score_threshold")
         if best_f1 is not None:
             best_f1 = checked_best_f1(best_f1, len(ids))
-        threshold = None if threshold is None else float(threshold)
+        if not isinstance(threshold, int | float):  # of a model that keeps it in `best_f1`
+            threshold = best_f1 and best_f1["score_threshold"]
     except (
         ValueError,
         TypeError,

@@ -168,7 +168,7 @@ class FolderRun:
     def _detect(self, pictures: Iterator[Picture]) -> Iterator[Detections | None]:
         """The detections in each picture; None: the model refuses it."""
         while batch := list(islice(pictures, self.batch_size)):
-            for found in self.model.detect_each(batch, self._threshold):
+            for found in self.model.detect_each(batch, model_threshold=self._threshold):
                 if isinstance(found, ImageError):
                     self.faults.append(str(found))
                     yield None

@@ -193,8 +193,10 @@ class OpenedModel:
         category_ids: Sequence[int] | None = None,
         apply_exif: bool = False,
         best_f1: Mapping[str, Any] | None = None,
-        score_threshold: float | None = None,
+        score_threshold: float | str | None = None,
     ):
+        if isinstance(score_threshold, str):
+            score_threshold = resolve_word(score_threshold, best_f1)[0]
         self.score_threshold = score_threshold
         self.class_names = None if class_names is None else tuple(class_names)
         self.category_ids = None if category_ids is None else tuple(category_ids)
@@ -241,22 +243,27 @@ class OpenedModel:
             return score_threshold
         return np.asarray(resolve_word(score_threshold, self.best_f1)[1])[labels]
 
-    def lower_threshold(self, score_threshold: float | str) -> float | str | None:
-        """What `detect` needs to find all of these scores; None: the model's own is low enough."""
+    def lower_threshold(self, score_threshold: float | str) -> float | None:
+        """The threshold of `find` for all of these scores; None: the model's own is low enough."""
         least = score_threshold
         if isinstance(least, str):
             least = resolve_word(least, self.best_f1)[0]
         is_below = self.score_threshold is not None and least < self.score_threshold
-        return score_threshold if is_below else None
+        return least if is_below else None
 
     def detect(
-        self, pictures: Sequence[Picture], score_threshold: float | str | None = None
+        self,
+        pictures: Sequence[Picture],
+        score_threshold: float | str | None = None,
+        *,
+        model_threshold: float | None = None,
     ) -> list[Detections]:
         """The detections in each of B images, in its own pixels; refuses images as `find` does.
 
-        `score_threshold` replaces the model's, and is also the least score of a result.
+        `score_threshold` replaces the model's, and is also the least score of a result;
+        `model_threshold` only replaces it.
         """
-        least = score_threshold
+        least = score_threshold if model_threshold is None else model_threshold
         if isinstance(least, str):
             least = resolve_word(least, self.best_f1)[0]
         found = self.find(pictures, least)
@@ -281,16 +288,19 @@ class OpenedModel:
         return results
 
     def detect_each(
-        self, pictures: Sequence[Picture], score_threshold: float | str | None = None
+        self,
+        pictures: Sequence[Picture],
+        score_threshold: float | str | None = None,
+        **options: float | None,
     ) -> list[Detections | ImageError]:
         """As `detect`, with the `ImageError` of an image that the model refuses in its place."""
         try:
-            return self.detect(pictures, score_threshold)
+            return self.detect(pictures, score_threshold, **options)
         except ImageError as error:
             if len(pictures) == 1:
                 return [error]
         # One image of the batch is the cause.
-        return [self.detect_each([picture], score_threshold)[0] for picture in pictures]
+        return [self.detect_each([each], score_threshold, **options)[0] for each in pictures]
 
 
 class KerasModel(OpenedModel):

@@ -17,9 +17,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-from PIL import Image
 
-from fcos_tf.data.images import orientation_of
+from fcos_tf.data.images import read_header
 from fcos_tf.detecting.exported import read_description, refusal, request_of, to_labels
 from fcos_tf.detecting.models import OpenedModel
 from fcos_tf.detecting.pictures import Picture
@@ -85,9 +84,8 @@ class ServedModel(OpenedModel):
 
 def _unturned(picture: Picture) -> Picture:
     """The picture, without the bytes of a file that EXIF turns."""
-    if picture.data is None or orientation_of(Image.open(io.BytesIO(picture.data))) == 1:
-        return picture
-    return picture._replace(data=None)
+    header = read_header(io.BytesIO(picture.data)) if picture.data else None
+    return picture._replace(data=None) if header and header[1] > 1 else picture
 
 
 def _has_host(address: str, pattern: str) -> bool:

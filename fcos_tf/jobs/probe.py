@@ -36,6 +36,8 @@ def probe(
         raise ValueError(f"--probe: expected with --model=classifier, got --model={config.model}")
     if checkpoints.latest(model_dir):
         raise ValueError(f"--model_dir: expected a folder without checkpoints, got {model_dir}")
+    if (model_dir / "best.keras").exists():
+        raise ValueError(f"--model_dir: expected a folder without best.keras, got {model_dir}")
     keras.utils.set_random_seed(config.seed)
     # The images of the training split once, whole, without augmentation.
     of_training = dataclasses.replace(config, val_split=config.train_split)

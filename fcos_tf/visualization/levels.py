@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 from PIL import Image
 
+from fcos_tf.models.best_f1 import resolve_word
 from fcos_tf.ops.boxes import pairwise_iou
 from fcos_tf.ops.points import centerness, encode_ltrb
 from fcos_tf.visualization.detections import (
@@ -173,7 +174,11 @@ def draw_predictions(
     levels, (boxes, labels) = find_levels(model, size), _objects(targets)
     valid = np.float32(targets.get("image_sizes", size))[None]
     raw = model({"images": image[None], "image_sizes": valid}, training=False)
-    found = select_detections(model.decode(raw, size, valid), score_threshold)
+    own = model.score_threshold
+    own = resolve_word(own, model.best_f1)[0] if isinstance(own, str) else own
+    least = min(score_threshold, own)
+    found = model.decode(raw, size, valid, score_threshold=np.float32([least]))
+    found = select_detections(found, score_threshold)
     predicted = {
         name: ops.convert_to_numpy(value)[0]
         for name, value in model.point_predictions(raw, size).items()

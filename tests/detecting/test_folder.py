@@ -63,6 +63,8 @@ def test_a_threshold_below_that_of_the_model_replaces_it(tmp_path):
     for threshold in (0.5, 0.2, 0.1, "best_f1"):
         detect_with(model, tmp_path / "in", tmp_path / "out", score_threshold=threshold)
     assert asked == [None, None, 0.1, 0.05]
+    # Of the JSON, the score of a class in `best_f1` takes nothing away.
+    assert [record[4] for record in read_records(tmp_path / "out")] == pytest.approx([0.6, WEAK])
 
 
 def test_a_small_picture_is_enlarged(tmp_path):

@@ -78,10 +78,11 @@ def read_coco(
     listed = coco_records.read_images(content, str(folder), limit)
     objects = coco_records.read_objects(content["annotations"], listed, names, chosen)
     _refuse_fractions(objects.columns["boxes"], file)
-    ids, numbered = listed.ids, []
-    if (ids[listed.used] < 0).any():  # everywhere else these stand for no image
-        ids = np.arange(1, len(ids) + 1)
-        numbered = [Fault(str(file), "", "has image ids below 0; all are renumbered from 1", True)]
+    ids, numbered = listed.ids.copy(), []
+    if count := (ids[listed.used] < 0).sum():  # everywhere else these stand for no image
+        free = max(ids.max(), 0) + 1
+        ids[listed.used & (ids < 0)] = free + np.arange(count)
+        numbered = [Fault(str(file), "", f"has {count} image ids below 0, now {free} and up", True)]
     faults = [
         *list_faults,
         *category_faults,

@@ -3,6 +3,7 @@
     data_dir/annotations/instances_SPLIT.json, or SPLIT.json    images: SPLIT, images/SPLIT, images
     data_dir/SPLIT/_annotations.coco.json                       Roboflow: images beside it
     data_dir/NAME.json, or annotations/NAME.json                one file for all splits
+    data_dir/labels.json                                        likewise, FiftyOne: images in data
 
 A SPLIT is train2017, val2017, train, ...
 """
@@ -17,6 +18,7 @@ from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
 
 ROBOFLOW = "_annotations.coco.json"
+FIFTYONE = "labels.json"
 _ONE_FOR_ALL = ("train", "val", splits.EVERYTHING)
 
 
@@ -46,7 +48,8 @@ def find(split: str, data_dir, annotations, images) -> tuple[Path, Path, bool]:
         word = _word(file) if by_file else split
         folders = [root / word, root / "images" / word, root / "images"]
         folders += [root / other for other in splits.words_for(word)]
-        folders += [] if has_split else [root / "data", root]  # the former as FiftyOne has it
+        if not has_split:
+            folders += [root / "data"] * (file.name == FIFTYONE) + [root]
     for folder in folders:
         if folder.is_dir():
             return file, folder, has_split

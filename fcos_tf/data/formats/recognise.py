@@ -80,9 +80,8 @@ def _of_file(file: Path) -> dict[str, str]:
 
 def _of_folder(root: Path) -> dict[str, str]:
     """The formats that a folder may be in, and a file or folder that says so."""
-    for folder in (root, *sorted(root.glob("*/")), *sorted(root.glob("*/*/"))):
-        if all((folder / name).is_dir() for name in voc_files.FOLDERS):
-            return {"voc": ", ".join(voc_files.FOLDERS)}
+    if any(map(_is_tree, (root, *root.glob("*/")))):
+        return {"voc": ", ".join(voc_files.FOLDERS)}
     names = files_below(root, ".xml", ".json", ".csv", ".txt", ".yaml", ".yml", ".tfrecord")
     by_suffix = defaultdict(list)
     for name in filter(lambda name: (root / name).is_file(), names):  # pipes would block
@@ -93,6 +92,8 @@ def _of_folder(root: Path) -> dict[str, str]:
             "above its name as --data_dir"
         )
     found: dict[str, str] = {}
+    if not find_config(root) and any(map(_is_tree, root.glob("*/*/"))):
+        return {"voc": ", ".join(voc_files.FOLDERS)}
     if config := find_config(root):
         found["yolo"] = config.name
     elif label := next((n for n in by_suffix[".txt"][:_SOME] if _is_label(root / n)), None):
@@ -116,6 +117,10 @@ def _of_folder(root: Path) -> dict[str, str]:
         if len(classes) > 1:
             found["folders"] = f"no annotations, and images in {', '.join(classes[:3])}"
     return found
+
+
+def _is_tree(folder: Path) -> bool:
+    return all((folder / name).is_dir() for name in voc_files.FOLDERS)
 
 
 def _kind_of_json(file: Path) -> str | None:

@@ -10,6 +10,7 @@ from fcos_tf.data.formats.text import read_utf8
 from fcos_tf.image_files import read_text
 
 NAMES_FILES = ("classes.txt", "obj.names", "*.names")
+SPLITS = ("train", "val", "valid", "validation", "test")
 _DARKNET = "obj.data"
 
 
@@ -51,9 +52,10 @@ def read_config(file: Path) -> dict[str, Any]:
     if file.suffix == ".data":
         pairs = (line.partition("=") for line in read_utf8(file).splitlines())
         content = {key.strip(): value.strip() for key, found, value in pairs if found}
-        names = file.parent / content.get("names", "")
-        names = names if names.is_file() else moved(content.get("names", ""), file.parent)
-        return content | {"names": [*_names_of(names)] if names else []}
+        names = moved(content.pop("names", ""), file.parent)
+        lists = {key: content[key] for key in SPLITS if moved(content.get(key, ""), file.parent)}
+        found = {"names": [*_names_of(names)]} if names else {}
+        return found | (lists if len(lists) > 1 else {})  # one list is of no split
     try:
         content = yaml.load(read_text(file), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date, say
@@ -99,17 +101,18 @@ def keypoints_in(content: Mapping[str, Any], file: Path | None) -> int:
 def names_beside(folders: Sequence[Path]) -> tuple[str, ...]:
     """The class names in a classes.txt or obj.names of these folders, or of folders in them."""
     for folder in dict.fromkeys(folders):
-        patterns = [p for name in NAMES_FILES for p in (name, f"*/{name}", f"*/*/{name}")]
-        files = list(dict.fromkeys(f for p in patterns for f in sorted(folder.glob(p))))
-        found = {file: _names_of(file) for file in files}
-        for file, names in found.items():
-            if names != found[files[0]]:
-                raise ValueError(
-                    f"{file}: expected the names of {files[0]}, {', '.join(found[files[0]])}, "
-                    f"got {', '.join(names)}"
-                )
-        if files:
-            return found[files[0]]
+        for above in ("", "*/", "*/*/"):  # what is higher up counts
+            patterns = [f"{above}{name}" for name in NAMES_FILES]
+            files = list(dict.fromkeys(f for p in patterns for f in sorted(folder.glob(p))))
+            found = {file: _names_of(file) for file in files}
+            for file, names in found.items():
+                if names != found[files[0]]:
+                    raise ValueError(
+                        f"{file}: expected the names of {files[0]}, {', '.join(found[files[0]])}, "
+                        f"got {', '.join(names)}"
+                    )
+            if files:
+                return found[files[0]]
     return ()
 
 
@@ -121,8 +124,14 @@ def _names_of(file: Path) -> tuple[str, ...]:
     return names
 
 
-def moved(path: str, root: Path) -> Path | None:
-    """A file that is named in another place, as "data/a.jpg" or by its path on another machine."""
-    parts = Path(path).parts
-    candidates = (root.joinpath(*parts[start:]) for start in range(1, len(parts)))
+def moved(path: str, root: Path, least: int = 1) -> Path | None:
+    """A file below `root` by its path there, in a folder above it, or on another machine.
+
+    Args:
+        path: as named, "data/images/a.jpg" or "/home/a/data/images/a.jpg".
+        root: the folder.
+        least: how many of its last parts count, at least.
+    """
+    parts = Path(path.replace("\\", "/")).parts
+    candidates = (root.joinpath(*parts[start:]) for start in range(len(parts) - least + 1))
     return next((each for each in candidates if each.is_file()), None)

@@ -10,6 +10,7 @@ from fcos_tf.data.formats import splits
 from fcos_tf.data.formats.text import read_utf8
 from fcos_tf.data.formats.yolo_config import (
     NAMES_FILES,
+    SPLITS,
     find_config,
     keypoints_in,
     moved,
@@ -24,8 +25,6 @@ from fcos_tf.image_files import (
     stem_of,
     unquoted,
 )
-
-_SPLITS = ("train", "val", "valid", "validation", "test")
 
 
 class Places(NamedTuple):
@@ -79,7 +78,7 @@ def find_places(split: str, data_dir, annotations, images) -> Places:
     keypoints = keypoints_in(content, config)
     root, notes = _root(content, config, data_dir, annotations, images)
     faults: list[Fault] = []
-    has_splits = any(content.get(key) for key in _SPLITS) and not images and not labels
+    has_splits = any(content.get(key) for key in SPLITS) and not images and not labels
     if has_splits:
         parts = [_entries(content, part, config) for part in split.split("+")]
         found = dict.fromkeys(
@@ -97,7 +96,7 @@ def find_places(split: str, data_dir, annotations, images) -> Places:
     else:
         index = ImageIndex(images or root)
         named = {name: index.path(name) for name in index.names}
-        names = names or names_beside([root, *map(Path, filter(None, (annotations, images)))])
+    names = names or names_beside([root, *map(Path, filter(None, (annotations, images)))])
     label_of = _labels_of(root, named, labels)
     faults += _orphans(named, label_of, labels)
     return Places(root, named, label_of, names, keypoints, has_splits, faults, notes)
@@ -121,7 +120,7 @@ def _entries(content: Mapping[str, Any], split: str, config: Path) -> list[str]:
     for key in (split, *splits.words_for(split)):
         if value := content.get(key):
             return [str(each) for each in (value if isinstance(value, list) else [value])]
-    there = ", ".join(key for key in _SPLITS if content.get(key))
+    there = ", ".join(key for key in SPLITS if content.get(key))
     raise FileNotFoundError(f"{config}: no split {split!r}; there are: {there}")
 
 
@@ -149,7 +148,8 @@ def _images_of(path: Path, root: Path, faults: list[Fault]) -> Iterator[str]:
         if not line:
             continue
         paths = [each / name for each in (path.parent, root) for name in (line, unquoted(line))]
-        found = next((each for each in paths if each.is_file()), moved(unquoted(line), root))
+        found = next((each for each in paths if each.is_file()), None)
+        found = found or moved(unquoted(line), root, least=2)  # a name alone is in many folders
         if found:
             yield os.path.normpath(found)
         else:

@@ -208,6 +208,9 @@ def test_names_that_differ_from_folder_to_folder_are_refused(tmp_path):
     for split, names in (("train", "cat\ndog\n"), ("val", "dog\ncat\n")):
         add(tmp_path, f"images/{split}/a.jpg", ["0 0.5 0.5 1 1"])
         (tmp_path / "labels" / split / "classes.txt").write_text(names)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert read_annotations("yolo", "train", data_dir=tmp_path).faults == []  # the one above counts
+    (tmp_path / "classes.txt").unlink()
     message = (
         r"val/classes\.txt: expected the names of .*train/classes\.txt, cat, dog, got dog, cat"
     )
@@ -229,6 +232,9 @@ def test_darknet_names_splits_in_obj_data(tmp_path):
         found, faults, _ = read_annotations("yolo", split, data_dir=tmp_path)
         assert faults == [] and found.class_names == ("cat", "dog")
         assert names_of(found, tmp_path) == [image] and found.labels.tolist() == [label]
+    (tmp_path / "valid.txt").rename(tmp_path / "other.txt")  # one list alone is of no split
+    assert read_annotations("yolo", "all", data_dir=tmp_path).annotations.num_images == 2
+    (tmp_path / "other.txt").rename(tmp_path / "valid.txt")
     configure(tmp_path, "data/lost.jpg\n", "train.txt")
     with pytest.raises(
         FileNotFoundError, match=r"train has no images; the first fault: .*lost\.jpg"
