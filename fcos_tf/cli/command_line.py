@@ -153,10 +153,6 @@ def parse(
         name, value = re.match(r"flag --(\w+)=(.*?): ", str(error), re.DOTALL).groups()
         expected = "values with commas" if is_list(fields[name]) else "true or false"
         raise ValueError(f"--{name}: expected {expected}, got {value!r}") from None
-    for name, field in fields.items():
-        times = values[name].present - in_files.get(name, 0)
-        if is_list(field) and times > 1:
-            raise ValueError(f"--{name}: expected one list with commas, got the flag {times} times")
     found = {n: _value(field, values[n].value) for n, field in fields.items() if values[n].present}
     if rest:
         got = " ".join(map(repr, rest))
@@ -182,7 +178,7 @@ def replacing(config: Config, given: Given, model: Any = None) -> Given:
     model lacks.
     """
     defaults = type(config)()
-    spelled = {n for n in fields_of(config) if getattr(config, n) == getattr(defaults, n)}
+    spelled = {n for n in fields_of(type(config)) if getattr(config, n) == getattr(defaults, n)}
     kept = {n for n in given - given.typed if n in spelled and getattr(model, n, n) is not None}
     found = Given(given - kept)
     found.typed = given.typed
