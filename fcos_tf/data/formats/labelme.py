@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fcos_tf.data.annotations import Fault
-from fcos_tf.data.formats.listing import Listing, annotation_folder, notes_on
+from fcos_tf.data.formats.listing import Listing, annotation_folder, find_images
 from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
 from fcos_tf.image_files import ImageIndex, files_below, read_text
 
@@ -48,6 +48,7 @@ def list_labelme(
     if not files:
         raise FileNotFoundError(f"no JSON files in {folder}")
     names = [os.path.splitext(file)[0] for file in files]
+    places, notes = find_images(index, names)
     read = {
         name: _read(folder / file, name, index) for name, file in zip(names, files, strict=True)
     }
@@ -64,7 +65,8 @@ def list_labelme(
         read=lambda name, wanted: read[name],
         find_class_names=find_class_names,
         item="shape",
-        notes=notes_on(index, names),
+        notes=notes,
+        places=places,
     )
 
 

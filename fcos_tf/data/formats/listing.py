@@ -26,6 +26,7 @@ class Listing(NamedTuple):
         notes: What a run says of the data.
         split: The split that the names are already; None: all.
         single_label: See `Annotations`.
+        places: The paths whose folders name splits, see `find_images`; None: the names.
     """
 
     root: Path
@@ -37,6 +38,7 @@ class Listing(NamedTuple):
     notes: tuple[str, ...] = ()
     split: str | None = None
     single_label: bool = False
+    places: Sequence[str] | None = None
 
 
 def read_listing(
@@ -68,7 +70,8 @@ def read_listing(
     if not listing.names:
         raise FileNotFoundError(f"no image with annotations in {listing.root}")
     if listing.split is None:
-        chosen = splits.choose(listing.names, split, listing.root, val_fraction)
+        places = listing.places
+        chosen = splits.choose(listing.names, split, listing.root, val_fraction, places=places)
     else:
         chosen = splits.Chosen(list(range(len(listing.names))))
     names = [listing.names[index] for index in chosen.indices]
@@ -107,11 +110,29 @@ def annotation_folder(data_dir, annotations, images, dataset: str) -> tuple[Path
     return folder, ImageIndex(images or data_dir)
 
 
-def notes_on(index: ImageIndex, names: Sequence[str]) -> tuple[str, ...]:
-    """Notes on images without annotation file, and on files that are no images, if any."""
-    there = {plain_name(name) for name in names}
-    lost = [name for name in index.names if plain_name(os.path.splitext(name)[0]) not in there]
+def find_images(index: ImageIndex, names: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The image of each annotation file by its name, and notes on what is left out.
+
+    Args:
+        index: The images.
+        names: Of the annotation files, without suffix.
+
+    Returns:
+        For each file the path of its image; its own name where that is not found by the path, or
+        else by the last part. And a note on images without annotation file, if any.
+    """
+    by_path = {plain_name(os.path.splitext(name)[0]): name for name in index.names}
+    by_last: dict[str, list[str]] = {}
+    for name in index.names:
+        by_last.setdefault(stem_of(os.path.basename(name)), []).append(name)
+    places = []
+    for name in names:
+        same = by_last.get(os.path.basename(name), [])
+        place = by_path.get(plain_name(name)) or (same[0] if len(same) == 1 else None)
+        places.append(place or name)
+    used = set(places)
+    lost = [name for name in index.names if name not in used]
     if not lost:
-        return index.notes
+        return places, index.notes
     what = f"{index.root}: {len(lost)} images without annotations are left out, first {lost[0]}"
-    return (*index.notes, what)
+    return places, (*index.notes, what)

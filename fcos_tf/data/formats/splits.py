@@ -68,7 +68,14 @@ def is_val(name: str, val_fraction: float) -> bool:
     return int.from_bytes(digest[:8], "big") < val_fraction * 2**64
 
 
-def choose(names: Sequence[str], split: str, root: Path, val_fraction: float) -> Chosen:
+def choose(
+    names: Sequence[str],
+    split: str,
+    root: Path,
+    val_fraction: float,
+    *,
+    places: Sequence[str] | None = None,
+) -> Chosen:
     """The images of a split: of a list in root/splits, of a folder train/, val/, or by a hash.
 
     Args:
@@ -76,6 +83,7 @@ def choose(names: Sequence[str], split: str, root: Path, val_fraction: float) ->
         split: "train", "val", "all", the name of such a list or folder, or several with "+".
         root: The data set.
         val_fraction: Share of the images that the hash puts into "val"; the rest is "train".
+        places: The paths whose folders name splits; None: the names.
 
     Raises:
         FileNotFoundError: The data set has splits, but not this one.
@@ -84,7 +92,8 @@ def choose(names: Sequence[str], split: str, root: Path, val_fraction: float) ->
     """
     if not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction: expected a number between 0 and 1, got {val_fraction}")
-    parts = [_choose(names, part, root, val_fraction) for part in split.split("+")]
+    places = names if places is None else places
+    parts = [_choose(names, part, root, val_fraction, places) for part in split.split("+")]
     indices = sorted({index for part in parts for index in part.indices})
     notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
     faults = [fault for part in parts for fault in part.faults]
@@ -94,13 +103,15 @@ def choose(names: Sequence[str], split: str, root: Path, val_fraction: float) ->
     return Chosen(indices, notes, faults)
 
 
-def _choose(names: Sequence[str], split: str, root: Path, val_fraction: float) -> Chosen:
+def _choose(
+    names: Sequence[str], split: str, root: Path, val_fraction: float, places: Sequence[str]
+) -> Chosen:
     if split == EVERYTHING:
         return Chosen(list(range(len(names))))
     lists = sorted((root / LISTS).glob("*.txt"))
     if lists:
         return _from_list(names, _one_of(split, {file.stem: file for file in lists}, root / LISTS))
-    folders = [folder_split(name) for name in names]
+    folders = [folder_split(name) for name in places]
     if any(folders):
         _one_of(split, dict.fromkeys(filter(None, folders)), root)
         wanted = _SPLIT_OF.get(split, split)

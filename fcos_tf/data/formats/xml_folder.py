@@ -7,7 +7,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from fcos_tf.data.formats.listing import Listing, annotation_folder, notes_on
+from fcos_tf.data.formats.listing import Listing, annotation_folder, find_images
 from fcos_tf.data.formats.voc import find_class_names, read_record
 from fcos_tf.image_files import files_below
 
@@ -37,10 +37,12 @@ def list_xml(
     if not files:
         raise FileNotFoundError(f"no XML files in {folder}")
     names = [os.path.splitext(file)[0] for file in files]
+    places, notes = find_images(index, names)
     return Listing(
         root=Path(data_dir or images),
         names=names,
         read=lambda name, wanted: read_record(folder / f"{name}.xml", name, index, wanted),
         find_class_names=partial(find_class_names, [folder / file for file in files], [folder]),
-        notes=notes_on(index, names),
+        notes=notes,
+        places=places,
     )

@@ -42,6 +42,22 @@ def test_boxes_that_may_be_of_the_turned_image_are_told(tmp_path, orientation, s
     assert len(found.boxes) == 1
 
 
+def test_images_in_folders_of_splits_and_xml_in_one(tmp_path):
+    for number in range(6):
+        folder = "train" if number < 4 else "val"
+        xml = f"annotations/p{number}.xml"
+        add(tmp_path, f"images/{folder}/p{number}.jpg", xml, voc_object(str(number)))
+    for split, numbers in (("train", "0123"), ("val", "45")):
+        found, faults, _ = read_annotations("xml", split, data_dir=tmp_path)
+        assert faults == [] and found.notes == ()
+        names = [f"images/{split}/p{number}.jpg" for number in numbers]
+        assert names_of(found, tmp_path) == names and found.class_names == tuple("012345")
+    add(tmp_path, "images/val/p0.jpg")  # now p0.xml may be of either
+    found, faults, _ = read_annotations("xml", "val", data_dir=tmp_path)
+    assert names_of(found, tmp_path) == ["images/val/p4.jpg", "images/val/p5.jpg"]
+    assert "1 images are in no folder of a split and left out" in " ".join(found.notes)
+
+
 def test_one_folder_with_both(tmp_path):
     add(tmp_path, "b.jpg", "b.xml", voc_object("dog", corners=(1, 1, 10, 20)))
     add(tmp_path, "a.png", "a.xml")
