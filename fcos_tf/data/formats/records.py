@@ -115,10 +115,8 @@ def read_result(
                 size, orientation = size[:: -1 if orientation > 4 else 1], 1
             if record.file and record.in_fractions:
                 found[place] = _in_pixels(record, size, orientation)
-            elif orientation > 1 and record.objects and record.size in (None, size):
-                # With exchanged sides the annotated size tells that the boxes are of the file.
-                is_told = orientation > 4 and record.size is not None
-                found[place] = record if is_told else _with_orientation(record, orientation)
+            elif _may_be_turned(record, size, orientation):
+                found[place] = _with_orientation(record, orientation)
             stored.append(size)
     used = [place for place, record in enumerate(found) if record.file]
     faults_of: dict[str, list[Fault]] = {}  # of each annotation file
@@ -202,6 +200,19 @@ def _in_pixels(record: ImageRecord, size: tuple[int, int], orientation: int) -> 
         for number, each in record.objects.items()
     }
     return record._replace(objects=objects, size=size, faults=faults)
+
+
+def _may_be_turned(record: ImageRecord, size: tuple[int, int], orientation: int) -> bool:
+    """Whether EXIF turns an image of that (height, width), and the frame of its boxes is unknown.
+
+    Where a turn exchanges the sides, the annotated size or a box tells it.
+    """
+    if orientation == 1 or not record.objects or record.size not in (None, size):
+        return False
+    height, width = size
+    boxes = [each.box for each in record.objects.values()]
+    fits = all(x2 <= height and y2 <= width for *_, x2, y2 in boxes)
+    return orientation < 5 or (record.size is None and fits)
 
 
 def _with_orientation(record: ImageRecord, orientation: int) -> ImageRecord:
