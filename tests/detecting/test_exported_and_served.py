@@ -152,7 +152,7 @@ def test_descriptions_that_are_none(tmp_path, text, message):
 
 def test_a_model_without_names(tmp_path):
     (tmp_path / "d.json").write_text('{"class_names": null, "category_ids": [4, 6]}')
-    assert read_description(tmp_path / "d.json") == (None, (4, 6), False, None)
+    assert read_description(tmp_path / "d.json") == (None, (4, 6), False, None, None)
     model = OpenedModel(None, (4, 6))
     assert labels_of(model, ["6"]).tolist() == [1]
     found = {
