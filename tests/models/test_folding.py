@@ -186,7 +186,8 @@ def test_without_folding_and_in_files_every_bit_stays(tmp_path, norm):
     model.save(tmp_path / "a.keras")
     assert largest_difference(model, fcos_tf.load_model(tmp_path / "a.keras")) == 0
     model.backbone.save(tmp_path / "b.keras")
-    other = detector("simple_cnn", backbone_weights=str(tmp_path / "b.keras"), backbone_norm=norm)
+    weights = {"backbone_weights": str(tmp_path / "b.keras"), "backbone_norm": norm}
+    other = fcos_tf.FCOS(3, backbone="simple_cnn", fpn_channels=32, head_convs=1, **weights)
     for one, two in zip(model.backbone.weights, other.backbone.weights, strict=True):
         np.testing.assert_array_equal(one, two)
 
