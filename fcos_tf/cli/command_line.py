@@ -172,15 +172,10 @@ def parse(
 
 
 def replacing(config: Config, given: Given, model: Any = None) -> Given:
-    """The given options that replace those of a model.
-
-    A flag file such as a run's config.cfg has every option: its defaults replace only what the
-    model lacks.
-    """
-    defaults = type(config)()
-    spelled = {n for n in fields_of(type(config)) if getattr(config, n) == getattr(defaults, n)}
-    kept = {n for n in given - given.typed if n in spelled and getattr(model, n, n) is not None}
-    found = Given(given - kept)
+    """The given options that replace a model's; defaults in flag files replace what it lacks."""
+    options = fields_of(type(config)).items()
+    spelled = {n for n, each in options if getattr(config, n) == each.default} - given.typed
+    found = Given(given - {n for n in spelled if getattr(model, n, n) is not None})
     found.typed = given.typed
     return found
 
