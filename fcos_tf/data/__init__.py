@@ -5,7 +5,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -41,15 +41,17 @@ from fcos_tf.image_size import check_image_size, parse_image_size
 
 __all__ = ["DATASETS", "from_keras_cv", "load", "read_annotations"]
 
-_READERS = {"coco": coco.read_coco, "voc": voc.read_voc}
-_LISTINGS = {
+_READERS = {
+    "digits": digits.read_digits,
+    "coco": coco.read_coco,
+    "voc": voc.read_voc,
     "xml": xml_folder.list_xml,
     "yolo": yolo.list_yolo,
     "csv": csv_table.list_csv,
     "labelme": labelme.list_labelme,
     "folders": folders.list_folders,
 }
-DATASETS = ("auto", "digits", *_READERS, *_LISTINGS, "tfds:NAME")
+DATASETS = ("auto", *_READERS, "tfds:NAME")
 
 
 def load(
@@ -201,14 +203,14 @@ def load(
         size, image_size,
         cache=cache, orientation_buckets=orientation_buckets, num_hosts=num_hosts,
     )  # fmt: skip
-    found = _open_split(
-        dataset, split, training=training, skip_empty=skip_empty, max_boxes=max_boxes,
-        max_faults=max_faults, max_bad_images=max_bad_images,
+    image_faults = ImageFaults(max_bad_images)
+    source, kept, faults, dropped = _open_split(
+        dataset, split, image_faults, training=training, skip_empty=skip_empty,
+        max_boxes=max_boxes, max_faults=max_faults,
         data_dir=data_dir, annotations=annotations, images=images,
         classes=classes, limit=limit, include_difficult=include_difficult,
         val_fraction=val_fraction, apply_exif=apply_exif, scale_boxes=scale_boxes,
     )  # fmt: skip
-    source = found.source
     if orientation_buckets and source.portrait is None:
         raise ValueError(
             f"orientation_buckets: expected annotations with the size of every image; "
@@ -230,7 +232,7 @@ def load(
     mapper = ExampleMapper(
         source,
         size,
-        found.image_faults,
+        image_faults,
         training=training,
         seed=order.seed,
         most_boxes=max(1, source.most_boxes) if max_boxes is None else max_boxes,
@@ -242,59 +244,41 @@ def load(
     result.class_names = source.class_names
     result.num_images = source.num_images
     result.category_ids = source.category_ids
-    result.faults = found.faults
-    result.dropped = found.dropped
-    result.image_faults = found.image_faults
-    result.annotations = found.annotations
+    result.faults = faults
+    result.dropped = dropped
+    result.image_faults = image_faults
+    result.annotations = kept
     result.source = source
-    result.single_label = bool(found.annotations and found.annotations.single_label)
-    result.notes = found.annotations.notes if found.annotations else ()
+    result.single_label = bool(kept and kept.single_label)
+    result.notes = kept.notes if kept else ()
     result.num_hosts = num_hosts
     result.host = host
     return result
 
 
-class _Split(NamedTuple):
-    """The images of a split, and what was wrong with its annotations.
-
-    Attributes:
-        source: The images.
-        faults: Of the annotations.
-        dropped: Each thing that was left out, named.
-        image_faults: To be filled while images are read.
-        annotations: Those of the images that are used; None: the images are made.
-    """
-
-    source: Source
-    faults: list[Fault]
-    dropped: list[str]
-    image_faults: ImageFaults
-    annotations: Annotations | None = None
-
-
 def _open_split(
     dataset: str,
     split: str,
+    image_faults: ImageFaults,
     *,
     training: bool,
     skip_empty: bool,
     max_boxes: int | None,
     max_faults: int,
-    max_bad_images: int,
     **where_and_what,
-) -> _Split:
-    """Reads the annotations of a split and makes a `Source` of those that are used.
+) -> tuple[Source, Annotations | None, list[Fault], list[str]]:
+    """The images of a split; their annotations, the faults of these, and what was left out.
 
     Args, Raises: see `fcos_tf.data.load`; `where_and_what` are options of `read_annotations`.
     """
-    image_faults, name = ImageFaults(max_bad_images), f"{dataset} {split}"
+    kept, faults, dropped = None, [], []
     if dataset == "digits":
         places = {key: where_and_what[key] for key in ("data_dir", "annotations", "images")}
         check_place(dataset, places, digits.read_digits)
-        digits.check_classes(where_and_what["classes"])
-        source = digits.digits_source(split, limit=where_and_what["limit"])
-        opened = _Split(source, [], [], image_faults)
+        options = {"class_names": where_and_what["classes"], "limit": where_and_what["limit"]}
+        source = digits.digits_source(split, **options)
     else:
+        name = f"{dataset} {split}"
         found = read_annotations(dataset, split, **where_and_what)
         for note in found.annotations.notes:
             logging.info("%s", note)
@@ -307,13 +291,13 @@ def _open_split(
             raise ValueError(
                 f"{name}: no box to learn of the classes {', '.join(kept.class_names)}"
             )
-        dropped = [str(fault) for fault in found.faults if not fault.kept] + left_out
+        faults = found.faults
+        dropped = [str(fault) for fault in faults if not fault.kept] + left_out
         source = make_source(kept, image_faults.note)
-        opened = _Split(source, found.faults, dropped, image_faults, kept)
-    most = opened.source.most_boxes
+    most = source.most_boxes
     if max_boxes is not None and max_boxes < most:
         raise ValueError(f"max_boxes={max_boxes}, but an image of this split has {most} boxes")
-    return opened
+    return source, kept, faults, dropped
 
 
 def read_annotations(
@@ -344,14 +328,10 @@ def read_annotations(
             raise ValueError(f"classes: {name!r} is there more than once")
     where = {"data_dir": data_dir, "annotations": annotations, "images": images}
     where = {key: _expand_user(path) for key, path in where.items()}
-    if dataset == "digits":
-        check_place(dataset, where, digits.read_digits)
-        digits.check_classes(classes)
-        return digits.read_digits(split, limit=limit)
     notes = ()
     if dataset == "auto":
         dataset, notes = recognise.recognise(split, **where)
-    reader = _READERS.get(dataset) or _LISTINGS.get(dataset)
+    reader = _READERS.get(dataset)
     if dataset.startswith("tfds:"):
         reader = functools.partial(tfds.read_tfds, dataset.removeprefix("tfds:"))
     if reader is None:

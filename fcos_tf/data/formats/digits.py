@@ -34,18 +34,23 @@ def make_scene(index: int, split: str) -> Scene:
     return digit_scenes.draw_scene(split_glyphs(split), [0, list(SPLIT_SIZES).index(split), index])
 
 
-def digits_source(split: str, *, limit: int | None = None) -> Source:
+def digits_source(
+    split: str, *, class_names: Sequence[str] | None = None, limit: int | None = None
+) -> Source:
     """A split of the digits for `pipeline.batches`; the image id is the scene's index + 1.
 
     The seed of `load` shuffles and flips, but does not change the scenes.
 
     Args:
         split: "train" or "val".
+        class_names: None, or the ten digits in their order.
         limit: Only the first `limit` scenes.
 
     Raises:
-        ValueError: An unknown split.
+        ValueError: An unknown split, or other classes.
     """
+    if class_names is not None and tuple(class_names) != CLASS_NAMES:
+        raise ValueError(f"classes: digits has {CLASS_NAMES}, got {tuple(class_names)}")
     split_glyphs(split), digit_scenes.photos()  # here rather than in the first training step
 
     def read(index, size_for):
@@ -75,12 +80,6 @@ def digits_source(split: str, *, limit: int | None = None) -> Source:
     )
 
 
-def check_classes(classes: Sequence[str] | None) -> None:
-    """Raises ValueError for other classes than the ten digits in their order."""
-    if classes is not None and tuple(classes) != CLASS_NAMES:
-        raise ValueError(f"classes: digits has {CLASS_NAMES}, got {tuple(classes)}")
-
-
 @cache
 def split_glyphs(split: str) -> np.ndarray:
     """The glyphs of a split: every fifth of each class is val's, the others are train's.
@@ -100,12 +99,14 @@ def split_glyphs(split: str) -> np.ndarray:
     return np.flatnonzero((rank % 5 == 0) == (split == "val"))
 
 
-def read_digits(split: str, *, limit: int | None = None) -> ReadResult:
+def read_digits(
+    split: str, *, class_names: Sequence[str] | None = None, limit: int | None = None
+) -> ReadResult:
     """The annotations of a split, as of other formats; draws every scene.
 
     Args, Raises: see `digits_source`. `files` are the names for `read_scene_bytes`.
     """
-    source = digits_source(split, limit=limit)
+    source = digits_source(split, class_names=class_names, limit=limit)
     scenes = [make_scene(index, split) for index in range(source.num_images)]
     counts = [len(scene.labels) for scene in scenes]
     image_ids, total = np.arange(1, len(scenes) + 1), sum(counts)
