@@ -22,6 +22,7 @@ from fcos_tf.data.formats.voc_files import (
     IMAGES,
     LISTS,
     DataDir,
+    image_ids_of,
     join,
     list_split,
     parse_list,
@@ -72,26 +73,26 @@ def read_voc(
         ValueError: A split without names or without a usable image, a data set without objects,
             or a tree given twice.
     """
-    listed = list_split(data_dir, split)
-    trees = join(listed.trees)
+    trees, listed, faults = list_split(data_dir, split)
     if class_names is None:
-        folders = [tree / ANNOTATIONS for tree in listed.trees]
+        folders = [tree / ANNOTATIONS for tree in trees]
         files = [xml for folder in folders for xml in sorted(folder.rglob("*.xml"))]
-        names = find_class_names(files, listed.trees)
+        names = find_class_names(files, trees)
     else:
         names = tuple(class_names)
-    indices = {tree: ImageIndex(tree / IMAGES) for tree in {tree for tree, _ in listed.names}}
+    ids = image_ids_of([stem for _, stem in listed])
+    indices = {tree: ImageIndex(tree / IMAGES) for tree in {tree for tree, _ in listed}}
     records = [
         read_record(tree / ANNOTATIONS / f"{stem}.xml", stem, indices[tree], names)
-        for tree, stem in listed.names[:limit]
+        for tree, stem in listed[:limit]
     ]
     found = read_result(
-        records, listed.image_ids[:limit], names,
-        where=f"split {split!r} of {trees}", include_difficult=include_difficult, frame=frame,
+        records, ids[:limit], names,
+        where=f"split {split!r} of {join(trees)}", include_difficult=include_difficult, frame=frame,
     )  # fmt: skip
-    faults = listed.faults + found.faults
-    if class_names is not None and len(records) == len(listed.names):
-        faults += absent_classes(records, names, trees, split)
+    faults += found.faults
+    if class_names is not None and len(records) == len(listed):
+        faults += absent_classes(records, names, join(trees), split)
     notes = tuple(note for index in indices.values() for note in index.notes)
     annotations = replace(found.annotations, notes=notes + found.annotations.notes)
     return ReadResult(annotations, faults, found.other_classes)

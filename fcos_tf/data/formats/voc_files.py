@@ -13,7 +13,6 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from fcos_tf.data.annotations import COORDINATE_DECIMALS, Fault
 from fcos_tf.data.formats.records import ObjectRecord
@@ -27,32 +26,16 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 HAIR = 0.1**COORDINATE_DECIMALS / 10
 
 
-class VocSplit(NamedTuple):
-    """The images of a split.
-
-    Attributes:
-        trees: All trees of the data set, also those without the split.
-        names: (tree, name without ending) of each image, all different.
-        image_ids: Of each image, see `image_ids_of`.
-        faults: Repeated names.
-    """
-
-    trees: list[Path]
-    names: list[tuple[Path, str]]
-    image_ids: list[int]
-    faults: list[Fault]
-
-
-def list_split(data_dir: DataDir, split: str) -> VocSplit:
+def list_split(
+    data_dir: DataDir, split: str
+) -> tuple[list[Path], list[tuple[Path, str]], list[Fault]]:
     """Lists the images of a split, whether their files exist or not.
 
-    Args:
-        data_dir: As for `voc.read_voc`.
-        split: As for `voc.read_voc`.
+    Args, Raises: see `voc.read_voc`.
 
-    Raises:
-        FileNotFoundError: A folder or a split file is missing.
-        ValueError: A split file without names, or one tree given twice.
+    Returns:
+        All trees of the data set, also those without the split; (tree, name without ending) of
+        each image, all different; and the repeated names.
     """
     trees, names, faults, there = [], {}, [], {}
     for folder in _folders(data_dir):
@@ -73,8 +56,7 @@ def list_split(data_dir: DataDir, split: str) -> VocSplit:
                     names[tree, name] = None
     if len({tree.resolve() for tree in trees}) < len(trees):
         raise ValueError(f"data_dir: expected different trees, got {join(trees)}")
-    ids = image_ids_of([name for _, name in names])
-    return VocSplit(trees, list(names), ids, faults)
+    return trees, list(names), faults
 
 
 def image_ids_of(names: Sequence[str]) -> list[int]:
