@@ -89,7 +89,7 @@ def read_listing(
         faults += absent_classes(records, wanted, str(listing.root), split)
     annotations = replace(
         found.annotations,
-        notes=listing.notes + chosen.notes,
+        notes=listing.notes + chosen.notes + found.annotations.notes,
         single_label=listing.single_label,
     )
     return ReadResult(annotations, faults, found.other_classes)

@@ -51,6 +51,15 @@ def test_columns_of_other_names_in_any_order(tmp_path, header, line):
     assert found.class_names == ("cat",)
 
 
+def test_photos_that_were_resized_after_annotation(tmp_path):
+    # Annotated at 80x60, the image has 40x30: half of all numbers, and a note that tells it.
+    add(tmp_path, "a.jpg")
+    (tmp_path / "boxes.csv").write_text(f"{HEADER}a.jpg,80,60,cat,10,20,30,60\n")
+    found, _, _ = read_annotations("csv", "all", data_dir=tmp_path, scale_boxes=True)
+    assert found.boxes.tolist() == [[5, 10, 15, 30]]
+    assert found.notes == ("boxes scaled by 0.5 to 0.5",)
+
+
 def test_a_table_without_header(tmp_path):
     add(tmp_path, "photos/a.jpg", "photos/b.jpg")
     text = "photos/b.jpg,,,,,\nphotos/a.jpg,1,2,3,4,cat\n"
