@@ -14,12 +14,21 @@ Source: https://docs.ultralytics.com/datasets/detect/. Where files are: `yolo_pl
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats.listing import Listing
 from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
-from fcos_tf.data.formats.yolo_places import find_places
-from fcos_tf.image_files import read_text
+from fcos_tf.data.formats.yolo_config import (
+    SPLITS,
+    find_config,
+    keypoints_in,
+    names_beside,
+    names_in,
+    read_config,
+)
+from fcos_tf.data.formats.yolo_places import images_of_split, labels_of, orphans, root_of
+from fcos_tf.image_files import ImageIndex, read_text
 
 # Beyond 0 and 1: rounded numbers and polygons that overhang a little; the boxes are cut.
 TOLERANCE = 0.01
@@ -49,30 +58,48 @@ def list_yolo(
         FileNotFoundError: A folder or file is missing, or no image has a label file.
         ValueError: A data.yaml that cannot be used, or no names of classes.
     """
-    places = find_places(split, data_dir, annotations, images)
-    names = places.class_names or tuple(class_names or ())
+    if not data_dir and not annotations:
+        raise ValueError("dataset yolo needs data_dir, or annotations, the file data.yaml")
+    labels = Path(annotations) if annotations and Path(annotations).is_dir() else None
+    places = [Path(path) for path in (annotations, data_dir) if path]
+    config = next(filter(None, map(find_config, places)), None)
+    content = read_config(config) if config else {}
+    names = names_in(content, config) if config else ()
+    keypoints = keypoints_in(content, config)
+    root, notes = root_of(content, config, data_dir, annotations, images)
+    faults: list[Fault] = []
+    has_splits = any(content.get(key) for key in SPLITS) and not images and not labels
+    if has_splits:
+        image_of = images_of_split(content, split, root, config, faults)
+    else:
+        index = ImageIndex(images or root)
+        image_of = {name: index.path(name) for name in index.names}
+    names = names or names_beside([root, *map(Path, filter(None, (annotations, images)))])
+    label_of = labels_of(root, image_of, labels)
+    faults += orphans(image_of, label_of, labels)
+    names = names or tuple(class_names or ())
     if not names:
         raise ValueError(
-            f"{places.root}: expected the names of the classes in data.yaml, classes.txt or "
+            f"{root}: expected the names of the classes in data.yaml, classes.txt or "
             "obj.names, or --classes, got none"
         )
 
     def read(name: str, wanted: Sequence[str]) -> ImageRecord:
-        image, label = places.images[name], places.labels[name]
+        image, label = image_of[name], label_of[name]
         if label is None:
             return ImageRecord(image, image, in_fractions=True)
-        objects, faults = _read_label(label, names, places.keypoints)
+        objects, faults = _read_label(label, names, keypoints)
         return ImageRecord(label, image, None, objects, faults, in_fractions=True)
 
     return Listing(
-        root=places.root,
-        names=sorted(places.images),
+        root=root,
+        names=sorted(image_of),
         read=read,
         find_class_names=lambda: names,
         item="line",
-        faults=places.faults,
-        notes=places.notes,
-        split=split if places.has_splits else None,
+        faults=faults,
+        notes=notes,
+        split=split if has_splits else None,
     )
 
 

@@ -1,23 +1,14 @@
-"""Where the images, labels and class names of a YOLO data set are."""
+"""Where the images and labels of a YOLO data set are."""
 
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
 from fcos_tf.data.formats.text import read_utf8
-from fcos_tf.data.formats.yolo_config import (
-    NAMES_FILES,
-    SPLITS,
-    find_config,
-    keypoints_in,
-    moved,
-    names_beside,
-    names_in,
-    read_config,
-)
+from fcos_tf.data.formats.yolo_config import NAMES_FILES, SPLITS, moved
 from fcos_tf.image_files import (
     ImageIndex,
     is_image_name,
@@ -27,83 +18,8 @@ from fcos_tf.image_files import (
 )
 
 
-class Places(NamedTuple):
-    """The files of a data set, or of one split of it.
-
-    Attributes:
-        root: The data set.
-        images: Name -> path of each image.
-        labels: Name -> path of its label file; None: it has none.
-        class_names: By class index; empty: no file has them.
-        keypoints: How many numbers of keypoints follow the box on each line.
-        has_splits: Whether these are the images of one split.
-        faults: Images that are not there, and labels without image.
-        notes: What a run says of them.
-    """
-
-    root: Path
-    images: dict[str, str]
-    labels: dict[str, str | None]
-    class_names: tuple[str, ...]
-    keypoints: int
-    has_splits: bool
-    faults: list[Fault]
-    notes: tuple[str, ...]
-
-
-def find_places(split: str, data_dir, annotations, images) -> Places:
-    """Finds the files of a split, or of all images where there is no data.yaml with splits.
-
-    Paths in data.yaml are relative to its `path`, and that to the file; where one that begins with
-    `../` is not there, as in Roboflow's exports, it counts without. A split is a folder, a text
-    file with an image on each line, or several of them. The label file of an image is found by
-    `labels` for the last `images` in its path, else beside it.
-
-    Args:
-        split: See `yolo.list_yolo`.
-        data_dir: Likewise.
-        annotations: Likewise.
-        images: Likewise.
-
-    Raises:
-        FileNotFoundError, ValueError: See `yolo.list_yolo`.
-    """
-    if not data_dir and not annotations:
-        raise ValueError("dataset yolo needs data_dir, or annotations, the file data.yaml")
-    labels = Path(annotations) if annotations and Path(annotations).is_dir() else None
-    places = [Path(path) for path in (annotations, data_dir) if path]
-    config = next(filter(None, map(find_config, places)), None)
-    content = read_config(config) if config else {}
-    names = names_in(content, config) if config else ()
-    keypoints = keypoints_in(content, config)
-    root, notes = _root(content, config, data_dir, annotations, images)
-    faults: list[Fault] = []
-    has_splits = any(content.get(key) for key in SPLITS) and not images and not labels
-    if has_splits:
-        parts = [_entries(content, part, config) for part in split.split("+")]
-        found = dict.fromkeys(
-            image
-            for entries in parts
-            for entry in entries
-            for image in _images_of(_find(entry, root, config), root, faults)
-        )
-        if not found:
-            why = f"; the first fault: {faults[0]}" if faults else ""
-            raise FileNotFoundError(f"{config}: the split {split} has no images{why}")
-        named = {_name(image, root): image for image in found}
-        if len(named) < len(found):
-            named = {image: image for image in found}
-    else:
-        index = ImageIndex(images or root)
-        named = {name: index.path(name) for name in index.names}
-    names = names or names_beside([root, *map(Path, filter(None, (annotations, images)))])
-    label_of = _labels_of(root, named, labels)
-    faults += _orphans(named, label_of, labels)
-    return Places(root, named, label_of, names, keypoints, has_splits, faults, notes)
-
-
-def _root(content, config, data_dir, annotations, images) -> tuple[Path, tuple[str, ...]]:
-    """The folder that paths are relative to."""
+def root_of(content, config, data_dir, annotations, images) -> tuple[Path, tuple[str, ...]]:
+    """The folder that paths are relative to, and a note where `path` names another."""
     base = Path(data_dir) if data_dir else None
     if base is None or not base.is_dir():
         base = config.parent if config else Path(images or annotations)
@@ -113,6 +29,29 @@ def _root(content, config, data_dir, annotations, images) -> tuple[Path, tuple[s
     if root.is_dir():
         return root, ()
     return base, (f"{config}: its path {content['path']} is not there; {base} is used",)
+
+
+def images_of_split(
+    content: Mapping[str, Any], split: str, root: Path, config: Path, faults: list[Fault]
+) -> dict[str, str]:
+    """Name -> path of each image of a split of data.yaml; adds faults for files that are missing.
+
+    Paths in data.yaml are relative to its `path`, and that to the file; where one that begins with
+    `../` is not there, as in Roboflow's exports, it counts without. A split is a folder, a text
+    file with an image on each line, or several of them.
+    """
+    parts = [_entries(content, part, config) for part in split.split("+")]
+    found = dict.fromkeys(
+        image
+        for entries in parts
+        for entry in entries
+        for image in _images_of(_find(entry, root, config), root, faults)
+    )
+    if not found:
+        why = f"; the first fault: {faults[0]}" if faults else ""
+        raise FileNotFoundError(f"{config}: the split {split} has no images{why}")
+    named = {_name(image, root): image for image in found}
+    return named if len(named) == len(found) else {image: image for image in found}
 
 
 def _entries(content: Mapping[str, Any], split: str, config: Path) -> list[str]:
@@ -161,8 +100,11 @@ def _name(image: str, root: Path) -> str:
     return os.path.basename(image) if name.startswith("..") else plain_name(name)
 
 
-def _labels_of(root: Path, images: Mapping[str, str], labels: Path | None) -> dict[str, str | None]:
-    """The label file of each image."""
+def labels_of(root: Path, images: Mapping[str, str], labels: Path | None) -> dict[str, str | None]:
+    """The label file of each image; None: it has none.
+
+    It is found by `labels` for the last `images` in the path of the image, else beside it.
+    """
     found = {name: _label_of(image, name, labels) for name, image in images.items()}
     if not any(found.values()):
         where = next(iter(images.values()), root)
@@ -183,7 +125,7 @@ def _label_of(image: str, name: str, labels: Path | None) -> str | None:
     return next((str(file) for file in candidates if os.path.exists(file)), None)
 
 
-def _orphans(
+def orphans(
     images: Mapping[str, str], label_of: Mapping[str, str | None], labels: Path | None
 ) -> list[Fault]:
     """Label files without image, in folders that have label files only.
