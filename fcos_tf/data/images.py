@@ -246,35 +246,6 @@ def scale_boxes(boxes: np.ndarray, before: tuple[int, int], after: tuple[int, in
     return boxes.astype(np.float32) * after / before
 
 
-def crop(
-    image: np.ndarray,
-    boxes: np.ndarray,
-    labels: np.ndarray,
-    corner: tuple[int, int],
-    size: tuple[int, int],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts a window out of an image; where it reaches over the border it is smaller.
-
-    Args:
-        image: [h, w, 3].
-        boxes: float32 [M, 4], xyxy in pixels of `image`.
-        labels: int32 [M].
-        corner: (first row, first column) of the window, inside the image.
-        size: (rows, columns) of the window.
-
-    Returns:
-        The window, and the boxes and labels of what is seen in it: boxes are cut at its border,
-        and those of which less than `LEAST_SIDE` is left are gone.
-    """
-    top, left = corner
-    image = image[top : top + size[0], left : left + size[1]]
-    height, width = image.shape[:2]
-    boxes = boxes - np.array([left, top, left, top], np.float32)
-    boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-    seen = (boxes[:, 2:] - boxes[:, :2] >= LEAST_SIDE).all(axis=1)
-    return image, boxes[seen], labels[seen]
-
-
 def crop_to_canvas(
     image: np.ndarray,
     boxes: np.ndarray,
@@ -295,11 +266,18 @@ def crop_to_canvas(
         chances: Two numbers in [0, 1), for the place along (y, x).
 
     Returns:
-        What `crop` returns, at most (H, W); an image that fits is returned whole.
+        The window, at most (H, W); an image that fits is returned whole. And the boxes and labels
+        of what is seen in it: boxes are cut at its border, and those of which less than
+        `LEAST_SIDE` is left are gone.
     """
     free = [max(0, side - most) for side, most in zip(image.shape[:2], canvas, strict=True)]
-    corner = tuple(int(chance * (n + 1)) for chance, n in zip(chances, free, strict=True))
-    return crop(image, boxes, labels, corner, canvas)
+    top, left = (int(chance * (n + 1)) for chance, n in zip(chances, free, strict=True))
+    image = image[top : top + canvas[0], left : left + canvas[1]]
+    height, width = image.shape[:2]
+    boxes = boxes - np.array([left, top, left, top], np.float32)
+    boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+    seen = (boxes[:, 2:] - boxes[:, :2] >= LEAST_SIDE).all(axis=1)
+    return image, boxes[seen], labels[seen]
 
 
 def flip_horizontal(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -36,24 +36,17 @@ def test_crop_by_hand():
             [4.0, 0.0, 6.0, 2.0],  # x 4..5, y 1..2: exactly one pixel
         ]
     )
-    window, left, labels = images.crop(image, boxes, np.arange(6), (1, 2), (2, 3))
+    # 4 places along y and x each: .25 is the second row, .5 the third column.
+    window, left, labels = images.crop_to_canvas(image, boxes, np.arange(6), (2, 3), (0.25, 0.5))
     np.testing.assert_array_equal(window, image[1:3, 2:5])
     # Minus (2, 1), clipped to 3x2.
     np.testing.assert_array_equal(left, [[0, 0, 3, 2], [1, 0, 2.5, 1.5], [2, 0, 3, 1]])
     np.testing.assert_array_equal(labels, [0, 1, 5])
 
 
-def test_crop_over_the_border_is_smaller():
-    image = np.arange(5 * 6 * 3).reshape(5, 6, 3)
-    window, boxes, _ = images.crop(image, np.float32([[0, 0, 6, 5]]), np.array([1]), (3, 0), (4, 9))
-    np.testing.assert_array_equal(window, image[3:])
-    np.testing.assert_array_equal(boxes, [[0, 0, 6, 2]])
-
-
 def test_crop_without_boxes():
-    _, boxes, labels = images.crop(
-        np.zeros([5, 6, 3]), np.zeros([0, 4]), np.zeros(0, int), (1, 1), (2, 2)
-    )
+    none = np.zeros([0, 4]), np.zeros(0, int)
+    _, boxes, labels = images.crop_to_canvas(np.zeros([5, 6, 3]), *none, (2, 2), (0.25, 0.25))
     assert boxes.shape == (0, 4) and labels.shape == (0,)
 
 
