@@ -25,29 +25,6 @@ from fcos_tf.image_size import MULTIPLE, ImageSize, parse_image_size
 ImageSource = str | os.PathLike | bytes | np.ndarray | Image.Image
 
 
-def prepare_image(
-    source: ImageSource, image_size: str | tuple[int, int] | ImageSize, *, name: str = ""
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """Reads an image and resizes it for a detector.
-
-    Args:
-        source: As for `read_pixels`.
-        image_size: The rule, such as `model.image_size`; of a random one the largest size.
-        name: For messages about an image that is no path.
-
-    Returns:
-        float32 [height, width, 3] RGB, 0-255 and not rounded, and the original (h, w).
-
-    Raises:
-        ImageError: The file cannot be read or decoded; names it.
-        ValueError: Pixels of another shape or dtype, or an invalid image size.
-    """
-    rule = parse_image_size(image_size).fixed()
-    pixels = read_pixels(source, name=name)
-    size = pixels.shape[:2]
-    return resize_image(pixels.astype(np.float32), *rule.resized(*size)), size
-
-
 def read_pixels(source: ImageSource, *, name: str = "", apply_exif: bool = False) -> np.ndarray:
     """The stored pixels of an image, uint8 [h, w, 3] RGB.
 
@@ -88,13 +65,14 @@ def prepare_batch(
     """Reads images and resizes them for a detector, padded to one canvas.
 
     Args:
-        sources: B images, each as in `prepare_image`.
-        image_size: The rule, such as `model.image_size`.
+        sources: B images, each as for `read_pixels`.
+        image_size: The rule, such as `model.image_size`; of a random one the largest size.
 
     Returns:
-        `images` float32 [B, H, W, 3], padded with zeros right and bottom to the fixed canvas, or
-        to the least multiple of 32 that holds all; `image_sizes` and `original_sizes` float32
-        [B, 2], (height, width) before padding, and on disk. `model.predict` takes the first two.
+        `images` float32 [B, H, W, 3] RGB, 0-255 and not rounded, padded with zeros right and bottom
+        to the fixed canvas, or to the least multiple of 32 that holds all; `image_sizes` and
+        `original_sizes` float32 [B, 2], (height, width) before padding, and on disk.
+        `model.predict` takes the first two.
 
     Raises:
         ImageError: A file cannot be read or decoded; names it.
@@ -105,16 +83,18 @@ def prepare_batch(
         sizes = batch.pop("original_sizes")
         detections = model.predict(batch)
     """
-    rule = parse_image_size(image_size)
-    prepared = [
-        prepare_image(source, rule, name=f"{i} of the batch") for i, source in enumerate(sources)
-    ]
-    if not prepared:
+    rule = parse_image_size(image_size).fixed()
+    resized, originals = [], []
+    for number, source in enumerate(sources):
+        pixels = read_pixels(source, name=f"{number} of the batch")
+        originals.append(pixels.shape[:2])
+        resized.append(resize_image(pixels.astype(np.float32), *rule.resized(*originals[-1])))
+    if not resized:
         raise ValueError("expected at least one image, got none")
-    sizes = np.array([image.shape[:2] for image, _ in prepared])
+    sizes = np.array([image.shape[:2] for image in resized])
     canvas = rule.canvas or tuple(-(-sizes.max(axis=0) // MULTIPLE) * MULTIPLE)
     return {
-        "images": np.stack([pad_image(image, *canvas) for image, _ in prepared]),
+        "images": np.stack([pad_image(image, *canvas) for image in resized]),
         "image_sizes": sizes.astype(np.float32),
-        "original_sizes": np.array([size for _, size in prepared], np.float32),
+        "original_sizes": np.array(originals, np.float32),
     }

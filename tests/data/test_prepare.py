@@ -8,7 +8,7 @@ from PIL import Image
 
 from fcos_tf import data
 from fcos_tf.data.images import ImageError
-from fcos_tf.data.prepare import prepare_batch, prepare_image
+from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.image_size import parse_image_size
 from tests.digit_files import write_digits
 
@@ -28,9 +28,10 @@ def test_a_path_bytes_and_pixels_are_the_same_image(tmp_path):
     image = pixels(10, 20)
     (tmp_path / "a.png").write_bytes(png(image))
     for source in (tmp_path / "a.png", str(tmp_path / "a.png"), png(image), image):
-        found, size = prepare_image(source, "10,20")
-        assert found.dtype == np.float32 and size == (10, 20)
-        np.testing.assert_array_equal(found, image)
+        found = prepare_batch([source], "10x20")
+        assert found["images"].dtype == np.float32
+        assert found["original_sizes"].tolist() == [[10, 20]]
+        np.testing.assert_array_equal(found["images"][0], image)
 
 
 def test_resizing_is_not_rounded_to_grey_levels():
@@ -38,14 +39,14 @@ def test_resizing_is_not_rounded_to_grey_levels():
     # and 1.25 of the old ones, so the values are 0, 0.25, 0.75 and 1.
     image = np.zeros([2, 2, 3], np.uint8)
     image[:, 1] = 1
-    found, _ = prepare_image(image, "4x4")
+    found = prepare_batch([image], "4x4")["images"][0]
     np.testing.assert_array_equal(found[..., 0], [[0, 0.25, 0.75, 1]] * 4)
 
 
 def test_a_random_size_is_the_largest():
     # Short side 10 -> 40, the most of "20-40": scale 4.
-    found, _ = prepare_image(pixels(10, 20), "20-40,200")
-    assert found.shape == (40, 80, 3)
+    found = prepare_batch([pixels(10, 20)], "20-40,200")
+    assert found["image_sizes"].tolist() == [[40, 80]]
 
 
 @pytest.mark.parametrize(
@@ -67,8 +68,8 @@ def test_a_batch_has_the_smallest_canvas(rule, canvas, sizes):
     np.testing.assert_array_equal(batch["original_sizes"], [[10, 20], [30, 30]])
     assert {value.dtype for value in batch.values()} == {np.dtype(np.float32)}
     for source, padded, (height, width) in zip(images, batch["images"], sizes, strict=True):
-        alone, _ = prepare_image(source, rule)
-        np.testing.assert_array_equal(padded[:height, :width], alone)
+        alone = prepare_batch([source], rule)["images"][0]
+        np.testing.assert_array_equal(padded[:height, :width], alone[:height, :width])
         assert not padded[height:].any() and not padded[:, width:].any()
 
 
@@ -89,7 +90,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ImageError, match=r"cannot decode image \S+text\.jpg"):
         prepare_batch([good, tmp_path / "text.jpg"], "64x64")
     with pytest.raises(ImageError, match=r"no image file \S+gone\.jpg"):
-        prepare_image(str(tmp_path / "gone.jpg"), "64x64")
+        prepare_batch([str(tmp_path / "gone.jpg")], "64x64")
     with pytest.raises(ImageError, match="cannot decode image 1 of the batch: the file is empty"):
         prepare_batch([good, b""], "64x64")
 
@@ -98,6 +99,6 @@ def test_what_is_no_image_is_named():
     with pytest.raises(ValueError, match=r"image 1 .*uint8 \[h, w, 3\], got float32 \[4, 4, 3\]"):
         prepare_batch([pixels(4, 4), np.zeros([4, 4, 3], np.float32)], "64x64")
     with pytest.raises(ValueError, match=r"got uint8 \[4, 4\]"):
-        prepare_image(np.zeros([4, 4], np.uint8), "64x64")
+        prepare_batch([np.zeros([4, 4], np.uint8)], "64x64")
     with pytest.raises(ValueError, match="at least one image, got none"):
         prepare_batch([], "64x64")
