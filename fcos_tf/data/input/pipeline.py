@@ -90,49 +90,28 @@ def _loader(mapper: ExampleMapper, seed: int, augmentations: tuple[str, ...]) ->
 # Autograph would take the Python functions for parts of the graph, and run slow copies of them.
 @tf.autograph.experimental.do_not_convert
 def _call(mapper: ExampleMapper, element: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """Calls the mapper from the graph, in several threads.
+    """Calls the mapper from the graph, in several threads, for an element of the order, int64 [3].
 
     It must not call TensorFlow: with every thread of the pool in it, none is left for the work.
-
-    Args:
-        mapper: What to call.
-        element: int64 [3]: image index, pass, position in the pass.
-
-    Returns:
-        What the mapper returns.
 
     Raises:
         tf.errors.InvalidArgumentError: More bad images than tolerated; names one.
     """
-    rows, ignored = mapper.most_boxes, mapper.source.most_ignored
-    specs = {
-        "boxes": tf.TensorSpec([rows, 4], tf.float32),
-        "labels": tf.TensorSpec([rows], tf.int32),
-        "image_sizes": tf.TensorSpec([2], tf.float32),
-        "original_sizes": tf.TensorSpec([2], tf.float32),
-        "image_ids": tf.TensorSpec([], tf.int64),
-        "ignored_labels": tf.TensorSpec([ignored], tf.int32),
-    }
-    if not mapper.training:
-        specs |= {
-            "original_boxes": tf.TensorSpec([rows, 4], tf.float64),
-            "original_ignored_boxes": tf.TensorSpec([ignored, 4], tf.float64),
-            "areas": tf.TensorSpec([rows], tf.float64),
-            "ignored_boxes": tf.TensorSpec([ignored, 4], tf.float32),
-        }
 
-    def in_order(image, targets, complaint):
-        return [image, *(targets[name] for name in specs), complaint]
+    def flat(image, targets, complaint):
+        return [image, *targets.values(), complaint]
 
     def call(element):
         if not _CALLS.begin():
-            return in_order(*mapper.filler())
+            return flat(*mapper.filler())
         try:
-            return in_order(*mapper(*element.tolist()))
+            return flat(*mapper(*element.tolist()))
         finally:
             _CALLS.end()
 
-    dtypes = [tf.uint8 if mapper.training else tf.float32, *(s.dtype for s in specs.values())]
+    # A row without an image has the dtypes of all rows, and targets of the same shapes.
+    blank, padded, _ = mapper.filler()
+    dtypes = [value.dtype for value in (blank, *padded.values())]
     image, *values, complaint = tf.numpy_function(
         call, [element], [*dtypes, tf.string], stateful=False
     )
@@ -140,8 +119,8 @@ def _call(mapper: ExampleMapper, element: tf.Tensor) -> tuple[tf.Tensor, dict[st
     # of TensorFlow's inside.
     with tf.control_dependencies([tf.debugging.Assert(tf.equal(complaint, ""), [complaint])]):
         image = tf.ensure_shape(image, [*(mapper.image_size.canvas or [None, None]), 3])
-    shaped = zip(specs, values, strict=True)
-    return image, {name: tf.ensure_shape(value, specs[name].shape) for name, value in shaped}
+    shaped = zip(padded.items(), values, strict=True)
+    return image, {name: tf.ensure_shape(value, row.shape) for (name, row), value in shaped}
 
 
 class _Calls:
