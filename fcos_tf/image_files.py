@@ -61,6 +61,19 @@ def read_text(file: str | os.PathLike) -> str:
     return Path(file).read_text(encoding="utf-8-sig")
 
 
+def read_utf8(file: str | os.PathLike) -> str:
+    """As `read_text`, where nothing else names the file.
+
+    Raises:
+        OSError: It is missing, no regular file, or cannot be read.
+        ValueError: It is not UTF-8; names it.
+    """
+    try:
+        return read_text(file)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: expected text in UTF-8, got {error}") from None
+
+
 def files_below(root: str | os.PathLike, *suffixes: str) -> list[str]:
     """The files below a folder, relative with `/`, sorted; hidden ones not.
 

@@ -26,9 +26,8 @@ from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
 from fcos_tf.data.formats.listing import Listing
 from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
-from fcos_tf.data.formats.text import read_utf8
 from fcos_tf.data.formats.voc_files import parse_size
-from fcos_tf.image_files import ImageIndex, plain_name
+from fcos_tf.image_files import ImageIndex, plain_name, read_utf8
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # Names of columns, lower case without spaces, `_` and `-`.

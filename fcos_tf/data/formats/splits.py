@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fcos_tf.data.annotations import Annotations, Fault
-from fcos_tf.data.formats.text import read_utf8
-from fcos_tf.image_files import plain_name, stem_of, unquoted
+from fcos_tf.image_files import plain_name, read_utf8, stem_of, unquoted
 
 LISTS = "splits"  # folder of lists of one's own
 EVERYTHING = "all"  # the split that has all images

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from fcos_tf.data.annotations import COORDINATE_DECIMALS, Fault
 from fcos_tf.data.formats.records import ObjectRecord
-from fcos_tf.data.formats.text import read_utf8
-from fcos_tf.image_files import check_regular, files_below, stem_of, unquoted
+from fcos_tf.image_files import check_regular, files_below, read_utf8, stem_of, unquoted
 
 IMAGES, ANNOTATIONS, LISTS = FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Main")
 DataDir = str | os.PathLike | Sequence[str | os.PathLike]

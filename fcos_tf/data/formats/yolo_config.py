@@ -6,8 +6,7 @@ from typing import Any
 
 import yaml
 
-from fcos_tf.data.formats.text import read_utf8
-from fcos_tf.image_files import read_text
+from fcos_tf.image_files import read_text, read_utf8
 
 NAMES_FILES = ("classes.txt", "obj.names", "*.names")
 SPLITS = ("train", "val", "valid", "validation", "test")

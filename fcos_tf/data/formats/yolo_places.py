@@ -7,15 +7,8 @@ from typing import Any
 
 from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
-from fcos_tf.data.formats.text import read_utf8
 from fcos_tf.data.formats.yolo_config import NAMES_FILES, SPLITS, moved
-from fcos_tf.image_files import (
-    ImageIndex,
-    is_image_name,
-    plain_name,
-    stem_of,
-    unquoted,
-)
+from fcos_tf.image_files import ImageIndex, is_image_name, plain_name, read_utf8, stem_of, unquoted
 
 
 def root_of(content, config, data_dir, annotations, images) -> tuple[Path, tuple[str, ...]]:
