@@ -7,7 +7,6 @@ look like: `coco_records`.
 import gc
 import json
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,10 +107,7 @@ def read_coco(
 
 
 def write_coco(
-    annotations: Annotations,
-    json_file: str | os.PathLike,
-    *,
-    file_names: Sequence[str] | None = None,
+    annotations: Annotations, json_file: str | os.PathLike, file_names: Sequence[str]
 ) -> None:
     """Writes annotations as a COCO JSON; the images are not copied.
 
@@ -122,22 +118,8 @@ def write_coco(
     Args:
         annotations: Of n images.
         json_file: The output file; its folder is created.
-        file_names: n different names, relative to the folder of the images. Default: the base
-            names of `annotations.files`.
-
-    Raises:
-        ValueError: Not n different file names.
+        file_names: n different names, relative to the folder of the images.
     """
-    if file_names is None:
-        file_names = [os.path.basename(file) for file in annotations.files]
-    if len(file_names) != annotations.num_images:
-        raise ValueError(
-            f"{json_file}: expected {annotations.num_images} file names, got {len(file_names)}"
-        )
-    twice = [name for name, count in Counter(file_names).items() if count > 1]
-    if twice:
-        raise ValueError(f"{json_file}: file names more than once: {', '.join(twice[:5])}")
-
     image_records = _records(id=annotations.image_ids.tolist(), file_name=file_names)
     for record, (height, width) in zip(image_records, annotations.sizes.tolist(), strict=True):
         if height and width:

@@ -147,42 +147,27 @@ def find_class_names(files: Sequence[Path], folders: Sequence[Path]) -> tuple[st
 
 
 def write_voc(
-    annotations: Annotations,
-    data_dir: str | os.PathLike,
-    split: str,
-    *,
-    stems: Sequence[str],
-    file_names: Sequence[str] | None = None,
+    annotations: Annotations, data_dir: str | os.PathLike, split: str, file_names: Sequence[str]
 ) -> None:
     """Writes annotations and the list of a split, such that `read_voc` gives them back.
 
     The caller puts the images into JPEGImages under `file_names`. Splits of one tree may be
     written one after the other. VOC has no place for areas other than that of the box, for
     category ids and for the annotations' own numbers; the ids of images come back where they are
-    the digits of the stems, see `voc_files.image_ids_of`.
+    the digits of the file names, see `voc_files.image_ids_of`.
 
     Args:
         annotations: Of n images; `ignored` boxes are marked difficult.
         data_dir: The tree; its folders are created.
         split: Name of the list.
-        stems: n names without ending, all different.
-        file_names: n names of the image files. Default: the stem with the ending of the image.
+        file_names: n names of the image files, different also without their endings.
 
     Raises:
-        ValueError: Names that would not read back, or not n of them.
+        ValueError: Names that would not read back.
     """
-    stems = list(stems)
-    if file_names is None:
-        endings = [Path(file).suffix for file in annotations.files]
-        file_names = [stem + ending for stem, ending in zip(stems, endings, strict=False)]
-    for what, given in (("stems", stems), ("file_names", list(file_names))):
-        if len(set(given)) != len(given) or len(given) != annotations.num_images:
-            some = ", ".join(map(repr, given[:5])) or "none"
-            raise ValueError(
-                f"{what}: expected {annotations.num_images} different names, got {some}"
-            )
+    stems = [Path(name).stem for name in file_names]
     for stem in stems:
-        if parse_list(stem, [f"{stem}.xml"]) != [stem] or Path(stem).name != stem:
+        if parse_list(stem, [f"{stem}.xml"]) != [stem]:
             raise ValueError(f"stems: expected names that a split file can hold, got {stem!r}")
 
     for folder in FOLDERS:

@@ -70,10 +70,10 @@ def write_dataset(
                 file = output_dir / "annotations" / f"instances_{split}.json"
                 _check_absent(file, output_dir / split)
                 names = _copy(annotations, output_dir / split, stems[split], read_bytes)
-                write_coco(annotations, file, file_names=names)
+                write_coco(annotations, file, names)
             else:
                 names = _copy(annotations, output_dir / "JPEGImages", stems[split], read_bytes)
-                write_voc(annotations, output_dir, split, stems=stems[split], file_names=names)
+                write_voc(annotations, output_dir, split, names)
     except ImageError as error:
         raise ValueError(str(error)) from None
     return output_dir
