@@ -25,17 +25,10 @@ _ONE_FOR_ALL = ("train", "val", splits.EVERYTHING)
 def find(split: str, data_dir, annotations, images) -> tuple[Path, Path, bool]:
     """Finds the JSON file and the folder of images.
 
-    Args:
-        split: See `coco.read_coco`.
-        data_dir: Likewise.
-        annotations: Likewise.
-        images: Likewise.
+    Args, Raises: see `coco.read_coco`.
 
     Returns:
         Both, and whether the file is that of the split alone.
-
-    Raises:
-        FileNotFoundError: No such file or folder; says what was looked for.
     """
     file, has_split = _find_json(split, data_dir, annotations)
     if images:

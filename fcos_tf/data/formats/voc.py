@@ -1,7 +1,7 @@
 """Reads PASCAL VOC trees as annotations, and writes them. The files of a tree: `voc_files`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,9 +26,9 @@ from fcos_tf.data.formats.voc_files import (
     join,
     list_split,
     parse_list,
+    parse_size,
     read_object,
     read_root,
-    read_size,
     text_of,
     write_annotation,
 )
@@ -111,7 +111,7 @@ def read_record(xml: Path, stem: str, index: ImageIndex, class_names: Sequence[s
     try:
         root = read_root(xml)
         file = index.path(index.find(stem, text_of(root, "filename")))
-        size = read_size(root)
+        size = parse_size(text_of(root, "size/height"), text_of(root, "size/width"))
     except ValueError as error:
         return ImageRecord(origin, faults=[Fault(origin, "", str(error))])
     objects, faults, others = {}, [], []
@@ -127,7 +127,7 @@ def read_record(xml: Path, stem: str, index: ImageIndex, class_names: Sequence[s
     return ImageRecord(origin, file, size, objects, faults, others)
 
 
-def find_class_names(files: Sequence[Path], folders: Sequence[Path]) -> tuple[str, ...]:
+def find_class_names(files: Iterable[Path], folders: Sequence[Path]) -> tuple[str, ...]:
     """The sorted names of the objects in XML files.
 
     Raises:

@@ -194,15 +194,6 @@ def text_of(element: ElementTree.Element, path: str) -> str:
     return texts.pop() if texts else ""
 
 
-def read_size(root: ElementTree.Element) -> tuple[int, int] | None:
-    """The annotated (height, width) of the image; None where that is no size.
-
-    Raises:
-        ValueError: There are several that differ.
-    """
-    return parse_size(*(text_of(root, f"size/{side}") for side in ("height", "width")))
-
-
 def parse_size(*texts: str) -> tuple[int, int] | None:
     """The (height, width) in two texts; None where they are no size."""
     try:
