@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fcos_tf.data.annotations import Fault
-from fcos_tf.data.formats.listing import Listing, annotation_folder, find_images
+from fcos_tf.data.formats.listing import Listing, annotation_files, find_images
 from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
-from fcos_tf.image_files import ImageIndex, files_below, read_text
+from fcos_tf.image_files import ImageIndex, read_text
 
 _POINTS = {"rectangle": 2, "polygon": 3}  # least number of them
 
@@ -43,25 +43,20 @@ def list_labelme(
     Raises:
         FileNotFoundError: A folder is missing, or has no JSON files.
     """
-    folder, index = annotation_folder(data_dir, annotations, images, "labelme")
-    files = files_below(folder, ".json")
-    if not files:
-        raise FileNotFoundError(f"no JSON files in {folder}")
-    names = [os.path.splitext(file)[0] for file in files]
-    places, notes = find_images(index, names)
-    read = {
-        name: _read(folder / file, name, index) for name, file in zip(names, files, strict=True)
-    }
+    files, index = annotation_files(data_dir, annotations, images, "labelme", ".json")
+    places, notes = find_images(index, files)
+    read = {name: _read(file, name, index) for name, file in files.items()}
 
     def find_class_names() -> Sequence[str]:
         found = {each.name for record in read.values() for each in record.objects.values()}
         if not found:
-            raise ValueError(f"no rectangle or polygon in any JSON file of {folder}")
+            where = Path(annotations or data_dir)
+            raise ValueError(f"no rectangle or polygon in any JSON file of {where}")
         return sorted(found)
 
     return Listing(
         root=Path(data_dir or images),
-        names=names,
+        names=[*files],
         read=lambda name, wanted: read[name],
         find_class_names=find_class_names,
         item="shape",

@@ -1,7 +1,7 @@
 """What formats of one's own data have in common: from a list of images to a split of them."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats import splits
 from fcos_tf.data.formats.records import Frame, ImageRecord, absent_classes, read_result
 from fcos_tf.data.formats.voc_files import image_ids_of
-from fcos_tf.image_files import ImageIndex, plain_name, stem_of
+from fcos_tf.image_files import ImageIndex, files_below, plain_name, stem_of
 
 
 class Listing(NamedTuple):
@@ -55,14 +55,7 @@ def read_listing(
 
     Image ids are the digits of the names, or positions, see `voc_files.image_ids_of`.
 
-    Args:
-        listing: The data set.
-        split: See `splits.choose`.
-        class_names: Name of each label; None: those of the data set.
-        limit: Read only the first `limit` images.
-        val_fraction: See `splits.choose`.
-        include_difficult: Let objects marked difficult count like all others.
-        frame: What to do where boxes are not in stored pixels.
+    Args: see `splits.choose` and `read_result`; `class_names` None: those of the data set.
 
     Raises:
         FileNotFoundError, ValueError: No such split, or no image of it is left.
@@ -95,22 +88,28 @@ def read_listing(
     return ReadResult(annotations, faults, found.other_classes)
 
 
-def annotation_folder(data_dir, annotations, images, dataset: str) -> tuple[Path, ImageIndex]:
-    """The folder of the annotation files, and the images.
+def annotation_files(
+    data_dir, annotations, images, dataset: str, suffix: str
+) -> tuple[dict[str, Path], ImageIndex]:
+    """The annotation files by their paths in their folder without suffix, and the images.
 
     Raises:
         ValueError: Neither `data_dir` nor both others are given.
-        FileNotFoundError: A folder is missing.
+        FileNotFoundError: A folder is missing, or has no such files.
     """
     if not data_dir and not (annotations and images):
         raise ValueError(f"dataset {dataset} needs data_dir, or both annotations and images")
     folder = Path(annotations or data_dir)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
-    return folder, ImageIndex(images or data_dir)
+    index = ImageIndex(images or data_dir)
+    files = {os.path.splitext(file)[0]: folder / file for file in files_below(folder, suffix)}
+    if not files:
+        raise FileNotFoundError(f"no {suffix[1:].upper()} files in {folder}")
+    return files, index
 
 
-def find_images(index: ImageIndex, names: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+def find_images(index: ImageIndex, names: Iterable[str]) -> tuple[list[str], tuple[str, ...]]:
     """The image of each annotation file by its name, and notes on what is left out.
 
     Args:

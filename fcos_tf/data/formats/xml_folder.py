@@ -4,12 +4,10 @@ The XML is that of a VOC tree (`voc_files`); there are no lists, and the two may
 """
 
 import os
-from functools import partial
 from pathlib import Path
 
-from fcos_tf.data.formats.listing import Listing, annotation_folder, find_images
+from fcos_tf.data.formats.listing import Listing, annotation_files, find_images
 from fcos_tf.data.formats.voc import find_class_names, read_record
-from fcos_tf.image_files import files_below
 
 
 def list_xml(
@@ -32,17 +30,13 @@ def list_xml(
     Raises:
         FileNotFoundError: A folder is missing, or has no XML files.
     """
-    folder, index = annotation_folder(data_dir, annotations, images, "xml")
-    files = files_below(folder, ".xml")
-    if not files:
-        raise FileNotFoundError(f"no XML files in {folder}")
-    names = [os.path.splitext(file)[0] for file in files]
-    places, notes = find_images(index, names)
+    files, index = annotation_files(data_dir, annotations, images, "xml", ".xml")
+    places, notes = find_images(index, files)
     return Listing(
         root=Path(data_dir or images),
-        names=names,
-        read=lambda name, wanted: read_record(folder / f"{name}.xml", name, index, wanted),
-        find_class_names=partial(find_class_names, [folder / file for file in files], [folder]),
+        names=[*files],
+        read=lambda name, wanted: read_record(files[name], name, index, wanted),
+        find_class_names=lambda: find_class_names(files.values(), [Path(annotations or data_dir)]),
         notes=notes,
         places=places,
     )

@@ -42,6 +42,12 @@ def test_boxes_that_may_be_of_the_turned_image_are_told(tmp_path, orientation, s
     assert len(found.boxes) == 1
 
 
+def test_an_ending_in_capitals(tmp_path):
+    add(tmp_path, "a.jpg", "a.XML", voc_object())
+    found, faults, _ = read_annotations("xml", "all", data_dir=tmp_path)
+    assert faults == [] and len(found.boxes) == 1
+
+
 def test_images_in_folders_of_splits_and_xml_in_one(tmp_path):
     for number in range(6):
         folder = "train" if number < 4 else "val"
