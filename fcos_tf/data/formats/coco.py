@@ -90,8 +90,6 @@ def read_coco(
         *coco_records.faults(listed.problems, content["images"], "image", str(file)),
         *coco_records.faults(objects.problems, content["annotations"], "annotation", str(file)),
     ]
-    if not listed.used.any():
-        raise ValueError(f"{file}: none of its images can be used; the first fault: {faults[0]}")
     read = Annotations(
         files=listed.files,
         image_ids=ids,
@@ -102,8 +100,11 @@ def read_coco(
         notes=(*notes, *left_out),
     ).images(listed.used)
     read, size_faults = _correct_sizes(read, frame)
+    faults += size_faults
+    if not read.num_images:
+        raise ValueError(f"{file}: none of its images can be used; the first fault: {faults[0]}")
     clean, box_faults = check_annotations(read, str(file), "annotation")
-    return ReadResult(clean, faults + size_faults + box_faults, objects.other_classes)
+    return ReadResult(clean, faults + box_faults, objects.other_classes)
 
 
 def write_coco(

@@ -201,6 +201,16 @@ def test_photos_that_were_resized_after_annotation(tmp_path):
     assert found.areas[0] == 700 / 4 and found.sizes.tolist() == [[40, 50]]
 
 
+def test_a_split_whose_only_image_has_another_size_is_refused(tmp_path):
+    # The box reaches over 100x80, so the image is looked at: it has 50x40.
+    box = {**CONTENT["annotations"][1], "bbox": [0, 0, 120, 60]}
+    content = {**CONTENT, "images": CONTENT["images"][:1], "annotations": [box]}
+    root = write_split(tmp_path, content)
+    Image.new("RGB", (50, 40)).save(root / "val2017" / "b.jpg")
+    with pytest.raises(ValueError, match=r"none of its images can be used; .* got 50x40"):
+        read_coco("val2017", data_dir=root)
+
+
 def test_file_name_with_a_folder(tmp_path):
     images = [
         {"id": 1, "file_name": "night/1.jpg"},  # in val2017/night
