@@ -281,36 +281,19 @@ def crop_to_canvas(
 
 
 def flip_horizontal(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mirrors an image that is not padded yet: x becomes w - x, so x1 and x2 change places.
-
-    Args:
-        image: uint8 [h, w, 3].
-        boxes: float32 [M, 4], xyxy in pixels of `image`.
-
-    Returns:
-        The mirrored image and boxes.
-    """
+    """An image [h, w, 3], not padded yet, and its boxes [M, 4], mirrored: x becomes w - x."""
     return cv2.flip(image, 1), flip_boxes(boxes, image.shape[1])
 
 
 def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
-    """The boxes [M, 4] of an image of that width, mirrored with it."""
+    """The boxes [M, 4] of an image of that width, mirrored: x1 and x2 change places."""
     mirrored = boxes.copy()
     mirrored[:, [0, 2]] = width - boxes[:, [2, 0]]
     return mirrored
 
 
 def pad_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pads an image with zeros, right and bottom; boxes keep their coordinates.
-
-    Args:
-        image: [h, w, 3], no larger than the canvas.
-        height: H.
-        width: W.
-
-    Returns:
-        [H, W, 3] of the same dtype.
-    """
+    """Pads [h, w, 3] with zeros, right and bottom, to [H, W, 3]; boxes keep their coordinates."""
     if image.shape[:2] == (height, width):
         return np.ascontiguousarray(image)
     canvas = np.zeros([height, width, 3], image.dtype)
