@@ -94,7 +94,8 @@ def annotation_files(
     """The annotation files by their paths in their folder without suffix, and the images.
 
     Raises:
-        ValueError: Neither `data_dir` nor both others are given.
+        ValueError: Neither `data_dir` nor both others are given; or two files have one name but for
+            the case of their endings.
         FileNotFoundError: A folder is missing, or has no such files.
     """
     if not data_dir and not (annotations and images):
@@ -103,7 +104,12 @@ def annotation_files(
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
     index = ImageIndex(images or data_dir)
-    files = {os.path.splitext(file)[0]: folder / file for file in files_below(folder, suffix)}
+    files: dict[str, Path] = {}
+    for file in files_below(folder, suffix):
+        name = os.path.splitext(file)[0]
+        if name in files:
+            raise ValueError(f"{folder / file}: expected one file of its name, got {files[name]}")
+        files[name] = folder / file
     if not files:
         raise FileNotFoundError(f"no {suffix[1:].upper()} files in {folder}")
     return files, index

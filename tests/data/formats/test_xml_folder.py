@@ -46,6 +46,9 @@ def test_an_ending_in_capitals(tmp_path):
     add(tmp_path, "a.jpg", "a.XML", voc_object())
     found, faults, _ = read_annotations("xml", "all", data_dir=tmp_path)
     assert faults == [] and len(found.boxes) == 1
+    (tmp_path / "a.xml").write_text("<annotation/>")
+    with pytest.raises(ValueError, match=r"a\.xml: expected one file of its name, got .*a\.XML"):
+        read_annotations("xml", "all", data_dir=tmp_path)
 
 
 def test_images_in_folders_of_splits_and_xml_in_one(tmp_path):
