@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import keras
 import tensorflow as tf
 
 FORMATS = ("xyxy", "yxyx", "xywh", "center_xywh", "rel_xyxy", "rel_yxyx", "rel_xywh")
@@ -36,8 +37,7 @@ def from_keras_cv(
             f"bounding_box_format: expected one of {', '.join(FORMATS)}, "
             f"got {bounding_box_format!r}"
         )
-    relative = bounding_box_format.startswith("rel_")
-    if relative and image_size is None:
+    if bounding_box_format.startswith("rel_") and image_size is None:
         raise ValueError(f"image_size: expected (height, width) with {bounding_box_format}")
     boxes = bounding_boxes["boxes"]
     labels = bounding_boxes["classes" if "classes" in bounding_boxes else "labels"]
@@ -46,16 +46,8 @@ def from_keras_cv(
     if isinstance(boxes, tf.RaggedTensor):
         boxes = boxes.to_tensor(-1, shape=[None, None, 4])
     labels = tf.cast(labels, tf.int32)
-    a, b, c, d = tf.unstack(tf.cast(boxes, tf.float32), axis=-1)
-    form = bounding_box_format.removeprefix("rel_")
-    if form == "yxyx":
-        a, b, c, d = b, a, d, c
-    elif form == "xywh":
-        c, d = a + c, b + d
-    elif form == "center_xywh":
-        a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
-    boxes = tf.stack([a, b, c, d], axis=-1)
-    if relative:
-        height, width = image_size
-        boxes *= tf.constant([width, height, width, height], tf.float32)
+    height, width = (None, None) if image_size is None else image_size
+    boxes = keras.utils.bounding_boxes.convert_format(
+        tf.cast(boxes, tf.float32), bounding_box_format, "xyxy", height=height, width=width
+    )
     return {"boxes": tf.where(labels[..., None] >= 0, boxes, 0.0), "labels": labels}
