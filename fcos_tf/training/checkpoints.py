@@ -24,12 +24,7 @@ from fcos_tf.keras_files import (
     open_weights,
     read_config,
 )
-from fcos_tf.training.optimizers import (
-    OLD_MOMENTUM,
-    averaged_weights,
-    has_old_momentum,
-    swap_averages,
-)
+from fcos_tf.training.optimizers import averaged_weights, swap_averages
 
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step_(\d{8,})\.keras")
@@ -150,7 +145,6 @@ def restore(model: keras.Model, path: str | Path) -> int:
     path = Path(path)
     step = step_of(path)
     check_whole(path)
-    _refuse_old_momentum(path)
     if not model.optimizer.built:
         # Only a built optimizer has slots (momentum ...) to load into.
         model.optimizer.build(model.trainable_variables)
@@ -185,17 +179,6 @@ def refuse_other_classes(path: Path, class_names: Sequence[str]) -> None:
             f"{', '.join(class_names)}; give the data it was trained on or its --classes, or "
             f"another --model_dir with --initial_weights={path}"
         )
-
-
-def _refuse_old_momentum(path: Path) -> None:
-    """Refuses a checkpoint of an older SGD, whose momentum accumulated steps, not gradients."""
-    saved = read_config(path)
-    optimizer = (saved.get("compile_config") or {}).get("optimizer") or {}
-    optimizer = optimizer.get("config", {}).get("inner_optimizer") or optimizer
-    is_ours = optimizer.get("registered_name") == "fcos_tf>SGD"
-    if is_ours and has_old_momentum(optimizer.get("config", {})):
-        advice = "start a new run from these weights with --initial_weights"
-        raise ValueError(f"{path}: {OLD_MOMENTUM}; {advice}")
 
 
 @contextlib.contextmanager

@@ -14,17 +14,13 @@ Differences from Keras' optimizers:
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import keras
 from keras import ops
 
 _PACKAGE = "fcos_tf"
 _BIASES = ("bias", "beta")  # of convolutions, of norms
-OLD_MOMENTUM = (
-    "expected momentum of gradients, got that of an older fcos_tf SGD, which accumulated steps"
-)
 
 
 class _DetectionOptimizer:
@@ -132,19 +128,13 @@ class SGD(_DetectionOptimizer, keras.optimizers.SGD):
         bias_lr_factor: Float > 0, a factor on the learning rate of biases and of the offsets of
             norms (a parameter group in PyTorch); 2 in the code of the paper's authors.
         backbone_lr_factor: Float >= 0, likewise of the backbone of a model of this package.
-        slots: "gradients", what the momentum accumulates; marks the config, as older checkpoints
-            have accumulated steps.
         **kwargs: As `keras.optimizers.SGD`: nesterov, global_clipnorm, use_ema ...
 
     Example:
         >>> optimizer = SGD(0.01, momentum=0.9, weight_decay=1e-4, global_clipnorm=10.0)
     """
 
-    def __init__(
-        self, learning_rate=0.01, momentum=0.0, *, weight_decay=None, slots="gradients", **kwargs
-    ):
-        if slots != "gradients":
-            raise ValueError(f"slots: expected 'gradients', got {slots!r}")
+    def __init__(self, learning_rate=0.01, momentum=0.0, *, weight_decay=None, **kwargs):
         momentum = float(momentum)  # Keras refuses an int
         super().__init__(learning_rate, momentum=momentum, weight_decay=weight_decay, **kwargs)
 
@@ -172,21 +162,6 @@ class SGD(_DetectionOptimizer, keras.optimizers.SGD):
         rate = number(self._rate_of(variable, learning_rate))
         self.assign_sub(variable, rate * step)
 
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "slots": "gradients"}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """The optimizer of a config; that of an older SGD with momentum is refused.
-
-        Raises:
-            ValueError: Its saved momentum has accumulated steps, not gradients.
-        """
-        if has_old_momentum(config):
-            raise ValueError(f"{OLD_MOMENTUM}; load the model alone by compile=False")
-        return super().from_config(config, custom_objects)
-
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
 class AdamW(_DetectionOptimizer, keras.optimizers.AdamW):
@@ -204,11 +179,6 @@ class AdamW(_DetectionOptimizer, keras.optimizers.AdamW):
 
     def __init__(self, learning_rate=1e-4, weight_decay=0.05, **kwargs):
         super().__init__(learning_rate, weight_decay=weight_decay, **kwargs)
-
-
-def has_old_momentum(config: Mapping[str, Any]) -> bool:
-    """Whether the config of an `SGD` is of the time when its momentum accumulated steps."""
-    return bool(config.get("momentum")) and "slots" not in config
 
 
 @contextlib.contextmanager

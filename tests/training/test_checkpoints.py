@@ -1,4 +1,3 @@
-import json
 import os
 import zipfile
 
@@ -183,32 +182,6 @@ def test_another_optimizer_is_refused(tmp_path):
     other.compile(optimizer=SGD(0.1), loss="mse")  # has no momentum variables
     with pytest.raises(ValueError, match=r"does not fit this model and optimizer"):
         checkpoints.restore(other, path)
-
-
-@pytest.mark.parametrize("scaled", [False, True])
-def test_momentum_of_an_older_sgd_is_refused(tmp_path, scaled):
-    model = make_model()
-    if scaled:
-        model.compile(
-            keras.optimizers.LossScaleOptimizer(model.optimizer), "mse", jit_compile=False
-        )
-    train(model, range(1))
-    path = checkpoints.save(model, tmp_path, 1)
-    keras.models.load_model(path)
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    config = json.loads(members["config.json"])
-    optimizer = config["compile_config"]["optimizer"]["config"]
-    del (optimizer["inner_optimizer"]["config"] if scaled else optimizer)["slots"]
-    members["config.json"] = json.dumps(config)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    with pytest.raises(ValueError, match=r"step_00000001\.keras: expected momentum of gradients"):
-        checkpoints.restore(make_model(), path)
-    with pytest.raises(ValueError, match=r"^expected momentum of gradients.*by compile=False$"):
-        keras.models.load_model(path)
-    keras.models.load_model(path, compile=False)
 
 
 @pytest.mark.parametrize("scaled_before", [False, True])
