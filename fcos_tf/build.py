@@ -24,6 +24,7 @@ from fcos_tf.config import (
 from fcos_tf.data.formats.splits import shared_images
 from fcos_tf.models.backbone_model import BackboneModel
 from fcos_tf.models.classifier import ImageClassifier
+from fcos_tf.models.detector import detectable
 from fcos_tf.models.faster_rcnn import FasterRCNN
 from fcos_tf.models.fcos import FCOS
 from fcos_tf.models.image_model import ImageModel
@@ -71,7 +72,7 @@ def load_val_data(
 
     Args:
         config: The options.
-        class_names: The classes of the model, used if the config has none.
+        class_names: Those of the training data, used if the config has none.
         share: A host's part of every batch.
     """
     if class_names and not config.classes:
@@ -239,8 +240,10 @@ def _share_backbone(kind: type[ImageModel], other: type[ImageModel]) -> bool:
 
 
 def with_input_of(model: ImageModel, config: Config, given: Collection[str]) -> Config:
-    """The config with the `image_size` and `apply_exif` of a model, but for given ones."""
+    """The config with the `image_size`, `apply_exif` and classes of a model, but for given ones."""
     of_model = {name: getattr(model, name) for name in {"image_size", "apply_exif"} - {*given}}
+    if model.class_names and not config.classes:
+        of_model["classes"] = detectable(model.class_names)
     return dataclasses.replace(config, **{n: v for n, v in of_model.items() if v is not None})
 
 

@@ -21,6 +21,8 @@ in a flag file do not count.
 
 import dataclasses
 import functools
+from pathlib import Path
+from typing import Any
 
 from fcos_tf.cli import command_line
 from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config, DataOptions, DetectionOptions
@@ -105,8 +107,12 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
     if options.weights:
         refuse("--weights", ["model_dir"])
     calibration = ()
+    # Refuses missing packages before anything is done.
     if options.onnx:
-        _check_onnx()
+        from fcos_tf.detecting.onnx import import_package
+
+        for name in ("onnx", "onnxruntime"):
+            import_package(name)
     if options.openvino:
         from fcos_tf.detecting.openvino import import_openvino
 
@@ -116,7 +122,6 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
             calibration = _find_images(options.calibration_images)
     load_tensorflow()
     from fcos_tf import build, export
-    from fcos_tf.jobs.accuracy import make_gate
     from fcos_tf.models.weights import load_detector
     from fcos_tf.training import run
 
@@ -126,37 +131,20 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
     if "apply_exif" in given:
         model.apply_exif = config.apply_exif
     image_size = config.image_size if "image_size" in given else None
-    size_and_precision = {"image_size": image_size, "precision": options.export_precision}
     gate = None
     if options.val_images:
         with command_line.arguments_as_flags({"num_images": "val_images", "report": "report"}):
-            gate = make_gate(config, model, path, given=given, **options_for(options, make_gate))
-    thresholds = build.given_thresholds(config, given, model, path)
+            gate = _make_gate(config, options, given, model, path)
+    shared = {"image_size": image_size, "accept": gate}
+    shared |= build.given_thresholds(config, given, model, path)
+    precision = {"precision": options.export_precision}
+    eight_bits = {**shared, **precision, "calibration": calibration}
     if options.litert:
-        file = export.export_litert(
-            model,
-            options.litert,
-            calibration=calibration,
-            accept=gate,
-            **size_and_precision,
-            **thresholds,
-        )
-        print(file, flush=True)
+        print(export.export_litert(model, options.litert, **eight_bits), flush=True)
     if options.onnx:
-        file = export.export_onnx(
-            model, options.onnx, image_size=image_size, accept=gate, **thresholds
-        )
-        print(file, flush=True)
+        print(export.export_onnx(model, options.onnx, **shared), flush=True)
     if options.openvino:
-        file = export.export_openvino(
-            model,
-            options.openvino,
-            calibration=calibration,
-            accept=gate,
-            **size_and_precision,
-            **thresholds,
-        )
-        print(file, flush=True)
+        print(export.export_openvino(model, options.openvino, **eight_bits), flush=True)
     if options.output_dir:
         folder = export.export_saved_model(
             model,
@@ -164,21 +152,35 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
             fold=options.fold_batch_norms,
             sample=options.sample,
             limits=export.Limits(options.max_images, options.max_pixels),
-            accept=gate,
-            **size_and_precision,
-            **thresholds,
+            **shared,
+            **precision,
         )
         print(folder, flush=True)
     if gate:
         print(export.format_rows(gate.rows))
 
 
-def _check_onnx() -> None:
-    """Refuses missing packages before anything is done."""
-    from fcos_tf.detecting.onnx import import_package
+def _make_gate(
+    config: Config, options: ExportOptions, given: command_line.Given, model: Any, path: Path
+) -> Any:
+    """The `AccuracyGate` of a model on the validation data."""
+    from fcos_tf import build
+    from fcos_tf.export import AccuracyGate
 
-    for name in ("onnx", "onnxruntime"):
-        import_package(name)
+    if not hasattr(model, "detect"):
+        raise ValueError(
+            f"--val_images: expected a detector, got a {type(model).__name__} in {path}"
+        )
+    if model.image_size is None and "image_size" in given:
+        model.image_size = config.image_size
+    config = build.with_input_of(model, config, given)
+    dataset = build.load_val_data(config)
+    for note in dataset.notes:
+        print(note)
+    count, data = options.val_images, f"{config.dataset} {config.val_split}"
+    print(f"measuring {path} and its exports on {count} images of {data}", flush=True)
+    arguments = options_for(options, AccuracyGate, title=f"{path} on {data}")
+    return AccuracyGate(model, dataset, count, **arguments)
 
 
 def _find_images(images: str) -> list:

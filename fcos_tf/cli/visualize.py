@@ -23,9 +23,9 @@ on validation images at the size of the model.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fcos_tf.cli import command_line
 from fcos_tf.config import (
@@ -38,13 +38,6 @@ from fcos_tf.config import (
 )
 from fcos_tf.options import Options, fields_of, option
 from fcos_tf.tensorflow_words import load_tensorflow
-
-
-class Picture(NamedTuple):
-    """A choice of --what: the function that draws it, and the options that it uses."""
-
-    draw: Callable[[Config, "VisualizeOptions", command_line.Given], Iterable[Path]]
-    uses: tuple[str, ...]
 
 
 def _augmentations(config, options, given):
@@ -130,16 +123,18 @@ def _proposals(config, options, given):
 
 _DATA = (*fields_of(DataOptions), *fields_of(InputOptions))
 _OF_A_MODEL = (*_DATA, "val_split", "model_dir", "weights")
+# Choice of --what -> the function that draws it, and the options that it uses.
 _PICTURES = {
-    "augmentations": Picture(
-        _augmentations, (*_DATA, *fields_of(AugmentationOptions), "seed", "num_images")
+    "augmentations": (
+        _augmentations,
+        (*_DATA, *fields_of(AugmentationOptions), "seed", "num_images"),
     ),
-    "curves": Picture(_curves, ("model_dir", "runs")),
-    "points": Picture(_points, (*_OF_A_MODEL, "num_images")),
-    "targets": Picture(_points, (*_OF_A_MODEL, "num_images")),
-    "predictions": Picture(_points, (*_OF_A_MODEL, "num_images", "score_threshold")),
-    "tsne": Picture(_tsne, (*_OF_A_MODEL, "seed", "num_samples", "perplexity", "thumbnails")),
-    "proposals": Picture(_proposals, (*_OF_A_MODEL, "num_images", "num_boxes")),
+    "curves": (_curves, ("model_dir", "runs")),
+    "points": (_points, (*_OF_A_MODEL, "num_images")),
+    "targets": (_points, (*_OF_A_MODEL, "num_images")),
+    "predictions": (_points, (*_OF_A_MODEL, "num_images", "score_threshold")),
+    "tsne": (_tsne, (*_OF_A_MODEL, "seed", "num_samples", "perplexity", "thumbnails")),
+    "proposals": (_proposals, (*_OF_A_MODEL, "num_images", "num_boxes")),
 }
 
 
@@ -167,25 +162,24 @@ class VisualizeOptions(Options):
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the tool; ends the process with its exit status."""
-    uses = {name for picture in _PICTURES.values() for name in picture.uses}
+    uses = {name for _, names in _PICTURES.values() for name in names}
     uses &= fields_of(Config).keys()
     command_line.run(_visualize, __doc__, argv, uses=uses, options=VisualizeOptions)
 
 
 def _visualize(config: Config, options: VisualizeOptions, given: command_line.Given) -> None:
-    picture = _PICTURES[options.what]
+    draw, uses = _PICTURES[options.what]
     unused = {*fields_of(Config), *fields_of(VisualizeOptions)} - {"what", "output_dir"}
-    command_line.refuse_unused(given, f"--what={options.what}", unused - {*picture.uses})
+    command_line.refuse_unused(given, f"--what={options.what}", unused - {*uses})
     if options.what != "curves":
         load_tensorflow()
-    for path in picture.draw(config, options, given):
+    for path in draw(config, options, given):
         print(path, flush=True)
 
 
 def _open(config: Config, options: VisualizeOptions, given: command_line.Given) -> tuple[Any, Any]:
     """A model, and the validation data of its classes at its size."""
     from fcos_tf import build
-    from fcos_tf.models.detector import detectable
     from fcos_tf.models.weights import load_model
     from fcos_tf.training.run import find_weights
 
@@ -193,8 +187,7 @@ def _open(config: Config, options: VisualizeOptions, given: command_line.Given) 
         command_line.refuse_unused(given, "--weights", ["model_dir"])
     model = load_model(find_weights(config.model_dir, options.weights))
     config = build.with_input_of(model, config, command_line.replacing(config, given))
-    dataset = build.load_val_data(config, model.class_names and detectable(model.class_names))
-    return model, dataset
+    return model, build.load_val_data(config)
 
 
 def _examples(dataset: Any, count: int) -> Iterator[tuple[Any, dict[str, Any]]]:

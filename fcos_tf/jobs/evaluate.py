@@ -47,7 +47,6 @@ def evaluate(
     from fcos_tf.detecting.files import DETECTIONS_FILE
     from fcos_tf.evaluation.tta import parse_tta
     from fcos_tf.keras_files import replace_settings
-    from fcos_tf.models.detector import detectable
     from fcos_tf.models.input_checks import check_class_names
     from fcos_tf.models.weights import load_detector
     from fcos_tf.training import checkpoints, run
@@ -70,11 +69,10 @@ def evaluate(
     for name, value in thresholds.items():
         setattr(model, name, value)  # before anything is traced
     config = build.with_input_of(model, config, given)
-    class_names = model.class_names and detectable(model.class_names)
-    dataset = build.load_val_data(config, class_names)
+    dataset = build.load_val_data(config)
     for note in dataset.notes:
         print(note)
-    if not class_names and len(dataset.class_names) != model.num_classes:
+    if not model.class_names and len(dataset.class_names) != model.num_classes:
         raise ValueError(
             f"{path}: a model of {model.num_classes} classes; expected "
             f"{len(dataset.class_names)}, as many as --dataset={config.dataset} has"
@@ -84,7 +82,7 @@ def evaluate(
         detect = None if classifies else detecting.compile_detect(model, dataset.class_names)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    views = [build.load_val_data(_view(config, size), class_names) for size in sizes]
+    views = [build.load_val_data(_view(config, size)) for size in sizes]
     print(f"evaluating {path} on {dataset.num_images} images at {config.image_size}", flush=True)
     num_images = dataset.num_images * (1 + len(views))
     with tqdm(total=num_images, unit="image", disable=None) as bar:
