@@ -123,14 +123,12 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
         window = Window() if options.show else None
         image_size = config.image_size if "image_size" in given - _UNUSED[kind] else None
         name = getattr(options, kind, None)
-        if kind == "saved_model":
-            model = ExportedModel(name)
-        elif kind == "openvino":
-            model = OpenVinoModel(name)
-        elif kind == "onnx":
-            model = OnnxModel(name)
-        elif kind == "litert":
-            model = LiteRtModel(name)
+        exported = {
+            "saved_model": ExportedModel, "openvino": OpenVinoModel, "onnx": OnnxModel,
+            "litert": LiteRtModel,
+        }  # fmt: skip
+        if kind in exported:
+            model = exported[kind](name)
         elif kind == "server":
             model = ServedModel(name, options.description)
         else:
@@ -156,7 +154,7 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
         print(run.run(inputs))
     if run.faults:
         title = f"unreadable, not to the end, or not drawn ({len(run.faults)}):"
-        print(title, *run.faults, sep="\n", file=sys.stderr)
+        print(title, *map(escaped, run.faults), sep="\n", file=sys.stderr)
 
 
 def _classify(model, inputs, config: Config, given: command_line.Given) -> None:
@@ -184,7 +182,7 @@ def _classify(model, inputs, config: Config, given: command_line.Given) -> None:
     if len(faults) == len(inputs):
         raise OSError(f"none of {len(inputs)} images can be read; the first: {faults[0]}")
     if faults:
-        print(f"unreadable ({len(faults)}):", *faults, sep="\n", file=sys.stderr)
+        print(f"unreadable ({len(faults)}):", *map(escaped, faults), sep="\n", file=sys.stderr)
 
 
 def _free_folder(name: str) -> Path:

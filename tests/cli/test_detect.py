@@ -45,7 +45,7 @@ def photos(tmp_path):
     rng = np.random.default_rng(0)
     for name, size in (("a.png", (50, 90)), ("b.jpg", (120, 70)), ("c.png", (33, 64))):
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / name)
-    (folder / "broken.jpg").write_bytes(b"no image")
+    (folder / "broken\n.jpg").write_bytes(b"no image")
     (folder / "notes.txt").write_text("no image either, and not asked for")
     return folder
 
@@ -83,7 +83,7 @@ def test_a_folder_gives_what_predict_gives(weights, photos, tmp_path, capsys):
     assert [line.partition(": ")[0] for line in lines] == [str(photos / n) for n in READABLE]
     # What cannot be read is named at the end, and no reason to fail.
     assert error.startswith("unreadable, not to the end, or not drawn (1):\ncannot decode image ")
-    assert "broken.jpg" in error and len(error.splitlines()) == 2
+    assert "broken\\n.jpg" in error and len(error.splitlines()) == 2
     assert {path.name for path in out.iterdir()} == {"a.png", "b.jpg", "c.png", "detections.json"}
     files = {1: photos / "a.png", 2: photos / "b.jpg", 4: photos / "c.png"}  # the third is broken
     found = read_records(out)
@@ -97,7 +97,7 @@ def test_a_batch_gives_what_predict_gives_for_it(weights, photos, tmp_path, caps
         capsys, f"--weights={weights}", f"--input={files[0]},{photos}/*.jpg", "--batch_size=4",
         f"--output_dir={tmp_path / 'found'}",
     )  # fmt: skip
-    assert code == 0 and "broken.jpg" in error
+    assert code == 0 and "broken\\n.jpg" in error
     model = fcos_tf.load_model(weights)
     fold_norms(model)  # as the tool does
     found = model.predict(
