@@ -28,10 +28,7 @@ _SERIALIZABLE = (
     "fcos_tf.training.optimizers", "fcos_tf.training.schedules",
 )  # fmt: skip
 
-__all__ = [
-    "FCOS", "FasterRCNN", "ImageClassifier", "__version__", "detect", "fetch_weights", "load_model",
-    *_MODULES,
-]  # fmt: skip
+__all__ = [*_NAMES, *_MODULES, "__version__"]
 
 
 def __getattr__(name: str):

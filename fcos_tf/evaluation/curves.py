@@ -10,7 +10,7 @@ from fcos_tf.evaluation.records import rows_by
 from fcos_tf.evaluation.tide import Matches, average_precision, precisions_at_recalls
 
 SCORES = np.arange(201) / 200
-# name -> largest value; None: no limit. Those of COCO and of TIDE.
+# name -> largest value. Those of COCO and of TIDE.
 SIZES = {"small": 32.0**2, "medium": 96.0**2, "large": np.inf}  # square pixels
 ASPECTS = {"tall": 0.75, "square": 1.33, "wide": np.inf}  # width / height
 

@@ -226,12 +226,7 @@ def _mean_ap(
 ) -> float:
     """The mean AP of the classes that have objects, or had some and still have detections.
 
-    Args:
-        classes: int64 [D], of the detections that count.
-        scores: [D], likewise.
-        right: bool [D], likewise.
-        totals: int [C], objects of each class.
-        measured: bool [C], whether it has objects before anything is mended.
+    Of the detections that count [D]; `measured` [C]: with objects before anything is mended.
     """
     order = np.argsort(-scores, kind="stable")
     right, rows = right[order], rows_by(classes[order])

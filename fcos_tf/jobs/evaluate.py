@@ -72,11 +72,6 @@ def evaluate(
     dataset = build.load_val_data(config)
     for note in dataset.notes:
         print(note)
-    if not model.class_names and len(dataset.class_names) != model.num_classes:
-        raise ValueError(
-            f"{path}: a model of {model.num_classes} classes; expected "
-            f"{len(dataset.class_names)}, as many as --dataset={config.dataset} has"
-        )
     try:
         check_class_names(model, dataset.class_names if classifies else None)
         detect = None if classifies else detecting.compile_detect(model, dataset.class_names)

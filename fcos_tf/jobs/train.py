@@ -53,8 +53,6 @@ def train(
     build.check_devices(config, strategy)
     share = strategies.share_of(strategy)
     report = report if share.is_chief else lambda line: None
-    if config.probe and share.num_hosts > 1:
-        raise ValueError(f"--probe: expected one host, got {share.num_hosts}")
     with locked(config.model_dir) if share.is_chief else contextlib.nullcontext():
         if config.probe:
             from fcos_tf.jobs.probe import probe

@@ -32,10 +32,6 @@ class Scale(keras.layers.Layer):
         """[...] to [...]."""
         return inputs * self.scale
 
-    def compute_output_shape(self, input_shape):
-        """The shape of the input."""
-        return input_shape
-
 
 def check_choices(**arguments: tuple[Any, Collection[str]]) -> None:
     """Checks arguments that have a list of choices.

@@ -33,7 +33,6 @@ def multilevel_roi_align(
     *,
     output_size: int = 7,
     sampling_ratio: int = 2,
-    max_samples: int = MAX_SAMPLES,
     aligned: bool = False,
     level_epsilon: str = "torchvision",
     jit_compile: bool = True,
@@ -54,8 +53,7 @@ def multilevel_roi_align(
         scales: of each level, cells per pixel: 1 / stride.
         output_size: S.
         sampling_ratio: samples of a bin along each axis; 0: as many as the bin measures in cells,
-            rounded up, at most `max_samples`.
-        max_samples: see `sampling_ratio`.
+            rounded up, at most `MAX_SAMPLES`.
         aligned: whether the centre of the first cell lies at half a cell (detectron2), in place
             of 0; otherwise a box measures at least one cell (torchvision).
         level_epsilon: rounding of levels, see `box_levels`.
@@ -84,9 +82,7 @@ def multilevel_roi_align(
     boxes = boxes * _of_level(scales, level, dtype)[..., None] - (0.5 if aligned else 0.0)
 
     def axis(low, high, size):
-        return _axis_cells(
-            low, high, size, output_size, sampling_ratio, max_samples, aligned
-        )  # [B, R, S, T]
+        return _axis_cells(low, high, size, output_size, sampling_ratio, aligned)  # [B, R, S, T]
 
     y, y_weights = axis(boxes[..., 1], boxes[..., 3], rows)
     x, x_weights = axis(boxes[..., 0], boxes[..., 2], columns)
@@ -167,17 +163,8 @@ def _of_level(values, level, dtype):
     return ops.take(values, level, axis=0)
 
 
-def _axis_cells(low, high, size, output_size, sampling_ratio, max_samples, aligned):
-    """Cells of each bin along an axis, and their weights.
-
-    Args:
-        low: [B, R] float, side of the box in cells.
-        high: likewise.
-        size: [B, R] int32, number of cells of the map.
-        output_size: S.
-        sampling_ratio: see `multilevel_roi_align`.
-        max_samples: likewise.
-        aligned: likewise.
+def _axis_cells(low, high, size, output_size, sampling_ratio, aligned):
+    """Cells of each bin along an axis, and their weights, of sides [B, R] in cells of a map.
 
     Returns:
         index [B, R, S, T] int32 and weights [B, R, S, T] float, T twice the number of samples.
@@ -186,9 +173,9 @@ def _axis_cells(low, high, size, output_size, sampling_ratio, max_samples, align
     if not aligned:
         length = ops.maximum(length, 1.0)
     length = (length / output_size)[..., None, None]  # [B, R, 1, 1], of a bin
-    count, most = ops.convert_to_tensor(sampling_ratio, low.dtype), sampling_ratio or max_samples
+    count, most = ops.convert_to_tensor(sampling_ratio, low.dtype), sampling_ratio or MAX_SAMPLES
     if not sampling_ratio:
-        count = ops.clip(ops.ceil(length), 0.0, max_samples)
+        count = ops.clip(ops.ceil(length), 0.0, MAX_SAMPLES)
     sample = ops.arange(most, dtype=low.dtype)
     step = length / ops.maximum(count, 1.0)
     bins = ops.arange(output_size, dtype=low.dtype)[:, None]

@@ -201,7 +201,9 @@ class BestModel(EvaluationCallback):
         self.model_dir = Path(model_dir)
         self.best_metric = best_metric
         self._sign = -1 if goal == "min" else 1
-        self.best = self._read() if first_step else -math.inf * self._sign
+        self.best = -math.inf * self._sign
+        if first_step:
+            self._read_best()
         self._seen = False
 
     def on_train_begin(self, logs=None):
@@ -233,15 +235,14 @@ class BestModel(EvaluationCallback):
             text = f"no evaluation gave {self.best_metric!r}; {BEST_MODEL_FILE} is not written"
             warnings.warn(text, stacklevel=2)
 
-    def _read(self) -> float:
-        """The recorded best value; the worst possible one without a record."""
-        worst = -math.inf * self._sign
+    def _read_best(self) -> None:
         path = self.model_dir / BEST_RECORD_FILE
         if not path.is_file() or not (self.model_dir / BEST_MODEL_FILE).is_file():
-            return worst
+            return
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            return float(record["value"]) if record["monitor"] == self.best_metric else worst
+            if record["monitor"] == self.best_metric:
+                self.best = float(record["value"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}: expected monitor, value and step, got {error!r}; remove the file to "

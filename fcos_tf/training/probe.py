@@ -30,6 +30,7 @@ from fcos_tf.models.classifier import ImageClassifier
 
 WEIGHT_DECAYS = tuple(float(10.0 ** (power / 2)) for power in range(-1, -13, -1))  # .3 to 1e-6
 HELD_OUT = 0.2
+_MOST_PASSES = 3000  # of a fit, over the features
 _WORSE = 2  # so many weaker decays in a row without a better metric end the series
 
 
@@ -122,7 +123,6 @@ def fit_logistic(
     *,
     single: bool = False,
     start: LinearFit | None = None,
-    most_passes: int = 3000,
 ) -> LinearFit:
     """The logistic regressions of all classes at once.
 
@@ -132,7 +132,6 @@ def fit_logistic(
         weight_decay: of the kernel; the bias has none.
         single: softmax over the classes, for images of one class; else a sigmoid for each.
         start: where to begin; None: zeros.
-        most_passes: limit of passes over the features.
     """
     centre = features.mean(axis=0)  # the bias takes it, so that the loss is the same
     x = np.asarray(features - centre, np.float64)
@@ -149,7 +148,7 @@ def fit_logistic(
     begin = np.zeros(shape[0] * shape[1] + shape[1])
     if start is not None:
         begin = np.concatenate([start.kernel.ravel(), start.bias + centre @ start.kernel])
-    options = {"maxfun": most_passes, "maxiter": most_passes, "maxcor": 20, "ftol": 1e-13}
+    options = {"maxfun": _MOST_PASSES, "maxiter": _MOST_PASSES, "maxcor": 20, "ftol": 1e-13}
     # On a busy machine the threads of such small products wait for each other, up to 20 times as
     # long as they compute.
     with threadpool_limits(1, user_api="blas"):

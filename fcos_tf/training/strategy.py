@@ -24,6 +24,7 @@ from fcos_tf.training.cluster import VARIABLE, read_cluster
 
 # Exists if the driver of an NVIDIA GPU is loaded, even if TensorFlow finds no GPU.
 _NVIDIA_DRIVER = Path("/dev/nvidiactl")
+_PATIENCE = 5.0  # seconds that a host looks for a file, which network file systems may delay
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 
@@ -218,15 +219,12 @@ def _tpu_strategy(tpu: str) -> tf.distribute.Strategy:
     return strategy
 
 
-def check_shared(
-    folder: str | Path, strategy: tf.distribute.Strategy, *, patience: float = 5.0
-) -> None:
+def check_shared(folder: str | Path, strategy: tf.distribute.Strategy) -> None:
     """The chief writes a file, which all hosts look for; all hosts must call it, as `any_host`.
 
     Args:
         folder: The run's folder on this host; the chief creates it if missing.
         strategy: That of the run.
-        patience: Seconds that a host looks; network file systems may delay a file.
 
     Raises:
         ValueError: On every host, if any host does not find the file.
@@ -245,7 +243,7 @@ def check_shared(
                 folder.mkdir(parents=True, exist_ok=True)
                 path.touch()
         any_host(True, strategy)  # the file is written
-        lacking = np.flatnonzero(_numbers_of_hosts([not _appears(path, patience)], strategy))
+        lacking = np.flatnonzero(_numbers_of_hosts([not _appears(path)], strategy))
     finally:
         if share.is_chief:
             path.unlink(missing_ok=True)
@@ -256,8 +254,8 @@ def check_shared(
         )
 
 
-def _appears(path: Path, patience: float) -> bool:
-    deadline = time.monotonic() + patience
+def _appears(path: Path) -> bool:
+    deadline = time.monotonic() + _PATIENCE
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     return path.exists()

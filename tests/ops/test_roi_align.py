@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from fcos_tf.ops import roi_align
 from fcos_tf.ops.roi_align import box_levels, multilevel_roi_align
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
@@ -83,7 +84,7 @@ def test_borders(jit_compile):
 
 
 @FORMS
-def test_adaptive_sampling(jit_compile):
+def test_adaptive_sampling(jit_compile, monkeypatch):
     # One bin on the square numbers. A box of 3 cells takes samples at .5, 1.5, 2.5, in between two
     # squares: (.5 + 2.5 + 6.5) / 3. At most two: at .75 and 2.25: .75 and 5.25.
     row = np.square(np.arange(5, dtype="float32")).reshape(1, 1, 5, 1)
@@ -92,7 +93,8 @@ def test_adaptive_sampling(jit_compile):
     np.testing.assert_allclose(
         np.ravel(multilevel_roi_align([row], box, [1.0], **options)), [9.5 / 3], rtol=1e-6
     )
-    at_most = multilevel_roi_align([row], box, [1.0], max_samples=2, **options)
+    monkeypatch.setattr(roi_align, "MAX_SAMPLES", 2)
+    at_most = multilevel_roi_align([row], box, [1.0], **options)
     np.testing.assert_allclose(np.ravel(at_most), [3.0], rtol=1e-6)
 
 
