@@ -67,17 +67,15 @@ def _dataset(config: Config, options: DatasetOptions, given: command_line.Given)
         if not getattr(options, name):
             raise ValueError(f"--{name}: expected with --what=write, got none")
     load_tensorflow()
-    from fcos_tf import build
-    from fcos_tf.data import summary
-    from fcos_tf.data.formats import splits as lists
-
     if options.what == "write":
         print(write(config, splits, options.format, options.output_dir, name=options.name))
         return
     if options.what == "split":
-        found = {name: build.read_annotations(config, name).annotations for name in splits}
-        print(*lists.write_lists(found), sep="\n")
+        print(*write_lists(config, splits), sep="\n")
         return
+    from fcos_tf import build
+    from fcos_tf.data import summary
+
     for split in splits:
         found = build.read_annotations(config, split)
         first, *lines = summary.summary(found)
@@ -86,6 +84,15 @@ def _dataset(config: Config, options: DatasetOptions, given: command_line.Given)
         if options.check_images and config.dataset != "digits":
             for line in summary.check_images(found.annotations, config.image_size):
                 print(escaped(line), flush=True)
+
+
+def write_lists(config: Config, splits: Sequence[str]) -> list[Path]:
+    """Writes lists of the splits that a hash makes; see `splits.write_lists`."""
+    from fcos_tf import build
+    from fcos_tf.data.formats import splits as lists
+
+    found = {name: build.read_annotations(config, name).annotations for name in splits}
+    return lists.write_lists(found)
 
 
 def write(
