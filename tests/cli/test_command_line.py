@@ -23,6 +23,7 @@ from fcos_tf.config import AugmentationOptions, Config, DataOptions, TrainingOpt
 from fcos_tf.options import Options, fields_of, option, options_for, to_flags
 from fcos_tf.tensorflow_words import one_line
 from tests.cli.parsing import parse_config
+from tests.tools import run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -244,13 +245,6 @@ TOOLS = {"convert": convert, "dataset": dataset, "detect": detect, "evaluate": e
          "export": export, "train": train, "visualize": visualize}  # fmt: skip
 
 
-def run_in_process(name, capsys, *arguments):
-    with pytest.raises(SystemExit) as end:
-        TOOLS[name].main([f"{name}.py", *arguments])
-    output = capsys.readouterr()
-    return end.value.code, output.out, output.err
-
-
 # What users of ultralytics, detectron2 and torchvision write.
 @pytest.mark.parametrize(
     ("name", "words"),
@@ -281,7 +275,7 @@ def run_in_process(name, capsys, *arguments):
 )  # fmt: skip
 def test_other_words_for_an_option_name_it(capsys, name, words):
     for word, meant in words.items():
-        code, _, error = run_in_process(name, capsys, f"--{word}=1")
+        code, _, error = run(capsys, TOOLS[name], f"--{word}=1")
         assert code == 2 and error.count("\n") == 1
         assert error.startswith(f"{name}.py: error: ")
         wanted = f"; did you mean --{meant}?\n" if meant else "; --help lists its flags\n"
@@ -290,7 +284,7 @@ def test_other_words_for_an_option_name_it(capsys, name, words):
 
 @pytest.mark.parametrize("name", TOOLS)
 def test_help_shows_what_a_tool_takes_and_the_rest_is_refused(capsys, name):
-    code, text, _ = run_in_process(name, capsys, "--help")
+    code, text, _ = run(capsys, TOOLS[name], "--help")
     shown = re.findall(r"^  --(\w+): ", text, re.MULTILINE)
     assert code == 0 and len(shown) == len(set(shown))
     assert text.startswith(TOOLS[name].__doc__.strip())
@@ -299,7 +293,7 @@ def test_help_shows_what_a_tool_takes_and_the_rest_is_refused(capsys, name):
     known = fields_of(Config)
     assert any(option in known for option in shown)
     for hidden in known.keys() - set(shown):
-        code, _, error = run_in_process(name, capsys, f"--{hidden}=1")
+        code, _, error = run(capsys, TOOLS[name], f"--{hidden}=1")
         assert code == 2 and f"error: --{hidden} is not used by {name}.py" in error
 
 
@@ -392,10 +386,8 @@ def test_errors_become_one_line(raw, expected):
     ],
 )
 def test_wrong_flags_are_one_line(capsys, arguments, status, message):
-    with pytest.raises(SystemExit) as end:
-        train.main(["train.py", *arguments])
-    told = capsys.readouterr().err
-    assert end.value.code == status
+    code, _, told = run(capsys, train, *arguments)
+    assert code == status
     assert len(told.splitlines()) == 1
     assert re.match(r"train\.py: error: .*" + message, told)
 

@@ -7,6 +7,7 @@ import pytest
 import fcos_tf
 from fcos_tf.cli import export
 from fcos_tf.training import checkpoints
+from tests import tools
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +22,8 @@ def weights(tmp_path_factory):
 
 
 def run(capsys, *arguments):
-    with pytest.raises(SystemExit) as end:
-        export.main(["export.py", *arguments])
-    out = capsys.readouterr()
-    return end.value.code, out.out.splitlines(), out.err.splitlines()
+    code, out, error = tools.run(capsys, export, *arguments)
+    return code, out.splitlines(), error.splitlines()
 
 
 def test_a_version_is_written_as_the_model_is(weights, capsys, tmp_path):

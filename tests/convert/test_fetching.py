@@ -21,6 +21,7 @@ from fcos_tf.published import BACKBONES, DETECTORS
 from fcos_tf.version import __version__
 from tests.convert import fcos_parameter_names as published
 from tests.file_server import serving
+from tests.tools import run
 
 NAME = "torchvision_coco"
 TWO = (NAME, "torchvision_v2_coco")  # versions of Faster R-CNN
@@ -145,16 +146,14 @@ def test_the_first_run_is_as_later_ones(server, monkeypatch):
 def test_the_tools_take_the_name(server, tmp_path, capsys):
     Image.fromarray(photo()[0]).save(tmp_path / "a.png")
     arguments = [f"--input={tmp_path / 'a.png'}", f"--output_dir={tmp_path / 'found'}"]
-    with pytest.raises(SystemExit) as end:
-        detect.main(["detect.py", f"--weights={NAME}", *arguments])
-    assert end.value.code == 0, capsys.readouterr().err
+    code, _, error = run(capsys, detect, f"--weights={NAME}", *arguments)
+    assert code == 0, error
     assert (tmp_path / "found" / "detections.json").is_file()
     shutil.rmtree(tmp_path / "home")
     server.files.clear()
-    with pytest.raises(SystemExit) as end:
-        detect.main(["detect.py", f"--weights={NAME}", *arguments])
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert end.value.code == 1 and last.startswith("detect.py: error: cannot download http")
+    code, _, error = run(capsys, detect, f"--weights={NAME}", *arguments)
+    last = error.splitlines()[-1]
+    assert code == 1 and last.startswith("detect.py: error: cannot download http")
 
 
 def test_a_backbone_by_name(server, files):

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import cv2
 import numpy as np
-import pytest
 import tensorflow as tf
 from PIL import Image
 
@@ -19,17 +18,14 @@ from fcos_tf.detecting.files import find_inputs
 from fcos_tf.detecting.folder import FolderRun
 from fcos_tf.detecting.models import OpenedModel
 from fcos_tf.detecting.pictures import Picture
+from tests import tools
 
 NAMES, IDS = ("帽子", "dog", "cat"), (7, 3, 90)
 WEAK = 1 / 64  # the score of the cat
 
 
 def run(capsys, *arguments):
-    """The tool's exit status, output and error output."""
-    with pytest.raises(SystemExit) as end:
-        detect.main(["detect.py", *map(str, arguments)])
-    out = capsys.readouterr()
-    return end.value.code, out.out, out.err
+    return tools.run(capsys, detect, *arguments)
 
 
 def detect_with(model, text, out, **options):

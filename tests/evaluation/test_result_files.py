@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from fcos_tf.cli.evaluate import main
+from fcos_tf.cli import evaluate
 from fcos_tf.jobs.evaluate import score_files
+from tests.tools import run
 
 BOX = [10, 10, 50, 50]
 TRUTH = {
@@ -71,8 +72,7 @@ def test_files_that_begin_with_a_byte_order_mark(score):
 def test_bare_files_have_no_further_views(score, tmp_path, capsys, given):
     score(TRUTH, [FOUND])
     files = (f"--ground_truth={tmp_path / 'truth.json'}", f"--detections={tmp_path / 'found.json'}")
-    with pytest.raises(SystemExit) as end:
-        main(["evaluate.py", *files, f"--tta={given}"])
-    assert end.value.code == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    code, _, error = run(capsys, evaluate, *files, f"--tta={given}")
+    assert code == 1
+    (line,) = error.splitlines()
     assert line.startswith("evaluate.py: error: --tta: not used with --ground_truth")

@@ -28,6 +28,7 @@ from fcos_tf.export import (
     measure,
 )
 from fcos_tf.training import checkpoints
+from tests import tools
 from tests.export.encoded import picture
 from tests.models.test_folding import randomize
 
@@ -144,10 +145,8 @@ def weights(model, tmp_path_factory):
 
 
 def run(capsys, *arguments):
-    with pytest.raises(SystemExit) as end:
-        export.main(["export.py", *map(str, arguments)])
-    out = capsys.readouterr()
-    return end.value.code, out.out.splitlines(), out.err.splitlines()
+    code, out, error = tools.run(capsys, export, *arguments)
+    return code, out.splitlines(), error.splitlines()
 
 
 def data_flags(places):
