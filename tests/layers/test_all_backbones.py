@@ -29,6 +29,8 @@ def norms(model):
 def test_gradients_reach_every_trainable_weight(name):
     keras.utils.set_random_seed(0)
     model = build_backbone(name)
+    own = 1e-3 if name == "efficientnet_lite0" else 1e-5
+    assert {layer.epsilon for layer in norms(model)} == {own}
     with tf.GradientTape() as tape:
         loss = sum(tf.reduce_sum(tf.square(x)) for x in model(images(), training=True).values())
     gradients = tape.gradient(loss, [v.value for v in model.trainable_weights])
@@ -36,23 +38,8 @@ def test_gradients_reach_every_trainable_weight(name):
         assert gradient is not None and np.abs(gradient).max() > 0, variable.path
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_statistics_learn_unless_they_are_frozen(name):
-    for norm, count in (("batch", 0), ("frozen", 0), ("batch", 3)):
-        model = build_backbone(name, norm=norm, frozen_stages=count)
-        before = {w.path: w.numpy() for w in model.weights}
-        model(images(), training=True)
-        for layer in norms(model):
-            frozen = norm == "frozen" or (count and layer.name.startswith(PARTS[count - 1]))
-            assert isinstance(layer, FrozenBatchNormalization) == bool(frozen), layer.name
-            moved = np.any(before[layer.moving_mean.path] != layer.moving_mean.numpy())
-            assert moved != bool(frozen), layer.name
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
-def test_frozen_stages_do_not_learn(name, count):
-    model = build_backbone(name, frozen_stages=count)
+def assert_frozen(model, count):
+    """So many parts do not learn; all else does."""
     learning = {v.path for v in model.trainable_weights}
     frozen = ("stem", "stage1", "stage2", "stage3", "stage4")[:count]
     for weight in model.weights:
@@ -61,15 +48,31 @@ def test_frozen_stages_do_not_learn(name, count):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_epsilon_and_synchronisation(name):
-    for norm in ("batch", "sync", "frozen"):
-        layers = norms(build_backbone(name, norm=norm, norm_epsilon=0.25))
-        assert layers
-        for layer in layers:
-            assert layer.epsilon == 0.25
-            assert getattr(layer, "synchronized", False) == (norm == "sync")
-    own = 1e-3 if name == "efficientnet_lite0" else 1e-5
-    assert {la.epsilon for la in norms(build_backbone(name))} == {own}
+def test_statistics_learn_unless_they_are_frozen(name):
+    for norm, count in (("batch", 0), ("frozen", 0), ("batch", 3)):
+        model = build_backbone(name, norm=norm, frozen_stages=count, norm_epsilon=0.25)
+        if norm == "batch":
+            assert_frozen(model, count)
+        before = {w.path: w.numpy() for w in model.weights}
+        model(images(), training=True)
+        assert norms(model)
+        for layer in norms(model):
+            frozen = norm == "frozen" or (count and layer.name.startswith(PARTS[count - 1]))
+            assert isinstance(layer, FrozenBatchNormalization) == bool(frozen), layer.name
+            assert layer.epsilon == 0.25 and not getattr(layer, "synchronized", False)
+            moved = np.any(before[layer.moving_mean.path] != layer.moving_mean.numpy())
+            assert moved != bool(frozen), layer.name
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_frozen_stages_do_not_learn_and_other_norms_are_synchronised(name, count):
+    model = build_backbone(name, norm="sync", frozen_stages=count, norm_epsilon=0.25)
+    assert_frozen(model, count)
+    for layer in norms(model):
+        assert layer.epsilon == 0.25
+        learns = isinstance(layer, keras.layers.BatchNormalization)
+        assert getattr(layer, "synchronized", False) == learns
 
 
 @pytest.mark.parametrize("name", NAMES)

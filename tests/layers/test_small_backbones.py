@@ -18,19 +18,22 @@ def strided(model):
     return [la.name for la in model.layers if getattr(la, "strides", None) == (2, 2)]
 
 
-def test_mobilenet_has_the_published_size():
+@pytest.fixture(scope="module")
+def mobilenet():
+    return build_backbone("mobilenet_v2")
+
+
+def test_mobilenet_has_the_published_size(mobilenet):
     # torchvision's 3,504,872 less the classifier (1280 * 1000 + 1000) and the last 1x1 convolution
     # with its batch norm (320 * 1280 + 2 * 1280).
-    model = build_backbone("mobilenet_v2")
-    assert trainable(model) == 3_504_872 - 1_281_000 - 412_160
+    assert trainable(mobilenet) == 3_504_872 - 1_281_000 - 412_160
     # The paper's 17 blocks of three convolutions; the first has two. And the stem.
-    kernels = [w for w in model.weights if w.name == "kernel"]
+    kernels = [w for w in mobilenet.weights if w.name == "kernel"]
     assert len(kernels) == 17 * 3 - 1 + 1
 
 
-def test_mobilenet_maps_and_strides():
-    model = build_backbone("mobilenet_v2")
-    features = model(np.zeros((1, 97, 130, 3), "float32"))
+def test_mobilenet_maps_and_strides(mobilenet):
+    features = mobilenet(np.zeros((1, 97, 130, 3), "float32"))
     # ceil(97 / s), ceil(130 / s); channels of table 2 before each stride, and at the end.
     assert {name: tuple(x.shape[1:]) for name, x in features.items()} == {
         "c2": (25, 33, 24),
@@ -39,7 +42,7 @@ def test_mobilenet_maps_and_strides():
         "c5": (4, 5, 320),
     }
     # Blocks 2, 4, 7 and 14 of the network: the first of 24, 32, 64 and 160 channels.
-    assert strided(model) == [
+    assert strided(mobilenet) == [
         "stem_conv",
         "stage1_block2_2_conv",
         "stage2_block1_2_conv",
@@ -47,13 +50,12 @@ def test_mobilenet_maps_and_strides():
         "stage4_block1_2_conv",
     ]
     # A shortcut where a row of table 2 repeats: 1 + 2 + 3 + 2 + 2 times.
-    assert sum(isinstance(la, keras.layers.Add) for la in model.layers) == 10
+    assert sum(isinstance(la, keras.layers.Add) for la in mobilenet.layers) == 10
 
 
-def test_mobilenet_is_linear_at_the_end_of_a_block():
-    model = build_backbone("mobilenet_v2")
+def test_mobilenet_is_linear_at_the_end_of_a_block(mobilenet):
     rng = np.random.default_rng(0)
-    for level, x in model(rng.normal(size=(1, 64, 64, 3)).astype("float32")).items():
+    for level, x in mobilenet(rng.normal(size=(1, 64, 64, 3)).astype("float32")).items():
         assert np.min(x) < 0, level
 
 
