@@ -116,7 +116,7 @@ def test_the_other_model_follows_the_flags_and_has_defaults_of_its_own():
 
 def test_a_detector_to_start_from(tmp_path):
     file = str(tmp_path / "start.keras")
-    small = {"backbone": "resnet18", "fpn_channels": 32, "head_convs": 1}
+    small = {"backbone": "simple_cnn", "fpn_channels": 32, "head_convs": 1}
     source = FCOS(2, class_names=("rod", "ring"), rules="detectron2", **small)
     source.save(file)
     config = Config(initial_weights=file, precision="mixed_bfloat16")

@@ -290,7 +290,7 @@ def test_batches_in_parts_are_refused():
 
 
 def test_published_settings():
-    classes = {"backbone": "resnet18", "fc_channels": 8, "load_weights": False}
+    classes = {"backbone": "resnet18", "fpn_channels": 32, "fc_channels": 8, "load_weights": False}
     for name, count, rules in (
         ("torchvision_coco", 90, "torchvision"),
         ("torchvision_v2_coco", 90, "torchvision_v2"),

@@ -16,7 +16,7 @@ LN2 = math.log(2)
 
 @pytest.fixture(scope="module")
 def model():
-    return FCOS(2, backbone="resnet18", fpn_channels=32, head_convs=1)
+    return FCOS(2, backbone="simple_cnn", fpn_channels=32, head_convs=1)
 
 
 @pytest.fixture

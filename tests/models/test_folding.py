@@ -209,8 +209,9 @@ def test_what_cannot_be_folded():
     assert pairs(keras.layers.Add()([norm()(shared), shared])) == 0
 
 
-@pytest.mark.parametrize("norm", ["batch", "frozen"])
-@pytest.mark.parametrize(("precision", "tolerance"), [("bfloat16", 0.1), ("float16", 0.01)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance", "norm"), [("bfloat16", 0.1, "batch"), ("float16", 0.01, "frozen")]
+)
 def test_precisions(precision, tolerance, norm):
     model = detector("resnet18", backbone_norm=norm)
     copy = folding.inference_copy(model, precision=precision)
