@@ -76,8 +76,8 @@ def test_headers_that_zipfile_trips_over_are_damage(small_file, offset, value, w
 
 LOADING = """
 import {imports}
-assert fcos_tf.load_model({path!r}).class_names == ("a", "b")
 model = keras.models.load_model({path!r})
+assert fcos_tf.load_model({path!r}).class_names == model.class_names == ("a", "b")
 print(type(model.optimizer).__module__, int(model.optimizer.iterations))
 """
 

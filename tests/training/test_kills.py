@@ -120,9 +120,7 @@ def test_deterministic_runs_are_bitwise_equal_also_after_a_kill(model, tmp_path)
     tool = train_tool(
         model, "--steps=12", "--eval_every=6", "--schedule=constant", "--deterministic"
     )
-    for name in ("straight", "again"):
-        finish([*tool, f"--model_dir={tmp_path / name}"], tmp_path / f"{name}.log")
-    assert_same_run(tmp_path / "again", tmp_path / "straight")
+    finish([*tool, f"--model_dir={tmp_path / 'straight'}"], tmp_path / "straight.log")
     folder, log = tmp_path / "killed", tmp_path / "killed.log"
     command = [*tool, f"--model_dir={folder}"]
     kill(command, folder, log, lambda text, writing: "\nstep 9/" in text)

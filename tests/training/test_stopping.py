@@ -57,8 +57,8 @@ def assert_same_end(folder, straight):
     assert (folder / "best.json").read_text() == (straight / "best.json").read_text()
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("step", [3, 5])  # in the middle of an epoch, and before an evaluation
+# In the middle of an epoch, and before an evaluation.
+@pytest.mark.parametrize(("number", "step"), zip(SIGNALS, (3, 5), strict=True))
 def test_a_signal_stops_after_the_step_and_the_run_goes_on_from_there(
     tmp_path, straight, number, step
 ):
