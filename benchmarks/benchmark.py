@@ -42,17 +42,16 @@ from fcos_tf.cli import command_line
 from fcos_tf.config import Config
 from fcos_tf.options import Options, fields_of, option
 
+_MODEL = ("model", "initial_weights", sections.ModelOptions, sections.DetectionOptions)
 _USES = (
-    sections.DataOptions, sections.InputOptions, sections.AugmentationOptions, "model",
-    "initial_weights", sections.ModelOptions, sections.DetectionOptions, sections.TrainingOptions,
-    "seed",
+    sections.DataOptions, sections.InputOptions, sections.AugmentationOptions, *_MODEL,
+    sections.TrainingOptions, "seed",
 )  # fmt: skip
 _MODEL_TASKS = ("training", "inference")
 _PEERS = {
     what: tuple(name for name, peer in contestants.PEERS.items() if what in peer.tasks)
     for what in _MODEL_TASKS
 } | {"input": ("torchvision",), "evaluation": ("pycocotools",)}
-_MODEL = ("model", "initial_weights", sections.ModelOptions, sections.DetectionOptions)
 _FILES = (sections.DataOptions, sections.AugmentationOptions)
 _UNUSED = {
     "training": (*_FILES, sections.DetectionOptions, "saved_model"),

@@ -100,7 +100,6 @@ def test_the_suppression_finds_as_many_detections_as_asked_for():
         (1, ["--what=inference", "--axis=boxes"], "--axis=boxes: not used with --what=inference"),
         (1, ["--image_size=80,99"], "expected a fixed canvas like 512x512"),
         (1, ["--model=classifier"], "--model: expected fcos or faster_rcnn, got classifier"),
-        (1, ["--axis=batch", "--backbone=x"], "got 'x'"),
     ],
 )
 def test_wrong_flags_are_told(capsys, tmp_path, code, arguments, message):
