@@ -19,9 +19,9 @@ from fcos_tf.config import Config
 from fcos_tf.jobs.evaluate import _view, evaluate
 from fcos_tf.jobs.train import train
 from fcos_tf.models.fcos_rules import RULES
+from tests import tools
 from tests.cli.parsing import parse_config
 from tests.limits import HANG
-from tests.training.run_folders import assert_close_records, kinds
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = {"train.py": train_tool, "evaluate.py": evaluate_tool}
@@ -33,22 +33,12 @@ SMALL = (
 )  # fmt: skip
 
 
-def run_tool(name, *arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)],
-        capture_output=True, text=True, timeout=HANG, cwd=ROOT,
-    )  # fmt: skip
-
-
 @pytest.fixture
 def run_here(capsys):
-    """The same in this process, which has TensorFlow already."""
+    """Runs a tool in this process, which has TensorFlow already."""
 
     def run(name, *arguments):
-        with pytest.raises(SystemExit) as end:
-            TOOLS[name].main([name, *map(str, arguments)])
-        told = capsys.readouterr()
-        return subprocess.CompletedProcess(name, end.value.code, told.out, told.err)
+        return subprocess.CompletedProcess(name, *tools.run(capsys, TOOLS[name], *arguments))
 
     return run
 
@@ -57,7 +47,8 @@ def run_here(capsys):
 def run_dir(tmp_path_factory):
     """A run of 4 steps."""
     folder = tmp_path_factory.mktemp("run")
-    result = run_tool("train.py", *SMALL, "--steps=4", f"--model_dir={folder}")
+    command = [sys.executable, "tools/train.py", *SMALL, "--steps=4", f"--model_dir={folder}"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=HANG, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert "starting at step 0 of 4: 8 images, 10 classes" in result.stdout
     assert "Average Precision" in result.stdout
@@ -76,34 +67,6 @@ def test_the_run_leaves_its_files(run_dir):
     assert Image.open(run_dir / "detections.png").size[0] > 100
     config = parse_config([f"--flagfile={run_dir / 'config.cfg'}"])
     assert (config.steps, config.overfit, config.model_dir) == (4, 8, str(run_dir))
-
-
-def test_the_same_command_resumes_and_then_has_nothing_to_do(run_dir, tmp_path):
-    # As if killed after step 4 and before its checkpoint was written.
-    folder = tmp_path / "run"
-    shutil.copytree(run_dir, folder)
-    (folder / "checkpoints" / "step_00000004.keras").unlink()
-    for name in ("model.keras", "metrics.json", "detections.png"):
-        (folder / name).unlink()
-    config = parse_config([*SMALL, "--steps=4", f"--model_dir={folder}"])
-    told = []
-    metrics = train(config, report=told.append)
-    assert told[0].startswith("resuming at step 3 of 4: ")
-
-    assert kinds(folder) == [
-        (1, "train"), (2, "train"), (3, "train"), (4, "train"), (4, "val"),
-    ]  # fmt: skip
-    assert_close_records(folder, run_dir, rel=1e-4, abs=1e-6)
-    weights = [
-        keras.models.load_model(path / "model.keras", compile=False).get_weights()
-        for path in (folder, run_dir)
-    ]
-    for a, b in zip(*weights, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-
-    told.clear()
-    assert train(config, report=told.append) == metrics
-    assert told == [f"{folder} is finished: step 4 of 4"]
 
 
 def test_training_on_from_a_detector_of_other_classes(run_dir, tmp_path):
@@ -159,8 +122,7 @@ def test_evaluate_takes_a_checkpoint_or_a_file_and_thresholds(run_dir, run_here,
     given = [f"--weights={weights}", "--max_detections=3", "--analyse"]
     for i, options in enumerate(([], given)):
         folder = tmp_path / str(i)
-        run = run_here if options else run_tool
-        result = run("evaluate.py", config, *options, f"--output_dir={folder}")
+        result = run_here("evaluate.py", config, *options, f"--output_dir={folder}")
         assert result.returncode == 0, result.stderr
         assert result.stderr == ""
         assert ("step_00000004.keras", "model.keras")[i] + " on 8 images" in result.stdout

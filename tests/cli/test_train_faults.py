@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 
+import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -16,6 +18,7 @@ from fcos_tf.tensorflow_words import is_out_of_memory
 from fcos_tf.training import checkpoints
 from fcos_tf.training.interruption import locked
 from fcos_tf.training.metric_writers import TextWriter
+from tests import tools
 from tests.cli.parsing import parse_config
 from tests.digit_files import write_digits
 from tests.training.run_folders import kinds, records
@@ -28,11 +31,7 @@ SMALL = (
 
 
 def run(capsys, *flags):
-    """Exit status, standard output and standard error."""
-    with pytest.raises(SystemExit) as end:
-        train_tool.main(["train.py", *SMALL, *map(str, flags)])
-    output = capsys.readouterr()
-    return end.value.code, output.out, output.err
+    return tools.run(capsys, train_tool, *SMALL, *flags)
 
 
 @pytest.fixture
@@ -86,11 +85,11 @@ def test_a_record_of_steps_before_and_after_a_kill_is_that_of_the_uninterrupted_
     straight = tmp_path / "straight"
 
     def train_in(folder):
-        command = [*SMALL, *flags, f"--model_dir={folder}"]
-        train(parse_config(command), report=lambda line: None)
-        return records(folder)
+        told = []
+        config = parse_config([*SMALL, *flags, f"--model_dir={folder}"])
+        return train(config, report=told.append), told
 
-    expected = train_in(straight)
+    train_in(straight)
     assert kinds(straight) == [(5, "train"), (7, "train"), (7, "val"), (10, "train"), (10, "val")]
     folder = tmp_path / "killed"
     shutil.copytree(straight, folder)
@@ -98,7 +97,16 @@ def test_a_record_of_steps_before_and_after_a_kill_is_that_of_the_uninterrupted_
         if checkpoints.step_of(path) > 3:
             path.unlink()
     (folder / "metrics.json").unlink()
-    assert train_in(folder) == expected
+    metrics, told = train_in(folder)
+    assert told[0].startswith("resuming at step 3 of 10: ")
+    assert records(folder) == records(straight)
+    weights = [
+        keras.models.load_model(path / "model.keras", compile=False).get_weights()
+        for path in (folder, straight)
+    ]
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert train_in(folder) == (metrics, [f"{folder} is finished: step 10 of 10"])
 
 
 def test_corrupt_checkpoints_only_are_no_reason_to_start_anew(tmp_path, capsys):
