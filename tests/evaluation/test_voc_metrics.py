@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fcos_tf.evaluation.voc import voc_evaluation, voc_metrics
+from tests.evaluation.test_coco_metrics import found
 
 BOX_A = [0, 0, 10, 10]
 BOX_B = [50, 50, 10, 10]
@@ -28,10 +29,6 @@ def truth(*boxes, difficult=(), category_id=1, num_classes=1, num_images=1):
             for i, box in enumerate(boxes)
         ],
     }
-
-
-def found(bbox, score, category_id=1, image_id=1):
-    return {"image_id": image_id, "category_id": category_id, "bbox": list(bbox), "score": score}
 
 
 def both(ground_truth, detections):

@@ -17,6 +17,7 @@ from fcos_tf.training.metric_writers import (
 from fcos_tf.training.optimizers import SGD
 from fcos_tf.training.progress_bar import ProgressBar
 from fcos_tf.training.schedules import WarmupStepDecay
+from tests.training.tiny_run import make_dataset
 
 
 def make_model():
@@ -30,12 +31,6 @@ def make_model():
     schedule = WarmupStepDecay(0.25, decay_steps=(4,), decay_factor=0.5)
     model.compile(optimizer=SGD(schedule, momentum=0.5), loss="mse", jit_compile=False)
     return model
-
-
-def make_dataset(step):
-    """Batch k holds one example, its input 1 and its target 1 + k / 8."""
-    steps = tf.data.Dataset.counter(step)
-    return steps.map(lambda k: (tf.ones((1, 1)), tf.fill((1, 1), 1 + tf.cast(k, tf.float32) / 8)))
 
 
 class ListWriter:

@@ -1,4 +1,4 @@
-"""Writes annotations in the forms that tools for labelling use; images are linked, not copied."""
+"""Small images, and annotations in the forms that tools for labelling use; images are linked."""
 
 import csv
 import json
@@ -6,6 +6,19 @@ import os
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
+
+def add(root, *images):
+    """Adds images of 40x30 pixels."""
+    for image in images:
+        (root / image).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30)).save(root / image)
+    return root
+
+
+def names_of(annotations, root):
+    return [os.path.relpath(file, root) for file in annotations.files]
 
 
 def rows_of(annotations):

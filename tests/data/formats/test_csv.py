@@ -1,25 +1,12 @@
 """CSV tables of boxes: both forms, and what is wrong with them."""
 
-import os
-
 import pytest
-from PIL import Image
 
 from fcos_tf.data import read_annotations
 from fcos_tf.data.annotations import Fault
+from tests.data.formats.own_data import add, names_of
 
 HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
-
-
-def add(root, *images):
-    """Adds images of 40x30 pixels."""
-    for image in images:
-        (root / image).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 30)).save(root / image)
-
-
-def names_of(annotations, root):
-    return [os.path.relpath(file, root) for file in annotations.files]
 
 
 def test_a_table_with_a_header(tmp_path):

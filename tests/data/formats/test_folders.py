@@ -1,26 +1,12 @@
 """Folders of images by class: classes, splits, boxes around whole images, and what is wrong."""
 
-import os
-
 import numpy as np
 import pytest
-from PIL import Image
 
 import fcos_tf
 from fcos_tf.data import read_annotations
 from fcos_tf.data.formats.recognise import recognise
-
-
-def add(root, *images):
-    """Adds images of 40x30 pixels."""
-    for image in images:
-        (root / image).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 30)).save(root / image)
-    return root
-
-
-def names_of(annotations, root):
-    return [os.path.relpath(file, root) for file in annotations.files]
+from tests.data.formats.own_data import add, names_of
 
 
 def test_splits_with_a_folder_for_each_class(tmp_path):

@@ -2,8 +2,6 @@
 
 import io
 import json
-import sys
-import types
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -45,19 +43,6 @@ def make_annotations(files, sizes, objects, class_names=("cat", "dog"), category
         class_names=class_names,
         category_ids=category_ids,
     )
-
-
-@pytest.fixture
-def tfds_can_store(monkeypatch):
-    """TFDS 4.9.10 needs a package to store data sets that it does not ask for when installed."""
-    try:
-        import importlib_resources  # noqa: F401
-    except ModuleNotFoundError:
-        from importlib.abc import Traversable
-
-        stand_in = types.ModuleType("importlib_resources")
-        stand_in.abc = types.SimpleNamespace(Traversable=Traversable)
-        monkeypatch.setitem(sys.modules, "importlib_resources", stand_in)
 
 
 @pytest.fixture
@@ -273,7 +258,7 @@ def test_chosen_classes_give_the_labels(tmp_path, three_images):
         (["000012.jpg", "12.png"], [1, 2]),
     ],
 )
-def test_image_ids_from_file_names(tmp_path, tfds_can_store, names, ids):
+def test_image_ids_from_file_names(tmp_path, names, ids):
     features = {
         "image": F.Image(),
         "image/filename": F.Text(),
@@ -292,7 +277,7 @@ def test_image_ids_from_file_names(tmp_path, tfds_can_store, names, ids):
 # What others write ------------------------------------------------------------------------------
 
 
-def test_a_tf_data_set_stored_by_tfds(tmp_path, tfds_can_store):
+def test_a_tf_data_set_stored_by_tfds(tmp_path):
     """A data set as a third party stores it: arrays that TFDS encodes, its shuffle, no ids."""
     pixels = np.random.default_rng(0).integers(0, 255, (20, 50, 80, 3), np.uint8)
 
@@ -380,7 +365,7 @@ def set_info(builder, **values):
         {"moduleName": None, "citation": "@misc{pascal-voc-2007}"},
     ],
 )
-def test_one_based_corners_of_tfds_own_voc_are_put_right(tmp_path, tfds_can_store, info):
+def test_one_based_corners_of_tfds_own_voc_are_put_right(tmp_path, info):
     set_info(store_voc(tmp_path), **info)
     result = read_tfds("voc", "train", data_dir=tmp_path)
     annotations = result.annotations
@@ -395,7 +380,7 @@ def test_one_based_corners_of_tfds_own_voc_are_put_right(tmp_path, tfds_can_stor
     assert learned.annotations.ignored.tolist() == [False, False]
 
 
-def test_another_data_set_called_voc_stays_as_it_is(tmp_path, tfds_can_store):
+def test_another_data_set_called_voc_stays_as_it_is(tmp_path):
     store_voc(tmp_path)
     boxes = read_tfds("voc", "train", data_dir=tmp_path).annotations.boxes
     assert boxes.tolist() == [[1, 1, 200, 100], [11, 21, 50, 60]]
@@ -407,7 +392,7 @@ def test_the_module_name_is_that_of_tfds_own_builder():
     assert Voc.__module__ == "tensorflow_datasets.object_detection.voc"
 
 
-def test_y_axis_of_kitti_is_put_right(tmp_path, tfds_can_store):
+def test_y_axis_of_kitti_is_put_right(tmp_path):
     """TFDS' builder stores (height - bottom) / height as ymin, (height - top) / height as ymax."""
     features = {
         "image": F.Image(),
@@ -489,7 +474,7 @@ def test_features_of_published_data_sets():
 
 
 @pytest.mark.parametrize("folder", [None, "objects"])
-def test_lists_side_by_side_are_read_as_one(tmp_path, tfds_can_store, folder):
+def test_lists_side_by_side_are_read_as_one(tmp_path, folder):
     features = {
         "bbox": F.Sequence(F.BBoxFeature()),
         "label": F.Sequence(F.ClassLabel(names=["cat", "dog"])),
@@ -511,7 +496,7 @@ def test_lists_side_by_side_are_read_as_one(tmp_path, tfds_can_store, folder):
     assert annotations.boxes.tolist() == [[0, 0, 8, 5], [0, 5, 4, 10]]  # [.5 * 10, 1 * 8], ...
 
 
-def test_lists_side_by_side_of_different_length(tmp_path, tfds_can_store):
+def test_lists_side_by_side_of_different_length(tmp_path):
     """Here the labels are of the whole image."""
     features = {
         "image": F.Image(),
@@ -524,7 +509,7 @@ def test_lists_side_by_side_of_different_length(tmp_path, tfds_can_store):
         read_tfds("other", "train", data_dir=tmp_path)
 
 
-def test_flags_of_other_names_count_too(tmp_path, tfds_can_store):
+def test_flags_of_other_names_count_too(tmp_path):
     flags = ("iscrowd", "crowd", "difficult")
     thing = {"bbox": F.BBoxFeature(), **dict.fromkeys(flags, np.bool_)}
     box = F.BBox(0.0, 0.0, 0.5, 1.0)
@@ -540,7 +525,7 @@ def test_flags_of_other_names_count_too(tmp_path, tfds_can_store):
     assert ignored(include_difficult=True) == [False, True, True, False]
 
 
-def test_crowds_group_boxes_and_areas_are_read(tmp_path, tfds_can_store):
+def test_crowds_group_boxes_and_areas_are_read(tmp_path):
     thing = {
         "bbox": F.BBoxFeature(),
         "area": np.int64,

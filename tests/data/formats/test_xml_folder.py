@@ -1,6 +1,5 @@
 """Images and VOC-style XML in any folders."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ from PIL import Image
 
 from fcos_tf.data import read_annotations
 from fcos_tf.data.annotations import Fault
+from tests.data.formats.own_data import names_of
 from tests.data.formats.voc_trees import voc_object
 
 
@@ -20,10 +20,6 @@ def add(root, image="", xml="", *objects, filename=""):
         (root / xml).parent.mkdir(parents=True, exist_ok=True)
         head = f"<filename>{filename}</filename>" if filename else ""
         (root / xml).write_text(f"<annotation>{head}{''.join(objects)}</annotation>")
-
-
-def names_of(annotations, root):
-    return [os.path.relpath(file, root) for file in annotations.files]
 
 
 @pytest.mark.parametrize(

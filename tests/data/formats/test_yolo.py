@@ -1,12 +1,11 @@
 """YOLO label files: what is read, and what is wrong with them."""
 
-import os
-
 import pytest
 from PIL import Image
 
 from fcos_tf.data import read_annotations
 from fcos_tf.data.annotations import Fault
+from tests.data.formats.own_data import names_of
 
 
 def add(root, image, lines=None, label=None):
@@ -21,10 +20,6 @@ def add(root, image, lines=None, label=None):
 
 def configure(root, text, name="data.yaml"):
     (root / name).write_text(text)
-
-
-def names_of(annotations, root):
-    return [os.path.relpath(file, root) for file in annotations.files]
 
 
 def test_boxes_are_fractions_of_the_image(tmp_path):
