@@ -9,7 +9,7 @@ pixels, deltas (dx, dy, dw, dh).
 
 import numpy as np
 
-from tests.parity.references import clip, suppress
+from tests.parity.references import clip, grids, suppress
 
 STRIDES = (4, 8, 16, 32, 64)
 RATIOS = (0.5, 1.0, 2.0)  # height / width
@@ -19,11 +19,9 @@ LARGEST = np.log(1000 / 16)  # dw and dh
 
 def anchors(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """[A, 4], and the level of each, [A]: sides of 32 on P2 to 512 on P6, the cell's corner."""
-    grids = [(height, width)]
-    for _ in range(6):
-        grids.append(tuple((side + 1) // 2 for side in grids[-1]))
     found, levels = [], []
-    for level, ((rows, columns), s) in enumerate(zip(grids[2:], STRIDES, strict=True)):
+    sizes = grids(height, width, first=2)
+    for level, ((rows, columns), s) in enumerate(zip(sizes, STRIDES, strict=True)):
         w = np.sqrt((8 * s) ** 2 / np.array(RATIOS))
         h = w * RATIOS
         cell = np.stack([-w, -h, w, h], axis=1) / 2

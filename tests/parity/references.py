@@ -16,12 +16,12 @@ LIMITS = (64, 128, 256, 512)
 INF = 1e8
 
 
-def grids(height: int, width: int) -> list[tuple[int, int]]:
-    """Rows and columns of P3 to P7: halved and rounded up, again and again."""
+def grids(height: int, width: int, first: int = 3) -> list[tuple[int, int]]:
+    """Rows and columns of five levels, P3 to P7: halved and rounded up, again and again."""
     sizes = [(height, width)]
-    for _ in range(7):
+    for _ in range(first + 4):
         sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
-    return sizes[3:]
+    return sizes[first:]
 
 
 def points(height: int, width: int, implementation: str) -> tuple[np.ndarray, np.ndarray]:

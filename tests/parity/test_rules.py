@@ -93,11 +93,11 @@ def test_points(case, size):
     np.testing.assert_array_equal(strides, np.array(references.STRIDES)[levels])
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(4))
 def test_assignment(case, seed):
     name, model = case
     rng = np.random.default_rng(seed)
-    size = SIZES[seed % len(SIZES)]
+    size = SIZES[seed]
     truth = [random_boxes(rng, *size, count) for count in (0, 1, 6, 120)]
     targets = batch(truth)
     grids = grid_sizes(*size, model.strides)
@@ -135,12 +135,12 @@ def test_assignment(case, seed):
     assert len(matches) >= 3  # levels that learn something
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_losses(case, seed):
     name, model = case
     rng = np.random.default_rng(100 + seed)
     size = SIZES[seed % len(SIZES)]
-    counts = (0, 0) if seed == 7 else (0, 3, 60)
+    counts = (0, 0) if seed == 4 else (0, 3, 60)
     truth = [random_boxes(rng, *size, count) for count in counts]
     predictions = random_predictions(rng, len(truth), size)
     check_losses(model, name, predictions, truth, size)

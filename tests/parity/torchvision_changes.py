@@ -1,8 +1,49 @@
-"""What has to change in torchvision before it can be compared."""
+"""What the detectors of torchvision have in common, and has to change before they are compared."""
 
 import importlib
 
 import numpy as np
+
+
+class Detector:
+    """A detector of torchvision: `model`, its module `torch`, and the dtype of images."""
+
+    dtype = "float32"
+
+    def num_parameters(self) -> int:
+        """As torchvision counts: the statistics and factors of frozen batch norm are buffers."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def transform(self, photo: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+        """torchvision's own preprocessing of a photo: [1, H, W, 3] normalised, and (h, w)."""
+        images, _ = self.model.transform([self._unit(photo)])
+        return images.tensors.numpy().transpose(0, 2, 3, 1), images.image_sizes[0]
+
+    def detect(self, photo: np.ndarray) -> dict[str, np.ndarray]:
+        """Detections in a photo uint8 [h, w, 3], in its own pixels."""
+        with self.torch.no_grad():
+            (found,) = self.model([self._unit(photo)])
+        return {name: found[name].numpy() for name in ("boxes", "scores", "labels")}
+
+    def _inputs(self, images: np.ndarray, batch: dict) -> tuple[list, list[dict]]:
+        """Images and targets of a `training_batch` without padding, as torchvision takes them."""
+        inputs, targets = [], []
+        for image, size, boxes, labels in zip(
+            images, *(batch[k] for k in ("image_sizes", "boxes", "labels")), strict=True
+        ):
+            height, width = size.astype(int)
+            inputs.append(self._unit(image[:height, :width]))
+            real, from_numpy = labels >= 0, self.torch.from_numpy
+            labels = from_numpy(labels[real].astype(np.int64))
+            targets.append({"boxes": from_numpy(boxes[real]), "labels": labels})
+        return inputs, targets
+
+    def _planes(self, image):
+        planes = self.torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
+        return planes.to(getattr(self.torch, self.dtype))
+
+    def _unit(self, photo):
+        return self._planes(photo[None])[0] / 255
 
 
 def sample_keys(places: np.ndarray) -> np.ndarray:

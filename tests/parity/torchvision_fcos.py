@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from tests.layers.torchvision_weights import draw as draw_backbone
+from tests.parity.torchvision_changes import Detector
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fcos_torchvision.npz"
 IMAGE_SIZE = "800,1333"
@@ -150,7 +151,7 @@ STEPS = 5
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
 
 
-class Peer:
+class Peer(Detector):
     """torchvision's FCOS as its published weights are built and trained: frozen batch norm."""
 
     def __init__(self):
@@ -197,27 +198,18 @@ class Peer:
         (anchors,) = self.model.anchor_generator(ImageList(images, [(height, width)]), maps)
         return ((anchors[:, :2] + anchors[:, 2:]) / 2).numpy()
 
-    def transform(self, photo: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-        """torchvision's own preprocessing of a photo: [1, H, W, 3] normalised, and (h, w)."""
-        images, _ = self.model.transform([self._unit(photo)])
-        return images.tensors.numpy().transpose(0, 2, 3, 1), images.image_sizes[0]
-
-    def detect(self, photo: np.ndarray) -> dict[str, np.ndarray]:
-        """Detections in a photo uint8 [h, w, 3], in its own pixels."""
-        with self.torch.no_grad():
-            (found,) = self.model([self._unit(photo)])
-        return {name: found[name].numpy() for name in ("boxes", "scores", "labels")}
-
     def train(self) -> dict[str, np.ndarray]:
         """Gradients on `training_batch`, in float64; then some steps in float32: how far they move
         the weights, and the losses before each."""
         result = {}
         drawn = self.state_dict(LEARNING)
+        self.dtype = "float64"
         self.model.train().double().load_state_dict(drawn)
         parameters = dict(self.model.named_parameters())
-        sum(self._losses(self.torch.float64)).backward()
+        sum(self._losses()).backward()
         for name in TENSORS:
             result[f"gradient/{name}"] = parameters[name].grad.numpy().copy()
+        self.dtype = "float32"
         self.model.float().load_state_dict(drawn)
         optimizer = self.torch.optim.SGD(
             [p for p in self.model.parameters() if p.requires_grad],
@@ -228,43 +220,19 @@ class Peer:
         losses = []
         for _ in range(STEPS):
             optimizer.zero_grad()
-            losses.append(self._losses(self.torch.float32))
+            losses.append(self._losses())
             sum(losses[-1]).backward()
             optimizer.step()
-        losses.append(self._losses(self.torch.float32))
+        losses.append(self._losses())
         for name in TENSORS:
             result[f"change/{name}"] = (parameters[name].detach() - drawn[name]).numpy()
         result["losses"] = np.array([[each.item() for each in parts] for parts in losses])
         self.model.eval().load_state_dict(self.state_dict(DETECTING))
         return result
 
-    def _losses(self, dtype):
-        images, batch = training_batch()
-        inputs, targets = [], []
-        for image, size, boxes, labels in zip(
-            images, *(batch[k] for k in ("image_sizes", "boxes", "labels")), strict=True
-        ):
-            height, width = size.astype(int)
-            inputs.append(self._unit(image[:height, :width], dtype))
-            real = labels >= 0
-            targets.append(
-                {
-                    "boxes": self.torch.from_numpy(boxes[real]),
-                    "labels": self.torch.from_numpy(labels[real].astype(np.int64)),
-                }
-            )
-        losses = self.model(inputs, targets)
+    def _losses(self):
+        losses = self.model(*self._inputs(*training_batch()))
         return [losses[name] for name in ("classification", "bbox_regression", "bbox_ctrness")]
-
-    def num_parameters(self) -> int:
-        """As torchvision counts: the statistics and factors of frozen batch norm are buffers."""
-        return sum(p.numel() for p in self.model.parameters())
-
-    def _planes(self, image):
-        return self.torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
-
-    def _unit(self, photo, dtype=None):
-        return self._planes(photo[None])[0].to(dtype or self.torch.float32) / 255
 
 
 def read_photo(path: Path) -> np.ndarray:

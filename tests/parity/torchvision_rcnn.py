@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.datasets import load_sample_images
 
 from tests.layers.torchvision_weights import draw as draw_backbone
-from tests.parity.torchvision_changes import FixedSampler, align_as_compiled, freeze_norms
+from tests.parity.torchvision_changes import Detector, FixedSampler, align_as_compiled, freeze_norms
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "rcnn_torchvision.npz"
 
@@ -117,13 +117,15 @@ def training_batch() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     }  # fmt: skip
 
 
-class Peer:
+class Peer(Detector):
     """torchvision's detector in float64: its float32 is the larger error of the two sides.
 
     Args:
         version: 1 or 2.
         small: whether with `SMALL_OUTPUTS` and the numbers of `SMALL`, for photos of 256 pixels.
     """
+
+    dtype = "float64"
 
     def __init__(self, version: int, *, small: bool = False):
         from benchmarks.torchvision_peer import import_torchvision
@@ -161,10 +163,6 @@ class Peer:
             }
         )
 
-    def num_parameters(self) -> int:
-        """As torchvision counts: the statistics and factors of frozen batch norm are buffers."""
-        return sum(p.numel() for p in self.model.parameters())
-
     def first_stage(self, tensor: np.ndarray, size: tuple[int, int]) -> dict[str, np.ndarray]:
         """Outputs of the RPN, proposals and box head for a normalised image [1, H, W, 3]."""
         from torchvision.models.detection.image_list import ImageList
@@ -200,34 +198,16 @@ class Peer:
             "box_deltas": boxes.numpy().reshape(1, -1, NUM_CLASSES, 4)[:, :, 1:],
         }
 
-    def transform(self, photo: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-        """torchvision's own preprocessing of a photo: [1, H, W, 3] normalised, and (h, w)."""
-        images, _ = self.model.transform([self._planes(photo[None])[0] / 255])
-        return images.tensors.numpy().transpose(0, 2, 3, 1), images.image_sizes[0]
-
     def detect(self, photo: np.ndarray) -> dict[str, np.ndarray]:
-        """Detections in a photo uint8 [h, w, 3], in its own pixels; labels without background."""
-        with self.torch.no_grad():
-            (found,) = self.model([self._planes(photo[None])[0] / 255])
-        found = {name: found[name].numpy() for name in ("boxes", "scores", "labels")}
+        """As the other detector's; labels without background."""
+        found = super().detect(photo)
         return {**found, "labels": found["labels"] - 1}
 
     def losses(self) -> list:
         """The four losses of `training_batch` in the order of `LOSSES`, with gradients."""
-        images, batch = training_batch()
-        inputs, targets = [], []
-        for image, size, boxes, labels in zip(
-            images, *(batch[k] for k in ("image_sizes", "boxes", "labels")), strict=True
-        ):
-            height, width = size.astype(int)
-            inputs.append(self._planes(image[None, :height, :width])[0] / 255)
-            real = labels >= 0
-            targets.append(
-                {
-                    "boxes": self.torch.from_numpy(boxes[real]).double(),
-                    "labels": self.torch.from_numpy(labels[real].astype(np.int64) + 1),
-                }
-            )
+        inputs, targets = self._inputs(*training_batch())
+        for each in targets:
+            each["boxes"], each["labels"] = each["boxes"].double(), each["labels"] + 1
         found = self.model.train()(inputs, targets)
         self.model.eval()
         # As many proposals as ours has rows, else boxes would have other places in the sample.
@@ -256,9 +236,6 @@ class Peer:
         optimizer.zero_grad()
         self.draw()
         return {**result, "losses": np.array(losses)}
-
-    def _planes(self, image):
-        return self.torch.from_numpy(image.transpose(0, 3, 1, 2).copy()).double()
 
 
 def _write_golden():
