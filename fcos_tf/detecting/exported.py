@@ -29,6 +29,8 @@ class ExportedModel(OpenedModel):
         ValueError: it cannot be loaded, or lacks the signatures of such an export.
     """
 
+    turns_images = True
+
     def __init__(self, folder: str | Path):
         import tensorflow as tf
 

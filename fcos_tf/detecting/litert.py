@@ -3,13 +3,12 @@
 import os
 import warnings
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from fcos_tf.detecting.exported import DESCRIPTION_FILE
-from fcos_tf.detecting.resized import ResizedModel, one_line
+from fcos_tf.detecting.resized import ResizedModel, opening
 
 _MOST_BYTES = 1 << 24  # of the description; the file need not be trusted
 
@@ -22,11 +21,11 @@ class LiteRtModel(ResizedModel):
         ValueError: the file is not of such an export.
     """
 
+    runtime = "LiteRT"
+
     def __init__(self, file: str | Path):
         file = Path(file)
-        if not file.is_file():
-            raise FileNotFoundError(f"model: no file {file}")
-        try:
+        with opening("--litert", file):
             with zipfile.ZipFile(file) as archive:
                 if archive.getinfo(DESCRIPTION_FILE).file_size > _MOST_BYTES:
                     raise ValueError(f"expected a description of at most {_MOST_BYTES} bytes")
@@ -35,30 +34,13 @@ class LiteRtModel(ResizedModel):
             shape = tuple(self._run.get_input_details()["images"]["shape"])
             if shape != (1, *(self._size.canvas or ()), 3):
                 raise ValueError(f"expected images of the size {self._size.canvas}, got {shape}")
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            KeyError,
-            OverflowError,
-            EOFError,
-            OSError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
-            raise ValueError(
-                f"model: expected a file of tools/export.py --litert, got {file}: {one_line(error)}"
-            ) from error
 
     def run(self, inputs):
         """See `ResizedModel`."""
-        try:
-            found = [
-                self._run(**{name: x[i : i + 1] for name, x in inputs.items()})
-                for i in range(len(inputs["images"]))
-            ]
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"model: LiteRT fails: {one_line(error)}") from error
+        found = [
+            self._run(**{name: x[i : i + 1] for name, x in inputs.items()})
+            for i in range(len(inputs["images"]))
+        ]
         return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
 

@@ -180,12 +180,12 @@ class OpenedModel:
 
     Class names and category ids are those of each label; None: unknown. Without ids labels are ids.
     `apply_exif`: whether it expects images that EXIF turns upright. `classifies`: whether `find`
-    gives `probabilities` [B, C] of whole images, for `classify`, in place of detections. `best_f1`
-    and `score_threshold`: see `Detector`; None: unknown.
+    gives `probabilities` [B, C] of whole images, for `classify`, in place of detections.
+    `turns_images`: whether its graph reads files, and turns them. `best_f1` and `score_threshold`:
+    see `Detector`; None: unknown.
     """
 
-    classifies = False
-    score_threshold: float | None = None
+    classifies = turns_images = False
 
     def __init__(
         self,
@@ -208,7 +208,7 @@ class OpenedModel:
         Raises:
             ValueError: an exported graph that turns images itself, and `apply_exif` is false.
         """
-        if self.apply_exif and apply_exif is False:
+        if self.turns_images and self.apply_exif and apply_exif is False:
             raise ValueError("apply_exif: expected true, as the exported model turns images itself")
         return self.apply_exif if apply_exif is None else apply_exif
 
@@ -325,10 +325,6 @@ class KerasModel(OpenedModel):
         self.classifies = hasattr(model, "classify")
         self._inclusive_pixels = getattr(model, "inclusive_pixels", False)
         self._run = compile_classify(model) if self.classifies else compile_detect(model)
-
-    def reads_upright(self, apply_exif):
-        """See `OpenedModel`."""
-        return self.apply_exif if apply_exif is None else apply_exif
 
     def find(self, pictures, score_threshold):
         """See `OpenedModel`."""

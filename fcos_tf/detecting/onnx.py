@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fcos_tf.detecting.resized import ResizedModel, one_line
+from fcos_tf.detecting.resized import ResizedModel, opening
 
 DESCRIPTION_KEY = "fcos_tf"  # of the file's metadata
 
@@ -19,26 +19,19 @@ class OnnxModel(ResizedModel):
         ValueError: the package onnxruntime is missing, or the file is not of such an export.
     """
 
+    runtime = "ONNX Runtime"
+
     def __init__(self, file: str | Path):
         import_package("onnxruntime")
         file = Path(file)
-        if not file.is_file():
-            raise FileNotFoundError(f"model: no file {file}")
-        try:
+        with opening("--onnx", file):
             self._session = open_session(str(file))
             about = self._session.get_modelmeta().custom_metadata_map
             super().__init__(about[DESCRIPTION_KEY], file)
-        except Exception as error:  # those of ONNX Runtime have no common class but this one
-            raise ValueError(
-                f"model: expected a file of tools/export.py --onnx, got {file}: {one_line(error)}"
-            ) from error
 
     def run(self, inputs):
         """See `ResizedModel`."""
-        try:
-            return run_session(self._session, inputs)
-        except Exception as error:
-            raise ValueError(f"model: ONNX Runtime fails: {one_line(error)}") from error
+        return run_session(self._session, inputs)
 
 
 def open_session(model: str | bytes):

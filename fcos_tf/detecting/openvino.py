@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from fcos_tf.detecting.resized import ResizedModel, one_line
+from fcos_tf.detecting.resized import ResizedModel, opening
 
 DESCRIPTION_KEY = "fcos_tf"  # of the file's run-time information
 # Precision of an export -> that of OpenVINO, which by itself would take a lower one.
@@ -21,29 +21,20 @@ class OpenVinoModel(ResizedModel):
         ValueError: the package openvino is missing, or the files are not of such an export.
     """
 
+    runtime = "OpenVINO"
+
     def __init__(self, file: str | Path):
         openvino, file = import_openvino(), Path(file)
-        for each in (file, file.with_suffix(".bin")):
-            if not each.is_file():
-                raise FileNotFoundError(f"model: no file {each}")
-        try:
+        with opening("--openvino", file, file.with_suffix(".bin")):
             graph = openvino.Core().read_model(file)
             text = graph.get_rt_info(DESCRIPTION_KEY).astype(str)
             super().__init__(text, file)
             options = {"INFERENCE_PRECISION_HINT": HINTS[json.loads(text)["precision"]]}
             self._run = openvino.compile_model(graph, "CPU", options)
-        except (RuntimeError, ValueError, TypeError, KeyError, OverflowError) as error:
-            raise ValueError(
-                "model: expected a file of tools/export.py --openvino, got "
-                f"{file}: {one_line(error)}"
-            ) from error
 
     def run(self, inputs):
         """See `ResizedModel`."""
-        try:
-            found = self._run(inputs).to_dict()
-        except RuntimeError as error:
-            raise ValueError(f"model: OpenVINO fails: {one_line(error)}") from error
+        found = self._run(inputs).to_dict()
         return {name: x for port, x in found.items() for name in port.get_names()}
 
 

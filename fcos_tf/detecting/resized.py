@@ -1,6 +1,8 @@
 """A detector in a file that takes resized pixels, as an `OpenedModel`."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from fcos_tf.image_size import parse_image_size
 
 
 class ResizedModel(OpenedModel):
-    """Base of `OpenVinoModel`, `OnnxModel` and `LiteRtModel`, which give `run`.
+    """Base of `OpenVinoModel`, `OnnxModel` and `LiteRtModel`, which give `run` and `runtime`.
 
     Args:
         text: the description in the file.
@@ -21,6 +23,8 @@ class ResizedModel(OpenedModel):
     Raises:
         ValueError, TypeError, KeyError or OverflowError: the description is not of such an export.
     """
+
+    runtime: str  # its name, for messages
 
     def __init__(self, text: str, file: Path):
         super().__init__(*parse_description(text, file))
@@ -33,23 +37,36 @@ class ResizedModel(OpenedModel):
             raise ValueError(f"expected images of at most {MOST_PIXELS} pixels")
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs of the file, see `export.openvino`.
-
-        Raises:
-            ValueError: the runtime fails.
-        """
+        """The outputs of the file, see `export.openvino`."""
         raise NotImplementedError
-
-    def reads_upright(self, apply_exif):
-        """See `OpenedModel`."""
-        return self.apply_exif if apply_exif is None else apply_exif
 
     def find(self, pictures, score_threshold):
         """See `OpenedModel`."""
         inputs = prepare_batch([picture.pixels for picture in pictures], self._size)
         threshold = self._score_threshold if score_threshold is None else score_threshold
         inputs["score_threshold"] = np.full(len(pictures), threshold, np.float32)
-        return to_labels(self.run(inputs), self.category_ids, len(pictures))
+        try:
+            found = self.run(inputs)
+        except Exception as error:  # those of the runtimes have no common class but this one
+            raise ValueError(f"model: {self.runtime} fails: {one_line(error)}") from error
+        return to_labels(found, self.category_ids, len(pictures))
+
+
+@contextlib.contextmanager
+def opening(flag: str, *files: Path) -> Iterator[None]:
+    """Refuses missing files, and any error while the first is opened: it is of another origin.
+
+    `flag` is that of tools/export.py for such files.
+    """
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"model: no file {file}")
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"model: expected a file of tools/export.py {flag}, got {files[0]}: {one_line(error)}"
+        ) from error
 
 
 def one_line(error: Exception) -> str:

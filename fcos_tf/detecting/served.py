@@ -42,6 +42,8 @@ class ServedModel(OpenedModel):
         ValueError: another form of address or description, or that package is missing.
     """
 
+    turns_images = True
+
     def __init__(self, address: str, description: str | Path | None = None):
         super().__init__(*(read_description(description) if description else ()))
         self._address = address
