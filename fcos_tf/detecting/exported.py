@@ -16,6 +16,7 @@ DESCRIPTION_FILE = "description.json"
 FILES_SIGNATURE = "serving_default"
 OPTIONS_SIGNATURE = "serving_with_options"
 FRAMES_SIGNATURE = "detect_images"
+OUTPUTS = ("boxes", "scores", "labels", "num_detections")
 
 
 class ExportedModel(OpenedModel):
@@ -144,11 +145,10 @@ def to_labels(
     Raises:
         ValueError: outputs of another shape or type, or numbers that cannot be detections.
     """
-    wanted = ("boxes", "scores", "labels", "num_detections")
-    if not set(wanted) <= found.keys():
+    if not set(OUTPUTS) <= found.keys():
         got = ", ".join(list(found)[:9])
-        raise ValueError(f"the model gave {got}; expected {', '.join(wanted)}")
-    boxes, scores, ids, counts = (np.asarray(found[name]) for name in wanted)
+        raise ValueError(f"the model gave {got}; expected {', '.join(OUTPUTS)}")
+    boxes, scores, ids, counts = (np.asarray(found[name]) for name in OUTPUTS)
     most = scores.shape[-1] if scores.ndim else 0  # D
     shapes = {"boxes": (count, most, 4), "scores": (count, most), "labels": (count, most)}
     limits = {
@@ -157,7 +157,7 @@ def to_labels(
     }  # fmt: skip
     if not most and not boxes.size:  # from JSON
         boxes = np.zeros(shapes["boxes"])
-    for name, values in zip(wanted, (boxes, scores, ids, counts), strict=True):
+    for name, values in zip(OUTPUTS, (boxes, scores, ids, counts), strict=True):
         shape, (least, largest) = shapes.get(name, (count,)), limits[name]
         if values.shape != shape or values.dtype.kind not in "iuf":
             got = f"{values.dtype} {list(values.shape)}"

@@ -18,6 +18,7 @@ from PIL import Image
 from fcos_tf.data.images import ImageError, decode_image, read_bytes
 from fcos_tf.data.prepare import prepare_batch, read_pixels
 from fcos_tf.detecting.batches import detect_batch
+from fcos_tf.detecting.exported import FILES_SIGNATURE, FRAMES_SIGNATURE
 from fcos_tf.export import signatures
 from fcos_tf.image_size import ImageSize
 from fcos_tf.models.detector import Detector, category_ids_of
@@ -108,15 +109,15 @@ def check_export(
     inputs = {name: prepared[name] for name in ("images", "image_sizes")}
     raw = check_raw(call(signatures.RAW_OUTPUTS, **inputs), model, prepared, precision)
     if hasattr(model, "classify"):
-        served = call(signatures.SERVING_DEFAULT, image_bytes=[sample])["probabilities"]
+        served = call(FILES_SIGNATURE, image_bytes=[sample])["probabilities"]
         compare(
             "probabilities", served, np.asarray(model.probabilities(raw["class_logits"])), SCORES
         )
         return
     found = expected_detections(copy, raw, prepared)
     for name, inputs in (
-        (signatures.SERVING_DEFAULT, {"image_bytes": [sample]}),
-        (signatures.DETECT_IMAGES, {"images": pixels[None]}),
+        (FILES_SIGNATURE, {"image_bytes": [sample]}),
+        (FRAMES_SIGNATURE, {"images": pixels[None]}),
     ):
         compare_detections(name, call(name, **inputs), found)
 

@@ -18,7 +18,7 @@ from tensorflow.lite.tools import flatbuffer_utils
 
 from fcos_tf.atomic_files import replacing
 from fcos_tf.data.prepare import ImageSource, prepare_batch
-from fcos_tf.detecting.exported import DESCRIPTION_FILE
+from fcos_tf.detecting.exported import DESCRIPTION_FILE, OUTPUTS
 from fcos_tf.detecting.litert import open_interpreter
 from fcos_tf.export import checks, signatures
 from fcos_tf.export.calibration import CalibrationImages
@@ -29,7 +29,6 @@ from fcos_tf.models.detector import Detector
 from fcos_tf.models.folding import inference_copy
 
 _PRECISIONS = ("float32", "float16")
-_DETECTIONS = ("boxes", "scores", "labels", "num_detections")
 
 
 def export_litert(
@@ -147,6 +146,6 @@ def _without_raw_outputs(content: bytes) -> bytes:
     """The file with detections as its only outputs."""
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     (signature,) = model.signatureDefs
-    signature.outputs = [x for x in signature.outputs if x.name.decode() in _DETECTIONS]
+    signature.outputs = [x for x in signature.outputs if x.name.decode() in OUTPUTS]
     model.subgraphs[0].outputs = [x.tensorIndex for x in signature.outputs]
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))

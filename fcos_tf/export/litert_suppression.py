@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-_SUPPRESSION = "portable_nms"  # in the name of the function of `ops.nms`
+from fcos_tf.export.signatures import is_suppression
 
 
 def replace_suppression(folder: Path, function, num_labels: int) -> None:
@@ -22,12 +22,11 @@ def replace_suppression(folder: Path, function, num_labels: int) -> None:
     """
     bodies = {}
     for call in function.graph.get_operations():
-        is_call = call.type in ("PartitionedCall", "StatefulPartitionedCall")
-        if is_call and _SUPPRESSION in (name := call.get_attr("f").name):
+        if is_suppression(call):
             shapes = [x.shape for x in call.inputs]
-            bodies[name] = _body(shapes, call.outputs[0].shape[1], num_labels)
+            bodies[call.get_attr("f").name] = _body(shapes, call.outputs[0].shape[1], num_labels)
     if not bodies:
-        raise ValueError(f"expected a call of {_SUPPRESSION} in the graph, got none")
+        raise ValueError("expected a call of portable_nms in the graph, got none")
     file = folder / "saved_model.pb"
     saved = SavedModel.FromString(file.read_bytes())
     for each in saved.meta_graphs[0].graph_def.library.function:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fcos_tf.atomic_files import replacing
 from fcos_tf.data.prepare import prepare_batch
+from fcos_tf.detecting.exported import OUTPUTS
 from fcos_tf.detecting.onnx import DESCRIPTION_KEY, import_package, open_session, run_session
 from fcos_tf.detecting.resized import one_line
 from fcos_tf.export import checks, signatures
@@ -88,10 +89,9 @@ def _write(model: Detector, rule: ImageSize):
         name: (x.dtype, ["batch", *x.shape[1:]])
         for name, x in zip(sorted(values), function.outputs, strict=True)
     }
-    detections = ("boxes", "scores", "labels", "num_detections")
 
     def written(raw):
-        chosen = {name: values[name] for name in (*detections, *raw)}
+        chosen = {name: values[name] for name in (*OUTPUTS, *raw)}
         return writer.model(inputs, chosen, {name: outputs[name] for name in chosen})
 
     return written

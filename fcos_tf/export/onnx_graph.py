@@ -11,7 +11,8 @@ import hashlib
 import numpy as np
 import tensorflow as tf
 
-from fcos_tf.export.onnx_operations import FORMS, form_of_suppression
+from fcos_tf.export.onnx_operations import FORMS, suppress
+from fcos_tf.export.signatures import is_suppression
 
 # 18: the reductions take their axes as inputs; every runtime since 2023 has it.
 OPSET, IR_VERSION = 18, 8
@@ -99,7 +100,7 @@ class GraphWriter:
         static = [tf.get_static_value(x) for x in operation.outputs]
         if all(each is not None for each in static):
             return [self.constant(each) for each in static]
-        form = form_of_suppression(operation) or FORMS.get(operation.type)
+        form = suppress if is_suppression(operation) else FORMS.get(operation.type)
         if form is None:
             raise ValueError(f"no ONNX form of TensorFlow's operation {operation.type} is known")
         made = form(self, operation, *inputs)

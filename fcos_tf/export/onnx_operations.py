@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from fcos_tf.export.onnx_slices import plain_slice, strided_slice
 
-_SUPPRESSION = "portable_nms"  # in the name of the function of `ops.nms`
 _FIRST, _LAST = [0, 3, 1, 2], [0, 2, 3, 1]  # channels
 
 
@@ -221,13 +220,7 @@ def _matmul(writer, operation, x, y):
     return writer.add("MatMul", x, y)
 
 
-def form_of_suppression(operation) -> Callable | None:
-    """The form of a call of `ops.nms`' portable suppression; None: another operation."""
-    is_call = operation.type in ("PartitionedCall", "StatefulPartitionedCall")
-    return _suppress if is_call and _SUPPRESSION in operation.get_attr("f").name else None
-
-
-def _suppress(writer, operation, boxes, scores, labels, iou_threshold):
+def suppress(writer, operation, boxes, scores, labels, iou_threshold):
     """Indices [B, D] and validity [B, D], see `ops.nms`.
 
     ONNX suppresses within each row of [B, C, K] scores; a candidate counts in that of its label. Of

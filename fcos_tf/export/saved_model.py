@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from fcos_tf.detecting.exported import DESCRIPTION_FILE
+from fcos_tf.detecting.exported import DESCRIPTION_FILE, FRAMES_SIGNATURE
 from fcos_tf.export import signatures
 from fcos_tf.export.checks import check_export, read_sample
 from fcos_tf.export.decoding import LIMITS, Limits
@@ -94,7 +94,7 @@ def export_saved_model(
         write_warmup_requests(
             temporary,
             model_name=directory.absolute().parent.name,
-            pixels_too=signatures.DETECT_IMAGES in traced,
+            pixels_too=FRAMES_SIGNATURE in traced,
         )
         check_export(temporary, model, copy, rule, precision=precision, sample=data)
         if accept:

@@ -18,14 +18,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from fcos_tf.detecting.exported import FILES_SIGNATURE, FRAMES_SIGNATURE, OPTIONS_SIGNATURE
 from fcos_tf.export import decoding, orientation, resizing
 from fcos_tf.image_size import ImageSize
 from fcos_tf.models.detector import Detector, category_ids_of
 from fcos_tf.models.image_model import spatial_size
 
-SERVING_DEFAULT = "serving_default"
-SERVING_WITH_OPTIONS = "serving_with_options"
-DETECT_IMAGES = "detect_images"
 PREPARE_IMAGE = "prepare_image"
 RAW_OUTPUTS = "raw_outputs"
 
@@ -45,7 +43,7 @@ MEANINGS = {
     "image_sizes": "[B, 2], (height, width) of the resized images",
 }
 _PREPARED = "[B, H, W, 3], RGB 0-255, resized, padded with zeros"
-_IMAGES = {DETECT_IMAGES: "[B, h, w, 3], RGB", PREPARE_IMAGE: _PREPARED, RAW_OUTPUTS: _PREPARED}
+_IMAGES = {FRAMES_SIGNATURE: "[B, h, w, 3], RGB", PREPARE_IMAGE: _PREPARED, RAW_OUTPUTS: _PREPARED}
 
 
 def make_signatures(
@@ -65,12 +63,12 @@ def make_signatures(
         tf.TensorSpec([None], tf.int32, name="max_detections"),
     ]
     inputs = {
-        SERVING_DEFAULT: (graph.detect_files, [_IMAGE_BYTES]),
-        SERVING_WITH_OPTIONS: (graph.detect_files, [_IMAGE_BYTES, *options]),
-        DETECT_IMAGES: (graph.detect_images, [images]),
+        FILES_SIGNATURE: (graph.detect_files, [_IMAGE_BYTES]),
+        OPTIONS_SIGNATURE: (graph.detect_files, [_IMAGE_BYTES, *options]),
+        FRAMES_SIGNATURE: (graph.detect_images, [images]),
     }
     if hasattr(model, "classify"):
-        inputs = {SERVING_DEFAULT: (graph.classify_files, [_IMAGE_BYTES])}
+        inputs = {FILES_SIGNATURE: (graph.classify_files, [_IMAGE_BYTES])}
     inputs |= {
         PREPARE_IMAGE: (graph.prepare, [_IMAGE_BYTES]),
         RAW_OUTPUTS: (graph.predict, list(graph.predict.input_signature)),
@@ -233,6 +231,12 @@ def trace_detector(
         return raw | in_originals(model, found, image_sizes, original_sizes, dtype)
 
     return detect.get_concrete_function(**specs)
+
+
+def is_suppression(operation) -> bool:
+    """Whether an operation in a graph of `trace_detector` calls the suppression of `ops.nms`."""
+    is_call = operation.type in ("PartitionedCall", "StatefulPartitionedCall")
+    return is_call and "portable_nms" in operation.get_attr("f").name
 
 
 def in_originals(

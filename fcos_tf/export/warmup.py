@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from fcos_tf.export.signatures import DETECT_IMAGES, SERVING_DEFAULT
+from fcos_tf.detecting.exported import FILES_SIGNATURE, FRAMES_SIGNATURE
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 _PREDICT_LOG = 6  # of PredictionLog
@@ -27,7 +27,7 @@ def write_warmup_requests(export_dir: Path, *, model_name: str, pixels_too: bool
     Args:
         export_dir: the folder of the SavedModel.
         model_name: the name that it is served under.
-        pixels_too: whether there is a signature of pixels, `DETECT_IMAGES`.
+        pixels_too: whether there is a signature of pixels, `FRAMES_SIGNATURE`.
     """
     path = export_dir / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,9 +36,9 @@ def write_warmup_requests(export_dir: Path, *, model_name: str, pixels_too: bool
             row = np.linspace(0, 255, width, dtype=np.uint8)
             pixels = np.tile(row[:, None], (height, 1, 3))  # grey, [height, width, 3]
             data = tf.io.encode_jpeg(pixels).numpy()
-            writer.write(_predict_log(model_name, SERVING_DEFAULT, image_bytes=[data]))
+            writer.write(_predict_log(model_name, FILES_SIGNATURE, image_bytes=[data]))
             if pixels_too:
-                writer.write(_predict_log(model_name, DETECT_IMAGES, images=pixels[None]))
+                writer.write(_predict_log(model_name, FRAMES_SIGNATURE, images=pixels[None]))
 
 
 def _predict_log(model_name: str, signature_name: str, **inputs) -> bytes:
