@@ -47,8 +47,8 @@ RUNTIMES = onnx==1.23.2 onnxruntime==1.32.0 openvino==2026.4.0 openvino-telemetr
 	nncf==3.4.0 networkx ninja pydot tabulate ai-edge-litert==2.3.0 backports.strenum \
 	starlette==1.10.0 uvicorn==0.54.0 anyio click h11 idna
 RUNTIME_TESTS = benchmarks/test_contestants detecting/test_onnx export/test_accuracy \
-	export/test_litert export/test_onnx export/test_onnx_operations export/test_openvino \
-	serving/test_runtime_server
+	export/test_exported_files export/test_litert export/test_onnx export/test_onnx_operations \
+	export/test_openvino serving/test_runtime_server
 
 # What the images of docker/ install beside the package's needs; a pip that takes hashes from constraints.
 CONTAINERS = pip tensorflow-cpu 'tensorflow[and-cuda]' opencv-python-headless pillow starlette uvicorn \

@@ -208,46 +208,28 @@ def test_one_export_passes_and_others_are_refused(model, weights, found, places,
     assert gate.rows[-1]["accepted"]
 
 
-def test_openvino(model, places, tmp_path):
-    pytest.importorskip("openvino", reason="pip install 'fcos_tf[openvino]'")
+@pytest.mark.parametrize(
+    ("title", "export_file", "suffix", "calibration"),
+    [
+        ("OpenVINO", export_openvino, ".xml", ()),
+        ("ONNX", export_onnx, ".onnx", ()),
+        ("LiteRT", export_litert, ".tflite", list(PHOTOS.values())),
+    ],
+)
+def test_formats(model, places, tmp_path, title, export_file, suffix, calibration):
+    for package in {"OpenVINO": ["openvino"], "ONNX": ["onnx", "onnxruntime"]}.get(title, []):
+        pytest.importorskip(package, reason=f"pip install 'fcos_tf[{title.lower()}]'")
     gate = AccuracyGate(model, load(places), report=tmp_path / "table")
-    file = export_openvino(model, tmp_path / "a" / "a.xml", accept=gate)
+    file = export_file(model, tmp_path / "a" / f"a{suffix}", accept=gate)
     row = gate.rows[-1]
-    assert (row["format"], row["precision"], row["accepted"]) == ("OpenVINO", "float32", True)
+    assert (row["format"], row["precision"], row["accepted"]) == (title, "float32", True)
     assert row["AP"] > 0.995
     assert row["size_bytes"] == sum(path.stat().st_size for path in file.parent.iterdir())
-    with pytest.raises(
-        ValueError, match=r"OpenVINO float32 is refused: expected an AP of at least 0\.995"
-    ):
-        export_openvino(model, tmp_path / "b" / "b.xml", max_detections=2, accept=gate)
+    options = {"calibration": calibration} if calibration else {}
+    refusal = f"{title} {'int8' if calibration else 'float32'} is refused: expected an AP of at"
+    with pytest.raises(ValueError, match=rf"{refusal} least 0\.995"):
+        export_file(model, tmp_path / "b" / f"b{suffix}", max_detections=2, accept=gate, **options)
     assert list((tmp_path / "b").iterdir()) == []
-
-
-def test_onnx(model, places, tmp_path):
-    for package in ("onnx", "onnxruntime"):
-        pytest.importorskip(package, reason="pip install 'fcos_tf[onnx]'")
-    gate = AccuracyGate(model, load(places))
-    file = export_onnx(model, tmp_path / "a.onnx", accept=gate)
-    row = gate.rows[-1]
-    assert (row["format"], row["precision"], row["accepted"]) == ("ONNX", "float32", True)
-    assert row["AP"] > 0.995 and row["size_bytes"] == file.stat().st_size
-    with pytest.raises(ValueError, match=r"ONNX float32 is refused: expected an AP of at least"):
-        export_onnx(model, tmp_path / "b.onnx", max_detections=2, accept=gate)
-    assert [*tmp_path.iterdir()] == [file]
-
-
-def test_litert(model, places, tmp_path):
-    gate = AccuracyGate(model, load(places))
-    file = export_litert(model, tmp_path / "a.tflite", accept=gate)
-    row = gate.rows[-1]
-    assert (row["format"], row["precision"], row["accepted"]) == ("LiteRT", "float32", True)
-    assert row["AP"] > 0.995 and row["size_bytes"] == file.stat().st_size
-    with pytest.raises(ValueError, match=r"LiteRT int8 is refused: expected an AP of at least"):
-        export_litert(
-            model, tmp_path / "b.tflite", max_detections=2, accept=gate,
-            calibration=list(PHOTOS.values()),
-        )  # fmt: skip
-    assert [*tmp_path.iterdir()] == [file]
 
 
 def test_eight_bits_have_a_row_of_their_own(model, places, tmp_path):

@@ -1,8 +1,5 @@
-"""OpenVINO files: their detections are those of the model, and what is refused."""
+"""OpenVINO files beside `test_exported_files`: 16 and 8 bits, and what is refused."""
 
-import sys
-
-import numpy as np
 import pytest
 
 import fcos_tf
@@ -14,12 +11,9 @@ from tests.export.runtimes import (
     NAMES,
     PHOTOS,
     assert_eight_bits_are_close,
-    assert_same,
-    refuses_other_numbers,
     run,
     small_detector,
     trained_detector,
-    two_stage,
     write_run,
 )  # fmt: skip
 
@@ -35,34 +29,6 @@ def model():
 def file(model, tmp_path_factory):
     pytest.importorskip("openvino", reason="pip install 'fcos_tf[openvino]'")
     return export_openvino(model, tmp_path_factory.mktemp("openvino") / "new" / "a.xml")
-
-
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_detections_of_photos_of_any_size_are_the_models(model, file, batch_size):
-    assert sorted(path.name for path in file.parent.iterdir()) == ["a.bin", "a.xml"]
-    opened = fcos_tf.detecting.open_model(str(file))
-    for threshold in (None, 0.03):
-        options = {"batch_size": batch_size, "score_threshold": threshold}
-        assert_same(
-            fcos_tf.detect(opened, PHOTOS, **options), fcos_tf.detect(model, PHOTOS, **options)
-        )
-
-
-def test_image_sizes_stay_free_and_thresholds_are_those_of_the_export(model, file, tmp_path):
-    free = export_openvino(
-        model, tmp_path / "a.xml", image_size="64,128", score_threshold=0.02, max_detections=9
-    )
-    expected = fcos_tf.detect(model, PHOTOS, image_size="64,128", score_threshold=0.02)
-    for one, other in zip(fcos_tf.detect(free, PHOTOS), expected, strict=True):
-        assert len(one) == 9
-        np.testing.assert_allclose(one.boxes, other.boxes[:9], rtol=0, atol=0.01)
-
-
-def test_proposals_are_suppressed_inside(tmp_path):
-    pytest.importorskip("openvino", reason="pip install 'fcos_tf[openvino]'")
-    other = two_stage()
-    file = export_openvino(other, tmp_path / "a.xml")
-    assert_same(fcos_tf.detect(file, PHOTOS), fcos_tf.detect(other, PHOTOS))
 
 
 def test_weights_of_16_bits(model, file, tmp_path):
@@ -114,35 +80,7 @@ def test_a_whole_that_differs_from_its_parts_is_not_written(model, tmp_path, mon
     assert not any(tmp_path.iterdir())
 
 
-def test_a_file_that_gives_other_numbers_is_not_written(model, tmp_path, monkeypatch):
-    pytest.importorskip("openvino", reason="pip install 'fcos_tf[openvino]'")
-    refuses_other_numbers(exporting, export_openvino, model, tmp_path / "a.xml", monkeypatch)
-
-
-def test_wrong_arguments_and_a_missing_package(model, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr(exporting, "inference_copy", None)  # nothing is made
-    (tmp_path / "there.bin").touch()
-    classifier = fcos_tf.ImageClassifier(2, backbone="simple_cnn", image_size="64x64")
-    for each, name, options, error, message in (
-        (classifier, "a.xml", {}, ValueError, "expected a detector, got a ImageClassifier"),
-        (model, "a.onnx", {}, ValueError, "expected a file that ends in .xml"),
-        (model, "there.xml", {}, FileExistsError, "expected a new file; got .*there.bin"),
-        (model, "a.xml", {"precision": "int8"}, ValueError, "float32, bfloat16, float16; got 'int"),
-        (model, "a.xml", {"score": 0.1}, ValueError, "expected score_threshold, .* got score"),
-        (model, "a.xml", {}, ValueError, r"needs the package openvino: pip install 'fcos_tf\[o"),
-    ):
-        with pytest.raises(error, match=message):
-            export_openvino(each, tmp_path / name, **options)
-    assert [path.name for path in tmp_path.iterdir()] == ["there.bin"]
-    with pytest.raises(ValueError, match="needs the package openvino"):
-        fcos_tf.detect(tmp_path / "a.xml", PHOTOS[0])
-
-
-def test_the_tool_without_the_package(capsys, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    code, _, error = run(capsys, export, "--weights=no.keras", f"--openvino={tmp_path}/a.xml")
-    assert code == 1 and "needs the package openvino: pip install 'fcos_tf[openvino]'" in error
+def test_calibration_images_of_another_format(capsys):
     code, _, error = run(
         capsys, export, "--weights=no.keras", "--output_dir=x/1", "--calibration_images=a"
     )
