@@ -35,14 +35,8 @@ def compile_detect(model: Any, class_names: Sequence[str] | None = None) -> Dete
     Raises:
         ValueError: the data set has a class that the model does not know.
     """
-    model_names = getattr(model, "class_names", None)
-    count = getattr(model, "num_classes", None)
-    if class_names and not model_names and count not in (None, len(class_names)):
-        raise ValueError(
-            f"expected data of the model's {count} classes, got {len(class_names)}: "
-            f"{', '.join(class_names[:5])}"
-        )
-    table = label_table(model_names, class_names)
+    names, count = (getattr(model, name, None) for name in ("class_names", "num_classes"))
+    table = label_table(names, class_names, count)
     options = {"jit_compile": True} if _on_tpu(model) else {}
 
     def detect(images, image_sizes, score_threshold=None):
@@ -253,9 +247,17 @@ def compiled(function: Callable) -> Callable:
 
 
 def label_table(
-    model_names: Sequence[str] | None, class_names: Sequence[str] | None
+    model_names: Sequence[str] | None, class_names: Sequence[str] | None, count: int | None
 ) -> np.ndarray | None:
-    """The data set's label for each of the model's from -1 on, int32 [C + 1]; None: the same."""
+    """The data set's label for each of the model's from -1 on, int32 [C + 1]; None: the same.
+
+    `count` is that of the model's classes.
+    """
+    if class_names and not model_names and count not in (None, len(class_names)):
+        raise ValueError(
+            f"expected data of the model's {count} classes, got {len(class_names)}: "
+            f"{', '.join(class_names[:5])}"
+        )
     if not model_names or not class_names or tuple(model_names) == tuple(class_names):
         return None
     unknown = [name for name in class_names if name not in model_names]

@@ -222,15 +222,9 @@ def _check(opened: OpenedModel, dataset: Any, num_images: int) -> np.ndarray:
     if opened.classifies:
         raise ValueError("model: expected a detector, whose AP is measured; got a classifier")
     check_labels(opened, dataset)
-    table = label_table(opened.class_names, dataset.class_names)
-    if table is not None:
-        return table
     count = len(opened.category_ids)
-    if count != len(dataset.class_names):
-        raise ValueError(
-            f"dataset: expected data of the model's {count} classes, got {len(dataset.class_names)}"
-        )
-    return np.arange(-1, count)
+    table = label_table(opened.class_names, dataset.class_names, count)
+    return np.arange(-1, count) if table is None else table
 
 
 def _records(examples: Sequence, found: Sequence[tuple], dataset: Any) -> Records:

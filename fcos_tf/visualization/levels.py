@@ -128,7 +128,7 @@ def draw_targets(
         dim = draw_boxes(dim, boxes[learnt] * scale, learnt, line_width=1, text_size=0)
         colours = [class_colour(index) for index in owner[used]]
         draw_dots(dim, level.points[used], colours, scale, stride=level.stride)
-        for index in sorted(learnt, key=lambda i: -_area(boxes[i]))[:2]:
+        for index in sorted(learnt, key=lambda i: -np.prod(boxes[i, 2:] - boxes[i, :2]))[:2]:
             own = np.flatnonzero(owner == index)
             point = own[np.argmin(quality[own])]  # not at the middle: four different distances
             dim = draw_arrows(dim, level.points[point], distances[point], level.stride, scale)
@@ -260,7 +260,3 @@ def _best_prediction(predicted: Mapping[str, np.ndarray], box: np.ndarray, label
     if "quality" in predicted:
         text += f" · {predicted['quality'][best]:.2f}"
     return f"{text}, {overlaps[best]:.2f}"
-
-
-def _area(box: np.ndarray) -> float:
-    return float((box[2] - box[0]) * (box[3] - box[1]))
