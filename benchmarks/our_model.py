@@ -65,10 +65,10 @@ def _flag(peer: str):
 
 def import_openvino_reader():
     """Imports what reads OpenVINO files."""
-    from fcos_tf.detecting.openvino import import_openvino
+    from fcos_tf.detecting.packages import import_package
 
     with _flag("openvino"):
-        import_openvino()
+        import_package("openvino")
 
 
 def openvino_side(config: Config, what: str) -> Side:
@@ -80,7 +80,7 @@ def openvino_side(config: Config, what: str) -> Side:
 
 def import_onnx_reader():
     """Imports what reads .onnx files."""
-    from fcos_tf.detecting.onnx import import_package
+    from fcos_tf.detecting.packages import import_package
 
     with _flag("onnxruntime"):
         import_package("onnxruntime")

@@ -107,16 +107,14 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
     if options.weights:
         refuse("--weights", ["model_dir"])
     calibration = ()
+    from fcos_tf.detecting.packages import import_package
+
     # Refuses missing packages before anything is done.
     if options.onnx:
-        from fcos_tf.detecting.onnx import import_package
-
-        for name in ("onnx", "onnxruntime"):
-            import_package(name)
+        import_package("onnx")
+        import_package("onnxruntime")
     if options.openvino:
-        from fcos_tf.detecting.openvino import import_openvino
-
-        import_openvino()
+        import_package("openvino")
     if options.calibration_images:
         with command_line.arguments_as_flags({"input": "calibration_images"}):
             calibration = _find_images(options.calibration_images)

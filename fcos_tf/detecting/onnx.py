@@ -1,11 +1,11 @@
 """A detector in an .onnx file, as an `OpenedModel`."""
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from fcos_tf.detecting.packages import import_package
 from fcos_tf.detecting.resized import ResizedModel, opening
 
 DESCRIPTION_KEY = "fcos_tf"  # of the file's metadata
@@ -47,17 +47,3 @@ def run_session(session, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     """All outputs of an `InferenceSession`."""
     names = [each.name for each in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-
-
-def import_package(name: str):
-    """The package onnx or onnxruntime.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"an .onnx file needs the package {name}: pip install 'fcos_tf[onnx]' ({error})"
-        ) from error

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from fcos_tf.detecting.packages import import_package
 from fcos_tf.detecting.resized import ResizedModel, opening
 
 DESCRIPTION_KEY = "fcos_tf"  # of the file's run-time information
@@ -24,7 +25,7 @@ class OpenVinoModel(ResizedModel):
     runtime = "OpenVINO"
 
     def __init__(self, file: str | Path):
-        openvino, file = import_openvino(), Path(file)
+        openvino, file = import_package("openvino"), Path(file)
         with opening("--openvino", file, file.with_suffix(".bin")):
             graph = openvino.Core().read_model(file)
             text = graph.get_rt_info(DESCRIPTION_KEY).astype(str)
@@ -36,19 +37,3 @@ class OpenVinoModel(ResizedModel):
         """See `ResizedModel`."""
         found = self._run(inputs).to_dict()
         return {name: x for port, x in found.items() for name in port.get_names()}
-
-
-def import_openvino():
-    """The package.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    try:
-        import openvino
-    except ImportError as error:
-        raise ValueError(
-            "an OpenVINO file needs the package openvino: pip install 'fcos_tf[openvino]' "
-            f"({error})"
-        ) from error
-    return openvino

@@ -23,7 +23,8 @@ import tensorflow as tf
 
 from fcos_tf.atomic_files import replacing
 from fcos_tf.data.prepare import ImageSource, prepare_batch
-from fcos_tf.detecting.openvino import DESCRIPTION_KEY, HINTS, import_openvino
+from fcos_tf.detecting.openvino import DESCRIPTION_KEY, HINTS
+from fcos_tf.detecting.packages import import_package
 from fcos_tf.export import checks, signatures
 from fcos_tf.export.calibration import CalibrationImages
 from fcos_tf.export.saved_model import check_options, describe, new_file
@@ -73,7 +74,7 @@ def export_openvino(
     if weights.exists():
         raise FileExistsError(f"expected a new file; got {weights}, which exists")
     size, rule = check_options(model, image_size, thresholds, ".xml")
-    openvino = import_openvino()
+    openvino = import_package("openvino")
     quantise = _quantiser(calibration, rule, model.apply_exif) if len(calibration) else None
 
     copy = inference_copy(model, **thresholds)
@@ -183,13 +184,7 @@ def _join(network, rest):
 
 def _quantiser(images: Sequence[ImageSource], rule: ImageSize, apply_exif: bool) -> Callable:
     """A function from a network to the same in 8 bits."""
-    try:
-        import nncf
-    except ImportError as error:
-        raise ValueError(
-            f"calibration: 8 bits need the package nncf: pip install 'fcos_tf[openvino]' ({error})"
-        ) from error
-
+    nncf = import_package("nncf")
     photos = CalibrationImages(images, rule, apply_exif)
 
     def prepare(batch):

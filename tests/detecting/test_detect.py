@@ -367,6 +367,7 @@ def test_what_a_model_may_be(model, stub_export, tmp_path):
 def test_scoring_result_files_and_naming_inputs_do_not_wait_for_tensorflow():
     code = (
         "import sys, fcos_tf.evaluation, fcos_tf.detecting.files, fcos_tf.detecting.detections\n"
+        "import fcos_tf.detecting.packages  # before tools/export.py loads TensorFlow\n"
         "print('tensorflow' in sys.modules, 'keras' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
