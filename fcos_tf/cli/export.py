@@ -26,6 +26,7 @@ from typing import Any
 
 from fcos_tf.cli import command_line
 from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config, DataOptions, DetectionOptions
+from fcos_tf.detecting.packages import import_package
 from fcos_tf.options import Options, fields_of, option, options_for
 from fcos_tf.tensorflow_words import load_tensorflow
 
@@ -107,8 +108,6 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
     if options.weights:
         refuse("--weights", ["model_dir"])
     calibration = ()
-    from fcos_tf.detecting.packages import import_package
-
     # Refuses missing packages before anything is done.
     if options.onnx:
         import_package("onnx")

@@ -93,11 +93,11 @@ def test_points(case, size):
     np.testing.assert_array_equal(strides, np.array(references.STRIDES)[levels])
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(12))
 def test_assignment(case, seed):
     name, model = case
     rng = np.random.default_rng(seed)
-    size = SIZES[seed]
+    size = SIZES[seed % len(SIZES)]
     truth = [random_boxes(rng, *size, count) for count in (0, 1, 6, 120)]
     targets = batch(truth)
     grids = grid_sizes(*size, model.strides)
@@ -135,12 +135,12 @@ def test_assignment(case, seed):
     assert len(matches) >= 3  # levels that learn something
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(8))
 def test_losses(case, seed):
     name, model = case
     rng = np.random.default_rng(100 + seed)
     size = SIZES[seed % len(SIZES)]
-    counts = (0, 0) if seed == 4 else (0, 3, 60)
+    counts = (0, 0) if seed == 7 else (0, 3, 60)
     truth = [random_boxes(rng, *size, count) for count in counts]
     predictions = random_predictions(rng, len(truth), size)
     check_losses(model, name, predictions, truth, size)
@@ -153,25 +153,25 @@ def check_losses(model, name, predictions, truth, size, **options):
     np.testing.assert_allclose([ours[k] for k in model.loss_names], expected, rtol=2e-5)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(12))
 def test_adelaidets_iou_in_place_of_centerness(seed):
     model = FCOS.from_preset(
         "adelaidet_coco", quality="iou", backbone="resnet18", fpn_channels=32, head_convs=1,
         num_classes=NUM_CLASSES, load_weights=False,
     )  # fmt: skip
     rng = np.random.default_rng(200 + seed)
-    size = SIZES[seed]
+    size = SIZES[seed % len(SIZES)]
     truth = [random_boxes(rng, *size, count) for count in (3, 60)]
     predictions = random_predictions(rng, len(truth), size)
     check_losses(model, "adelaidet", predictions, truth, size, quality="iou")
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse", "crowded"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(12))
 def test_detections(case, seed, kind):
     name, model = case
     rng = np.random.default_rng(300 + seed)
-    size = SIZES[seed]
+    size = SIZES[seed % len(SIZES)]
     predictions = random_predictions(rng, 2, size, kind)
     image_sizes = np.array([size, (size[0] - 31, size[1] - 17)], np.float32)
     # Both forms of the suppression: TensorFlow's and the one for XLA.
