@@ -64,8 +64,9 @@ def measure(model: Detector | str | Path, dataset: Any, num_images: int | None =
         The figures. One more image before the first is not timed.
 
     Raises:
-        ValueError: a classifier, data without boxes or of other classes, fewer images than
-            `num_images`, none with an object, or one that cannot be read or that the model refuses.
+        ValueError: a classifier, an export without description, data without boxes or of other
+            classes, fewer images than `num_images`, none with an object, or one that cannot be read
+            or that the model refuses.
 
     Example:
         val = fcos_tf.data.load("voc", data_dir=folder, split="val", batch_size=1)
@@ -222,6 +223,8 @@ def _check(opened: OpenedModel, dataset: Any, num_images: int) -> np.ndarray:
     if opened.classifies:
         raise ValueError("model: expected a detector, whose AP is measured; got a classifier")
     check_labels(opened, dataset)
+    if opened.category_ids is None:
+        raise ValueError("model: expected an export with its description.json, got one without")
     count = len(opened.category_ids)
     table = label_table(opened.class_names, dataset.class_names, count)
     return np.arange(-1, count) if table is None else table

@@ -18,6 +18,7 @@ from PIL import Image
 
 import fcos_tf
 from fcos_tf.cli import export
+from fcos_tf.detecting.models import OpenedModel
 from fcos_tf.export import (
     AccuracyGate,
     accuracy,
@@ -275,6 +276,8 @@ def test_wrong_arguments(model, places, tmp_path):
     classifier = fcos_tf.ImageClassifier(3, backbone="simple_cnn", image_size="64x64")
     with pytest.raises(ValueError, match=r"model: expected a detector, .* got a classifier"):
         measure(classifier, dataset)
+    with pytest.raises(ValueError, match=r"expected an export with its description\.json"):
+        measure(OpenedModel(), dataset)
     other = fcos_tf.FCOS(2, backbone="simple_cnn", head_convs=0, image_size="64x64")
     with pytest.raises(ValueError, match="expected data of the model's 2 classes, got 3"):
         measure(other, dataset)
