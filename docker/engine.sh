@@ -57,7 +57,8 @@ config = json.load(sys.stdin)["Docker"]["config"]
 words = config.get(sys.argv[1]) or []
 words = words["Test"] if isinstance(words, dict) else words
 shell = ["sh", "-c"] if words[:1] == ["CMD-SHELL"] else []
-print(*shell, *(words[1:] if words[:1] in (["CMD"], ["CMD-SHELL"]) else words), sep="\n")
+for word in [*shell, *(words[1:] if words[:1] in (["CMD"], ["CMD-SHELL"]) else words)]:
+    print(word)  # of none not even a line
 ' "$2"
 }
 

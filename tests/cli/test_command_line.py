@@ -87,6 +87,7 @@ def test_files_are_found_here_then_in_the_package(tmp_path, monkeypatch):
         ("coco_atss.cfg", {"assigner": "atss", "box_loss_weight": 2, "steps": 90_000}),
         ("coco_joint.cfg", {"assigner": "atss", "quality": "joint", "dataset": "coco"}),
         ("bccd.cfg", {"steps": 600, "batch_size": 8, "image_size": "240x320"}),
+        ("bccd_best.cfg", {"backbone": "mobilenet_v2", "steps": 1400, "image_size": "480x640"}),
         ("faster_rcnn_coco.cfg", {"model": "faster_rcnn", "rules": "detectron2", "steps": 90_000}),
         ("faster_rcnn_voc.cfg", {"model": "faster_rcnn", "image_size": "512x512"}),
         ("faster_rcnn_bccd.cfg", {"model": "faster_rcnn", "steps": 600, "backbone": "resnet18"}),
