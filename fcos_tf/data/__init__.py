@@ -336,7 +336,8 @@ def read_annotations(
         reader = functools.partial(tfds.read_tfds, dataset.removeprefix("tfds:"))
     if reader is None:
         raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
-    where = recognise.file_as_annotations(where) if dataset != "voc" else where
+    if dataset not in ("voc", "digits"):
+        where = recognise.file_as_annotations(where)
     taken = check_place(dataset, where, reader)
     options = {
         "class_names": classes,

@@ -37,7 +37,8 @@ def from_keras_cv(
             f"bounding_box_format: expected one of {', '.join(FORMATS)}, "
             f"got {bounding_box_format!r}"
         )
-    if bounding_box_format.startswith("rel_") and image_size is None:
+    relative = bounding_box_format.startswith("rel_")
+    if relative and image_size is None:
         raise ValueError(f"image_size: expected (height, width) with {bounding_box_format}")
     boxes = bounding_boxes["boxes"]
     labels = bounding_boxes["classes" if "classes" in bounding_boxes else "labels"]
@@ -46,7 +47,7 @@ def from_keras_cv(
     if isinstance(boxes, tf.RaggedTensor):
         boxes = boxes.to_tensor(-1, shape=[None, None, 4])
     labels = tf.cast(labels, tf.int32)
-    height, width = (None, None) if image_size is None else image_size
+    height, width = image_size if relative else (None, None)
     boxes = keras.utils.bounding_boxes.convert_format(
         tf.cast(boxes, tf.float32), bounding_box_format, "xyxy", height=height, width=width
     )

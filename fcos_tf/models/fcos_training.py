@@ -96,7 +96,7 @@ def match_points(
     *,
     center_sampling_radius: float | None,
     rules: FCOSRules = RULES["fcos_tf"],
-    **unused,
+    predictions: dict | None = None,
 ):
     """The ground-truth box that each point learns.
 
@@ -108,12 +108,13 @@ def match_points(
         center_sampling_radius: half the side, in strides, of the square around a box's centre with
             its points, clipped to the box. None or 0: the whole box. A border is outside.
         rules: limits of size ranges, area of ties.
-        **unused: arguments of other assigners: `predictions`.
+        predictions: unused; for other assigners.
 
     Returns:
         [B, N] int32, index into the M boxes, the first of equal area; -1 for background. And None:
         no score targets, which other assigners may give.
     """
+    del predictions
     x, y = (levels.points[None, :, None, k] for k in range(2))  # [1, N, 1]
     x1, y1, x2, y2 = (boxes[:, None, :, k] for k in range(4))  # [B, 1, M]
     # Differences to the sides themselves, not to centre and half width: exact on borders.

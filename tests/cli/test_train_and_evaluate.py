@@ -33,6 +33,11 @@ SMALL = (
 )  # fmt: skip
 
 
+def run_tool(name, *arguments):
+    command = [sys.executable, f"tools/{name}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG, cwd=ROOT)
+
+
 @pytest.fixture
 def run_here(capsys):
     """Runs a tool in this process, which has TensorFlow already."""
@@ -47,8 +52,7 @@ def run_here(capsys):
 def run_dir(tmp_path_factory):
     """A run of 4 steps."""
     folder = tmp_path_factory.mktemp("run")
-    command = [sys.executable, "tools/train.py", *SMALL, "--steps=4", f"--model_dir={folder}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=HANG, cwd=ROOT)
+    result = run_tool("train.py", *SMALL, "--steps=4", f"--model_dir={folder}")
     assert result.returncode == 0, result.stderr
     assert "starting at step 0 of 4: 8 images, 10 classes" in result.stdout
     assert "Average Precision" in result.stdout
@@ -122,7 +126,8 @@ def test_evaluate_takes_a_checkpoint_or_a_file_and_thresholds(run_dir, run_here,
     given = [f"--weights={weights}", "--max_detections=3", "--analyse"]
     for i, options in enumerate(([], given)):
         folder = tmp_path / str(i)
-        result = run_here("evaluate.py", config, *options, f"--output_dir={folder}")
+        run = run_here if options else run_tool
+        result = run("evaluate.py", config, *options, f"--output_dir={folder}")
         assert result.returncode == 0, result.stderr
         assert result.stderr == ""
         assert ("step_00000004.keras", "model.keras")[i] + " on 8 images" in result.stdout

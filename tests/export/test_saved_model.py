@@ -365,6 +365,8 @@ def test_a_graph_turns_images_upright(small, tmp_path):
     np.testing.assert_allclose(answer["boxes"][0][: len(found)], found.boxes, atol=0.01)
     with pytest.raises(ValueError, match="apply_exif: expected true, as the exported model turns"):
         fcos_tf.detect(folder, str(photo), apply_exif=False)
+    (stored,) = fcos_tf.detect(model, str(photo), apply_exif=False)
+    assert stored.image_size == found.image_size[::-1]
 
 
 def test_wrong_weights_are_noticed(small, tmp_path, monkeypatch):

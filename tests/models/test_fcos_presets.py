@@ -37,20 +37,21 @@ def test_classes_of_coco():
 @pytest.mark.parametrize(
     ("name", "classes", "threshold", "mean_of_blue", "order", "epsilon"),
     [
-        ("torchvision_coco", 91, 0.2, 103.53, "rgb", None),
+        ("torchvision_coco", 91, 0.2, 103.53, "rgb", 1e-5),
         ("official_coco", 80, 0.05, 102.9801, "bgr", 0.0),
         ("official_improved_coco", 80, 0.05, 102.9801, "bgr", 0.0),
-        ("adelaidet_coco", 80, 0.05, 103.53, "bgr", None),
-        ("detectron2_coco", 80, 0.2, 103.53, "bgr", None),
+        ("adelaidet_coco", 80, 0.05, 103.53, "bgr", 1e-5),
+        ("detectron2_coco", 80, 0.2, 103.53, "bgr", 1e-5),
     ],
 )
 def test_settings(name, classes, threshold, mean_of_blue, order, epsilon):
-    settings = FCOS.preset_arguments(name, {})
+    options = {**SMALL, "backbone": "resnet18", "image_size": "800,1333"}
+    settings = FCOS.from_preset(name, **options).get_config()
     assert settings["num_classes"] == classes and len(settings["class_names"]) == classes
     assert settings["score_threshold"] == threshold and settings["nms_threshold"] == 0.6
     assert settings["channel_order"] == order
     assert settings["mean"][0 if order == "bgr" else 2] == pytest.approx(mean_of_blue)
-    assert settings.get("norm_epsilon") == epsilon  # None: the network's own, 1e-5
+    assert settings["norm_epsilon"] == epsilon
     assert settings["rules"] == name.removesuffix("_coco")
     assert settings["stride_in_3x3"] == (name == "torchvision_coco")
     assert (settings["backbone_norm"], settings["frozen_stages"]) == ("frozen", 2)

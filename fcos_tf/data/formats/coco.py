@@ -102,7 +102,8 @@ def read_coco(
     read, size_faults = _correct_sizes(read, frame)
     faults += size_faults
     if not read.num_images:
-        raise ValueError(f"{file}: none of its images can be used; the first fault: {faults[0]}")
+        fault = min(faults, key=lambda fault: fault.kept)
+        raise ValueError(f"{file}: none of its images can be used; the first fault: {fault}")
     clean, box_faults = check_annotations(read, str(file), "annotation")
     return ReadResult(clean, faults + box_faults, objects.other_classes)
 

@@ -308,10 +308,11 @@ def _scaled(read: Annotations, sizes: np.ndarray, origins: Sequence[str]) -> Ann
         )
     factors = ratio[read.owners]  # [T, 2]
     note = f"boxes scaled by {ratio.min():.4g} to {ratio.max():.4g}"
+    notes = () if (ratio == 1).all() else (note,)  # as of boxes that are fractions
     return replace(
         read,
         sizes=sizes,
         boxes=read.boxes * np.tile(factors[:, ::-1], 2),
         areas=read.areas * factors.prod(axis=1),
-        notes=(*read.notes, note),
+        notes=read.notes + notes,
     )

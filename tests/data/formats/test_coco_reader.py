@@ -209,6 +209,9 @@ def test_a_split_whose_only_image_has_another_size_is_refused(tmp_path):
     Image.new("RGB", (50, 40)).save(root / "val2017" / "b.jpg")
     with pytest.raises(ValueError, match=r"none of its images can be used; .* got 50x40"):
         read_coco("val2017", data_dir=root)
+    # That there is no zebra is told, too, but is not why.
+    with pytest.raises(ValueError, match=r"the first fault: .* got 50x40"):
+        read_coco("val2017", data_dir=root, class_names=("dog", "bicycle", "zebra"))
 
 
 def test_file_name_with_a_folder(tmp_path):
