@@ -25,12 +25,15 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 TWO = -n 2 --dist loadfile --no-loadscope-reorder
 
 # What `make quick` leaves out: large models, training, other processes, a graph for every case.
-LONG_FILES = models/test_fcos_presets models/test_half_precision models/test_static_steps \
+LONG_FILES = models/test_classifier models/test_faster_rcnn models/test_fcos_presets \
+	models/test_float64 models/test_folding models/test_half_precision models/test_static_steps \
 	models/test_train_step models/test_weights data/formats/test_broken_tfds \
 	data/formats/test_tfds_reader data/input/test_augment data/input/test_pipeline \
 	data/input/test_shutdown
 LONG_TESTS = models/test_fcos.py::test_fit_learns_and_modes_agree \
 	models/test_fcos.py::test_mixed_precision_trains_with_float32_outputs \
+	models/test_fcos.py::test_keras_file_round_trip \
+	models/test_fcos.py::test_eager_graph_xla_and_dynamic_shapes_agree \
 	models/test_fcos_targets.py::test_thousand_boxes_on_a_full_size_image_stay_within_a_gibibyte
 
 # PyTorch without its CUDA libraries: its own needs are named, and nothing else is installed. The
