@@ -168,7 +168,7 @@ def write_voc(
     stems = [Path(name).stem for name in file_names]
     for stem in stems:
         if parse_list(stem, [f"{stem}.xml"]) != [stem]:
-            raise ValueError(f"stems: expected names that a split file can hold, got {stem!r}")
+            raise ValueError(f"file_names: expected names that a split file can hold, got {stem!r}")
 
     for folder in FOLDERS:
         Path(data_dir, folder).mkdir(parents=True, exist_ok=True)
