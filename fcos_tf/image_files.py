@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = (
 # Folders of a data set that tell nothing of an image: a/images/b.jpg is a/b.jpg.
 _PLACES = {"images", "image", "imgs", "img", "jpegimages", "annotations", "annotation", "labels",
            "photos", "xml", "xmls", "json"}  # fmt: skip
-MAX_FOLDERS = 100_000  # yet to be read: links that lead to each other make many
+MAX_LINKS = 10_000  # folders entered by a link: links that lead to each other make many
 # Files that one expects beside images.
 _DATA_SUFFIXES = (".xml", ".json", ".txt", ".csv", ".yaml", ".yml", ".names", ".data", ".md")
 
@@ -81,19 +81,21 @@ def files_below(root: str | os.PathLike, *suffixes: str) -> list[str]:
         root: The folder.
         *suffixes: Of the files; none: all.
     """
-    found = []
+    found, links = [], 0
     above = {os.fspath(root): {os.path.realpath(root)}}  # of each folder: it and those above
     for folder, folders, files in os.walk(root, followlinks=True):
         there = above.pop(folder)
         inside = {}
         for name in sorted(name for name in folders if not name.startswith(".")):
-            real = os.path.realpath(os.path.join(folder, name))
+            path = os.path.join(folder, name)
+            real = os.path.realpath(path)
             if real not in there:  # else a link to a folder above
                 inside[name] = {*there, real}
+                links += os.path.islink(path)
         folders[:] = inside
         above |= {os.path.join(folder, name): chain for name, chain in inside.items()}
-        if len(above) > MAX_FOLDERS:
-            raise ValueError(f"{root}: more than {MAX_FOLDERS} folders; links may form a circle")
+        if links > MAX_LINKS:
+            raise ValueError(f"{root}: more than {MAX_LINKS} links to folders, perhaps in a circle")
         relative = os.path.relpath(folder, root).replace(os.sep, "/")
         found += [
             name if relative == "." else f"{relative}/{name}"
@@ -166,7 +168,7 @@ class ImageIndex:
         if stated:
             for path in (posixpath.join(posixpath.dirname(stem), stated), stated):
                 name = posixpath.normpath(path)
-                if not name.startswith(("/", "..")) and (self.root / name).is_file():
+                if not name.startswith(("/", "..")) and os.path.isfile(self.root / name):
                     return name  # whatever its suffix
         found = (last and self._only(self._by_last, last)) or self._only(
             self._by_last, posixpath.basename(unicodedata.normalize("NFC", stem))

@@ -6,8 +6,10 @@
 A new option needs this field and a function with a parameter `blur`; `options_for` passes it on.
 """
 
+import csv
 import dataclasses
 import inspect
+import io
 import itertools
 import math
 import typing
@@ -167,7 +169,9 @@ def flag_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
-        return ",".join(map(str, value))
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow(value)  # quotes items with commas
+        return line.getvalue()
     return "" if value is None else str(value)
 
 

@@ -222,6 +222,12 @@ def test_every_option_arrives_somewhere():
     assert fields_of(Config).keys() - taken == set()
 
 
+def test_names_with_commas_and_quotes_read_back(tmp_path):
+    classes = ("cup, mug", 'a "b"', "dog")
+    (tmp_path / "config.cfg").write_text(to_flags(Config(classes=classes)))
+    assert parse_config([f"--flagfile={tmp_path}/config.cfg"]).classes == classes
+
+
 def test_flags_hold_every_option_once():
     text = to_flags(Config(classes=("a", "b"), decay_steps=(6, 8), horizontal_flip=False))
     lines = [line for line in text.splitlines() if line.startswith("--")]

@@ -225,7 +225,7 @@ def select(
         annotations = annotations.images(full)
     for what, names in left_out.items():
         if names:
-            logging.info("%s: left out %d %s, all in dataset.dropped", where, len(names), what)
+            logging.warning("%s: left out %d %s, all in dataset.dropped", where, len(names), what)
     return annotations, [name for names in left_out.values() for name in names]
 
 
@@ -253,7 +253,8 @@ def report_faults(
     for fault in sorted(faults, key=lambda fault: fault.kept)[:MAX_LISTED]:  # dropped ones first
         text += f"\n  {fault} ({'kept' if fault.kept else 'dropped'})"
     if len(faults) > MAX_LISTED:
-        text += f"\n  ... and {len(faults) - MAX_LISTED} more"
+        more = len(faults) - MAX_LISTED
+        text += f"\n  ... and {more} more, in dataset.faults and by tools/dataset.py"
     if dropped > max_faults:
         raise ValueError(f"{text}\nexpected at most max_faults={max_faults} dropped")
     logging.warning("%s", text)

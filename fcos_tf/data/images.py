@@ -41,7 +41,7 @@ LEAST_SIDE = 1.0  # pixels; of a box that a crop cuts to less there is nothing l
 SizeRule = Callable[[int, int], tuple[int, int]]
 
 
-class ImageError(Exception):
+class ImageError(ValueError):
     """An image that cannot be read; the message, one line, names the file and the error."""
 
     def __init__(self, message: str):

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fcos_tf.data.annotations import Fault
+from fcos_tf.data.annotations import MAX_LISTED, Fault
 from fcos_tf.data.formats import splits
+from fcos_tf.data.formats.recognise import kind_of_json
 
 ROBOFLOW = "_annotations.coco.json"
 FIFTYONE = "labels.json"
@@ -105,7 +106,7 @@ def _find_json(split: str, data_dir, annotations) -> tuple[Path, bool]:
     folder = _data_dir(data_dir, annotations)
     if annotations:
         file = Path(str(annotations).replace("{split}", split))
-        files = [file]
+        tried = [file]
         one_for_all = {*split.split("+")} <= {*_ONE_FOR_ALL} and "{split}" not in str(annotations)
         if file.is_file():
             return file, not one_for_all or _is_of_split(file)
@@ -119,12 +120,20 @@ def _find_json(split: str, data_dir, annotations) -> tuple[Path, bool]:
         for file in files:
             if file.is_file():
                 return file, True
+        tried = [*files[:2], folder / split / ROBOFLOW]
         alone = [*folder.glob("annotations/*.json"), *folder.glob("*.json")]
+        if len(alone) > 1:
+            alone = [each for each in alone if each.is_file() and kind_of_json(each) == "coco"]
         if len(alone) == 1 and not _is_of_split(alone[0]):
             return alone[0], False
-    there = ", ".join(sorted(path.name for path in files[0].parent.glob("*.json"))) or "none"
+    above = Path(data_dir or tried[0].parent)
+    patterns = ("*.json", "annotations/*.json", f"*/{ROBOFLOW}")
+    there = [str(path.relative_to(above)) for each in patterns for path in sorted(above.glob(each))]
+    if len(there) > MAX_LISTED:
+        there[MAX_LISTED:] = [f"... {len(there) - MAX_LISTED} more"]
     raise FileNotFoundError(
-        f"no annotation file {' or '.join(map(str, files[:2]))}; JSON files there: {there}"
+        f"no annotation file {' or '.join(map(str, tried))}; JSON files in {above}: "
+        f"{', '.join(there) or 'none'}; --annotations names another"
     )
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats.coco_files import CocoFiles
+from fcos_tf.data.formats.records import size_of
 
 _NO_ID = -(2**63)  # stands for what cannot be an id
 _FOUR_NUMBERS = struct.Struct("4d")
@@ -128,9 +129,8 @@ def read_images(content: dict[str, list[dict]], folder: str, limit: int | None) 
             continue
         used[place] = True
         height, width = record.get("height"), record.get("width")
-        sides = _side(height), _side(width)
-        if all(sides):
-            sizes[place] = sides
+        if size := size_of(height, width):
+            sizes[place] = size
         elif (height, width) != (None, None):
             what = f"has height {height!r} and width {width!r}, taken as unknown"
             problems.append(Problem(place, what, True))
@@ -252,14 +252,6 @@ def _id(value: Any) -> int:
     if type(value) is float and value.is_integer():
         value = int(value)
     return value if type(value) is int and -(2**63) < value < 2**63 else _NO_ID
-
-
-def _side(value: Any) -> int:
-    """A height or width, or 0 for what cannot be one."""
-    try:
-        return int(float(value)) if 1 <= float(value) < 2**31 else 0
-    except (TypeError, ValueError, OverflowError):
-        return 0
 
 
 def _areas(values: list) -> np.ndarray:

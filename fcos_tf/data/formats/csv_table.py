@@ -11,6 +11,9 @@ Without one, as keras-retinanet reads it; empty fields are an image without obje
     photos/a.jpg,10,20,110,220,cat
     photos/b.jpg,,,,,
 
+A column `difficult` or `IsGroupOf` marks objects as VOC's difficult ones. Images that no table
+names are left out: nobody knows what is in them.
+
 Corners are taken as continuous edges in pixels from 0, width = xmax - xmin, as both programs use
 them. Scripts that copy the one-based corners of VOC's XML into such tables leave boxes whose left
 and upper edges are a pixel too far in.
@@ -24,12 +27,13 @@ from pathlib import Path
 
 from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
-from fcos_tf.data.formats.listing import Listing
-from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
-from fcos_tf.data.formats.voc_files import parse_size
-from fcos_tf.image_files import ImageIndex, plain_name, read_utf8
+from fcos_tf.data.formats.listing import Listing, left_out
+from fcos_tf.data.formats.records import ImageRecord, ObjectRecord, size_of
+from fcos_tf.data.formats.voc_files import is_difficult
+from fcos_tf.image_files import ImageIndex, check_regular, files_below, plain_name, read_utf8
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+MARK = "difficult"  # several columns may have it
 # Names of columns, lower case without spaces, `_` and `-`.
 _COLUMNS = {
     "file": ("filename", "file", "image", "imagename", "imagepath", "path", "filepath", "img",
@@ -41,9 +45,11 @@ _COLUMNS = {
     "ymax": ("ymax", "y2", "bottom", "bboxymax", "bboxy2"),
     "width": ("width", "imagewidth", "imgwidth"),
     "height": ("height", "imageheight", "imgheight"),
+    MARK: ("difficult", "isdifficult", "isgroupof", "iscrowd"),
 }  # fmt: skip
 _COLUMN_OF = {name: column for column, names in _COLUMNS.items() for name in names}
 _NO_HEADER = ("file", *CORNERS, "class")
+_HEAD = 2**16  # characters of a first line that are looked at
 
 
 def list_csv(
@@ -75,7 +81,8 @@ def list_csv(
     own = _own_table(tables, split)
     table = own or next(iter(tables.values()))
     folder = str(images).replace("{split}", split) if images else data_dir or table.parent
-    rows, faults = _read_table(table)
+    read_tables = {each: _read_table(each) for each in dict.fromkeys(tables.values())}
+    rows, faults = read_tables[table]
     index = ImageIndex(folder)
     spellings: dict[str, list[str]] = {}  # of each image
     for stated in rows:
@@ -86,15 +93,21 @@ def list_csv(
         name = _name(mine[0], table.parent, index)
         named[file if name in named else name] = mine
 
-    def read(name: str, wanted: Sequence[str]) -> ImageRecord:
+    def read(name: str) -> ImageRecord:
         mine = sorted(item for stated in named[name] for item in rows[stated].items())
         return _record(str(table), _find(named[name][0], table.parent, index), dict(mine))
+
+    used = {
+        _name(stated, each.parent, index)
+        for each, (its_rows, _) in read_tables.items()
+        for stated in its_rows
+    }
 
     def find_class_names() -> Sequence[str]:
         found = {
             row["class"]
-            for each in dict.fromkeys(tables.values())
-            for mine in (rows if each == table else _read_table(each)[0]).values()
+            for each, _ in read_tables.values()
+            for mine in each.values()
             for row in mine.values()
         } - {""}
         if not found:
@@ -108,7 +121,7 @@ def list_csv(
         find_class_names=find_class_names,
         item="line",
         faults=faults,
-        notes=index.notes,
+        notes=(*index.notes, *left_out(index, used)),
         split=split if own else None,
     )
 
@@ -116,8 +129,11 @@ def list_csv(
 def is_table(file: Path) -> bool:
     """Whether a CSV file has the columns of boxes, in either form."""
     try:
-        return bool(_parse(file)[1])
-    except (OSError, ValueError):
+        check_regular(file)
+        with open(file, encoding="utf-8-sig", newline="") as text:
+            first = next(filter(str.strip, iter(lambda: text.readline(_HEAD), "")), "")
+        return bool(_columns_of([field.strip() for field in next(_reader(first), [])])[0])
+    except (OSError, ValueError, csv.Error):
         return False
 
 
@@ -130,8 +146,8 @@ def _find_tables(data_dir, annotations, split: str) -> dict[str, Path]:
         return {split if "{split}" in str(annotations) else "": file}
     if not data_dir:
         raise ValueError("dataset csv needs data_dir, or annotations, the table")
-    files = [*Path(data_dir).glob("*.csv"), *Path(data_dir).glob("*/*.csv")]
-    files = [file for file in sorted(files) if is_table(file)]
+    files = [Path(data_dir) / name for name in files_below(data_dir, ".csv")]
+    files = [file for file in files if is_table(file)]
     if len(files) == 1:
         return {"": files[0]}
     found: dict[str, Path] = {}
@@ -158,23 +174,31 @@ def _own_table(tables: dict[str, Path], split: str) -> Path | None:
     raise FileNotFoundError(f"no table of split {split!r}; there are: {names}")
 
 
+def _reader(text: str):
+    """A reader of the lines of a table, with the separator of its first line."""
+    first = text.lstrip().split("\n", 1)[0]
+    separator = max(",;\t", key=first.count)
+    return csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True)
+
+
+def _columns_of(head: list[str]) -> tuple[list[str], bool]:
+    """The column of each field by the first line, and whether that is a header; none: no table."""
+    words = [_COLUMN_OF.get(word.lower().translate({32: "", 95: "", 45: ""}), "") for word in head]
+    if "file" in words and "xmin" in words:
+        return words, True
+    is_row = len(head) == 6 and all(_is_number(field) or not field for field in head[1:5])
+    return [*_NO_HEADER] if is_row else [], False
+
+
 def _parse(file: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
     """The lines with their numbers, and the column of each field; no columns: no such table."""
-    text = read_utf8(file)
-    first = text.lstrip().split("\n", 1)[0]
-    reader = csv.reader(
-        io.StringIO(text), delimiter=max(",;\t", key=first.count), skipinitialspace=True
-    )
+    reader = _reader(read_utf8(file))
     try:
         lines = [(reader.line_num, [field.strip() for field in row]) for row in reader if any(row)]
     except csv.Error as error:
         raise ValueError(f"{file}: line {reader.line_num}: expected CSV, got {error}") from None
-    head = lines[0][1] if lines else []
-    words = [_COLUMN_OF.get(word.lower().translate({32: "", 95: "", 45: ""}), "") for word in head]
-    if "file" in words and "xmin" in words:
-        return lines[1:], words
-    is_row = len(head) == 6 and all(_is_number(field) or not field for field in head[1:5])
-    return lines, [*_NO_HEADER] if is_row else []
+    columns, has_header = _columns_of(lines[0][1]) if lines else ([], False)
+    return lines[has_header:], columns
 
 
 def _read_table(file: Path) -> tuple[dict[str, dict[int, dict[str, str]]], list[Fault]]:
@@ -195,7 +219,8 @@ def _read_table(file: Path) -> tuple[dict[str, dict[int, dict[str, str]]], list[
             what = f"expected {len(columns)} fields, the first a file, got {','.join(fields)!r}"
             faults.append(Fault(str(file), f"line {number}", what))
         else:
-            rows.setdefault(row["file"], {})[number] = row
+            marks = [field for name, field in zip(columns, fields, strict=True) if name == MARK]
+            rows.setdefault(row["file"], {})[number] = row | {MARK: marks}
     _refuse_fractions(file, rows)
     return rows, faults
 
@@ -209,7 +234,7 @@ def _refuse_fractions(file: Path, rows: dict) -> None:
 
 def _find(stated: str, beside: Path, index: ImageIndex) -> str:
     """The path of an image, relative to the table or to the folder of images; "": none."""
-    if (beside / stated).is_file():
+    if os.path.isfile(beside / stated):
         return str(beside / stated)
     try:
         return index.path(index.find_stated(stated))
@@ -231,16 +256,22 @@ def _record(origin: str, file: str, rows: dict[int, dict[str, str]]) -> ImageRec
         return ImageRecord(origin, faults=[Fault(origin, f"line {min(rows)}", what)])
     objects, faults, size = {}, [], None
     for number, row in rows.items():
-        size = parse_size(row.get("height", ""), row.get("width", "")) or size
+        item = f"line {number}"
+        size = size_of(row.get("height"), row.get("width")) or size
         if not any(row[side] for side in (*CORNERS, "class")):
             continue
         wrong = [f"{side} {row[side]!r}" for side in CORNERS if not _is_number(row[side])]
         if wrong or not row["class"]:
             what = f"expected a number, got {wrong[0]}" if wrong else "has no class"
-            faults.append(Fault(origin, f"line {number}", what))
-        else:
-            box = tuple(float(row[side]) for side in CORNERS)
-            objects[number] = ObjectRecord(row["class"], False, box)
+            faults.append(Fault(origin, item, what))
+            continue
+        try:
+            difficult = any(map(is_difficult, row[MARK]))
+        except ValueError as error:
+            faults.append(Fault(origin, item, str(error)))
+            continue
+        box = tuple(float(row[side]) for side in CORNERS)
+        objects[number] = ObjectRecord(row["class"], difficult, box)
     return ImageRecord(origin, file, size, objects, faults)
 
 

@@ -56,7 +56,7 @@ def list_folders(*, data_dir: str | os.PathLike | None = None) -> Listing:
         seen[places[name]] += 1
         return seen[places[name]]
 
-    def read(name: str, wanted: Sequence[str]) -> ImageRecord:
+    def read(name: str) -> ImageRecord:
         file, label = index.path(name), ObjectRecord(places[name][1], False, _WHOLE)
         return ImageRecord(file, file, objects={1: label}, in_fractions=True)
 

@@ -8,13 +8,13 @@ Source: https://github.com/wkentaro/labelme. Points are pixels with continuous e
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fcos_tf.data.annotations import Fault
-from fcos_tf.data.formats.listing import Listing, annotation_files, find_images
-from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
+from fcos_tf.data.formats.listing import Listing, annotation_files, list_records
+from fcos_tf.data.formats.records import ImageRecord, ObjectRecord, size_of, with_image
+from fcos_tf.data.formats.voc_files import is_difficult
 from fcos_tf.image_files import ImageIndex, read_text
 
 _POINTS = {"rectangle": 2, "polygon": 3}  # least number of them
@@ -28,7 +28,8 @@ def list_labelme(
 ) -> Listing:
     """Lists labelme's files, subfolders included.
 
-    Rectangles count, and the boxes around polygons; other shapes are faults. The image of a JSON
+    Rectangles count, and the boxes around polygons; other shapes are faults. A shape may be marked
+    `difficult`, as X-AnyLabeling does. The image of a JSON
     file has the same path, or is the one of `imagePath`; the copy in `imageData` is not read.
     Images without JSON are left out: nobody knows what is in them.
 
@@ -44,25 +45,9 @@ def list_labelme(
         FileNotFoundError: A folder is missing, or has no JSON files.
     """
     files, index = annotation_files(data_dir, annotations, images, "labelme", ".json")
-    places, notes = find_images(index, files)
-    read = {name: _read(file, name, index) for name, file in files.items()}
-
-    def find_class_names() -> Sequence[str]:
-        found = {each.name for record in read.values() for each in record.objects.values()}
-        if not found:
-            where = Path(annotations or data_dir)
-            raise ValueError(f"no rectangle or polygon in any JSON file of {where}")
-        return sorted(found)
-
-    return Listing(
-        root=Path(data_dir or images),
-        names=[*files],
-        read=lambda name, wanted: read[name],
-        find_class_names=find_class_names,
-        item="shape",
-        notes=notes,
-        places=places,
-    )
+    records = {name: _read(file, name, index) for name, file in files.items()}
+    root, where = Path(data_dir or images), Path(annotations or data_dir)
+    return list_records(records, index, root=root, where=where, item="shape")
 
 
 def _read(file: Path, stem: str, index: ImageIndex) -> ImageRecord:
@@ -71,7 +56,6 @@ def _read(file: Path, stem: str, index: ImageIndex) -> ImageRecord:
         content = json.loads(read_text(file))
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
             raise ValueError("expected a JSON file of labelme with a list of shapes")
-        image = index.path(index.find(stem, str(content.get("imagePath") or "")))
     except (OSError, ValueError, RecursionError) as error:
         return ImageRecord(origin, faults=[Fault(origin, "", str(error))])
     objects, faults = {}, []
@@ -80,9 +64,9 @@ def _read(file: Path, stem: str, index: ImageIndex) -> ImageRecord:
             objects[number] = _object(shape)
         except ValueError as error:
             faults.append(Fault(origin, f"shape {number}", str(error)))
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    known = all(type(side) is int and 0 < side < 2**31 for side in (height, width))
-    return ImageRecord(origin, image, (height, width) if known else None, objects, faults)
+    size = size_of(content.get("imageHeight"), content.get("imageWidth"))
+    record = ImageRecord(origin, "", size, objects, faults)
+    return with_image(record, index, stem, str(content.get("imagePath") or ""))
 
 
 def _object(shape: Any) -> ObjectRecord:
@@ -96,8 +80,9 @@ def _object(shape: Any) -> ObjectRecord:
         raise ValueError(f"is a {kind}, expected a rectangle or a polygon")
     try:
         xs, ys = zip(*((float(x), float(y)) for x, y in shape["points"]), strict=True)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         raise ValueError(f"has points {shape.get('points')!r:.80}, expected [x, y] each") from None
     if len(xs) < _POINTS[kind]:
         raise ValueError(f"is a {kind} of {len(xs)} points, expected {_POINTS[kind]}")
-    return ObjectRecord(name.strip(), False, (min(xs), min(ys), max(xs), max(ys)))
+    difficult = is_difficult(str(shape.get("difficult") or ""))
+    return ObjectRecord(name.strip(), difficult, (min(xs), min(ys), max(xs), max(ys)))

@@ -1,7 +1,8 @@
 """What formats of one's own data have in common: from a list of images to a split of them."""
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats import splits
 from fcos_tf.data.formats.records import Frame, ImageRecord, absent_classes, read_result
 from fcos_tf.data.formats.voc_files import image_ids_of
-from fcos_tf.image_files import ImageIndex, files_below, plain_name, stem_of
+from fcos_tf.image_files import ImageIndex, files_below, stem_of
 
 
 class Listing(NamedTuple):
@@ -19,19 +20,19 @@ class Listing(NamedTuple):
     Attributes:
         root: The data set.
         names: Of n images, relative to their folder, sorted.
-        read: A name and the classes to read -> the record of that image.
+        read: A name -> the record of that image.
         find_class_names: -> the classes of the data set.
         item: What an object is called in messages.
         faults: What is wrong apart from single images.
         notes: What a run says of the data.
         split: The split that the names are already; None: all.
         single_label: See `Annotations`.
-        places: The paths whose folders name splits, see `find_images`; None: the names.
+        places: The paths whose folders name splits, see `list_records`; None: the names.
     """
 
     root: Path
     names: Sequence[str]
-    read: Callable[[str, Sequence[str]], ImageRecord]
+    read: Callable[[str], ImageRecord]
     find_class_names: Callable[[], Sequence[str]]
     item: str = "object"
     faults: Sequence[Fault] = ()
@@ -70,7 +71,7 @@ def read_listing(
     names = [listing.names[index] for index in chosen.indices]
     ids = image_ids_of([stem_of(name) for name in names])
     wanted = tuple(listing.find_class_names() if class_names is None else class_names)
-    records = [listing.read(name, wanted) for name in names[:limit]]
+    records = [listing.read(name) for name in names[:limit]]
     where = f"split {split!r} of {listing.root}"
     found = read_result(
         records, ids[:limit], wanted,
@@ -115,29 +116,46 @@ def annotation_files(
     return files, index
 
 
-def find_images(index: ImageIndex, names: Iterable[str]) -> tuple[list[str], tuple[str, ...]]:
-    """The image of each annotation file by its name, and notes on what is left out.
+def list_records(
+    records: Mapping[str, ImageRecord], index: ImageIndex, *, root: Path, where: Path, item: str
+) -> Listing:
+    """Lists annotation files that are read, by the places of their images.
 
     Args:
+        records: By the names of the files without suffix.
         index: The images.
-        names: Of the annotation files, without suffix.
-
-    Returns:
-        For each file the path of its image; its own name where that is not found by the path, or
-        else by the last part. And a note on images without annotation file, if any.
+        root: The data set.
+        where: The folder of the annotation files, for messages.
+        item: See `Listing`.
     """
-    by_path = {plain_name(os.path.splitext(name)[0]): name for name in index.names}
-    by_last: dict[str, list[str]] = {}
-    for name in index.names:
-        by_last.setdefault(stem_of(os.path.basename(name)), []).append(name)
     places = []
-    for name in names:
-        same = by_last.get(os.path.basename(name), [])
-        place = by_path.get(plain_name(name)) or (same[0] if len(same) == 1 else None)
+    for name, record in records.items():
+        place = os.path.relpath(record.file, index.root).replace(os.sep, "/") if record.file else ""
+        with contextlib.suppress(ValueError):  # of a file that cannot be used the image of its name
+            place = place or index.find(name)
         places.append(place or name)
-    used = set(places)
-    lost = [name for name in index.names if name not in used]
-    if not lost:
-        return places, index.notes
-    what = f"{index.root}: {len(lost)} images without annotations are left out, first {lost[0]}"
-    return places, (*index.notes, what)
+
+    def find_class_names() -> Sequence[str]:
+        found = {each.name for record in records.values() for each in record.objects.values()}
+        if not found:
+            faults = (fault for record in records.values() for fault in record.faults)
+            reason = next((f"; the first fault: {fault}" for fault in faults), "")
+            raise ValueError(f"no {item} in any annotation of {where}{reason}")
+        return sorted(found)
+
+    return Listing(
+        root=root,
+        names=[*records],
+        read=records.__getitem__,
+        find_class_names=find_class_names,
+        item=item,
+        notes=(*index.notes, *left_out(index, places)),
+        places=places,
+    )
+
+
+def left_out(index: ImageIndex, used: Iterable[str]) -> tuple[str, ...]:
+    """A note on the images that no annotation names, if any."""
+    lost = sorted({*index.names} - {*used})
+    what = f"{index.root}: {len(lost)} images without annotations are left out, first"
+    return (f"{what} {lost[0]}",) if lost else ()

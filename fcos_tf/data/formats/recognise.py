@@ -10,6 +10,7 @@ from typing import Any
 from fcos_tf.data.formats import csv_table, voc_files
 from fcos_tf.data.formats.folders import class_folders
 from fcos_tf.data.formats.yolo_config import find_config
+from fcos_tf.data.formats.yolo_places import is_label
 from fcos_tf.image_files import IMAGE_SUFFIXES, files_below
 
 _CHOICES = "coco, voc, xml, yolo, csv, labelme, folders or tfds:NAME"
@@ -74,7 +75,7 @@ def _of_file(file: Path) -> dict[str, str]:
         return {"yolo": file.name}
     if suffix == ".csv" and csv_table.is_table(file):
         return {"csv": file.name}
-    kind = _kind_of_json(file) if suffix == ".json" else None
+    kind = kind_of_json(file) if suffix == ".json" else None
     return {kind: file.name} if kind else {}
 
 
@@ -92,14 +93,14 @@ def _of_folder(root: Path) -> dict[str, str]:
             "above its name as --data_dir"
         )
     found: dict[str, str] = {}
-    if not find_config(root) and any(map(_is_tree, root.glob("*/*/"))):
-        return {"voc": ", ".join(voc_files.FOLDERS)}
     if config := find_config(root):
         found["yolo"] = config.name
-    elif label := next((n for n in by_suffix[".txt"][:_SOME] if _is_label(root / n)), None):
+    elif any(map(_is_tree, root.glob("*/*/"))):
+        return {"voc": ", ".join(voc_files.FOLDERS)}
+    elif label := next((n for n in by_suffix[".txt"][:_SOME] if is_label(root / n)), None):
         found["yolo"] = f"label files such as {label}"
     for name in by_suffix[".json"][:_FEW]:
-        if kind := _kind_of_json(root / name):
+        if kind := kind_of_json(root / name):
             found.setdefault(kind, name)
     tables = [name for name in by_suffix[".csv"][:_FEW] if csv_table.is_table(root / name)]
     if tables:
@@ -123,7 +124,7 @@ def _is_tree(folder: Path) -> bool:
     return all((folder / name).is_dir() for name in voc_files.FOLDERS)
 
 
-def _kind_of_json(file: Path) -> str | None:
+def kind_of_json(file: Path) -> str | None:
     """By the first key that only one format has."""
     with open(file, encoding="utf-8-sig", errors="replace") as text:
         key = re.search(r'"(shapes|images|annotations|categories)"\s*:', text.read(_HEAD))
@@ -133,14 +134,3 @@ def _kind_of_json(file: Path) -> str | None:
     if key is None:
         return None
     return "labelme" if key[1] == "shapes" else "coco"
-
-
-def _is_label(file: Path) -> bool:
-    """Whether a text file is a label file of YOLO with an object on its first line."""
-    with open(file, encoding="utf-8-sig", errors="replace") as text:
-        fields = text.readline().split()
-    try:
-        label, *values = map(float, fields)
-    except ValueError:
-        return False
-    return label.is_integer() and len(values) >= 4 and all(-1 <= v <= 2 for v in values)

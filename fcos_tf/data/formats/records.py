@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -22,6 +22,7 @@ from fcos_tf.data.annotations import (
     check_annotations,
 )
 from fcos_tf.data.images import read_header, size_mismatch
+from fcos_tf.image_files import ImageIndex
 
 
 class Frame(NamedTuple):
@@ -58,11 +59,10 @@ class ImageRecord(NamedTuple):
 
     Attributes:
         origin: The annotation file.
-        file: The image; empty: it cannot be used, and `faults` say why.
+        file: The image; empty: the record cannot be used, and `faults` say why.
         size: (height, width) as annotated; None: not annotated.
         objects: By number in the annotation file.
         faults: What is wrong with them.
-        others: The class of each object that is left out as of another class.
         in_fractions: Whether boxes are fractions of the sides.
     """
 
@@ -71,8 +71,24 @@ class ImageRecord(NamedTuple):
     size: tuple[int, int] | None = None
     objects: Mapping[int, ObjectRecord] = MappingProxyType({})
     faults: Sequence[Fault] = ()
-    others: Sequence[str] = ()
     in_fractions: bool = False
+
+
+def with_image(record: ImageRecord, index: ImageIndex, stem: str, stated: str) -> ImageRecord:
+    """The record with the image of its annotation file, see `ImageIndex.find`, or a fault."""
+    try:
+        return record._replace(file=index.path(index.find(stem, stated)))
+    except ValueError as error:
+        return record._replace(faults=[Fault(record.origin, "", str(error)), *record.faults])
+
+
+def size_of(height: Any, width: Any) -> tuple[int, int] | None:
+    """A (height, width) in pixels from numbers or texts; None: they are no size."""
+    try:
+        height, width = int(float(height)), int(float(width))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (height, width) if 0 < min(height, width) <= max(height, width) < 2**31 else None
 
 
 def read_result(
@@ -123,8 +139,7 @@ def read_result(
     for record in found:
         faults_of.setdefault(record.origin, []).extend(record.faults)
     kept = [found[place] for place in used]
-    others = Counter(name for record in kept for name in record.others)
-    others.update(
+    others = Counter(
         each.name
         for record in kept
         for each in record.objects.values()

@@ -15,6 +15,8 @@ from fcos_tf.data.formats.records import (
     ObjectRecord,
     absent_classes,
     read_result,
+    size_of,
+    with_image,
 )
 from fcos_tf.data.formats.voc_files import (
     ANNOTATIONS,
@@ -22,17 +24,17 @@ from fcos_tf.data.formats.voc_files import (
     IMAGES,
     LISTS,
     DataDir,
+    annotation_of,
     image_ids_of,
     join,
     list_split,
     parse_list,
-    parse_size,
     read_object,
     read_root,
     text_of,
     write_annotation,
 )
-from fcos_tf.image_files import ImageIndex
+from fcos_tf.image_files import ImageIndex, files_below
 
 
 def read_voc(
@@ -76,15 +78,14 @@ def read_voc(
     trees, listed, faults = list_split(data_dir, split)
     if class_names is None:
         folders = [tree / ANNOTATIONS for tree in trees]
-        files = [xml for folder in folders for xml in sorted(folder.rglob("*.xml"))]
+        files = [folder / name for folder in folders for name in files_below(folder, ".xml")]
         names = find_class_names(files, trees)
     else:
         names = tuple(class_names)
     ids = image_ids_of([stem for _, stem in listed])
     indices = {tree: ImageIndex(tree / IMAGES) for tree in {tree for tree, _ in listed}}
     records = [
-        read_record(tree / ANNOTATIONS / f"{stem}.xml", stem, indices[tree], names)
-        for tree, stem in listed[:limit]
+        read_record(annotation_of(tree, stem), stem, indices[tree]) for tree, stem in listed[:limit]
     ]
     found = read_result(
         records, ids[:limit], names,
@@ -98,33 +99,30 @@ def read_voc(
     return ReadResult(annotations, faults, found.other_classes)
 
 
-def read_record(xml: Path, stem: str, index: ImageIndex, class_names: Sequence[str]) -> ImageRecord:
+def read_record(xml: Path, stem: str, index: ImageIndex) -> ImageRecord:
     """Reads an XML file.
 
     Args:
         xml: The file.
         stem: Its path from the folder of annotations, without suffix.
         index: The images.
-        class_names: The classes to read; those of other objects are in `others`.
     """
     origin = str(xml)
     try:
         root = read_root(xml)
-        file = index.path(index.find(stem, text_of(root, "filename")))
-        size = parse_size(text_of(root, "size/height"), text_of(root, "size/width"))
+        sides = text_of(root, "size/height"), text_of(root, "size/width")
+        stated = text_of(root, "filename")
     except ValueError as error:
         return ImageRecord(origin, faults=[Fault(origin, "", str(error))])
-    objects, faults, others = {}, [], []
+    objects, faults = {}, []
     for number, element in enumerate(root.iterfind("object"), start=1):
         try:
-            class_name = text_of(element, "name")
-            if class_name and class_name not in class_names:
-                others.append(class_name)
-                continue
             objects[number] = read_object(element)
         except ValueError as error:
             faults.append(Fault(origin, f"object {number}", str(error)))
-    return ImageRecord(origin, file, size, objects, faults, others)
+    return with_image(
+        ImageRecord(origin, "", size_of(*sides), objects, faults), index, stem, stated
+    )
 
 
 def find_class_names(files: Iterable[Path], folders: Sequence[Path]) -> tuple[str, ...]:

@@ -80,12 +80,12 @@ def parse_list(text: str, annotations: Iterable[str]) -> list[str]:
 
     Args:
         text: Of the split file.
-        annotations: Paths of the existing annotation files in their folder.
+        annotations: Paths of the existing annotation files in their folder, with their endings.
     """
     lines = [line.strip() for line in text.splitlines()]
     without = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]
     has_column = all(cut != line for cut, line in zip(without, lines, strict=True) if line)
-    there = {name.removesuffix(".xml") for name in annotations}
+    there = {os.path.splitext(name)[0] for name in annotations}
     if has_column and there.isdisjoint(lines):
         lines = without
     return [line if line in there else _listed_name(line, there) for line in lines]
@@ -149,6 +149,12 @@ def _split_files(trees: list[Path], part: str) -> dict[Path, Path]:
     return files
 
 
+def annotation_of(tree: Path, name: str) -> Path:
+    """The annotation file of an image; its ending may have upper case."""
+    files = [tree / ANNOTATIONS / f"{name}{ending}" for ending in (".xml", ".XML")]
+    return next(filter(os.path.isfile, files), files[0])
+
+
 def read_root(file: Path) -> ElementTree.Element:
     """Reads an annotation: the element `annotation`, in any encoding that Python has.
 
@@ -194,15 +200,6 @@ def text_of(element: ElementTree.Element, path: str) -> str:
     return texts.pop() if texts else ""
 
 
-def parse_size(*texts: str) -> tuple[int, int] | None:
-    """The (height, width) in two texts; None where they are no size."""
-    try:
-        height, width = (int(float(text)) for text in texts)
-    except (ValueError, OverflowError):
-        return None
-    return (height, width) if 0 < min(height, width) <= max(height, width) < 2**31 else None
-
-
 def read_object(element: ElementTree.Element) -> ObjectRecord:
     """Reads an `object`; only its `name` and `bndbox` are required.
 
@@ -222,11 +219,11 @@ def read_object(element: ElementTree.Element) -> ObjectRecord:
             corners.append(float(text))
         except ValueError:
             raise ValueError(f"{side}: expected a number, got {text!r}") from None
-    return ObjectRecord(name, _is_difficult(text_of(element, "difficult")), _edges(*corners))
+    return ObjectRecord(name, is_difficult(text_of(element, "difficult")), _edges(*corners))
 
 
-def _is_difficult(text: str) -> bool:
-    """Unspecified, as tools write where nobody said anything, means not difficult."""
+def is_difficult(text: str) -> bool:
+    """Whether a mark says so; unspecified, as tools write where nobody said anything, does not."""
     word = text.lower()
     if word in ("", "false", "no", "unspecified"):
         return False

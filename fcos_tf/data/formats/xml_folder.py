@@ -6,8 +6,8 @@ The XML is that of a VOC tree (`voc_files`); there are no lists, and the two may
 import os
 from pathlib import Path
 
-from fcos_tf.data.formats.listing import Listing, annotation_files, find_images
-from fcos_tf.data.formats.voc import find_class_names, read_record
+from fcos_tf.data.formats.listing import Listing, annotation_files, list_records
+from fcos_tf.data.formats.voc import read_record
 
 
 def list_xml(
@@ -31,12 +31,6 @@ def list_xml(
         FileNotFoundError: A folder is missing, or has no XML files.
     """
     files, index = annotation_files(data_dir, annotations, images, "xml", ".xml")
-    places, notes = find_images(index, files)
-    return Listing(
-        root=Path(data_dir or images),
-        names=[*files],
-        read=lambda name, wanted: read_record(files[name], name, index, wanted),
-        find_class_names=lambda: find_class_names(files.values(), [Path(annotations or data_dir)]),
-        notes=notes,
-        places=places,
-    )
+    records = {name: read_record(file, name, index) for name, file in files.items()}
+    root, where = Path(data_dir or images), Path(annotations or data_dir)
+    return list_records(records, index, root=root, where=where, item="object")

@@ -84,11 +84,16 @@ def list_yolo(
             "obj.names, or --classes, got none"
         )
 
-    def read(name: str, wanted: Sequence[str]) -> ImageRecord:
+    def read(name: str) -> ImageRecord:
         image, label = image_of[name], label_of[name]
         if label is None:
             return ImageRecord(image, image, in_fractions=True)
-        objects, faults = _read_label(label, names, keypoints)
+        try:
+            lines = read_text(label).splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            what = f"cannot be read, so its image is left out: {error}"
+            return ImageRecord(label, faults=[Fault(label, "", what)])
+        objects, faults = _read_lines(lines, label, names, keypoints)
         return ImageRecord(label, image, None, objects, faults, in_fractions=True)
 
     return Listing(
@@ -103,14 +108,10 @@ def list_yolo(
     )
 
 
-def _read_label(
-    file: str, class_names: Sequence[str], keypoints: int
+def _read_lines(
+    lines: Sequence[str], file: str, class_names: Sequence[str], keypoints: int
 ) -> tuple[dict[int, ObjectRecord], list[Fault]]:
     """The objects of a label file by line, in fractions of the image, and what is wrong."""
-    try:
-        lines = read_text(file).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        return {}, [Fault(file, "", f"cannot be read: {error}")]
     objects, faults, seen = {}, [], {}
     for number, line in enumerate(lines, start=1):
         fields = tuple(line.split())

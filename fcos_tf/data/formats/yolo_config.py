@@ -6,10 +6,11 @@ from typing import Any
 
 import yaml
 
+from fcos_tf.data.formats import splits
 from fcos_tf.image_files import read_text, read_utf8
 
 NAMES_FILES = ("classes.txt", "obj.names", "*.names")
-SPLITS = ("train", "val", "valid", "validation", "test")
+SPLITS = tuple(word for words in splits.WORDS.values() for word in words)
 _DARKNET = "obj.data"
 
 
@@ -75,11 +76,15 @@ def names_in(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
             raise ValueError(
                 f"{file}: names: expected the classes 0 to {len(names) - 1}, got {[*names]}"
             ) from None
-    names = [str(name).strip() for name in names] if isinstance(names, list) else names
+    if isinstance(names, list):
+        if odd := [name for name in names if name is None or isinstance(name, bool)]:
+            what = f"expected texts, got {odd[0]!r}; put yes, no, null and the like in quotes"
+            raise ValueError(f"{file}: names: {what}")
+        names = [str(name).strip() for name in names]
     if not isinstance(names, list) or len({*names}) < len(names):
         raise ValueError(f"{file}: names: expected different names, got {names!r:.200}")
     count = content.get("nc")
-    if names and count is not None and count != len(names):
+    if names and count is not None and str(count).strip() != str(len(names)):
         raise ValueError(f"{file}: expected nc={len(names)}, as names has, got {count!r}")
     return tuple(names)
 

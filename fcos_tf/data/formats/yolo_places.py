@@ -1,14 +1,24 @@
 """Where the images and labels of a YOLO data set are."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
 from fcos_tf.data.formats.yolo_config import NAMES_FILES, SPLITS, moved
-from fcos_tf.image_files import ImageIndex, is_image_name, plain_name, read_utf8, stem_of, unquoted
+from fcos_tf.image_files import (
+    ImageIndex,
+    files_below,
+    is_image_name,
+    plain_name,
+    read_utf8,
+    stem_of,
+    unquoted,
+)
+
+_HEAD = 2**16  # characters of a first line that are looked at
 
 
 def root_of(content, config, data_dir, annotations, images) -> tuple[Path, tuple[str, ...]]:
@@ -80,7 +90,7 @@ def _images_of(path: Path, root: Path, faults: list[Fault]) -> Iterator[str]:
         if not line:
             continue
         paths = [each / name for each in (path.parent, root) for name in (line, unquoted(line))]
-        found = next((each for each in paths if each.is_file()), None)
+        found = next(filter(os.path.isfile, paths), None)
         found = found or moved(unquoted(line), root, least=2)  # a name alone is in many folders
         if found:
             yield os.path.normpath(found)
@@ -112,35 +122,71 @@ def _label_of(image: str, name: str, labels: Path | None) -> str | None:
     if labels:
         candidates = [labels / f"{stem_of(plain_name(name))}.txt", labels / f"{stem_of(name)}.txt"]
     else:
-        before, images, after = os.path.join(".", image).rpartition("/images/")
+        before, after = _split_path(image)
         beside = f"{stem_of(image)}.txt"
-        candidates = [f"{before}/labels/{stem_of(after)}.txt", beside] if images else [beside]
+        candidates = [] if before is None else [f"{before}/labels/{stem_of(after)}.txt"]
+        candidates.append(beside)
     return next((str(file) for file in candidates if os.path.exists(file)), None)
+
+
+def _split_path(image: str) -> tuple[str | None, str]:
+    """What is before and after the last `images` in the path of an image; None: it has none."""
+    before, images, after = os.path.join(".", image).rpartition("/images/")
+    return before if images else None, after
 
 
 def orphans(
     images: Mapping[str, str], label_of: Mapping[str, str | None], labels: Path | None
 ) -> list[Fault]:
-    """Label files without image, in folders that have label files only.
+    """Label files without image.
 
-    An image of another split counts, too: lists may share their folders.
+    They are all text files in the folders of labels, and those beside images that begin with an
+    object. An image of another split counts, too: lists may share their folders.
     """
     used = {label for label in label_of.values() if label}
-    folders: dict[str, set[str]] = {str(labels): set()} if labels else {}  # -> those of the images
-    for name, label in label_of.items():
-        if label:
-            folder = os.path.dirname(label)
-            folders.setdefault(folder, set()).add(os.path.dirname(images[name]))
     faults = []
-    for folder, beside in sorted(folders.items()):
-        files = sorted(os.listdir(folder or "."))
-        if any(map(is_image_name, files)):
-            continue
-        there = {stem_of(file) for each in beside for file in os.listdir(each or ".")}
-        faults += [
-            Fault(path, "", "has no image of its name")
-            for file in files
-            if file.endswith(".txt") and not file.startswith(".") and file not in NAMES_FILES
-            if (path := os.path.join(folder, file)) not in used and file[:-4] not in there
+
+    def check(folder: str, files: Iterable[str], stems: set[str], is_mixed: bool = False) -> None:
+        for file in files:
+            path = f"{folder}/{file}" if folder else file
+            if os.path.basename(file) in NAMES_FILES or path in used:
+                continue
+            if file.removesuffix(".txt") in stems or (is_mixed and not is_label(path)):
+                continue
+            faults.append(Fault(path, "", "has no image of its name"))
+
+    if labels:
+        check(str(labels), files_below(labels, ".txt"), set())
+        return faults
+    folders: dict[str, set[str]] = {}  # of images, below each folder "images"
+    for before, after in map(_split_path, images.values()):
+        if before is not None:
+            folders.setdefault(before, set()).add(os.path.dirname(after))
+    for before, mine in sorted(folders.items()):
+        stems = {*map(stem_of, filter(is_image_name, files_below(f"{before}/images")))}
+        texts = [
+            file
+            for file in files_below(f"{before}/labels", ".txt")
+            if (folder := os.path.dirname(file)) in mine
+            or not os.path.isdir(f"{before}/images/{folder}")  # else it is of another split
         ]
+        check(f"{before}/labels", texts, stems)
+    for folder in sorted({os.path.dirname(image) for image in images.values()}):
+        files = sorted(os.listdir(folder or "."))
+        stems = {*map(stem_of, filter(is_image_name, files))}
+        texts = [file for file in files if file.lower().endswith(".txt") and file[0] != "."]
+        check(folder, texts, stems, is_mixed=True)
     return faults
+
+
+def is_label(file: str | os.PathLike) -> bool:
+    """Whether a text file is a label file with an object on its first line."""
+    if not os.path.isfile(file):  # a pipe would block
+        return False
+    with open(file, encoding="utf-8-sig", errors="replace") as text:
+        fields = text.readline(_HEAD).split()
+    try:
+        label, *values = map(float, fields)
+    except ValueError:
+        return False
+    return label.is_integer() and len(values) >= 4 and all(-1 <= v <= 2 for v in values)

@@ -449,7 +449,8 @@ def test_no_annotation_file(tmp_path):
         read_coco("test", data_dir=root)
     assert str(caught.value) == (
         f"no annotation file {root}/annotations/instances_test.json or "
-        f"{root}/annotations/test.json; JSON files there: instances_val.json"
+        f"{root}/annotations/test.json or {root}/test/_annotations.coco.json; JSON files in "
+        f"{root}: annotations/instances_val.json; --annotations names another"
     )
     with pytest.raises(FileNotFoundError, match=r"no annotation file .*nowhere\.json; JSON files"):
         read_coco("val", data_dir=root, annotations=root / "nowhere.json")

@@ -135,6 +135,44 @@ def test_a_size_that_is_none_is_unknown(tmp_path, size):
     assert faults == [] and found.sizes.tolist() == [[30, 40]]
 
 
+def test_images_that_no_table_names_are_left_out_and_counted(tmp_path):
+    add(tmp_path, *(f"{split}/{name}.jpg" for split in ("train", "val") for name in "ab"))
+    for split in ("train", "val"):
+        text = f"{HEADER}a.jpg,40,30,cat,1,2,3,4\n"
+        (tmp_path / split / "_annotations.csv").write_text(text)
+    found, faults, _ = read_annotations("csv", "train", data_dir=tmp_path)
+    what = "2 images without annotations are left out, first train/b.jpg"
+    assert faults == [] and found.notes == (f"{tmp_path}: {what}",)
+
+
+def test_objects_marked_difficult_or_as_groups_are_not_learned(tmp_path):
+    add(tmp_path, "a.jpg")
+    header = "filename,class,xmin,ymin,xmax,ymax,IsGroupOf,difficult\n"
+    marks = ["0,0", "1,0", "False,True", ",", "2,0"]
+    lines = [f"a.jpg,cat,{x},1,{x + 2},9,{mark}\n" for x, mark in enumerate(marks)]
+    (tmp_path / "boxes.csv").write_text(header + "".join(lines))
+    found, (fault,), _ = read_annotations("csv", "all", data_dir=tmp_path)
+    assert found.ignored.tolist() == [False, True, True, False]
+    assert fault[1:3] == ("line 6", "difficult: expected 0 or 1, got '2'")
+
+
+def test_an_unclosed_quote_is_refused(tmp_path):
+    add(tmp_path, "a.jpg", "b.jpg")
+    lines = 'a.jpg,40,30,"cat,1,2,3,4\nb.jpg,40,30,dog,1,2,3,4\n'
+    (tmp_path / "boxes.csv").write_text(HEADER + lines)
+    with pytest.raises(ValueError, match=r"boxes\.csv: line 3: expected CSV, got unexpected end"):
+        read_annotations("csv", "all", data_dir=tmp_path)
+
+
+def test_tables_are_told_by_their_first_lines_at_any_depth(tmp_path):
+    add(tmp_path, "a.jpg")
+    (tmp_path / "log.csv").write_text("time,loss\n" + '1,"\n' * 3)  # no CSV from line 2 on
+    (tmp_path / "p" / "q").mkdir(parents=True)
+    (tmp_path / "p" / "q" / "boxes.csv").write_text(f"\n{HEADER}a.jpg,40,30,cat,1,2,3,4\n")
+    found, faults, _ = read_annotations("csv", "all", data_dir=tmp_path)
+    assert faults == [] and names_of(found, tmp_path) == ["a.jpg"]
+
+
 def test_the_stated_ending_is_preferred(tmp_path):
     add(tmp_path, "x/a.jpg", "x/a.png")
     (tmp_path / "boxes.csv").write_text(f"{HEADER}/elsewhere/a.PNG,40,30,cat,1,2,3,4\n")

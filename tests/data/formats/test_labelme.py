@@ -8,6 +8,7 @@ from PIL import Image
 
 from fcos_tf.data import read_annotations
 from fcos_tf.data.annotations import Fault
+from tests.data.formats.own_data import names_of
 
 
 def shape(points, kind="rectangle", label="cat"):
@@ -73,11 +74,27 @@ def test_files_with_faults_are_named(tmp_path):
     assert faults[2].what == f"expected its image {tmp_path / 'd'}.jpg, got no such file"
 
 
-@pytest.mark.parametrize("side", [2**31, 10**30, 0, -1, 30.0, None])
+@pytest.mark.parametrize("side", [2**31, 10**400, 0, -1, None, [30], "tall"])
 def test_a_size_that_is_none_is_unknown(tmp_path, side):
     add(tmp_path, "a", shape([[1, 2], [3, 4]]), imageHeight=side)
     found, faults, _ = read_annotations("labelme", "all", data_dir=tmp_path)
     assert faults == [] and found.sizes.tolist() == [[30, 40]]
+
+
+@pytest.mark.parametrize("side", [60.0, "60"])
+def test_a_size_may_be_a_float_or_a_text(tmp_path, side):
+    add(tmp_path, "a", shape([[1, 2], [3, 4]]), imageHeight=side)  # of an image of 30 rows
+    add(tmp_path, "b", shape([[1, 2], [3, 4]]))
+    found, (fault,), _ = read_annotations("labelme", "all", data_dir=tmp_path)
+    assert names_of(found, tmp_path) == ["b.jpg"]
+    assert fault.what.startswith("expected an image of 40x60 pixels, as annotated, got 40x30")
+
+
+def test_shapes_marked_difficult_are_not_learned(tmp_path):
+    marked = {**shape([[5, 6], [9, 9]]), "difficult": True}
+    add(tmp_path, "a", shape([[1, 2], [3, 4]]), marked, {**marked, "difficult": False})
+    found, faults, _ = read_annotations("labelme", "all", data_dir=tmp_path)
+    assert found.ignored.tolist() == [False, True, False] and faults == []
 
 
 def test_the_image_is_found_by_its_path_where_the_names_differ(tmp_path):

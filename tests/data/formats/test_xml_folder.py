@@ -63,6 +63,28 @@ def test_images_in_folders_of_splits_and_xml_in_one(tmp_path):
     assert "1 images are in no folder of a split and left out" in " ".join(found.notes)
 
 
+def test_splits_are_the_folders_of_images_that_only_filename_names(tmp_path):
+    for number in range(6):
+        image = f"images/{'train' if number < 3 else 'val'}/p{number}.jpg"
+        xml = f"annotations/t_{number}.xml"
+        add(tmp_path, image, xml, voc_object(), filename=f"p{number}.jpg")
+    add(tmp_path, "images/val/p9.jpg")
+    found, faults, _ = read_annotations("xml", "val", data_dir=tmp_path)
+    names = names_of(found, tmp_path / "images" / "val")
+    assert faults == [] and names == ["p3.jpg", "p4.jpg", "p5.jpg"]
+    what = "1 images without annotations are left out, first images/val/p9.jpg"
+    assert found.notes == (f"{tmp_path}: {what}",)
+
+
+def test_the_name_of_an_image_may_be_too_long_for_a_file(tmp_path):
+    add(tmp_path, "a.jpg", "a.xml", voc_object())
+    add(tmp_path, "", "b.xml", voc_object("dog"), filename=f"{'b' * 300}.jpg")
+    found, (fault,), _ = read_annotations("xml", "all", data_dir=tmp_path)
+    assert fault.file == str(tmp_path / "b.xml") and "got no such file" in fault.what
+    # The classes do not depend on which images are there.
+    assert names_of(found, tmp_path) == ["a.jpg"] and found.class_names == ("cat", "dog")
+
+
 def test_one_folder_with_both(tmp_path):
     add(tmp_path, "b.jpg", "b.xml", voc_object("dog", corners=(1, 1, 10, 20)))
     add(tmp_path, "a.png", "a.xml")
@@ -156,7 +178,8 @@ def test_what_difficult_may_say(tmp_path, text, ignored):
 
 
 def test_another_difficult_is_a_fault(tmp_path):
-    add(tmp_path, "a.jpg", "a.xml", voc_object(extra="<difficult>maybe</difficult>"))
+    wrong = voc_object(extra="<difficult>maybe</difficult>")
+    add(tmp_path, "a.jpg", "a.xml", voc_object(), wrong)
     _, (fault,), _ = read_annotations("xml", "all", data_dir=tmp_path)
     assert fault.what == "difficult: expected 0 or 1, got 'maybe'"
 

@@ -287,6 +287,42 @@ def test_labels_without_image_and_images_that_cannot_be_read(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (["a.jpg", "IMG_1.JPG"], ["a.txt", "img_1.txt"]),
+        (["a.jpg", "\u00e9.jpg"], ["a.txt", "e\u0301.txt"]),
+        (["images/val/a.jpg", "images/train/b.jpg"], ["labels/val/a.txt", "labels/training/b.txt"]),
+        (["images/a.jpg", "images/s2/b.jpg"], ["labels/a.txt", "labels/S2/b.txt"]),
+        (["images/a.jpg", "images/b.jpg"], ["labels/a.txt", "labels/sub/b.txt"]),
+        (["images/a.jpg", "images/b.jpg"], ["labels/a.txt", "labels/b.TXT"]),
+        (["images/a.jpg", "images/b.jpg"], ["labels/a.txt", "images/c.txt"]),
+    ],
+)
+def test_a_label_that_belongs_to_no_image_is_named(tmp_path, images, labels):
+    for image in images:
+        add(tmp_path, image)
+    for label in labels:
+        (tmp_path / label).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / label).write_text("0 0.5 0.5 1 1\n")
+    (tmp_path / images[0]).with_name("notes.txt").write_text("0 of 5 cats\n")  # no label
+    configure(tmp_path, "names: [cat]\n")
+    found, faults, _ = read_annotations("yolo", "all", data_dir=tmp_path)
+    assert len(found.boxes) == 1 and found.num_images == 2
+    assert faults == [Fault(str(tmp_path / labels[1]), "", "has no image of its name")]
+
+
+def test_the_image_of_a_label_that_cannot_be_read_is_left_out(tmp_path):
+    for name in "ab":
+        add(tmp_path, f"images/{name}.jpg", ["0 0.5 0.5 1 1"])
+    (tmp_path / "labels/b.txt").write_text("0 0.5 0.5 1 1\n", encoding="utf-16")
+    configure(tmp_path, "names: [cat]\n")
+    found, (fault,), _ = read_annotations("yolo", "all", data_dir=tmp_path)
+    assert names_of(found, tmp_path / "images") == ["a.jpg"]
+    assert fault.file == str(tmp_path / "labels/b.txt") and not fault.kept
+    assert fault.what.startswith("cannot be read, so its image is left out: 'utf-8' codec")
+
+
 def test_no_label_file_at_all_is_an_error(tmp_path):
     add(tmp_path, "images/a.jpg")
     configure(tmp_path, "names: [cat]\n")
@@ -309,6 +345,11 @@ def test_no_label_file_at_all_is_an_error(tmp_path):
         ("- cat\n", r"expected train, val and names, got \['cat'\]"),
         ("names: [cat, cat]\n", r"names: expected different names, got \['cat', 'cat'\]"),
         ("names: cat\n", "names: expected different names, got 'cat'"),
+        (
+            "names: [yes, no]\n",
+            "names: expected texts, got True; put yes, no, null and the like in",
+        ),
+        ("names: [cat, ]\nnc: '2'\n", "expected nc=1, as names has, got '2'"),
         ("names: {1: cat}\n", r"names: expected the classes 0 to 0, got \[1\]"),
         ("names: [cat]\nnc: 2\n", "expected nc=1, as names has, got 2"),
         ("day: 2024-13-45\n", "is not YAML: month must be in 1..12"),
