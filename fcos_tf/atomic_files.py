@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
             put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: str | Path, flag: str) -> Path:
+    """Creates a folder for results, before the work that leads to them.
+
+    Raises:
+        ValueError: It cannot be created or written to; names the flag and the path.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return Path(path)
+    except OSError as error:
+        what = f"expected a folder that can be written to, got {path}"
+        raise ValueError(f"--{flag}: {what}: {error.strerror}") from None
 
 
 def put_in_place(temporary: Path, path: Path) -> None:

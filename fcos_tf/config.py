@@ -242,6 +242,11 @@ class EvaluationOptions(Options):
     tta: tuple[str, ...] = option((), "Test-time augmentation, merged views of each image: flip, "
         "and image sizes such as 640x640.", harmless=True)
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.metrics:
+            raise ValueError("--metrics: expected one or several of coco, voc07, voc12, got none")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingOptions(Options):

@@ -151,7 +151,8 @@ def parse(
         raise ValueError(f"--{name} is not used by {Path(argv[0]).name}{near}") from None
     except flags.IllegalFlagValueError as error:  # booleans and lists; absl reads others as text
         name, value = re.match(r"flag --(\w+)=(.*?): ", str(error), re.DOTALL).groups()
-        expected = "values with commas" if is_list(fields[name]) else "true or false"
+        of_list = name in fields and is_list(fields[name])  # else perhaps one of absl's own
+        expected = "values with commas" if of_list else "true or false"
         raise ValueError(f"--{name}: expected {expected}, got {value!r}") from None
     found = {n: _value(field, values[n].value) for n, field in fields.items() if values[n].present}
     if rest:

@@ -54,14 +54,15 @@ def _convert(config: Config, options: ConvertOptions, given: command_line.Given)
     mode = f"--flavour={options.flavour}"
     if options.flavour != "official":
         command_line.refuse_unused(given, mode, ["variant"])
-    if options.flavour == "imagenet" and "backbone" not in given:
-        raise ValueError("--backbone: expected with --flavour=imagenet, got none")
     if options.flavour == "imagenet":
+        if "backbone" not in given:
+            raise ValueError("--backbone: expected with --flavour=imagenet, got none")
         command_line.refuse_unused(given, mode, fields_of(Config).keys() - {"backbone"})
-    if Path(options.output).suffix != ".keras":
-        raise ValueError(f"--output: expected a file that ends in .keras, got {options.output}")
-    if Path(options.output).exists():
-        raise ValueError(f"--output: expected a new file, got {options.output}, which exists")
+    output = Path(options.output)
+    if output.suffix != ".keras":
+        raise ValueError(f"--output: expected a file that ends in .keras, got {output}")
+    if output.exists():
+        raise ValueError(f"--output: expected a new file, got {output}, which exists")
     if not Path(options.source).exists():
         raise FileNotFoundError(f"--source: no file {options.source}")
     settings = {name: argument_of(config, name) for name in given & set(fields_of(Config))}
@@ -82,7 +83,6 @@ def _convert(config: Config, options: ConvertOptions, given: command_line.Given)
         raise ValueError(
             f"{options.source}: not all tensors fit, see the report; nothing was written"
         )
-    output = Path(options.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     checkpoints.write_model(model, output)
     print(output)

@@ -18,6 +18,7 @@ of the last three.
 import dataclasses
 
 from fcos_tf import config as sections
+from fcos_tf.atomic_files import make_folder
 from fcos_tf.cli import command_line
 from fcos_tf.config import OUTPUT_WORDS, WEIGHTS_WORDS, Config, DetectionOptions
 from fcos_tf.jobs.evaluate import evaluate, score_files
@@ -72,6 +73,8 @@ def _evaluate(config: Config, options: EvaluateOptions, given: command_line.Give
             raise ValueError(
                 "--output_dir: expected a folder for the report of --analyse, got none"
             )
+        if options.output_dir:
+            make_folder(options.output_dir, "output_dir")
         scores = score_files(
             *files, config.metrics, report_dir=options.analyse and options.output_dir
         )

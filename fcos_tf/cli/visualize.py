@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fcos_tf.atomic_files import make_folder
 from fcos_tf.cli import command_line
 from fcos_tf.config import (
     OUTPUT_WORDS,
@@ -171,6 +172,7 @@ def _visualize(config: Config, options: VisualizeOptions, given: command_line.Gi
     draw, uses = _PICTURES[options.what]
     unused = {*fields_of(Config), *fields_of(VisualizeOptions)} - {"what", "output_dir"}
     command_line.refuse_unused(given, f"--what={options.what}", unused - {*uses})
+    make_folder(options.output_dir, "output_dir")
     if options.what != "curves":
         load_tensorflow()
     for path in draw(config, options, given):
@@ -194,12 +196,10 @@ def _examples(dataset: Any, count: int) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The first images that can be read, and their targets, of batches of one image."""
     batches = dataset.as_numpy_iterator()
     single = ((images[0], {k: v[0] for k, v in batch.items()}) for images, batch in batches)
-    left = count
-    for image, targets in itertools.islice((x for x in single if x[1]["image_ids"] >= 0), count):
-        left -= 1
-        yield image, targets
-    if left == count:
+    readable = (example for example in single if example[1]["image_ids"] >= 0)
+    if (first := next(readable, None)) is None:
         raise ValueError("expected images, got none that can be read")
+    yield from itertools.islice(itertools.chain([first], readable), count)
 
 
 def _labels_of(model: Any, dataset: Any, labels: Any) -> Any:

@@ -161,5 +161,6 @@ class Detections:
         factor = -(-320 // max(pixels.shape[:2]))  # on 32 pixels no label fits
         enlarged = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
         found = {"boxes": self.boxes * factor, "scores": self.scores, "labels": self.labels}
-        drawn = draw_detections(enlarged, found, self.class_names, score_threshold=score_threshold)
+        names = self.class_names or self.category_ids
+        drawn = draw_detections(enlarged, found, names, score_threshold=score_threshold)
         return Image.fromarray(drawn)

@@ -101,9 +101,11 @@ def files_in(folder: str | Path, suffixes: Sequence[str]) -> list[Path]:
 
     A warning counts the other ones, but for hidden files.
     """
-    files = [file for file in sorted(Path(folder).iterdir()) if file.is_file()]
+    # A broken link is a fault when it is read. Hidden files are often metadata of another program.
+    there = sorted(file for file in Path(folder).iterdir() if not file.name.startswith("."))
+    files = [file for file in there if not file.is_dir()]
     found = [file for file in files if file.suffix.lower() in suffixes]
-    others = [each.name for each in files if each not in found and not each.name.startswith(".")]
+    others = [each.name for each in files if each.suffix.lower() not in suffixes]
     if others:
         logging.warning(
             "%s: skipped %d files by their endings: %s%s",
@@ -151,8 +153,7 @@ class Results(AbstractContextManager):
     """The result files in a folder: `detections.json` of images, `detections.jsonl` of frames.
 
     Each is created with the first image, or frame. The former is renamed into place at the end, be
-    it an interrupt or an error of a server or file system; the latter grows line by line. A context
-    manager.
+    it an interrupt or an error; the latter grows line by line. A context manager.
     """
 
     def __init__(self, folder: Path):
@@ -188,7 +189,4 @@ class Results(AbstractContextManager):
             return
         with self._array:
             self._array.write("[]\n" if self._separator == "[\n" else "\n]\n")
-        if kind is None or issubclass(kind, KeyboardInterrupt | OSError):
-            put_in_place(self._temporary, self._path)
-        else:
-            self._temporary.unlink()
+        put_in_place(self._temporary, self._path)

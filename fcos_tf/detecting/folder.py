@@ -80,11 +80,11 @@ class FolderRun:
         images = [item.path for item in inputs if item.kind == files.IMAGE]
         videos = [item for item in inputs if item.kind != files.IMAGE]
         names = files.output_names(inputs)
-        originals = {item.path.resolve() for item in inputs}
+        originals = {_identity(item.path) for item in inputs} - {None}
         for name in names.values():
             if (self._folder / name).is_symlink():
                 raise ValueError(f"output_dir: {self._folder / name} is a link; remove it")
-            if (self._folder / name).resolve() in originals:
+            if _identity(self._folder / name) in originals:
                 raise ValueError(
                     "output_dir: expected another folder than that of the input; "
                     f"{self._folder / name} would be overwritten"
@@ -193,6 +193,15 @@ class FolderRun:
         shown = found[found.scores >= self.model.least_scores(self.score_threshold, found.labels)]
         self._counts["detections"] += len(shown)
         return np.asarray(shown.draw()), shown.counts
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What is the same for all names of a file, hard links among them; None: there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def labels_of(model: OpenedModel, classes: Sequence[str]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,6 +70,9 @@ class VideoWriter(AbstractContextManager):
     """Writes frames of one size to an .mp4 file, created with the first; a context manager.
 
     Frames larger than MPEG-4 holds are made smaller.
+
+    Raises:
+        OSError: at the end, if the file cannot be read back, as on a full disk.
     """
 
     def __init__(self, path: Path, rate: float):
@@ -90,18 +94,23 @@ class VideoWriter(AbstractContextManager):
             size = pixels.shape[1], pixels.shape[0]
             codec = cv2.VideoWriter_fourcc(*_CODEC)
             self._path.touch()  # OpenCV does not say why it cannot open a file
-            self._writer = cv2.VideoWriter(str(self._path), codec, self._rate, size)
-            if not self._writer.isOpened():
+            writer = cv2.VideoWriter(str(self._path), codec, self._rate, size)
+            if not writer.isOpened():
                 self._path.unlink()
                 raise OSError(
                     f"expected an OpenCV with the codec {_CODEC} for {size[0]}x{size[1]} pixels at "
                     f"{self._rate:g} frames a second"
                 )
+            self._writer = writer
         self._writer.write(np.ascontiguousarray(pixels[..., ::-1]))
 
-    def __exit__(self, *error) -> None:
-        if self._writer is not None:
-            self._writer.release()
+    def __exit__(self, kind, error, trace) -> None:
+        if self._writer is None:
+            return
+        self._writer.release()
+        if kind is None and not cv2.VideoCapture(str(self._path)).isOpened():  # OpenCV says nothing
+            free = shutil.disk_usage(self._path.parent).free // 2**20
+            raise OSError(f"cannot write {self._path}: it is not complete; {free} MiB are free")
 
 
 class WindowClosed(Exception):  # noqa: N818 - not an error

@@ -1,5 +1,6 @@
 """What a detector gets wrong, from plain records, and what to do about it. NumPy only."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -57,8 +58,11 @@ def analyse_records(
     """
     matches = match(ground_truth, detections)
     scores = matches.found["score"]
-    if len(odd := scores[(scores < 0) | (scores > 1)]):
-        raise ValueError(f"score: expected 0 to 1 in all detections, got {odd[0]:g}")
+    if len(odd := np.flatnonzero((scores < 0) | (scores > 1))):
+        image_id = matches.found["image_id"][odd[0]]
+        raise ValueError(
+            f"score: expected 0 to 1 in all detections, got {scores[odd[0]]:g} of image {image_id}"
+        )
     per_class = class_curves(matches)
     curve, threshold, f1 = mean_f1(per_class)
     result = {
@@ -116,14 +120,11 @@ def _images(matches: Matches, threshold: float) -> list[dict[str, int]]:
     false = kept & (matches.owner < 0) & ~matches.ignored
     missed = np.ones(len(matches.truth["bbox"]), bool)
     missed[matches.owner[kept & (matches.owner >= 0)]] = False
-    found_ids, true_ids = matches.found["image_id"][false], matches.truth["image_id"][missed]
+    found = Counter(matches.found["image_id"][false].tolist())
+    lost = Counter(matches.truth["image_id"][missed].tolist())
     rows = [
-        {
-            "image_id": int(image_id),
-            "false_positives": int((found_ids == image_id).sum()),
-            "missed": int((true_ids == image_id).sum()),
-        }
-        for image_id in np.union1d(found_ids, true_ids)
+        {"image_id": image_id, "false_positives": found[image_id], "missed": lost[image_id]}
+        for image_id in sorted({*found, *lost})
     ]
     return sorted(rows, key=lambda row: -row["false_positives"] - row["missed"])
 

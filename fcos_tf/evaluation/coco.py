@@ -40,8 +40,8 @@ COCO_DEFINITIONS = {
     "ARl": ("recall", None, "large", 100),
 }
 PER_CLASS = ("AP", "AP50")
-# The evaluator keeps about 1 KiB for each pair of a class and an image, so 25 GB for LVIS.
-CLASSES_AT_ONCE = 100
+# The evaluator keeps about 1 KiB for each pair of a class and an image: 25 GB for LVIS, if at once.
+PAIRS_AT_ONCE = 500_000
 
 # A row for each of N records: `image_id` and `category_id` int64 [N]; `bbox` float64 [N, 4], (x, y,
 # width, height) in pixels; of annotations `area` float64 [N], by default width * height, and
@@ -104,9 +104,10 @@ def coco_evaluation(
     indices = _index(image_ids, names, truth), _index(image_ids, names, found)
     ids, parts = sorted(names), []
     numbers = list(range(1, len(ids) + 1))  # as in the indices
-    for start in range(0, len(ids), CLASSES_AT_ONCE):
+    step = max(1, PAIRS_AT_ONCE // len(image_ids))
+    for start in range(0, len(ids), step):
         evaluator = COCOeval_faster(*indices, iouType="bbox", print_function=_silent)
-        evaluator.params.catIds = numbers[start : start + CLASSES_AT_ONCE]
+        evaluator.params.catIds = numbers[start : start + step]
         evaluator.evaluate()
         evaluator.accumulate()
         parts.append([np.asarray(evaluator.eval[kind]) for kind in ("precision", "recall")])
@@ -210,7 +211,12 @@ def _category_names(
             )
         names = dict(zip(sorted(names), map(str, class_names), strict=True))
     uses = Counter(names.values())
-    return {key: name if uses[name] == 1 else f"{name} ({key})" for key, name in names.items()}
+    for key, name in names.items():
+        if uses[name] > 1:
+            while name in uses:
+                name = f"{name} ({key})"
+            uses[name], names[key] = 1, name
+    return names
 
 
 def _as_list(records: Any, kind: str) -> list:
@@ -232,7 +238,8 @@ def _unique_ids(records: Any, kind: str) -> dict[int, Mapping[str, Any]]:
             )
     twice = [key for key, n in Counter(record["id"] for record in records).items() if n > 1]
     if twice:
-        raise ValueError(f"{kind} ids must be unique in the ground truth; twice or more: {twice}")
+        got = reprlib.repr(twice)
+        raise ValueError(f"{kind} ids must be unique in the ground truth; twice or more: {got}")
     return {record["id"]: record for record in records}
 
 
@@ -299,7 +306,7 @@ def _checked(
     if not isinstance(category_id, Hashable) or category_id not in names:
         raise ValueError(
             f"{what} refers to category id {reprlib.repr(category_id)}; the ground truth has "
-            f"{sorted(names)}"
+            f"{reprlib.repr(sorted(names))}"
         )
     bbox = _finite_floats(record["bbox"])
     if len(bbox) != 4 or min(bbox[2:]) < 0:

@@ -143,7 +143,7 @@ def average_precision(right: np.ndarray, num_objects: int) -> float:
 
     0 without objects.
     """
-    if not len(right) or not num_objects:
+    if not num_objects:
         return 0.0
     return float(precisions_at_recalls(right, num_objects).mean())
 

@@ -43,7 +43,7 @@ def evaluate(
         FileNotFoundError: No such file, or no data.
     """
     from fcos_tf import build, detecting, evaluation
-    from fcos_tf.atomic_files import write_text
+    from fcos_tf.atomic_files import make_folder, write_text
     from fcos_tf.detecting.files import DETECTIONS_FILE
     from fcos_tf.evaluation.tta import parse_tta
     from fcos_tf.keras_files import replace_settings
@@ -54,6 +54,8 @@ def evaluate(
 
     flip, sizes = parse_tta(**options_for(config, parse_tta))
     path = run.find_weights(config.model_dir, weights)
+    folder = Path(output_dir or Path(path.parent if weights else config.model_dir, "evaluation"))
+    make_folder(folder, "output_dir")
     # The devices of this host share the batches of an evaluation; other hosts do not take part.
     with make_strategy(**options_for(config, make_strategy, one_host=True)).scope():
         model = load_detector(path, or_classifier=True)
@@ -93,7 +95,6 @@ def evaluate(
     if step is not None:
         scores = dataclasses.replace(scores, metrics={"step": step, **scores.metrics})
 
-    folder = Path(output_dir or Path(path.parent if weights else config.model_dir, "evaluation"))
     run.write_scores(folder, scores)
     if classifies:
         columns = {"class_names": found.class_names, "image_ids": found.image_ids.tolist()}
@@ -157,11 +158,12 @@ def score_files(
             what = "it is nested too deeply" if isinstance(error, RecursionError) else error
             raise ValueError(f"--{flag}: {name} cannot be read as JSON: {what}") from error
     try:
+        analysis = analyse(Records(*loaded), report_dir) if report_dir else None
         scores = score_records(Records(*loaded), metrics)
     except ValueError as error:
         raise ValueError(f"{ground_truth} and {detections}: {error}") from error
-    if report_dir:
-        _print_advice(analyse(Records(*loaded), report_dir))
+    if analysis:
+        _print_advice(analysis)
     return scores
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from fcos_tf import evaluation, visualization
 from fcos_tf.atomic_files import naming, write_text
 from fcos_tf.detecting.batches import compile_detect, detect_samples
-from fcos_tf.detecting.files import DETECTIONS_FILE  # noqa: F401 - among the files of a run
 from fcos_tf.detecting.folder import PICTURE_THRESHOLD
 from fcos_tf.training import checkpoints
 from fcos_tf.training.loop import EvaluationCallback

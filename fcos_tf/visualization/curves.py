@@ -47,7 +47,8 @@ def read_records(path: str | Path) -> Iterator[tuple[str, int, str, dict[str, fl
             record = json.loads(line)
             step, kind = int(record.pop("step")), str(record.pop("kind"))
             values = {name: float(x) for name, x in record.items() if x is not None}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, OverflowError, KeyError, TypeError, AttributeError,
+                RecursionError) as error:  # fmt: skip
             if not line.endswith("\n"):
                 break
             raise ValueError(

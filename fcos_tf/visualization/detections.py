@@ -1,5 +1,6 @@
 """Boxes, labels and scores drawn on an image."""
 
+import bisect
 import colorsys
 import itertools
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,9 @@ _PALETTE = (
     (255, 0, 238), (187, 136, 221), (255, 187, 102), (17, 102, 153), (255, 0, 0),
 )  # fmt: skip
 _GOLDEN_RATIO = 0.6180339887498949
+
+LONGEST_NAME = 200  # characters of a label that are tried
+MOST_TAGS = 300  # labels of a picture: each is placed beside all others
 
 Tag = tuple[int, int, int, int]  # left, top, right, bottom of a label in pixels
 
@@ -98,7 +102,7 @@ def draw_boxes(
     Args:
         image: [H, W, 3] RGB, or [H, W] grey; uint8, or float 0-255.
         boxes: [K, 4] xyxy in pixels of `image`; clipped to it.
-        labels: [K]; None: one colour, no text.
+        labels: [K]; None: one colour, no text. Boxes after the `MOST_TAGS` best have none either.
         scores: [K] in 0..1; None: names only.
         class_names: name of each label; None writes the label.
         texts: [K], in place of the names and scores.
@@ -130,14 +134,14 @@ def draw_boxes(
     pad = max(1, text_size // 6)
     tags: list[Tag] = []
     masks = []
-    for i in order:
+    for i in order[:MOST_TAGS]:
         name = texts[i] if texts is not None else class_name(int(labels[i]), class_names)
         text = name if scores is None or texts is not None else f"{name} {scores[i]:.2f}"
         masks.append(_label_mask(text, name, text_size, width - 2 * pad))
         tag_size = masks[-1].width + 2 * pad, masks[-1].height + pad
         tags.append(_place(rectangles[i], tag_size, (width, height), tags))
     picture = Image.fromarray(pixels)
-    for i, tag, mask in reversed(list(zip(order, tags, masks, strict=True))):
+    for i, tag, mask in reversed(list(zip(order, tags, masks, strict=False))):
         _write(picture, tag, mask, class_colour(labels[i]))
     return np.array(picture)
 
@@ -219,12 +223,13 @@ def class_name(label: int, class_names: Sequence[str] | None) -> str:
 
 def _label_mask(text: str, name: str, text_size: int, most: int) -> Image.Image:
     """The text as a mask; wider than `most` pixels, it loses the score, then letters."""
-    shorter = (f"{name[:kept]}…" for kept in range(len(name) - 1, 0, -1))
-    for attempt in (text, name, *shorter):
+    for attempt in (text, name) if len(text) <= LONGEST_NAME else ():
         mask = text_mask(attempt, text_size)
         if mask.width <= most:
-            break
-    return mask
+            return mask
+    lengths = range(1, min(len(name), LONGEST_NAME))
+    kept = bisect.bisect(lengths, most, key=lambda n: text_mask(f"{name[:n]}…", text_size).width)
+    return text_mask(f"{name[: max(kept, 1)]}…", text_size)
 
 
 def _place(

@@ -217,6 +217,7 @@ def test_arguments_without_a_flag_are_typed():
         ("--layers=1,x", "--layers: expected int, got '1,x'"),
         ("--colour=green", "--colour: expected one of red, blue, got 'green'"),
         ("--frames=yes", "--frames: expected true or false, got 'yes'"),
+        ("--debug=maybe", "--debug: expected true or false, got 'maybe'"),
         ("--batch_size=3", "--batch_size is not used by draw.py; --help lists its flags"),
         ("--noorientation_buckets", "--orientation_buckets is not used by draw.py; --help"),
         ("--workers=8", "unknown flag --workers; --help lists its flags"),

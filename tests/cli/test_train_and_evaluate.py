@@ -275,6 +275,9 @@ def test_bare_result_files_are_scored(tmp_path, run_here):
     assert "<h2>What to do</h2>" in (tmp_path / "out" / "report.html").read_text()
     result = run_here("evaluate.py", *files, "--analyse")
     assert (result.returncode, "--output_dir: expected a folder" in result.stderr) == (1, True)
+    taken = run_here("evaluate.py", *files, f"--output_dir={tmp_path / 'truth.json'}")
+    message = f"--output_dir: expected a folder that can be written to, got {tmp_path}/truth.json"
+    assert (taken.returncode, message in taken.stderr) == (1, True)
     missing = run_here("evaluate.py", files[0])
     assert missing.returncode == 1
     assert "--detections: expected a JSON file" in missing.stderr
@@ -322,6 +325,8 @@ def test_evaluate_with_further_views_and_metrics(run_dir, tmp_path):
         # What one view has found best, no further view makes worse.
         assert found["tta"][image][0] >= scores[0] - 1e-6
     assert found["tta"] != found["plain"]
+    with pytest.raises(ValueError, match="--output_dir: expected a folder that can be written to"):
+        evaluate(config, weights=run_dir / "model.keras", output_dir=run_dir / "model.keras")
     wrong = dataclasses.replace(config, tta=("mirror",))
     with pytest.raises(ValueError, match="--tta: expected flip and image sizes"):
         evaluate(wrong, weights=run_dir / "model.keras")

@@ -124,6 +124,15 @@ def test_drawn_on_the_image_wherever_that_is(kind, tmp_path):
     assert (pixels == 40).all()  # it was not drawn on
 
 
+def test_without_names_pictures_have_the_category_ids(tmp_path):
+    image = np.full([480, 640, 3], 40, np.uint8)
+    pictures = [
+        np.asarray(make(image=image, class_names=names, category_ids=ids).draw())
+        for names, ids in ((None, (7, 9)), (("7", "9"), None), (None, None))
+    ]
+    assert (pictures[0] == pictures[1]).all() and (pictures[0] != pictures[2]).any()
+
+
 def test_small_images_are_enlarged_by_a_whole_factor():
     found = make(boxes=[[0, 0, 15, 20]], scores=[0.5], labels=[1])
     found = found.__class__(**{**vars(found), "image": np.full([20, 30, 3], 40, np.uint8)})

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fcos_tf import image_files
 from fcos_tf.detecting.files import (
     CAMERA,
     IMAGE,
@@ -20,6 +21,7 @@ from fcos_tf.detecting.files import (
 )
 from fcos_tf.detecting.pictures import Picture
 from fcos_tf.detecting.videos import Window
+from fcos_tf.image_files import files_below
 from fcos_tf.visualization import class_colour
 from tests.detecting.stubs import WEAK, Stub, detect_with, flat, read_records
 
@@ -109,6 +111,11 @@ def test_originals_are_never_overwritten(tmp_path):
     with pytest.raises(ValueError, match=r"^output_dir: .* \S+1\.png would be overwritten"):
         detect_with(Stub(), tmp_path / "in", tmp_path / "in" / ".." / "in")
     assert file.read_bytes() == before
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "1.png").hardlink_to(file)
+    with pytest.raises(ValueError, match=r"^output_dir: .* \S+out/1\.png would be overwritten"):
+        detect_with(Stub(), tmp_path / "in", tmp_path / "out")
+    assert file.read_bytes() == before
 
 
 def test_pictures_are_not_written_through_a_link(tmp_path):
@@ -148,6 +155,20 @@ def test_links_that_form_circles_end(tmp_path, monkeypatch):
     assert [str(item.path) for item in find_inputs("p/**/q/**/*.png")] == ["p/q/b.png"]
 
 
+def test_links_to_each_other_end_with_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "MAX_LINKS", 50)
+    for i in range(5):  # 5 x 4 links, but 5 x 4 + 5 x 4 x 3 + ... ways along them
+        flat(tmp_path / f"f{i}" / "a.png", 50)
+        for j in range(5):
+            if j != i:
+                (tmp_path / f"f{i}" / f"to{j}").symlink_to(tmp_path / f"f{j}")
+    with pytest.raises(ValueError, match=r"more than 50 links to folders, perhaps in a circle"):
+        files_below(tmp_path)
+    for i in range(60):  # folders that are none
+        (tmp_path / "plain" / str(i)).mkdir(parents=True)
+    assert files_below(tmp_path / "plain") == []
+
+
 def test_many_names_that_a_shell_has_expanded(tmp_path):
     names = [str(tmp_path / f"{i:04d}.png") for i in range(200)]  # more than a path may have
     for name in names:
@@ -178,10 +199,11 @@ def test_inputs_of_every_kind(tmp_path, monkeypatch):
 
 
 def test_files_of_a_folder_that_are_skipped_are_named(tmp_path, caplog):
-    for name in ("a.jfif", "b.JPG", "c.mp4", "d.heic", "e.txt", ".DS_Store"):
+    for name in ("a.jfif", "b.JPG", "c.mp4", "d.heic", "e.txt", ".DS_Store", "._b.JPG"):
         (tmp_path / name).touch()
+    (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere")  # a fault when it is read
     assert [item.path.name for item in find_inputs(str(tmp_path))] == [
-        "a.jfif", "b.JPG", "c.mp4",
+        "a.jfif", "b.JPG", "broken.png", "c.mp4",
     ]  # fmt: skip
     assert caplog.messages == [f"{tmp_path}: skipped 2 files by their endings: d.heic, e.txt"]
 
@@ -201,13 +223,9 @@ def test_ids_and_names_of_outputs(tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
-def test_results_appear_whole_or_not_at_all(tmp_path):
+def test_results_are_whole_also_after_an_error(tmp_path):
     (found,) = Stub().detect([Picture("a.png", np.full([4, 4, 3], 51, np.uint8))])
-    with pytest.raises(KeyError), Results(tmp_path) as results:
-        results.add_image(1, "a.png", found)
-        raise KeyError
-    assert list(tmp_path.iterdir()) == []
-    for kind in (KeyboardInterrupt, ConnectionError):  # what was found is kept
+    for kind in (KeyboardInterrupt, ConnectionError, ValueError):
         with pytest.raises(kind), Results(tmp_path) as results:
             results.add_image(1, "a.png", found)
             raise kind

@@ -129,6 +129,21 @@ def test_a_folder_that_cannot_be_written_to_is_no_matter_of_the_codec(tmp_path):
         writer.write(np.zeros([240, 320, 3], np.uint8))
 
 
+def test_a_video_that_is_not_whole_at_the_end_is_an_error(tmp_path):
+    path = tmp_path / "clip.mp4"
+    writer = VideoWriter(path, 25)
+    writer.write(np.zeros([240, 320, 3], np.uint8))
+
+    class OnFullDisk:
+        def release(self, release=writer._writer.release):
+            release()
+            path.write_bytes(path.read_bytes()[:100])
+
+    writer._writer = OnFullDisk()
+    with pytest.raises(OSError, match=r"cannot write \S+clip\.mp4: it is not complete; \d+ MiB"):
+        writer.__exit__(None, None, None)
+
+
 @pytest.mark.parametrize(
     ("rate", "written"),
     [(211.222, 211.22), (29.97003, 29.97), (1000.04, 1000), (65.535, 65.535), (1e6, 65535),
@@ -202,13 +217,13 @@ class Camera:
 
 def test_a_camera_until_it_is_interrupted(tmp_path, monkeypatch):
     written = cv2.VideoCapture
-    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    opened = lambda place: Camera(place) if place == 2 else written(place)  # noqa: E731
+    monkeypatch.setattr(cv2, "VideoCapture", opened)
     _, line = detect_with(Stub(), "2", tmp_path / "out")
     assert line.startswith("3 frames, 3 detections of score 0.5 or more; ")
     lines = read_lines(tmp_path / "out")
     assert [entry["time"] for entry in lines] == [0.0, 0.04, 0.08]  # 25 a second, for want of one
     assert {entry["file_name"] for entry in lines} == {"camera 2"}
-    monkeypatch.setattr(cv2, "VideoCapture", written)
     rate, frames = read_video(tmp_path / "out" / "camera_2.mp4")
     assert rate == 25 and len(frames) == 3
 

@@ -186,5 +186,6 @@ def test_many_classes_are_listed_by_their_confusions(tmp_path):
 
 @pytest.mark.parametrize("score", [-1.0, 90.0])
 def test_scores_that_are_no_probabilities_are_refused(score):
-    with pytest.raises(ValueError, match=f"expected 0 to 1 in all detections, got {score:g}"):
+    message = f"expected 0 to 1 in all detections, got {score:g} of image 1"
+    with pytest.raises(ValueError, match=message):
         analyse_records(truth(), [found(1, CAT_A, score)])

@@ -10,6 +10,7 @@ import pytest
 
 from fcos_tf.evaluation import coco
 from fcos_tf.evaluation.coco import COCO_DEFINITIONS, coco_evaluation, coco_metrics
+from fcos_tf.evaluation.voc import voc_evaluation
 
 # Both boxes have 10000 square pixels, more than 96 * 96 = 9216: COCO calls them large.
 BOX_A = [0, 0, 100, 100]
@@ -123,7 +124,7 @@ def test_classes_scored_in_parts_have_the_same_numbers(monkeypatch):
     detections = [found([10 * k + x, 0, 40, 40], 0.5, k) for k, x in shifts.items()]
     whole = coco_evaluation(ground_truth, detections)
     for count in (1, 2, 3):
-        monkeypatch.setattr(coco, "CLASSES_AT_ONCE", count)
+        monkeypatch.setattr(coco, "PAIRS_AT_ONCE", count * len(ground_truth["images"]))
         assert coco_evaluation(ground_truth, detections) == whole
     # IoUs of 1, 36/44, 28/52 and 10/70: 10, 7, 1 and 0 of the ten thresholds.
     assert whole.metrics["AP"] == pytest.approx((1 + 0.7 + 0.1 + 0) / 4)
@@ -148,6 +149,10 @@ def test_equal_names_are_told_apart():
         "cat (2)": -1.0,
         "3": -1.0,
     }
+    taken = ({"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}, {"id": 3, "name": "cat (1)"})
+    result = voc_evaluation(truth(BOX_A, categories=taken), [found(BOX_A, 0.9)])
+    assert [*result.per_class] == ["cat (1) (1)", "cat (2)", "cat (1)"]
+    assert result.metrics["mAP_voc07"] == 1.0
 
 
 def test_no_detections_and_images_without_boxes():

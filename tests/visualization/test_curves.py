@@ -101,6 +101,7 @@ def test_the_picture_is_written(tmp_path):
         ('{"kind": "train", "loss": 1.0}\n', "line 1: expected a record with step and kind"),
         ('{"step": 1, "kind": "train", "loss": "low"}\n', "line 1: "),
         ("[1, 2]\n", "line 1: "),
+        ('{"step": Infinity, "kind": "train", "loss": 1.0}\n', "line 1: expected a record"),
         ('{"step": 1, "kind": "train", "speed": 3.0}\n', "nothing to draw: no run has any of loss"),
     ],
 )

@@ -249,6 +249,21 @@ def test_a_label_too_wide_for_the_image_loses_the_score_and_then_letters(monkeyp
         draw_boxes(grey_image(60, width), [[0, 0, 9, 50]], [0], [0.9], class_names=["dog"],
                    text_size=12)  # fmt: skip
         assert written[-1] == expected, width
+    written.clear()
+    draw_boxes(grey_image(60, 144), [[0, 0, 9, 50]], [0], [0.9], class_names=["w" * 10**6],
+               text_size=12)  # fmt: skip
+    assert written[-1] == "w" * 13 + "…" and len(written) < 15  # 140 pixels for the text
+    assert max(map(len, written)) <= detections.LONGEST_NAME
+
+
+def test_only_the_best_of_many_boxes_have_labels(monkeypatch):
+    monkeypatch.setattr(detections, "MOST_TAGS", 2)
+    boxes, scores = [[10 + 60 * i, 30, 50 + 60 * i, 70] for i in range(3)], [0.5, 0.9, 0.7]
+    found = draw_boxes(grey_image(100, 200), boxes, [0, 1, 2], scores, text_size=12)
+    outlines = draw_boxes(grey_image(100, 200), boxes, [0, 1, 2], scores, text_size=0)
+    assert [(found[:, x : x + 60] != outlines[:, x : x + 60]).any() for x in (5, 65, 125)] == [
+        False, True, True
+    ]  # fmt: skip
 
 
 def test_where_every_place_is_taken_a_label_covers_least():
