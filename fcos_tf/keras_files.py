@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+import math
 import shutil
 import struct
 import zipfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import h5py
+import numpy as np
 
 from fcos_tf.atomic_files import replacing
 from fcos_tf.published import DETECTORS
@@ -20,6 +22,8 @@ from fcos_tf.published import DETECTORS
 MEMBERS = ("metadata.json", "config.json", "model.weights.h5")
 
 MAX_JSON_BYTES = 1 << 24  # of a config; Keras' own are below a megabyte
+
+NOT_SAVED = 1000  # numbers in variables that a file may lack, such as counters of metrics
 
 HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of such a file
 
@@ -111,6 +115,44 @@ class _Part(io.RawIOBase):
         count = self._file.readinto(memoryview(buffer)[: max(0, self._size - self._at)])
         self._at += count
         return count
+
+
+@contextlib.contextmanager
+def no_larger_than(path: str | Path, config: dict) -> Iterator[None]:
+    """A context in which a model is built with no more weights than a file holds.
+
+    Under TensorFlow only, which tells of a variable before it takes memory.
+
+    Raises:
+        ValueError: the config asks for more.
+    """
+    import keras
+
+    held: list[int] = []
+    with open_weights(path) as weights:
+        weights.visititems(lambda _, item: held.append(getattr(item, "size", None) or 0))
+    if int(config.get("head_convs") or 0) > len(held):  # objects take memory, too
+        raise ValueError(f"head_convs {config['head_convs']}, of which it holds no weights")
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    left, shapes = sum(held) + NOT_SAVED, tf.Graph()
+
+    def create(next_creator, **kwargs):
+        nonlocal left
+        value = kwargs["initial_value"]
+        if callable(value):
+            with shapes.as_default():  # without the numbers
+                value = value()
+        left -= math.prod(np.shape(value))
+        if left < 0:
+            raise ValueError(f"one with more than the {sum(held)} weights in the file")
+        return next_creator(**kwargs)
+
+    with tf.variable_creator_scope(create):
+        yield
 
 
 def _check_links(name: str, item: h5py.Group | h5py.Dataset) -> None:

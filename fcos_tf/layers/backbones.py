@@ -8,7 +8,7 @@ from pathlib import Path
 
 import keras
 
-from fcos_tf.keras_files import check_whole
+from fcos_tf.keras_files import check_whole, first_lines, no_larger_than, read_config
 from fcos_tf.layers import efficientnet_lite as lite
 from fcos_tf.layers.keras_cv import PREFIX as KERAS_CV
 from fcos_tf.layers.keras_cv import KerasCVBackbone
@@ -153,9 +153,11 @@ def build_backbone(
             weights = str(fetch_weights(weights, backbone=name))
         check_whole(weights)
         try:
-            source = keras.models.load_model(weights, compile=False)
+            with no_larger_than(weights, read_config(weights)["config"]):
+                source = keras.models.load_model(weights, compile=False)
         except Exception as error:  # of Keras and HDF5, which raise anything
-            raise ValueError(f"backbone_weights: cannot load {weights}: {error}") from error
+            text = first_lines(error)
+            raise ValueError(f"backbone_weights: cannot load {weights}: {text}") from error
         _copy_layers(getattr(source, "backbone", None) or source, backbone, weights)
     return backbone
 

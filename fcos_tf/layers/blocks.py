@@ -6,6 +6,7 @@ symmetrically.
 
 import contextlib
 import contextvars
+import numbers
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -45,6 +46,23 @@ def check_choices(**arguments: tuple[Any, Collection[str]]) -> None:
     for name, (value, choices) in arguments.items():
         if value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+
+def check_range(**arguments: tuple[Any, float, float]) -> None:
+    """Checks arguments that are numbers.
+
+    Args:
+        **arguments: name=(value, least, most); where both limits are int, so must be the value.
+
+    Raises:
+        ValueError: names the argument, its range and its value.
+    """
+    for name, (value, least, most) in arguments.items():
+        is_whole = isinstance(least, int) and isinstance(most, int)
+        kind = numbers.Integral if is_whole else numbers.Real
+        if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
+            what = "a whole number" if is_whole else "a number"
+            raise ValueError(f"{name} must be {what} from {least} to {most}; got {value!r}")
 
 
 def check_freezing(norm: str, frozen_stages: int) -> None:

@@ -16,6 +16,7 @@ ACTIVATIONS = ("relu", "exp")
 LARGEST_LOG_DISTANCE = 18.0  # exp of it is 7e7 pixels
 PRIOR_PROBABILITY = 0.01
 GROUPS = 32  # of the group normalisation
+INITIAL_DISTANCE = 4.0  # in strides, where boxes learn from their IoU: as wide as ATSS' anchors
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")

@@ -8,15 +8,18 @@ from typing import Any
 
 from keras import ops
 
+from fcos_tf.layers.blocks import check_range
 from fcos_tf.layers.fpn import FeaturePyramid
 from fcos_tf.models.backbone_model import BackboneModel
 from fcos_tf.models.best_f1 import checked_best_f1, resolve_word
 from fcos_tf.models.from_preset import FromPreset
 from fcos_tf.models.image_model import ImageModel, spatial_size, unpack_inputs
+from fcos_tf.models.input_checks import check_images
 from fcos_tf.ops.nms import keep_valid
 
 # Outputs of published detectors that stand for no class of objects.
 BACKGROUND, UNUSED = "__background__", "N/A"
+MOST_DETECTIONS = 100_000  # of an image: their arrays are made before the first is found
 
 
 class Detector(FromPreset, ImageModel):
@@ -66,8 +69,14 @@ class Detector(FromPreset, ImageModel):
         self.best_f1 = checked_best_f1(best_f1, self.num_classes) if known else None
         if isinstance(score_threshold, str):
             resolve_word(score_threshold, self.best_f1)  # refuses other words
-        self.score_threshold = score_threshold
-        self.nms_threshold = self.usual_nms_threshold if nms_threshold is None else nms_threshold
+        else:
+            check_range(score_threshold=(score_threshold, 0.0, 1.0))
+        nms_threshold = self.usual_nms_threshold if nms_threshold is None else nms_threshold
+        check_range(
+            nms_threshold=(nms_threshold, 0.0, 1.0),
+            max_detections=(max_detections, 1, MOST_DETECTIONS),
+        )
+        self.score_threshold, self.nms_threshold = score_threshold, float(nms_threshold)
         self.max_detections = max_detections
 
     def predict_raw(self, inputs, *, jit_compile: bool = False) -> dict:
@@ -180,10 +189,14 @@ class Detector(FromPreset, ImageModel):
         Returns:
             dict: `boxes` [B, D, 4] float32 xyxy pixels, `scores` [B, D] float32 in descending
             order, `labels` [B, D] int32, `num_detections` [B] int32. Padding: 0, 0 and -1.
+
+        Raises:
+            ValueError: images of another form.
         """
+        check_images(images)
         inputs = images if isinstance(images, dict) else {"images": images}
         if image_sizes is not None:
-            inputs = {**inputs, "image_sizes": image_sizes}
+            inputs = {**inputs, "image_sizes": ops.convert_to_tensor(image_sizes)}
         return self.decode(
             self.predict_raw(inputs, jit_compile=jit_compile),
             spatial_size(inputs["images"]),

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import keras
 from keras import ops
 
-from fcos_tf.layers.blocks import check_choices
+from fcos_tf.layers.blocks import check_choices, check_range
 from fcos_tf.layers.box_head import BoxHead
 from fcos_tf.layers.rpn_head import RPNHead
 from fcos_tf.models.detector import PyramidDetector
@@ -44,6 +44,7 @@ from fcos_tf.ops.points import grid_sizes
 from fcos_tf.ops.roi_align import multilevel_roi_align
 
 REFINEMENTS = ("class", "agnostic", "none")
+MOST_REGIONS = 1_000_000  # of an image, as anchors, samples and proposals
 ROI_SIZE = 7
 
 
@@ -148,6 +149,10 @@ class FasterRCNN(PyramidDetector):
                 raise ValueError(
                     f"{name} must be two numbers, in training and in detection; got {given[name]}"
                 )
+        for name, value in given.items():
+            for each in value if isinstance(value, tuple) else (value,):
+                check_range(**{name: (each, 1, MOST_REGIONS)})
+        check_range(anchor_scale=(anchor_scale, 0.01, 1e6), fc_channels=(fc_channels, 1, 10**6))
         settled = dataclasses.replace(RULES[rules], **given)
         norm = "sync" if backbone_norm == "sync" else "batch"
         norms = {"none": "none", "batch": norm}

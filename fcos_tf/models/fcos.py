@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import keras
 from keras import ops
 
-from fcos_tf.layers.blocks import check_choices
-from fcos_tf.layers.heads import CENTERNESS_BRANCHES, FCOSHead
+from fcos_tf.layers.blocks import check_choices, check_range
+from fcos_tf.layers.heads import CENTERNESS_BRANCHES, INITIAL_DISTANCE, FCOSHead
 from fcos_tf.models.detector import PyramidDetector
 from fcos_tf.models.fcos_detections import decode_points, fcos_detections, place_points
 from fcos_tf.models.fcos_presets import PRESETS
@@ -117,7 +117,14 @@ class FCOS(PyramidDetector):
             rules=(rules, RULES),
             assigner=(assigner, ASSIGNERS),
         )
-        if ASSIGNERS[assigner].initial_distance and RULES[rules].box_activation != "relu":
+        radius = 0 if center_sampling_radius is None else center_sampling_radius
+        check_range(
+            head_convs=(head_convs, 0, 100),
+            box_loss_weight=(box_loss_weight, 0.0, 1e6),
+            center_sampling_radius=(radius, 0.0, 1e6),
+            topk_per_level=(topk_per_level, 1, 10**9),
+        )
+        if ASSIGNERS[assigner].uses_predictions and RULES[rules].box_activation != "relu":
             raise ValueError(
                 f"assigner {assigner!r} needs first boxes of some strides; expected rules whose "
                 f"distances are of a relu, got {rules!r}"
@@ -131,13 +138,14 @@ class FCOS(PyramidDetector):
                 f"center_sampling_radius and size_ranges: not used with assigner {assigner!r}; "
                 f"leave them out, got {center_sampling_radius} and {ranges}"
             )
-        if quality in JOINT_LOSSES and centerness_on != "box":
+        joint = quality in JOINT_LOSSES
+        if joint and centerness_on != "box":
             raise ValueError(
                 f"centerness_on: not used with quality {quality!r}, which has no such output; "
                 f"leave it out, got {centerness_on!r}"
             )
         counts, loss_names, raw = count_names(fpn_levels), dict(self.loss_names), self.raw_outputs
-        if quality in JOINT_LOSSES:
+        if joint:
             del loss_names["centerness_loss"]
             kind = {"joint": "quality focal"}.get(quality, quality)
             loss_names["classification_loss"] = f"{kind} loss of all points and classes"
@@ -167,7 +175,8 @@ class FCOS(PyramidDetector):
             centerness_on=centerness_on if "centerness_logits" in raw else None,
             box_activation=self.rules.box_activation,
             level_scales=self.rules.level_scales,
-            initial_distance=ASSIGNERS[assigner].initial_distance,
+            # Boxes of an IoU of 0 would teach the class scores to fall at the positive points.
+            initial_distance=INITIAL_DISTANCE if assigner != "fcos" or joint else 0.0,
             dtype=self.dtype_policy,
             name="head",
         )

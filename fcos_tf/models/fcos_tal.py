@@ -5,7 +5,7 @@ candidates of a box are its 13 best aligned points of all levels. Their score ta
 alignment over the largest of the box, times the largest IoU of the box.
 
 TOOD's own head and its first four epochs with ATSS are left out: an untrained head with boxes of 8
-strides, as wide as ATSS' anchors, aligns by their IoU.
+strides aligns by their IoU, see `layers.heads.INITIAL_DISTANCE`.
 
 Shape shorthand: B images, N points over all levels, M padded boxes, C classes, K candidates.
 """
@@ -17,7 +17,6 @@ from fcos_tf.ops.matching import match_candidates
 from fcos_tf.ops.points import decode_ltrb
 
 CANDIDATES = 13
-INITIAL_DISTANCE = 4.0  # of the four sides, in strides
 
 
 def match_tal(levels, boxes, labels, *, predictions, **unused):

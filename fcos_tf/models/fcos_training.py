@@ -22,7 +22,7 @@ from keras import ops
 
 from fcos_tf.models.fcos_atss import match_atss
 from fcos_tf.models.fcos_rules import RULES, FCOSRules
-from fcos_tf.models.fcos_tal import INITIAL_DISTANCE, match_tal
+from fcos_tf.models.fcos_tal import match_tal
 from fcos_tf.models.image_model import sum_over_replicas
 from fcos_tf.ops import losses
 from fcos_tf.ops.boxes import box_area
@@ -53,6 +53,8 @@ def level_size_ranges(levels: int, size_ranges=None) -> tuple[tuple[float, float
         size_ranges = (*SIZE_RANGES[: levels - 1], (SIZE_RANGES[levels - 1][0], INFINITY))
     if len(size_ranges) != levels:
         raise ValueError(f"expected {levels} size_ranges; got {len(size_ranges)}")
+    if not all(low < high for low, high in size_ranges):
+        raise ValueError(f"size_ranges: expected pairs (smallest, largest), got {size_ranges}")
     return tuple((float(low), float(high)) for low, high in size_ranges)
 
 
@@ -154,18 +156,16 @@ class Assigner(NamedTuple):
         match: a function with the arguments of `match_points`. It returns the box of each point
             and, or None, [B, N] float32 score targets, 0 for background, in place of the IoU.
         uses_predictions: whether it, and so the loss normalisers, needs the forward pass.
-        initial_distance: of an untrained head, see `FCOSHead`.
     """
 
     match: Callable
     uses_predictions: bool = False
-    initial_distance: float = 0.0
 
 
 ASSIGNERS = {
     "fcos": Assigner(match_points),
     "atss": Assigner(match_atss),
-    "tal": Assigner(match_tal, uses_predictions=True, initial_distance=INITIAL_DISTANCE),
+    "tal": Assigner(match_tal, uses_predictions=True),
 }
 
 
@@ -266,7 +266,8 @@ def fcos_losses(
     quality_targets = learnt["centerness_targets"]
     if quality != "centerness":
         iou = losses.ltrb_iou(ltrb, ltrb_targets, plus_one=plus_one)
-        quality_targets = ops.stop_gradient(iou)
+        # To the varifocal loss a target of 0 is background; mmdetection has 1e-6, too.
+        quality_targets = ops.stop_gradient(ops.maximum(iou, 1e-6))
     joint, scores = quality in JOINT_LOSSES, learnt.get("score_targets")
     weight_boxes = joint or (quality == "centerness" and rules.weight_boxes)
     box_weights = quality_targets if weight_boxes else 1.0

@@ -9,7 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from fcos_tf.layers.blocks import check_choices
+from fcos_tf.image_size import parse_image_size
+from fcos_tf.layers.blocks import check_choices, check_range
 from fcos_tf.models.input_checks import CheckedInputs
 from fcos_tf.models.weights import copy_weights
 from fcos_tf.ops.dtypes import at_least_float32
@@ -42,6 +43,7 @@ else:
 
 CHANNEL_ORDERS = ("rgb", "bgr")
 # torchvision's ImageNet statistics, 0-255 RGB.
+MOST_CLASSES = 1_000_000
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
@@ -112,8 +114,10 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         # Autocasting would make image sizes bfloat16 under mixed precision: 1333 becomes 1336.
         super().__init__(autocast=False, **kwargs)
         num_classes = _count_classes(num_classes, class_names)
-        if category_ids is not None and len(category_ids) != num_classes:
-            raise ValueError(f"expected {num_classes} category_ids; got {len(category_ids)}")
+        if category_ids is not None and len({*category_ids}) != num_classes:
+            raise ValueError(f"expected {num_classes} different category_ids; got {category_ids!r}")
+        if image_size is not None:
+            parse_image_size(image_size)
         channel_order = channel_order or "rgb"
         check_choices(channel_order=(channel_order, CHANNEL_ORDERS))
         step = -1 if channel_order == "bgr" else 1
@@ -121,6 +125,8 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         for name, values in {"mean": mean, "std": std}.items():
             if len(values) != 3:
                 raise ValueError(f"{name} must be three numbers; got {values!r}")
+            for value in values:
+                check_range(**{name: (value, 1e-6 if name == "std" else -1e6, 1e6)})
         self.num_classes = num_classes
         self.class_names = None if class_names is None else tuple(class_names)
         self.category_ids = None if category_ids is None else tuple(map(int, category_ids))
@@ -327,8 +333,7 @@ def _count_classes(num_classes, class_names):
         if class_names is None:
             raise ValueError("num_classes or class_names: expected one of them; got neither")
         num_classes = len(class_names)
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1; got {num_classes}")
+    check_range(num_classes=(num_classes, 1, MOST_CLASSES))
     if class_names is not None and len(class_names) != num_classes:
         raise ValueError(f"expected {num_classes} class_names; got {len(class_names)}")
     return num_classes

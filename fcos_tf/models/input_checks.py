@@ -30,8 +30,18 @@ class CheckedInputs:
             raise ValueError(
                 f"{type(self).__name__}: expected weights to train, got trainable=False for all"
             )
+        for name in ("class_weight", "sample_weight"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"{name}: expected none, as the losses take no weights")
         x = check_data(self, x, y, training=True)
         if validation_data is not None:
+            if isinstance(validation_data, list) or (
+                isinstance(validation_data, tuple) and len(validation_data) != 2
+            ):
+                raise ValueError(
+                    "validation_data: expected a data set or a tuple (images, targets), got a "
+                    f"{type(validation_data).__name__} of {len(validation_data)}"
+                )
             parts = validation_data if isinstance(validation_data, tuple) else (validation_data,)
             first = check_data(self, *parts[:2], training=True)
             validation_data = (first, *parts[1:]) if isinstance(validation_data, tuple) else first
@@ -133,7 +143,7 @@ def check_images(inputs: Any) -> None:
         hint = "; with an alpha channel? images[..., :3] drops it"
     elif len(shape) == 4 and shape[1] == 3 and shape[-1] != 3:
         hint = "; channels first? np.moveaxis(images, 1, -1) moves them"
-    if len(shape) != 4 or shape[-1] not in (3, None):
+    if len(shape) != 4 or shape[-1] not in (3, None) or shape[0] == 0:
         raise ValueError(f"{wanted}, got the shape {list(shape)}{hint}")
     dtype = getattr(inputs, "dtype", "")
     kind = str(getattr(dtype, "name", dtype)).removeprefix("torch.")
@@ -208,7 +218,8 @@ def _check_target_form(targets: Any) -> None:
         if shape is None:
             if not hasattr(value, "shape"):
                 raise ValueError(
-                    f"{_MARK}expected {name} as an array, got a {type(value).__name__}"
+                    f"{_MARK}expected {name} as an array, got a {type(value).__name__}; np.asarray "
+                    "makes one of equally long rows"
                 )
             continue
         one_hot = "; one-hot? argmax(-1) gives the numbers" * (rank == 2 and len(shape) == 3)

@@ -1,18 +1,14 @@
 """Loading saved models and copying their weights."""
 
-import contextlib
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from fcos_tf.keras_files import check_whole, first_lines, open_weights, read_config
+from fcos_tf.keras_files import check_whole, first_lines, no_larger_than, read_config
 from fcos_tf.layers.blocks import values_follow
 from fcos_tf.published import DETECTORS
-
-_NOT_SAVED = 1000  # numbers in variables that a file may lack, such as counters of metrics
 
 
 def load_model(path: str | Path) -> keras.Model:
@@ -26,7 +22,8 @@ def load_model(path: str | Path) -> keras.Model:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is corrupt or holds no model of this package.
+        ValueError: If it is corrupt, holds no model of this package, or has weights that are not
+            finite, as those of a diverged training.
 
     Example:
         >>> model = fcos_tf.load_model("runs/demo/model.keras")
@@ -38,47 +35,15 @@ def load_model(path: str | Path) -> keras.Model:
         kind = keras.saving.get_registered_object(str(saved["registered_name"]))
         if not hasattr(kind, "forward_losses"):  # Keras would make anything
             raise ValueError(f"a {saved['class_name']}")
-        with values_follow(), _no_larger_than(path, saved["config"]):
-            return keras.models.load_model(path, compile=False)
+        with values_follow(), no_larger_than(path, saved["config"]):
+            model = keras.models.load_model(path, compile=False)
     except Exception as error:  # of Keras, HDF5 and the model; an altered file brings any
         text = first_lines(error)
         raise ValueError(f"{path}: expected a model of this package, got {text}") from error
-
-
-@contextlib.contextmanager
-def _no_larger_than(path: Path, config: dict) -> Iterator[None]:
-    """A context in which a model is built with no more weights than a file holds.
-
-    Under TensorFlow only, which tells of a variable before it takes memory.
-
-    Raises:
-        ValueError: the config asks for more.
-    """
-    held: list[int] = []
-    with open_weights(path) as weights:
-        weights.visititems(lambda _, item: held.append(getattr(item, "size", None) or 0))
-    if int(config.get("head_convs") or 0) > len(held):  # objects take memory, too
-        raise ValueError(f"head_convs {config['head_convs']}, of which it holds no weights")
-    if keras.backend.backend() != "tensorflow":
-        yield
-        return
-    import tensorflow as tf
-
-    left, shapes = sum(held) + _NOT_SAVED, tf.Graph()
-
-    def create(next_creator, **kwargs):
-        nonlocal left
-        value = kwargs["initial_value"]
-        if callable(value):
-            with shapes.as_default():  # without the numbers
-                value = value()
-        left -= math.prod(np.shape(value))
-        if left < 0:
-            raise ValueError(f"one with more than the {sum(held)} weights in the file")
-        return next_creator(**kwargs)
-
-    with tf.variable_creator_scope(create):
-        yield
+    for weight in model.weights:
+        if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
+            raise ValueError(f"{path}: expected finite weights, got others in {weight.path}")
+    return model
 
 
 def weights_file(path: str | Path) -> Path:

@@ -113,6 +113,8 @@ class StepCallback(keras.callbacks.Callback):
         """Reports the epoch's last step."""
         if self._batch is not None:
             done = self._batch + getattr(self.model, "steps_per_execution", 1)
+            if steps := (self.params or {}).get("steps"):  # the last execution may be shorter
+                done = min(done, steps)
             self._finish(self._epoch_start + done, logs or {})
         self._batch = None
 

@@ -179,6 +179,12 @@ def test_predictions_of_all_points_before_any_choice(model):
     assert float(np.max(scores)) == float(found["scores"][0, 0])
 
 
+@pytest.mark.parametrize("nms_threshold", [0, 1])
+def test_whole_numbers_are_thresholds(nms_threshold):
+    found = small_model(nms_threshold=nms_threshold).predict(scene()[0], verbose=0)
+    assert found["boxes"].shape[::2] == (2, 4)
+
+
 def test_top_candidates_limit_each_level():
     scores = np.float32([[[0.1, 0.9, 0.2], [0.8, 0.3, 0.7]]])  # two points, three classes
     best, labels, index = top_candidates(scores, 3)
@@ -338,6 +344,20 @@ def test_weights_file_round_trip(tmp_path):
         ({"channel_order": "gbr"}, "'gbr'"),
         ({"fpn_channels": 40}, "multiple of 32.*40"),
         ({"backbone_weights": "nowhere.h5"}, "nowhere.h5"),
+        ({"num_classes": 2.5}, "num_classes must be a whole number from 1 to 1000000; got 2.5"),
+        ({"num_classes": "3"}, "num_classes .* got '3'"),
+        ({"category_ids": (1, 1, 2)}, r"3 different category_ids; got \(1, 1, 2\)"),
+        ({"image_size": "foo"}, "image_size: .*foo"),
+        ({"std": (0, 1, 1)}, "std must be a number from 1e-06 to 1000000.0; got 0"),
+        ({"mean": (float("inf"), 0, 0)}, "mean .* got inf"),
+        ({"score_threshold": float("nan")}, "score_threshold .* from 0.0 to 1.0; got nan"),
+        ({"nms_threshold": 5.0}, "nms_threshold .* got 5.0"),
+        ({"max_detections": 10**8}, "max_detections .* from 1 to 100000; got 100000000"),
+        ({"head_convs": -1}, "head_convs .* got -1"),
+        ({"box_loss_weight": "x"}, "box_loss_weight .* got 'x'"),
+        ({"center_sampling_radius": -1}, "center_sampling_radius .* got -1"),
+        ({"topk_per_level": 0}, "topk_per_level .* got 0"),
+        ({"size_ranges": [(5, 1)] * 5}, r"size_ranges: .* got \[\(5, 1\)"),
         ({"backbone_weights": "imagenet"}, "exist for resnet18, .*keras_cv"),
     ],
 )

@@ -126,7 +126,17 @@ def test_an_untrained_model_learns_from_the_points_whose_anchors_fit():
         matched, strides = map(np.asarray, model.assigned_boxes(targets, (256, 256), raw))
         learning = strides[matched[0] >= 0]
         assert len(learning) > 5 and np.median(learning) == stride
-    assert FCOS(3, backbone="simple_cnn", fpn_channels=32).head.initial_distance == 0
+
+
+@pytest.mark.parametrize(
+    ("assigner", "quality", "distance"),
+    [("fcos", "joint", 4), ("atss", "varifocal", 4), ("atss", "centerness", 4), ("fcos", "iou", 0)],
+)
+def test_first_boxes_have_an_iou_where_scores_learn_it(assigner, quality, distance):
+    options = {"fpn_channels": 32, "head_convs": 1, "assigner": assigner, "quality": quality}
+    model = FCOS(3, backbone="simple_cnn", **options)
+    images = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3)).astype("uint8")
+    assert np.mean(model(images)["ltrb"]) == pytest.approx(distance, abs=0.3)
 
 
 def test_distances_in_pixels_are_no_start_for_it():

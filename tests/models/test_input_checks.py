@@ -35,6 +35,7 @@ def model():
         (np.zeros((1, 64, 64, 4), np.uint8), r"\[1, 64, 64, 4\]; with an alpha channel"),
         (np.zeros((1, 3, 64, 64), np.uint8), r"\[1, 3, 64, 64\]; channels first"),
         (np.zeros((2, 64, 64), np.uint8), r"got the shape \[2, 64, 64\]$"),
+        (IMAGES[:0], r"got the shape \[0, 64, 64, 3\]"),
         (IMAGES.astype(bool), "got the dtype bool"),
         (np.array(["a.jpg"]), r"got the shape \[1\]"),
         ("a.jpg", "got a path or bytes; fcos_tf.detect"),
@@ -45,6 +46,9 @@ def model():
 def test_images_of_another_form(model, images, message):
     with pytest.raises(ValueError, match=message):
         model.predict(images)
+    if not isinstance(images, tf.data.Dataset):
+        with pytest.raises(ValueError, match=message):
+            model.detect(images)
 
 
 def changed(**targets):
@@ -92,7 +96,7 @@ def test_the_message_names_image_and_row(model):
         (changed(boxes=BOXES[:, 0]), r"got boxes \[2, 4\]"),
         (changed(labels=np.eye(3)[LABELS]), r"got labels \[2, 1, 3\]; one-hot"),
         (changed(labels=tf.ragged.constant([[0], [0]])), "labels padded.*ragged"),
-        (changed(boxes=[[[8, 8, 40, 40]]] * 2), "boxes as an array, got a list"),
+        (changed(boxes=[[[8, 8, 40, 40]]] * 2), "boxes as an array, got a list; np.asarray"),
         (changed(labels=np.zeros((2, 2))), r"boxes \[2, 1, 4\] and labels \[2, 2\]"),
     ],
 )
@@ -105,6 +109,21 @@ def test_validation_data_is_checked_as_well(model):
     wrong = changed(labels=np.full((2, 1), 3))
     with pytest.raises(ValueError, match=r"labels in 0\.\.2"):
         model.fit(IMAGES, TARGETS, validation_data=(IMAGES, wrong), verbose=0)
+    for data in ([IMAGES, TARGETS], (IMAGES, TARGETS, np.ones(2))):
+        message = f"validation_data: expected .* got a {type(data).__name__} of {len(data)}"
+        with pytest.raises(ValueError, match=message):
+            model.fit(IMAGES, TARGETS, validation_data=data, verbose=0)
+
+
+@pytest.mark.parametrize("name", ["class_weight", "sample_weight"])
+def test_weights_of_examples_are_refused_by_name(model, name):
+    with pytest.raises(ValueError, match=f"{name}: expected none, as the losses take no weights"):
+        model.fit(IMAGES, TARGETS, verbose=0, **{name: {0: 1.0}})
+
+
+def test_image_sizes_may_be_a_list(model):
+    found = [model.detect(IMAGES, sizes) for sizes in ([[64, 48]] * 2, np.float32([[64, 48]] * 2))]
+    np.testing.assert_array_equal(*(each["boxes"] for each in found))
 
 
 def test_padding_is_no_fault(model):

@@ -222,6 +222,24 @@ def test_an_image_size_out_of_proportion(detector_file, tmp_path, image_size):
     open_model(path, image_size="64x64")
 
 
+def test_a_backbone_file_may_not_ask_for_more_weights_than_it_holds(tmp_path):
+    inputs = keras.Input((4,))
+    keras.Model(inputs, keras.layers.Dense(3)(inputs)).save(tmp_path / "small.keras")
+    path, units = tmp_path / "x.keras", (b'"units": 3', b'"units": 20000000')
+    altered(tmp_path / "small.keras", path, "config.json", lambda text: text.replace(*units))
+    with pytest.raises(ValueError, match=r"x\.keras: one with more than the 15 weights in the"):
+        FCOS(2, backbone="simple_cnn", backbone_weights=str(path))
+
+
+def test_weights_of_a_diverged_training_are_refused(detector_file, tmp_path):
+    model = load_model(detector_file)
+    variable = model.head.weights[0]
+    variable.assign(np.where(np.arange(variable.shape[-1]) == 1, np.nan, variable))
+    model.save(tmp_path / "x.keras")
+    with pytest.raises(ValueError, match=rf"x\.keras: expected finite .* in {variable.path}$"):
+        load_model(tmp_path / "x.keras")
+
+
 def test_weights_that_are_elsewhere_or_larger_than_the_file(detector_file, tmp_path):
     secret = tmp_path / "secret.h5"
     with h5py.File(secret, "w") as file:

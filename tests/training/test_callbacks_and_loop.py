@@ -184,6 +184,20 @@ def test_checkpoints_stand_at_multiples_and_at_the_end(tmp_path):
     assert saved == [(2, 2), (4, 4), (5, 5)]
 
 
+def test_the_last_execution_of_an_epoch_may_be_shorter():
+    steps = []
+
+    class Count(callbacks.StepCallback):
+        def on_step_end(self, step, logs):
+            steps.append(step)
+
+    model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", loss="mse", steps_per_execution=2)
+    x = np.ones((5, 1))
+    model.fit(x, x, batch_size=1, epochs=2, callbacks=[Count()], verbose=0)
+    assert steps == [2, 4, 5, 7, 9, 10] and int(model.optimizer.iterations) == 10
+
+
 @pytest.mark.parametrize("step_fails", [True, False])
 def test_all_callbacks_are_closed_and_the_first_error_comes_out(step_fails):
     closed = []
