@@ -31,16 +31,18 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from benchmarks import contestants, evaluation, exported, input_pipeline
 from benchmarks.processes import Contestant, Entrant
 from benchmarks.table import figures, format_figures, format_shares
 from benchmarks.turns import time_in_turns
 from fcos_tf import config as sections
-from fcos_tf.atomic_files import write_text
+from fcos_tf.atomic_files import make_folder, write_text
 from fcos_tf.cli import command_line
 from fcos_tf.config import Config
 from fcos_tf.options import Options, fields_of, option
+from fcos_tf.tensorflow_words import one_line
 
 _MODEL = ("model", "initial_weights", sections.ModelOptions, sections.DetectionOptions)
 _USES = (
@@ -124,6 +126,8 @@ def _benchmark(config: Config, options: BenchmarkOptions, given: command_line.Gi
         found = evaluation.entrants(config.seed, peers)
     else:
         found = contestants.entrants(config, what, peers)
+    if options.json:
+        make_folder(Path(options.json).parent, "json")
     check = evaluation.check if what == "evaluation" else None
     result = _measure(*found, options, options.steps_per_round or _STEPS[what], check)
     print(result["title"])
@@ -138,6 +142,8 @@ def _benchmark(config: Config, options: BenchmarkOptions, given: command_line.Gi
         print(format_shares(result["profile"], ours["seconds_per_step"]["median"]))
     if options.json:
         write_text(options.json, json.dumps(result, indent=2) + "\n")
+    if result["faults"]:
+        raise ValueError("; ".join(f"{name} failed: {e}" for name, e in result["faults"].items()))
 
 
 def _measure(
@@ -156,18 +162,27 @@ def _measure(
             stack.callback(contestant.close)
             return contestant
 
-        started = {name: start(name, entrant) for name, entrant in entrants.items()}
+        started, faults = {}, {}
+        for name, entrant in entrants.items():
+            try:
+                started[name] = start(name, entrant)
+            except Exception as error:
+                if not started:  # ours
+                    raise
+                faults[name] = one_line(error)
         products = {}
         if options.what in _MODEL_TASKS and not options.saved_model:
             made = contestants.products([each.precision for each in entrants.values()])
             products = {name: start(f"matrix product {name}", each) for name, each in made.items()}
         runs = {each.name: each.run for each in (*started.values(), *products.values())}
-        seconds = time_in_turns(runs, rounds=options.rounds, steps=steps)
+        seconds = time_in_turns(runs, rounds=options.rounds, steps=steps, faults=faults)
+        started = {name: each for name, each in started.items() if name in seconds}
+        products = {name: each for name, each in products.items() if each.name in seconds}
         peaks = {  # the best of the rounds
             name: each.ask("flops") / min(seconds[each.name]) for name, each in products.items()
         }
         memory = {name: each.ask("memory") for name, each in started.items()}
-        if check:
+        if check and not faults:
             check({name: each.ask("result") for name, each in started.items()})
         result = {
             "title": title,
@@ -185,6 +200,7 @@ def _measure(
                 for name, each in started.items()
             },
             "matrix_product_peak_flops_per_second": peaks,
+            "faults": faults,
         }
         if options.profile:
             result["profile"] = next(iter(started.values())).ask("profile", steps)

@@ -79,9 +79,15 @@ def _torchvision(files, size, batch_size: int):
     from benchmarks.torchvision_peer import import_torchvision
 
     torch, _ = import_torchvision()
-    workers = os.cpu_count() or 1
+    if len(files) < batch_size:
+        raise ValueError(f"--batch_size: expected at most {len(files)} images, got {batch_size}")
     loader = torch.utils.data.DataLoader(
-        _Photos(list(files), size), batch_size, shuffle=True, num_workers=workers, drop_last=True
+        _Photos(list(files), size),
+        batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=os.cpu_count() or 1,
+        persistent_workers=True,
     )
 
     def endless():

@@ -37,6 +37,12 @@ def import_torchvision():
     return torch, torchvision
 
 
+# What torchvision's detectors do not do in other ways.
+_EQUAL = (
+    "optimizer", "accumulation_steps", "bias_lr_factor", "backbone_lr_factor", "assigner",
+    "quality", "box_loss",
+)  # fmt: skip
+
 # The parts of a backbone, from the stem on, by their last modules; the last three give P3 to P5.
 _PARTS = {
     "res": ("bn1", "layer1", "layer2", "layer3", "layer4"),
@@ -185,6 +191,10 @@ class Peer:
                 "--peer=torchvision: expected float32 or mixed_bfloat16 as --precision, got "
                 f"{config.precision}"
             )
+        for name in _EQUAL:
+            expected, got = getattr(Config(), name), getattr(config, name)
+            if got != expected:
+                raise ValueError(f"--peer=torchvision: expected --{name}={expected}, got {got}")
         make = {"fcos": _fcos, "faster_rcnn": _faster_rcnn}.get(config.model)
         if make is None:
             raise ValueError(f"--peer=torchvision: expected a detector, got --model={config.model}")

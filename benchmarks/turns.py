@@ -4,6 +4,8 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 
+from fcos_tf.tensorflow_words import one_line
+
 # Number of steps -> their seconds.
 Run = Callable[[int], float]
 
@@ -39,12 +41,28 @@ def timed(step: Callable[[], object]) -> Run:
     return run
 
 
-def time_in_turns(runs: Mapping[str, Run], *, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds per step of every contestant in every round, after one untimed step each."""
-    for run in runs.values():
-        run(1)
+def time_in_turns(
+    runs: Mapping[str, Run], *, rounds: int, steps: int, faults: dict[str, str] | None = None
+) -> dict[str, list[float]]:
+    """Seconds per step of every contestant in every round, after one untimed step each.
+
+    Args:
+        runs: By the names of the contestants.
+        rounds: The number of turns of each.
+        steps: Of a turn.
+        faults: Takes the error of a contestant that fails, which then has no seconds; None: an
+            error ends all.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            seconds[name].append(run(steps) / steps)
+    for turn in range(rounds + 1):
+        for name in list(seconds):
+            try:
+                taken = runs[name](steps if turn else 1)
+            except Exception as error:
+                if faults is None:
+                    raise
+                faults[name] = one_line(error)
+                del seconds[name]
+            else:
+                seconds[name] += [taken / steps] * (turn > 0)
     return seconds

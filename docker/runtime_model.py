@@ -107,7 +107,7 @@ def decode(data: bytes, apply_exif: bool, max_pixels: int) -> np.ndarray:
             if image.width * image.height > max_pixels:
                 got = f"{image.width} x {image.height}"
                 raise TooManyPixelsError(f"expected at most {max_pixels} pixels, got {got}")
-            if image.format != "PNG" and data.count(b"\xff\xda") > MAX_SCANS:
+            if image.format != "PNG" and data.count(b"\xff\xda\x00") > MAX_SCANS:
                 raise ImageError(f"expected at most {MAX_SCANS} scans")
             image = ImageOps.exif_transpose(image) if apply_exif else image
             if image.mode.startswith("I"):  # grey levels of 16 bits

@@ -25,11 +25,11 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
-def setting(name: str, default: int) -> int:
+def setting(name: str, default: int, *, least: int = 1, most: int = 1 << 31) -> int:
     """A whole number from the environment."""
     text = os.environ.get(name) or str(default)
-    if not text.isdecimal():
-        sys.exit(f"{name}: expected a whole number, got {text!r}")
+    if not text.isdecimal() or not least <= int(text) <= most:
+        sys.exit(f"{name}: expected a whole number from {least} to {most}, got {text!r}")
     return int(text)
 
 
@@ -38,7 +38,7 @@ MAX_PIXELS = setting("MAX_PIXELS", 1 << 25)  # of its image
 MAX_REQUESTS = setting("MAX_REQUESTS", 16)  # read, waiting and in work; others get 503 at once
 WORKERS = setting("WORKERS", 2)  # images in work
 READ_SECONDS = setting("READ_SECONDS", 10)  # for the head of a request, and for its body
-STOP_SECONDS = setting("STOP_SECONDS", 30)  # for requests in work after SIGTERM
+STOP_SECONDS = setting("STOP_SECONDS", 30, least=0)  # for requests in work after SIGTERM
 
 
 def make_app(about: dict, run: Callable) -> Starlette:
@@ -122,7 +122,7 @@ def main() -> None:
     if not os.path.isfile(file) or not file.endswith((".onnx", ".xml")):
         sys.exit(f"MODEL: expected an .onnx or .xml file, got {file!r}")
     try:
-        about, run = open_model(file, setting("THREADS", 0))
+        about, run = open_model(file, setting("THREADS", 0, least=0))
     except ImportError as error:
         sys.exit(f"MODEL: {file} needs a package that is not installed: {error}")
     except Exception as error:  # those of the runtimes have no common class but this one
@@ -130,7 +130,7 @@ def main() -> None:
     uvicorn.run(
         make_app(about, run),
         host=os.environ.get("HOST", "127.0.0.1"),
-        port=setting("PORT", 8080),
+        port=setting("PORT", 8080, most=65535),
         http=TimedProtocol,
         ws="none",
         h11_max_incomplete_event_size=1 << 14,  # of a head

@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = (
 # Folders of a data set that tell nothing of an image: a/images/b.jpg is a/b.jpg.
 _PLACES = {"images", "image", "imgs", "img", "jpegimages", "annotations", "annotation", "labels",
            "photos", "xml", "xmls", "json"}  # fmt: skip
-MAX_LINKS = 10_000  # folders entered by a link: links that lead to each other make many
+MAX_LINKS = 10_000  # to folders that were read before: links that lead to each other make many
 # Files that one expects beside images.
 _DATA_SUFFIXES = (".xml", ".json", ".txt", ".csv", ".yaml", ".yml", ".names", ".data", ".md")
 
@@ -81,7 +81,7 @@ def files_below(root: str | os.PathLike, *suffixes: str) -> list[str]:
         root: The folder.
         *suffixes: Of the files; none: all.
     """
-    found, links = [], 0
+    found, links, seen = [], 0, set()
     above = {os.fspath(root): {os.path.realpath(root)}}  # of each folder: it and those above
     for folder, folders, files in os.walk(root, followlinks=True):
         there = above.pop(folder)
@@ -91,7 +91,8 @@ def files_below(root: str | os.PathLike, *suffixes: str) -> list[str]:
             real = os.path.realpath(path)
             if real not in there:  # else a link to a folder above
                 inside[name] = {*there, real}
-                links += os.path.islink(path)
+                links += real in seen and os.path.islink(path)
+                seen.add(real)
         folders[:] = inside
         above |= {os.path.join(folder, name): chain for name, chain in inside.items()}
         if links > MAX_LINKS:

@@ -33,6 +33,12 @@ from fcos_tf.tensorflow_words import load_tensorflow
 # Of the validation data.
 _DATA = fields_of(DataOptions).keys() - {"train_split", "overfit", "max_bad_images", "apply_exif"}
 _DATA |= {"val_split"}
+# Arguments of the exports whose flags have other names.
+_FLAGS = {
+    "precision": "export_precision", "limits": "max_pixels", "calibration": "calibration_images",
+    "sample": "sample", "image_size": "image_size", "directory": "output_dir",
+}  # fmt: skip
+_SUFFIXES = {"litert": ".tflite", "onnx": ".onnx", "openvino": ".xml"}
 _PLACES = ("dataset", "data_dir", "annotations", "images")
 
 
@@ -107,6 +113,7 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
         refuse("export without --val_images", ["max_ap_loss", "report", *_DATA])
     if options.weights:
         refuse("--weights", ["model_dir"])
+    _check_outputs(options)
     calibration = ()
     # Refuses missing packages before anything is done.
     if options.onnx:
@@ -136,25 +143,38 @@ def _export(config: Config, options: ExportOptions, given: command_line.Given) -
     shared |= build.given_thresholds(config, given, model, path)
     precision = {"precision": options.export_precision}
     eight_bits = {**shared, **precision, "calibration": calibration}
-    if options.litert:
-        print(export.export_litert(model, options.litert, **eight_bits), flush=True)
-    if options.onnx:
-        print(export.export_onnx(model, options.onnx, **shared), flush=True)
-    if options.openvino:
-        print(export.export_openvino(model, options.openvino, **eight_bits), flush=True)
-    if options.output_dir:
-        folder = export.export_saved_model(
-            model,
-            options.output_dir,
-            fold=options.fold_batch_norms,
-            sample=options.sample,
-            limits=export.Limits(options.max_images, options.max_pixels),
-            **shared,
-            **precision,
-        )
-        print(folder, flush=True)
+    with command_line.arguments_as_flags(_FLAGS):
+        if options.litert:
+            print(export.export_litert(model, options.litert, **eight_bits), flush=True)
+        if options.onnx:
+            print(export.export_onnx(model, options.onnx, **shared), flush=True)
+        if options.openvino:
+            print(export.export_openvino(model, options.openvino, **eight_bits), flush=True)
+        if options.output_dir:
+            folder = export.export_saved_model(
+                model,
+                options.output_dir,
+                fold=options.fold_batch_norms,
+                sample=options.sample,
+                limits=export.Limits(options.max_images, options.max_pixels),
+                **shared,
+                **precision,
+            )
+            print(folder, flush=True)
     if gate:
         print(export.format_rows(gate.rows))
+
+
+def _check_outputs(options: ExportOptions) -> None:
+    """Refuses outputs that exist or have other names, before anything is done."""
+    for name, suffix in _SUFFIXES.items():
+        file = getattr(options, name)
+        if file and Path(file).suffix != suffix:
+            raise ValueError(f"--{name}: expected a path that ends in {suffix}, got {file}")
+    for name in (*_SUFFIXES, "output_dir"):
+        path = getattr(options, name)
+        if path and Path(path).exists():
+            raise FileExistsError(f"--{name}: expected a new path, got {path}, which exists")
 
 
 def _make_gate(

@@ -1,6 +1,7 @@
 """An exported model, a SavedModel, as an `OpenedModel`. B images, D detections of each."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ def to_labels(
 
 def portable_bytes(picture: Picture) -> bytes:
     """A file that the exported model can decode: the picture's own, or a PNG of its pixels."""
-    known = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF")  # JPEG, PNG, BMP, WebP
+    known = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")  # JPEG, PNG, WebP; of BMP not all
     if picture.data is not None and picture.data.startswith(known):
         return picture.data
     import cv2
@@ -200,4 +201,6 @@ def portable_bytes(picture: Picture) -> bytes:
 def refusal(pictures: Sequence[Picture], message: str) -> ImageError:
     """The error for a request that the model has refused."""
     what = pictures[0].name if len(pictures) == 1 else f"one of {len(pictures)} images"
-    return ImageError(f"{what}: {' '.join(str(message).split())}")
+    reason = re.search(r"assertion failed: \[(.*?)\]\s*(?:\[|$)", str(message), re.DOTALL)
+    text = reason[1] if reason else str(message)
+    return ImageError(f"{what}: {' '.join(text.split())}")

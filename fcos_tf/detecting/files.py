@@ -103,7 +103,7 @@ def files_in(folder: str | Path, suffixes: Sequence[str]) -> list[Path]:
     """
     # A broken link is a fault when it is read. Hidden files are often metadata of another program.
     there = sorted(file for file in Path(folder).iterdir() if not file.name.startswith("."))
-    files = [file for file in there if not file.is_dir()]
+    files = [file for file in there if file.is_file() or (file.is_symlink() and not file.exists())]
     found = [file for file in files if file.suffix.lower() in suffixes]
     others = [each.name for each in files if each.suffix.lower() not in suffixes]
     if others:

@@ -37,6 +37,8 @@ LIMITS = Limits()
 
 # First bytes of the files.
 _JPEG, _PNG, _BMP, _WEBP = b"\xff\xd8\xff", b"\x89PNG", b"BM", b"RIFF"
+MAX_SCANS = 100  # of a progressive JPEG: each costs the time of the whole image
+_SCAN = b"\xff\xda\x00"  # the marker, and the first byte of a length of at most 14
 _HEADER = 2048  # bytes; all header fields read here lie within them
 # BMP: bytes before the second header, and the range of its length (OS/2's are shorter).
 _BMP_FIRST_HEADER, _BMP_HEADERS = 14, (40, 124)
@@ -141,7 +143,9 @@ def _read_size(name, data):
     header = checked(header, is_known, *message)
 
     def jpeg():
-        return tf.cast(tf.image.extract_jpeg_shape(data)[:2], tf.int64)
+        size = tf.cast(tf.image.extract_jpeg_shape(data)[:2], tf.int64)
+        is_right = tf.size(tf.strings.split(data, _SCAN, maxsplit=MAX_SCANS + 1)) <= MAX_SCANS + 1
+        return checked(size, is_right, name, f": expected a JPEG of at most {MAX_SCANS} scans")
 
     def png():
         is_right = ~tf.strings.regex_full_match(data, _MANY_TEXTS)

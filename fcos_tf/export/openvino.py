@@ -72,7 +72,7 @@ def export_openvino(
     file = new_file(model, file, ".xml")
     weights = file.with_suffix(".bin")
     if weights.exists():
-        raise FileExistsError(f"expected a new file; got {weights}, which exists")
+        raise FileExistsError(f"file: expected a new one; got {weights}, which exists")
     size, rule = check_options(model, image_size, thresholds, ".xml")
     openvino = import_package("openvino")
     quantise = _quantiser(calibration, rule, model.apply_exif) if len(calibration) else None
@@ -97,7 +97,8 @@ def export_openvino(
     )
     graph.set_rt_info(json.dumps(description), DESCRIPTION_KEY)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(weights), replacing(file) as temporary:  # its .bin is the other one
+    # Its .bin is the other one, and in place before it.
+    with replacing(file) as temporary, replacing(weights):
         openvino.save_model(graph, temporary, compress_to_fp16=False)
         if accept:
             accept(temporary, description)

@@ -112,9 +112,9 @@ def new_file(model, file: str | Path, suffix: str) -> Path:
         raise ValueError(f"expected a detector, got a {type(model).__name__}; export a SavedModel")
     file = Path(file)
     if file.suffix != suffix:
-        raise ValueError(f"expected a file that ends in {suffix}; got {file}")
+        raise ValueError(f"file: expected a path that ends in {suffix}; got {file}")
     if file.exists():
-        raise FileExistsError(f"expected a new file; got {file}, which exists")
+        raise FileExistsError(f"file: expected a new one; got {file}, which exists")
     return file
 
 
@@ -155,6 +155,7 @@ def _new_version(directory: str | Path) -> Path:
 def describe(model, copy, precision, *, image_size, traced) -> dict[str, Any]:
     """The description of an export of `model`, whose `inference_copy` is `copy`, for JSON."""
     size = image_size if isinstance(image_size, str) else "{}x{}".format(*image_size)
+    size = size.lower().replace(" ", "")  # as other programs expect it
     return {
         "fcos_tf_version": __version__,
         "tensorflow_version": tf.__version__,

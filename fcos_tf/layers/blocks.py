@@ -58,6 +58,8 @@ def check_range(**arguments: tuple[Any, float, float]) -> None:
         ValueError: names the argument, its range and its value.
     """
     for name, (value, least, most) in arguments.items():
+        if getattr(value, "shape", None) == ():  # of an array or tensor without axes
+            value = keras.ops.convert_to_numpy(value)[()]
         is_whole = isinstance(least, int) and isinstance(most, int)
         kind = numbers.Integral if is_whole else numbers.Real
         if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:

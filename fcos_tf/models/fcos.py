@@ -7,6 +7,7 @@
 Shape shorthand: B images, N points over all levels, M padded boxes, C classes, D detections.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -121,7 +122,7 @@ class FCOS(PyramidDetector):
         check_range(
             head_convs=(head_convs, 0, 100),
             box_loss_weight=(box_loss_weight, 0.0, 1e6),
-            center_sampling_radius=(radius, 0.0, 1e6),
+            center_sampling_radius=(radius, 0.0, math.inf),
             topk_per_level=(topk_per_level, 1, 10**9),
         )
         if ASSIGNERS[assigner].uses_predictions and RULES[rules].box_activation != "relu":

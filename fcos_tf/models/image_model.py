@@ -114,8 +114,11 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
         # Autocasting would make image sizes bfloat16 under mixed precision: 1333 becomes 1336.
         super().__init__(autocast=False, **kwargs)
         num_classes = _count_classes(num_classes, class_names)
-        if category_ids is not None and len({*category_ids}) != num_classes:
-            raise ValueError(f"expected {num_classes} different category_ids; got {category_ids!r}")
+        category_ids = None if category_ids is None else tuple(map(int, category_ids))
+        if category_ids is not None and not (
+            len(category_ids) == len({*category_ids}) == num_classes
+        ):
+            raise ValueError(f"expected {num_classes} different category_ids; got {category_ids}")
         if image_size is not None:
             parse_image_size(image_size)
         channel_order = channel_order or "rgb"
@@ -129,7 +132,7 @@ class ImageModel(TrainSteps, CheckedInputs, keras.Model):
                 check_range(**{name: (value, 1e-6 if name == "std" else -1e6, 1e6)})
         self.num_classes = num_classes
         self.class_names = None if class_names is None else tuple(class_names)
-        self.category_ids = None if category_ids is None else tuple(map(int, category_ids))
+        self.category_ids = category_ids
         self.image_size, self.apply_exif = image_size, apply_exif
         self.channel_order = channel_order
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))

@@ -36,7 +36,8 @@ class CheckedInputs:
         x = check_data(self, x, y, training=True)
         if validation_data is not None:
             if isinstance(validation_data, list) or (
-                isinstance(validation_data, tuple) and len(validation_data) != 2
+                isinstance(validation_data, tuple)
+                and any(part is not None for part in validation_data[2:])
             ):
                 raise ValueError(
                     "validation_data: expected a data set or a tuple (images, targets), got a "

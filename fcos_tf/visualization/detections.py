@@ -227,6 +227,8 @@ def _label_mask(text: str, name: str, text_size: int, most: int) -> Image.Image:
         mask = text_mask(attempt, text_size)
         if mask.width <= most:
             return mask
+    if len(name) == 1:
+        return mask
     lengths = range(1, min(len(name), LONGEST_NAME))
     kept = bisect.bisect(lengths, most, key=lambda n: text_mask(f"{name[:n]}…", text_size).width)
     return text_mask(f"{name[: max(kept, 1)]}…", text_size)

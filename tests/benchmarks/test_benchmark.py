@@ -1,5 +1,6 @@
 """The benchmark takes turns, and times something real."""
 
+import functools
 import json
 
 import numpy as np
@@ -20,6 +21,41 @@ def test_sides_take_turns_after_one_step_that_does_not_count():
     seconds = turns.time_in_turns(runs, rounds=2, steps=3)
     assert "".join(calls) == "ab" + "aaabbb" * 2
     assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+class Contestant:
+    """Fails where its entrant says so."""
+
+    precision = note = ""
+
+    def __init__(self, name, fails_in):
+        self.name, self._fails_in, self._turns = name, fails_in, 0
+        if fails_in == 0:
+            raise MemoryError("at the start")
+
+    def run(self, steps):
+        self._turns += 1
+        if self._turns == self._fails_in:
+            raise RuntimeError("in a turn")
+        return 2.0 * steps
+
+    def ask(self, what, *arguments):
+        return {"memory": (1, 1)}.get(what)
+
+    def close(self):
+        pass
+
+
+def test_a_contestant_that_fails_leaves_the_others(monkeypatch):
+    monkeypatch.setattr(benchmark, "Contestant", Contestant)
+    options = benchmark.BenchmarkOptions(what="input", rounds=3)
+    measure = functools.partial(benchmark._measure, options=options, steps=4, check=None)
+    result = measure("title", 1, {"ours": None, "a": 0, "b": None, "c": 2})
+    assert result["seconds_per_step"] == {"ours": [2.0] * 3, "b": [2.0] * 3}
+    assert [*result["contestants"]] == ["ours", "b"]
+    assert result["faults"] == {"a": "at the start", "c": "in a turn"}
+    with pytest.raises(MemoryError):
+        measure("title", 1, {"ours": 0, "b": None})
 
 
 def run(capsys, *arguments):

@@ -35,7 +35,7 @@ def test_a_version_is_written_as_the_model_is(weights, capsys, tmp_path):
     assert (description["image_size"], description["score_threshold"]) == ("64,96", 0.25)
     assert (description["precision"], description["folded_batch_norms"]) == ("float32", 2)
     code, _, error = run(capsys, f"--weights={weights}", f"--output_dir={folder}")
-    assert (code, len(error)) == (1, 1) and "expected a new version" in error[0]
+    assert (code, len(error)) == (1, 1) and "--output_dir: expected a new path" in error[0]
 
 
 def test_flags_that_are_given_count(weights, capsys, tmp_path):

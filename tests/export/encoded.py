@@ -90,6 +90,7 @@ def _claiming(data, at, sides):
 
 
 READABLE = _readable()
+_SCAN = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
 # What of each the error says. Sizes: 60000 = 0xEA60, so 60000 x 60000.
 _SIDE = 0xEA60
 UNREADABLE = {
@@ -97,6 +98,10 @@ UNREADABLE = {
     "text": (b"<html></html>", r"image_bytes\[1\]: expected JPEG, .*, got 13 bytes"),
     "tiff": (save(picture(), "TIFF"), r"image_bytes\[1\]: expected JPEG"),
     "jpeg cut off": (READABLE["jpeg"][:-100], "Invalid JPEG data"),
+    "jpeg of many scans": (
+        READABLE["jpeg"] + _SCAN * 100,
+        r"image_bytes\[1\]: expected a JPEG of at most 100 scans",
+    ),
     "jpeg header alone": (READABLE["jpeg"][:12], "Invalid JPEG data"),
     "jpeg of 60000 x 60000": (
         # The frame header: marker, length, bits, height, width.

@@ -132,8 +132,8 @@ def test_wrong_arguments_are_refused_before_anything_is_made(model, tmp_path, mo
     classifier = fcos_tf.ImageClassifier(2, backbone="simple_cnn", image_size="64x64")
     for each, file, options, error, message in (
         (classifier, f"a{suffix}", {}, ValueError, "expected a detector, got a ImageClassifier"),
-        (model, "a.keras", {}, ValueError, f"expected a file that ends in {suffix}"),
-        (model, f"there{suffix}", {}, FileExistsError, f"a new file; got .*{there.name}"),
+        (model, "a.keras", {}, ValueError, f"file: expected a path that ends in {suffix}"),
+        (model, f"there{suffix}", {}, FileExistsError, f"a new one; got .*{there.name}"),
         (model, f"a{suffix}", {"score": 0.1}, ValueError, "score_threshold, .* got score"),
         *((model, f"a{suffix}", options, ValueError, text) for options, text in WRONG[name]),
     ):

@@ -185,6 +185,11 @@ def test_whole_numbers_are_thresholds(nms_threshold):
     assert found["boxes"].shape[::2] == (2, 4)
 
 
+def test_numbers_may_be_of_numpy_and_ids_of_any_iterable():
+    model = small_model(nms_threshold=np.array(0.5), category_ids=iter((4, 6, 5)))
+    assert (model.nms_threshold, model.category_ids) == (0.5, (4, 6, 5))
+
+
 def test_top_candidates_limit_each_level():
     scores = np.float32([[[0.1, 0.9, 0.2], [0.8, 0.3, 0.7]]])  # two points, three classes
     best, labels, index = top_candidates(scores, 3)

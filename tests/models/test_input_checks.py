@@ -109,6 +109,7 @@ def test_validation_data_is_checked_as_well(model):
     wrong = changed(labels=np.full((2, 1), 3))
     with pytest.raises(ValueError, match=r"labels in 0\.\.2"):
         model.fit(IMAGES, TARGETS, validation_data=(IMAGES, wrong), verbose=0)
+    model.fit(IMAGES, TARGETS, validation_data=(IMAGES, TARGETS, None), verbose=0)
     for data in ([IMAGES, TARGETS], (IMAGES, TARGETS, np.ones(2))):
         message = f"validation_data: expected .* got a {type(data).__name__} of {len(data)}"
         with pytest.raises(ValueError, match=message):

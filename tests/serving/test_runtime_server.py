@@ -218,8 +218,9 @@ def test_a_server_that_cannot_start_says_why(files, tmp_path):
         ({}, "MODEL: expected an .onnx or .xml file, got ''"),
         ({"MODEL": str(tmp_path / "no.xml")}, "MODEL: expected an .onnx or .xml file, got "),
         ({"MODEL": str(bad)}, f"MODEL: expected a file of tools/export.py, got {bad}: "),
-        ({"WORKERS": "many"}, "WORKERS: expected a whole number, got 'many'"),
-        ({"MODEL": str(folder / "sides.onnx"), "PORT": "x"}, "PORT: expected a whole number"),
+        ({"WORKERS": "many"}, "WORKERS: expected a whole number from 1 to 2147483648, got 'many'"),
+        ({"WORKERS": "0"}, "WORKERS: expected a whole number from 1 to 2147483648, got '0'"),
+        ({"MODEL": str(folder / "sides.onnx"), "PORT": "70000"}, "PORT: expected a"),
     ):
         environment = {name: x for name, x in os.environ.items() if name != "MODEL"} | given
         ended = subprocess.run(SERVER, env=environment, capture_output=True, text=True)

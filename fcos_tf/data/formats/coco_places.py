@@ -126,14 +126,14 @@ def _find_json(split: str, data_dir, annotations) -> tuple[Path, bool]:
             alone = [each for each in alone if each.is_file() and kind_of_json(each) == "coco"]
         if len(alone) == 1 and not _is_of_split(alone[0]):
             return alone[0], False
-    above = Path(data_dir or tried[0].parent)
+    above = tried[0].parent if annotations else folder
     patterns = ("*.json", "annotations/*.json", f"*/{ROBOFLOW}")
     there = [str(path.relative_to(above)) for each in patterns for path in sorted(above.glob(each))]
     if len(there) > MAX_LISTED:
         there[MAX_LISTED:] = [f"... {len(there) - MAX_LISTED} more"]
     raise FileNotFoundError(
         f"no annotation file {' or '.join(map(str, tried))}; JSON files in {above}: "
-        f"{', '.join(there) or 'none'}; --annotations names another"
+        f"{', '.join(there) or 'none'}{'' if annotations else '; --annotations names another'}"
     )
 
 

@@ -11,18 +11,20 @@ Without one, as keras-retinanet reads it; empty fields are an image without obje
     photos/a.jpg,10,20,110,220,cat
     photos/b.jpg,,,,,
 
-A column `difficult` or `IsGroupOf` marks objects as VOC's difficult ones. Images that no table
-names are left out: nobody knows what is in them.
+A column `difficult`, `IsGroupOf` or `iscrowd` marks objects as VOC's difficult ones. Images that no
+table names are left out: nobody knows what is in them.
 
 Corners are taken as continuous edges in pixels from 0, width = xmax - xmin, as both programs use
 them. Scripts that copy the one-based corners of VOC's XML into such tables leave boxes whose left
 and upper edges are a pixel too far in.
 """
 
+import contextlib
 import csv
 import io
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from fcos_tf.data.annotations import Fault
@@ -81,8 +83,8 @@ def list_csv(
     own = _own_table(tables, split)
     table = own or next(iter(tables.values()))
     folder = str(images).replace("{split}", split) if images else data_dir or table.parent
-    read_tables = {each: _read_table(each) for each in dict.fromkeys(tables.values())}
-    rows, faults = read_tables[table]
+    read_table = cache(_read_table)
+    rows, faults = read_table(table)
     index = ImageIndex(folder)
     spellings: dict[str, list[str]] = {}  # of each image
     for stated in rows:
@@ -97,17 +99,16 @@ def list_csv(
         mine = sorted(item for stated in named[name] for item in rows[stated].items())
         return _record(str(table), _find(named[name][0], table.parent, index), dict(mine))
 
-    used = {
-        _name(stated, each.parent, index)
-        for each, (its_rows, _) in read_tables.items()
-        for stated in its_rows
-    }
+    used = set()
+    for each in dict.fromkeys(tables.values()):
+        with contextlib.suppress(ValueError):  # a fault of another split
+            used |= {_name(stated, each.parent, index) for stated in read_table(each)[0]}
 
     def find_class_names() -> Sequence[str]:
         found = {
             row["class"]
-            for each, _ in read_tables.values()
-            for mine in each.values()
+            for each in dict.fromkeys(tables.values())
+            for mine in read_table(each)[0].values()
             for row in mine.values()
         } - {""}
         if not found:
@@ -146,8 +147,10 @@ def _find_tables(data_dir, annotations, split: str) -> dict[str, Path]:
         return {split if "{split}" in str(annotations) else "": file}
     if not data_dir:
         raise ValueError("dataset csv needs data_dir, or annotations, the table")
-    files = [Path(data_dir) / name for name in files_below(data_dir, ".csv")]
-    files = [file for file in files if is_table(file)]
+    files = [*Path(data_dir).glob("*.csv"), *Path(data_dir).glob("*/*.csv")]
+    files = sorted(filter(is_table, files)) or [
+        file for name in files_below(data_dir, ".csv") if is_table(file := Path(data_dir) / name)
+    ]
     if len(files) == 1:
         return {"": files[0]}
     found: dict[str, Path] = {}
@@ -178,7 +181,7 @@ def _reader(text: str):
     """A reader of the lines of a table, with the separator of its first line."""
     first = text.lstrip().split("\n", 1)[0]
     separator = max(",;\t", key=first.count)
-    return csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True)
+    return csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
 
 
 def _columns_of(head: list[str]) -> tuple[list[str], bool]:
@@ -192,11 +195,17 @@ def _columns_of(head: list[str]) -> tuple[list[str], bool]:
 
 def _parse(file: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
     """The lines with their numbers, and the column of each field; no columns: no such table."""
-    reader = _reader(read_utf8(file))
+    reader, lines, first = _reader(read_utf8(file)), [], 1
     try:
-        lines = [(reader.line_num, [field.strip() for field in row]) for row in reader if any(row)]
+        for row in reader:
+            if any("\n" in field for field in row):
+                what = f"got a quote that is open up to line {reader.line_num}"
+                raise ValueError(f"{file}: line {first}: expected a record on one line, {what}")
+            if any(row):
+                lines.append((reader.line_num, [field.strip() for field in row]))
+            first = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{file}: line {reader.line_num}: expected CSV, got {error}") from None
+        raise ValueError(f"{file}: line {first}: expected CSV, got {error}") from None
     columns, has_header = _columns_of(lines[0][1]) if lines else ([], False)
     return lines[has_header:], columns
 
@@ -268,8 +277,8 @@ def _record(origin: str, file: str, rows: dict[int, dict[str, str]]) -> ImageRec
         try:
             difficult = any(map(is_difficult, row[MARK]))
         except ValueError as error:
-            faults.append(Fault(origin, item, str(error)))
-            continue
+            faults.append(Fault(origin, item, f"{error}; taken as 0", kept=True))
+            difficult = False
         box = tuple(float(row[side]) for side in CORNERS)
         objects[number] = ObjectRecord(row["class"], difficult, box)
     return ImageRecord(origin, file, size, objects, faults)

@@ -9,7 +9,13 @@ from typing import NamedTuple
 
 from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats import splits
-from fcos_tf.data.formats.records import Frame, ImageRecord, absent_classes, read_result
+from fcos_tf.data.formats.records import (
+    Frame,
+    ImageRecord,
+    absent_classes,
+    names_in,
+    read_result,
+)
 from fcos_tf.data.formats.voc_files import image_ids_of
 from fcos_tf.image_files import ImageIndex, files_below, stem_of
 
@@ -136,7 +142,7 @@ def list_records(
         places.append(place or name)
 
     def find_class_names() -> Sequence[str]:
-        found = {each.name for record in records.values() for each in record.objects.values()}
+        found = {name for record in records.values() for name in names_in(record)}
         if not found:
             faults = (fault for record in records.values() for fault in record.faults)
             reason = next((f"; the first fault: {fault}" for fault in faults), "")

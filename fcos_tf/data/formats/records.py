@@ -62,7 +62,8 @@ class ImageRecord(NamedTuple):
         file: The image; empty: the record cannot be used, and `faults` say why.
         size: (height, width) as annotated; None: not annotated.
         objects: By number in the annotation file.
-        faults: What is wrong with them.
+        faults: What is wrong with the record.
+        unread: The class, if it can be read, and the fault of each object that cannot be used.
         in_fractions: Whether boxes are fractions of the sides.
     """
 
@@ -71,6 +72,7 @@ class ImageRecord(NamedTuple):
     size: tuple[int, int] | None = None
     objects: Mapping[int, ObjectRecord] = MappingProxyType({})
     faults: Sequence[Fault] = ()
+    unread: Sequence[tuple[str, Fault]] = ()
     in_fractions: bool = False
 
 
@@ -137,14 +139,10 @@ def read_result(
     used = [place for place, record in enumerate(found) if record.file]
     faults_of: dict[str, list[Fault]] = {}  # of each annotation file
     for record in found:
-        faults_of.setdefault(record.origin, []).extend(record.faults)
+        unread = [fault for name, fault in record.unread if not name or name in class_names]
+        faults_of.setdefault(record.origin, []).extend([*record.faults, *unread])
     kept = [found[place] for place in used]
-    others = Counter(
-        each.name
-        for record in kept
-        for each in record.objects.values()
-        if each.name not in class_names
-    )
+    names = [name for record in kept for name in names_in(record) if name not in class_names]
     read = Annotations(
         image_ids=np.array(image_ids, np.int64)[used],
         class_names=class_names,
@@ -170,7 +168,15 @@ def read_result(
         return int(text) if kind == item else 0
 
     faults = [fault for mine in faults_of.values() for fault in sorted(mine, key=number)]
-    return ReadResult(clean, faults, dict(others))
+    return ReadResult(clean, faults, dict(Counter(names)))
+
+
+def names_in(record: ImageRecord) -> list[str]:
+    """The class of each object of a record that has one, also of those that cannot be used."""
+    return [
+        *(each.name for each in record.objects.values()),
+        *(name for name, _ in record.unread if name),
+    ]
 
 
 def absent_classes(

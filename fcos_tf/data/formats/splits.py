@@ -13,12 +13,12 @@ from fcos_tf.image_files import plain_name, read_utf8, stem_of, unquoted
 LISTS = "splits"  # folder of lists of one's own
 EVERYTHING = "all"  # the split that has all images
 
-WORDS = {
+_WORDS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-_SPLIT_OF = {word: split for split, words in WORDS.items() for word in words}
+_SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
 
 
 class HashNote(str):
@@ -49,7 +49,7 @@ class Chosen(NamedTuple):
 
 def words_for(split: str) -> tuple[str, ...]:
     """The names that folders and files of a split have: val, valid, validation."""
-    return WORDS.get(split, (split,))
+    return _WORDS.get(split, (split,))
 
 
 def is_val(name: str, val_fraction: float) -> bool:

@@ -114,15 +114,16 @@ def read_record(xml: Path, stem: str, index: ImageIndex) -> ImageRecord:
         stated = text_of(root, "filename")
     except ValueError as error:
         return ImageRecord(origin, faults=[Fault(origin, "", str(error))])
-    objects, faults = {}, []
+    objects, unread = {}, []
     for number, element in enumerate(root.iterfind("object"), start=1):
+        name = ""
         try:
+            name = text_of(element, "name")
             objects[number] = read_object(element)
         except ValueError as error:
-            faults.append(Fault(origin, f"object {number}", str(error)))
-    return with_image(
-        ImageRecord(origin, "", size_of(*sides), objects, faults), index, stem, stated
-    )
+            unread.append((name, Fault(origin, f"object {number}", str(error))))
+    record = ImageRecord(origin, "", size_of(*sides), objects, unread=unread)
+    return with_image(record, index, stem, stated)
 
 
 def find_class_names(files: Iterable[Path], folders: Sequence[Path]) -> tuple[str, ...]:

@@ -225,7 +225,7 @@ def read_object(element: ElementTree.Element) -> ObjectRecord:
 def is_difficult(text: str) -> bool:
     """Whether a mark says so; unspecified, as tools write where nobody said anything, does not."""
     word = text.lower()
-    if word in ("", "false", "no", "unspecified"):
+    if word in ("", "false", "no", "none", "n/a", "nan", "-1", "unspecified"):
         return False
     try:
         return word in ("true", "yes") or bool(("0", "1").index(f"{float(word):g}"))

@@ -76,7 +76,7 @@ def list_yolo(
         image_of = {name: index.path(name) for name in index.names}
     names = names or names_beside([root, *map(Path, filter(None, (annotations, images)))])
     label_of = labels_of(root, image_of, labels)
-    faults += orphans(image_of, label_of, labels)
+    faults += orphans(root, image_of, label_of, labels, of_split=has_splits)
     names = names or tuple(class_names or ())
     if not names:
         raise ValueError(

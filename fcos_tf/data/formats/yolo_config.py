@@ -6,11 +6,10 @@ from typing import Any
 
 import yaml
 
-from fcos_tf.data.formats import splits
 from fcos_tf.image_files import read_text, read_utf8
 
 NAMES_FILES = ("classes.txt", "obj.names", "*.names")
-SPLITS = tuple(word for words in splits.WORDS.values() for word in words)
+SPLITS = ("train", "val", "valid", "validation", "test")
 _DARKNET = "obj.data"
 
 
@@ -84,7 +83,7 @@ def names_in(content: Mapping[str, Any], file: Path) -> tuple[str, ...]:
     if not isinstance(names, list) or len({*names}) < len(names):
         raise ValueError(f"{file}: names: expected different names, got {names!r:.200}")
     count = content.get("nc")
-    if names and count is not None and str(count).strip() != str(len(names)):
+    if names and count is not None and str(count).strip().removesuffix(".0") != str(len(names)):
         raise ValueError(f"{file}: expected nc={len(names)}, as names has, got {count!r}")
     return tuple(names)
 

@@ -136,12 +136,24 @@ def _split_path(image: str) -> tuple[str | None, str]:
 
 
 def orphans(
-    images: Mapping[str, str], label_of: Mapping[str, str | None], labels: Path | None
+    root: Path,
+    images: Mapping[str, str],
+    label_of: Mapping[str, str | None],
+    labels: Path | None,
+    *,
+    of_split: bool,
 ) -> list[Fault]:
     """Label files without image.
 
     They are all text files in the folders of labels, and those beside images that begin with an
     object. An image of another split counts, too: lists may share their folders.
+
+    Args:
+        root: The data set; what is outside is not looked at.
+        images: Name -> path of each image.
+        label_of: Its label file.
+        labels: The folder of the labels, if it is given.
+        of_split: Whether the images are those of a split; labels of others are not looked at.
     """
     used = {label for label in label_of.values() if label}
     faults = []
@@ -160,23 +172,34 @@ def orphans(
         return faults
     folders: dict[str, set[str]] = {}  # of images, below each folder "images"
     for before, after in map(_split_path, images.values()):
-        if before is not None:
+        if before is not None and _is_inside(before, root):
             folders.setdefault(before, set()).add(os.path.dirname(after))
     for before, mine in sorted(folders.items()):
         stems = {*map(stem_of, filter(is_image_name, files_below(f"{before}/images")))}
-        texts = [
-            file
-            for file in files_below(f"{before}/labels", ".txt")
-            if (folder := os.path.dirname(file)) in mine
-            or not os.path.isdir(f"{before}/images/{folder}")  # else it is of another split
-        ]
-        check(f"{before}/labels", texts, stems)
+        texts: dict[str, list[str]] = {}
+        for file in files_below(f"{before}/labels", ".txt"):
+            texts.setdefault(os.path.dirname(file), []).append(file)
+        for folder, files in texts.items():
+            if folder in mine or not (
+                os.path.isdir(f"{before}/images/{folder}") or (of_split and not _near(folder, mine))
+            ):
+                check(f"{before}/labels", files, stems)
     for folder in sorted({os.path.dirname(image) for image in images.values()}):
         files = sorted(os.listdir(folder or "."))
         stems = {*map(stem_of, filter(is_image_name, files))}
-        texts = [file for file in files if file.lower().endswith(".txt") and file[0] != "."]
-        check(folder, texts, stems, is_mixed=True)
+        texts_there = [name for name in files if name.lower().endswith(".txt") and name[0] != "."]
+        check(folder, texts_there, stems, is_mixed=True)
     return faults
+
+
+def _is_inside(folder: str, root: Path) -> bool:
+    above = os.path.abspath(root)
+    return os.path.commonpath([above, os.path.abspath(folder or "/")]) == above
+
+
+def _near(folder: str, others: set[str]) -> bool:
+    """Whether a folder is one of others but for the case, or lies in one."""
+    return any(f"{folder}/".lower().startswith(f"{other}/".lower()) for other in others)
 
 
 def is_label(file: str | os.PathLike) -> bool:

@@ -452,7 +452,8 @@ def test_no_annotation_file(tmp_path):
         f"{root}/annotations/test.json or {root}/test/_annotations.coco.json; JSON files in "
         f"{root}: annotations/instances_val.json; --annotations names another"
     )
-    with pytest.raises(FileNotFoundError, match=r"no annotation file .*nowhere\.json; JSON files"):
+    message = r"no annotation file .*nowhere\.json; JSON .*: annotations/instances_val\.json$"
+    with pytest.raises(FileNotFoundError, match=message):
         read_coco("val", data_dir=root, annotations=root / "nowhere.json")
 
 

@@ -148,20 +148,34 @@ def test_images_that_no_table_names_are_left_out_and_counted(tmp_path):
 def test_objects_marked_difficult_or_as_groups_are_not_learned(tmp_path):
     add(tmp_path, "a.jpg")
     header = "filename,class,xmin,ymin,xmax,ymax,IsGroupOf,difficult\n"
-    marks = ["0,0", "1,0", "False,True", ",", "2,0"]
+    marks = ["0,0", "1,0", "False,True", ",", "-1,nan", "2,0"]
     lines = [f"a.jpg,cat,{x},1,{x + 2},9,{mark}\n" for x, mark in enumerate(marks)]
     (tmp_path / "boxes.csv").write_text(header + "".join(lines))
     found, (fault,), _ = read_annotations("csv", "all", data_dir=tmp_path)
-    assert found.ignored.tolist() == [False, True, True, False]
-    assert fault[1:3] == ("line 6", "difficult: expected 0 or 1, got '2'")
+    assert found.ignored.tolist() == [False, True, True, False, False, False]
+    assert fault[1:] == ("line 7", "difficult: expected 0 or 1, got '2'; taken as 0", True)
 
 
 def test_an_unclosed_quote_is_refused(tmp_path):
     add(tmp_path, "a.jpg", "b.jpg")
     lines = 'a.jpg,40,30,"cat,1,2,3,4\nb.jpg,40,30,dog,1,2,3,4\n'
     (tmp_path / "boxes.csv").write_text(HEADER + lines)
-    with pytest.raises(ValueError, match=r"boxes\.csv: line 3: expected CSV, got unexpected end"):
+    with pytest.raises(ValueError, match=r"boxes\.csv: line 2: .* quote that is open up to line 3"):
         read_annotations("csv", "all", data_dir=tmp_path)
+    lines = '"a.jpg" ,40,30,"cat" ,1,2,3,4\nb.jpg,40,30,"6"" dog",1,2,3,4\n'
+    (tmp_path / "boxes.csv").write_text(HEADER + lines)
+    found, faults, _ = read_annotations("csv", "all", data_dir=tmp_path)
+    assert faults == [] and found.class_names == ('6" dog', "cat") and found.num_images == 2
+
+
+def test_a_faulty_table_of_another_split_is_no_matter(tmp_path):
+    add(tmp_path, "a.jpg")
+    (tmp_path / "train.csv").write_text(f"{HEADER}a.jpg,40,30,cat,1,2,3,4\n")
+    (tmp_path / "test.csv").write_text("filename,xmin,ymin,xmax,ymax\na.jpg,1,2,3,4\n")
+    found, faults, _ = read_annotations("csv", "train", data_dir=tmp_path, classes=["cat"])
+    assert faults == [] and found.num_images == 1
+    with pytest.raises(ValueError, match=r"test\.csv: expected a header"):  # it may have classes
+        read_annotations("csv", "train", data_dir=tmp_path)
 
 
 def test_tables_are_told_by_their_first_lines_at_any_depth(tmp_path):
@@ -171,6 +185,9 @@ def test_tables_are_told_by_their_first_lines_at_any_depth(tmp_path):
     (tmp_path / "p" / "q" / "boxes.csv").write_text(f"\n{HEADER}a.jpg,40,30,cat,1,2,3,4\n")
     found, faults, _ = read_annotations("csv", "all", data_dir=tmp_path)
     assert faults == [] and names_of(found, tmp_path) == ["a.jpg"]
+    add(tmp_path, "b.jpg")  # deeper ones count only where there are no others
+    (tmp_path / "boxes.csv").write_text(f"{HEADER}b.jpg,40,30,cat,1,2,3,4\n")
+    assert names_of(read_annotations("csv", "all", data_dir=tmp_path)[0], tmp_path) == ["b.jpg"]
 
 
 def test_the_stated_ending_is_preferred(tmp_path):

@@ -312,6 +312,21 @@ def test_a_label_that_belongs_to_no_image_is_named(tmp_path, images, labels):
     assert faults == [Fault(str(tmp_path / labels[1]), "", "has no image of its name")]
 
 
+def test_labels_of_a_split_without_images_and_of_other_data_are_not_looked_at(tmp_path):
+    root = tmp_path / "images" / "set"
+    add(root, "images/val/a.jpg", ["0 0.5 0.5 1 1"])
+    for label in (
+        root / "labels/train/b.txt",
+        root / "labels/VAL/c.txt",
+        tmp_path / "labels/d.txt",
+    ):
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text("0 0.5 0.5 1 1\n")
+    configure(root, "train: images/train\nval: images/val\nnames: [cat]\n")
+    found, (fault,), _ = read_annotations("yolo", "val", data_dir=root)
+    assert found.num_images == 1 and fault.file == str(root / "labels/VAL/c.txt")
+
+
 def test_the_image_of_a_label_that_cannot_be_read_is_left_out(tmp_path):
     for name in "ab":
         add(tmp_path, f"images/{name}.jpg", ["0 0.5 0.5 1 1"])
