@@ -118,10 +118,15 @@ class _Part(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def no_larger_than(path: str | Path, config: dict) -> Iterator[None]:
+def no_larger_than(path: str | Path, config: dict, *, times: int = 1) -> Iterator[None]:
     """A context in which a model is built with no more weights than a file holds.
 
     Under TensorFlow only, which tells of a variable before it takes memory.
+
+    Args:
+        path: The `.keras` file.
+        config: Of the model in it.
+        times: How often a weight may be made.
 
     Raises:
         ValueError: the config asks for more.
@@ -138,7 +143,7 @@ def no_larger_than(path: str | Path, config: dict) -> Iterator[None]:
         return
     import tensorflow as tf
 
-    left, shapes = sum(held) + NOT_SAVED, tf.Graph()
+    left, shapes = times * sum(held) + NOT_SAVED, tf.Graph()
 
     def create(next_creator, **kwargs):
         nonlocal left

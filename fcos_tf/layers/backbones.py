@@ -153,7 +153,8 @@ def build_backbone(
             weights = str(fetch_weights(weights, backbone=name))
         check_whole(weights)
         try:
-            with no_larger_than(weights, read_config(weights)["config"]):
+            # keras_cv makes some layers more than once.
+            with no_larger_than(weights, read_config(weights)["config"], times=4):
                 source = keras.models.load_model(weights, compile=False)
         except Exception as error:  # of Keras and HDF5, which raise anything
             text = first_lines(error)
