@@ -176,11 +176,22 @@ def _measure(
             products = {name: start(f"matrix product {name}", each) for name, each in made.items()}
         runs = {each.name: each.run for each in (*started.values(), *products.values())}
         seconds = time_in_turns(runs, rounds=options.rounds, steps=steps, faults=faults)
+        ours = next(iter(started))
+        if ours in faults:
+            raise ValueError(f"{ours} failed: {faults[ours]}")
         started = {name: each for name, each in started.items() if name in seconds}
         products = {name: each for name, each in products.items() if each.name in seconds}
         peaks = {  # the best of the rounds
             name: each.ask("flops") / min(seconds[each.name]) for name, each in products.items()
         }
+
+        def flops_of(name, each):
+            try:
+                return each.ask("flops")
+            except Exception as error:
+                faults[name] = one_line(error)
+                return None
+
         memory = {name: each.ask("memory") for name, each in started.items()}
         if check and not faults:
             check({name: each.ask("result") for name, each in started.items()})
@@ -193,7 +204,7 @@ def _measure(
                     seconds[name],
                     images_per_step=images_per_step,
                     memory=memory[name],
-                    flops=each.ask("flops"),
+                    flops=flops_of(name, each),
                     peak=peaks.get(each.precision),
                     note=each.note,
                 )

@@ -16,11 +16,10 @@ from fcos_tf.config import Config
 from fcos_tf.options import options_for, sections_of
 from fcos_tf.tensorflow_words import load_tensorflow
 
-# What torchvision's detectors have not, or this peer does not imitate.
+# What this peer does not imitate, beside what torchvision's detectors have not.
 _EQUAL = (
-    "ema_momentum", "bias_lr_factor", "backbone_lr_factor", "optimizer", "accumulation_steps",
-    "assigner", "quality", "max_bad_steps", "tta", "box_loss", "box_loss_weight",
-    "centerness_on", "center_sampling_radius", "initial_weights",
+    "ema_momentum", "max_bad_steps", "tta", "box_loss_weight", "centerness_on",
+    "center_sampling_radius", "initial_weights",
 )  # fmt: skip
 
 
@@ -30,12 +29,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _train(config: Config, options, given) -> None:
-    for name in _EQUAL:
-        expected, got = getattr(Config(), name), getattr(config, name)
-        if got != expected:
-            raise ValueError(f"--{name}: expected {expected or 'none'}, as the peer has, got {got}")
-    from benchmarks.torchvision_peer import Peer, import_torchvision
+    from benchmarks.torchvision_peer import EQUAL, Peer, import_torchvision, refuse_unequal
 
+    refuse_unequal(config, (*EQUAL, *_EQUAL))
     import_torchvision()  # a CUDA build of PyTorch crashes when it is imported after TensorFlow
     load_tensorflow()
     from benchmarks.batches import fixed_size

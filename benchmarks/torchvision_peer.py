@@ -1,5 +1,7 @@
 """The peers of benchmarks: torchvision's detectors with the sizes of ours."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fcos_tf.config import Config
@@ -38,10 +40,19 @@ def import_torchvision():
 
 
 # What torchvision's detectors do not do in other ways.
-_EQUAL = (
+EQUAL = (
     "optimizer", "accumulation_steps", "bias_lr_factor", "backbone_lr_factor", "assigner",
     "quality", "box_loss",
 )  # fmt: skip
+
+
+def refuse_unequal(config: Config, names: Sequence[str] = EQUAL) -> None:
+    """Refuses options that the peer would not follow: all but their defaults."""
+    for name in names:
+        expected, got = getattr(Config(), name), getattr(config, name)
+        if got != expected:
+            raise ValueError(f"--{name}: expected {expected or 'none'}, as the peer has, got {got}")
+
 
 # The parts of a backbone, from the stem on, by their last modules; the last three give P3 to P5.
 _PARTS = {
@@ -191,10 +202,7 @@ class Peer:
                 "--peer=torchvision: expected float32 or mixed_bfloat16 as --precision, got "
                 f"{config.precision}"
             )
-        for name in _EQUAL:
-            expected, got = getattr(Config(), name), getattr(config, name)
-            if got != expected:
-                raise ValueError(f"--peer=torchvision: expected --{name}={expected}, got {got}")
+        refuse_unequal(config)
         make = {"fcos": _fcos, "faster_rcnn": _faster_rcnn}.get(config.model)
         if make is None:
             raise ValueError(f"--peer=torchvision: expected a detector, got --model={config.model}")

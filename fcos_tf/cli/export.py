@@ -33,7 +33,7 @@ from fcos_tf.tensorflow_words import load_tensorflow
 # Of the validation data.
 _DATA = fields_of(DataOptions).keys() - {"train_split", "overfit", "max_bad_images", "apply_exif"}
 _DATA |= {"val_split"}
-# Arguments of the exports whose flags have other names.
+# Arguments of the exports that errors begin with -> their flags.
 _FLAGS = {
     "precision": "export_precision", "limits": "max_pixels", "calibration": "calibration_images",
     "sample": "sample", "image_size": "image_size", "directory": "output_dir",

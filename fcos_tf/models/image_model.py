@@ -42,8 +42,8 @@ else:
 
 
 CHANNEL_ORDERS = ("rgb", "bgr")
-# torchvision's ImageNet statistics, 0-255 RGB.
 MOST_CLASSES = 1_000_000
+# torchvision's ImageNet statistics, 0-255 RGB.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 

@@ -134,14 +134,15 @@ def draw_boxes(
     pad = max(1, text_size // 6)
     tags: list[Tag] = []
     masks = []
-    for i in order[:MOST_TAGS]:
+    order = order[:MOST_TAGS]
+    for i in order:
         name = texts[i] if texts is not None else class_name(int(labels[i]), class_names)
         text = name if scores is None or texts is not None else f"{name} {scores[i]:.2f}"
         masks.append(_label_mask(text, name, text_size, width - 2 * pad))
         tag_size = masks[-1].width + 2 * pad, masks[-1].height + pad
         tags.append(_place(rectangles[i], tag_size, (width, height), tags))
     picture = Image.fromarray(pixels)
-    for i, tag, mask in reversed(list(zip(order, tags, masks, strict=False))):
+    for i, tag, mask in reversed(list(zip(order, tags, masks, strict=True))):
         _write(picture, tag, mask, class_colour(labels[i]))
     return np.array(picture)
 

@@ -40,6 +40,8 @@ class Contestant:
         return 2.0 * steps
 
     def ask(self, what, *arguments):
+        if what == self._fails_in:
+            raise NotImplementedError("no count")
         return {"memory": (1, 1)}.get(what)
 
     def close(self):
@@ -54,8 +56,12 @@ def test_a_contestant_that_fails_leaves_the_others(monkeypatch):
     assert result["seconds_per_step"] == {"ours": [2.0] * 3, "b": [2.0] * 3}
     assert [*result["contestants"]] == ["ours", "b"]
     assert result["faults"] == {"a": "at the start", "c": "in a turn"}
+    counted = measure("title", 1, {"ours": None, "b": "flops"})
+    assert [*counted["contestants"]] == ["ours", "b"] and counted["faults"] == {"b": "no count"}
     with pytest.raises(MemoryError):
         measure("title", 1, {"ours": 0, "b": None})
+    with pytest.raises(ValueError, match="ours failed: in a turn"):
+        measure("title", 1, {"ours": 2, "b": None})
 
 
 def run(capsys, *arguments):

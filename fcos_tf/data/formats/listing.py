@@ -144,7 +144,11 @@ def list_records(
     def find_class_names() -> Sequence[str]:
         found = {name for record in records.values() for name in names_in(record)}
         if not found:
-            faults = (fault for record in records.values() for fault in record.faults)
+            faults = (
+                fault
+                for record in records.values()
+                for fault in (*record.faults, *(each for _, each in record.unread))
+            )
             reason = next((f"; the first fault: {fault}" for fault in faults), "")
             raise ValueError(f"no {item} in any annotation of {where}{reason}")
         return sorted(found)
