@@ -73,7 +73,7 @@ def import_openvino_reader():
 
 def openvino_side(config: Config, what: str) -> Side:
     """Our model exported to OpenVINO, in the precision of the config."""
-    from fcos_tf.detecting.openvino import OpenVinoModel
+    from fcos_tf.detecting.resized import OpenVinoModel
 
     return _exported(config, "model.xml", OpenVinoModel)
 
@@ -88,7 +88,7 @@ def import_onnx_reader():
 
 def onnxruntime_side(config: Config, what: str) -> Side:
     """Our model exported to ONNX, in float32."""
-    from fcos_tf.detecting.onnx import OnnxModel
+    from fcos_tf.detecting.resized import OnnxModel
 
     return _exported(config, "model.onnx", OnnxModel)
 

@@ -112,10 +112,8 @@ def _detect(config: Config, options: DetectOptions, given: command_line.Given) -
         load_tensorflow()
         from fcos_tf.detecting.exported import ExportedModel
         from fcos_tf.detecting.folder import FolderRun
-        from fcos_tf.detecting.litert import LiteRtModel
         from fcos_tf.detecting.models import open_model
-        from fcos_tf.detecting.onnx import OnnxModel
-        from fcos_tf.detecting.openvino import OpenVinoModel
+        from fcos_tf.detecting.resized import LiteRtModel, OnnxModel, OpenVinoModel
         from fcos_tf.detecting.served import ServedModel
         from fcos_tf.detecting.videos import Window
         from fcos_tf.training.run import find_weights

@@ -133,9 +133,7 @@ def open_model(
         return model
     if is_exported:
         from fcos_tf.detecting.exported import ExportedModel
-        from fcos_tf.detecting.litert import LiteRtModel
-        from fcos_tf.detecting.onnx import OnnxModel
-        from fcos_tf.detecting.openvino import OpenVinoModel
+        from fcos_tf.detecting.resized import LiteRtModel, OnnxModel, OpenVinoModel
         from fcos_tf.detecting.served import ServedModel
 
         if is_address:

@@ -19,7 +19,7 @@ from tensorflow.lite.tools import flatbuffer_utils
 from fcos_tf.atomic_files import replacing
 from fcos_tf.data.prepare import ImageSource, prepare_batch
 from fcos_tf.detecting.exported import DESCRIPTION_FILE, OUTPUTS
-from fcos_tf.detecting.litert import open_interpreter
+from fcos_tf.detecting.resized import open_interpreter
 from fcos_tf.export import checks, signatures
 from fcos_tf.export.calibration import CalibrationImages
 from fcos_tf.export.litert_int8 import quantise

@@ -13,9 +13,8 @@ import numpy as np
 from fcos_tf.atomic_files import replacing
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting.exported import OUTPUTS
-from fcos_tf.detecting.onnx import DESCRIPTION_KEY, open_session, run_session
 from fcos_tf.detecting.packages import import_package
-from fcos_tf.detecting.resized import one_line
+from fcos_tf.detecting.resized import DESCRIPTION_KEY, one_line, open_session, run_session
 from fcos_tf.export import checks, signatures
 from fcos_tf.export.onnx_graph import OPSET, GraphWriter
 from fcos_tf.export.saved_model import check_options, describe, new_file

@@ -23,8 +23,8 @@ import tensorflow as tf
 
 from fcos_tf.atomic_files import replacing
 from fcos_tf.data.prepare import ImageSource, prepare_batch
-from fcos_tf.detecting.openvino import DESCRIPTION_KEY, HINTS
 from fcos_tf.detecting.packages import import_package
+from fcos_tf.detecting.resized import DESCRIPTION_KEY, HINTS
 from fcos_tf.export import checks, signatures
 from fcos_tf.export.calibration import CalibrationImages
 from fcos_tf.export.saved_model import check_options, describe, new_file

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fcos_tf
-from fcos_tf.detecting.onnx import DESCRIPTION_KEY
+from fcos_tf.detecting.resized import DESCRIPTION_KEY
 
 onnx = pytest.importorskip("onnx", reason="pip install 'fcos_tf[onnx]'")
 pytest.importorskip("onnxruntime", reason="pip install 'fcos_tf[onnx]'")

@@ -17,7 +17,7 @@ import fcos_tf
 from fcos_tf.cli import export
 from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting.exported import DESCRIPTION_FILE
-from fcos_tf.detecting.litert import LiteRtModel, open_interpreter
+from fcos_tf.detecting.resized import LiteRtModel, open_interpreter
 from fcos_tf.export import export_litert, litert_suppression
 from fcos_tf.export.calibration import CalibrationImages
 from fcos_tf.image_size import parse_image_size

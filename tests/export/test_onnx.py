@@ -8,7 +8,7 @@ from PIL import Image
 
 import fcos_tf
 from fcos_tf.cli import detect, export
-from fcos_tf.detecting.onnx import DESCRIPTION_KEY, open_session
+from fcos_tf.detecting.resized import DESCRIPTION_KEY, open_session
 from fcos_tf.export import export_onnx
 from fcos_tf.training import checkpoints
 from tests.export.runtimes import (

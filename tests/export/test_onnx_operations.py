@@ -10,7 +10,7 @@ from fcos_tf.ops.nms import class_wise_nms
 onnx = pytest.importorskip("onnx", reason="pip install 'fcos_tf[onnx]'")
 pytest.importorskip("onnxruntime", reason="pip install 'fcos_tf[onnx]'")
 
-from fcos_tf.detecting.onnx import open_session, run_session  # noqa: E402
+from fcos_tf.detecting.resized import open_session, run_session  # noqa: E402
 from fcos_tf.export.onnx_graph import GraphWriter  # noqa: E402
 
 RNG = np.random.default_rng(0)

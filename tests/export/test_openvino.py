@@ -4,7 +4,7 @@ import pytest
 
 import fcos_tf
 from fcos_tf.cli import detect, export
-from fcos_tf.detecting.openvino import DESCRIPTION_KEY, OpenVinoModel
+from fcos_tf.detecting.resized import DESCRIPTION_KEY, OpenVinoModel
 from fcos_tf.export import export_openvino
 from fcos_tf.export import openvino as exporting
 from tests.export.runtimes import (
