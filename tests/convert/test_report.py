@@ -7,14 +7,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fcos_tf.convert import (
-    ConversionReport,
-    Misshaped,
-    assign,
-    depthwise_to_keras,
-    read_tensors,
-    to_keras,
-)
+from fcos_tf.convert import read_tensors
+from fcos_tf.convert.report import ConversionReport, Misshaped, assign, depthwise_to_keras, to_keras
 from tests.convert.test_torch_files import GOLDEN
 
 
