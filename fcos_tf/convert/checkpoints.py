@@ -104,7 +104,8 @@ def convert_checkpoint(
     for pattern, replacement in names.renamed:
         tensors = {re.sub(pattern, replacement, name): x for name, x in tensors.items()}
     found = {"backbone": backbone or _find_backbone(path, tensors, names)}
-    found |= names.find_architecture(tensors)
+    read = names.find_architecture(tensors)
+    found |= {name: value for name, value in read.items() if value is not None}
     found |= names.settings(found)
     wanted = _check_classes(path, found.get("num_classes"), num_classes, class_names)
     settings = {**found, **wanted, **overrides}

@@ -15,6 +15,7 @@ from fcos_tf.convert.names import (
     detectron2_body,
     indices,
     length,
+    pyramid_modules,
     torchvision_body,
 )
 from fcos_tf.models.fcos import FCOS
@@ -49,7 +50,6 @@ class FCOSNames(Flavour):
             "num_classes": length(tensors, self.class_logits),
             "fpn_channels": length(tensors, self.pyramid["output_p3"]),
         }
-        found = {name: value for name, value in found.items() if value is not None}
         extra = (f"{self.pyramid[layer]}." for layer in ("output_p6", "output_p7"))
         found["fpn_levels"] = 3 + sum(any(name.startswith(x) for name in tensors) for x in extra)
         if tower := indices(tensors, self.class_tower):
@@ -96,11 +96,8 @@ def _official_body(name: str) -> str:
 
 def _pyramid(prefix: str, lateral: str, output: str, extra: str, first: int) -> dict[str, str]:
     """Modules of the pyramid; `first` is the number of P3 in a file."""
-    modules = {f"output_p{level}": f"{prefix}.{extra}.p{level}" for level in (6, 7)}
-    for level in (3, 4, 5):
-        modules[f"lateral_p{level}"] = f"{prefix}.{lateral.format(level - 3 + first)}"
-        modules[f"output_p{level}"] = f"{prefix}.{output.format(level - 3 + first)}"
-    return modules
+    modules = pyramid_modules((3, 4, 5), f"{prefix}.{lateral}", f"{prefix}.{output}", first)
+    return modules | {f"output_p{level}": f"{prefix}.{extra}.p{level}" for level in (6, 7)}
 
 
 def _head(prefix: str, tower: str, **outputs: str) -> dict[str, str]:

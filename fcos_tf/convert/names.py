@@ -51,7 +51,7 @@ class Flavour:
         return next(iter(self.presets))
 
     def find_architecture(self, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Arguments of the model read off the tensors, as far as those exist."""
+        """Arguments of the model read off the tensors; None: those do not exist."""
         raise NotImplementedError
 
     def modules(self, model: Detector) -> Iterator[tuple[keras.layers.Layer, str]]:
@@ -87,6 +87,15 @@ def indices(tensors: Mapping[str, np.ndarray], sequence: str) -> set[int]:
     """The indices K of "SEQUENCE.K.REST" among the names."""
     pattern = re.compile(rf"{re.escape(sequence)}\.(\d+)\.")
     return {int(match[1]) for match in map(pattern.match, tensors) if match}
+
+
+def pyramid_modules(levels: Sequence[int], lateral: str, output: str, first: int) -> dict[str, str]:
+    """Modules of the pyramid's convolutions; `first` is the number of the first level in a file."""
+    return {
+        f"{kind}_p{level}": module.format(number)
+        for number, level in enumerate(levels, start=first)
+        for kind, module in (("lateral", lateral), ("output", output))
+    }
 
 
 def torchvision_body(name: str) -> str:

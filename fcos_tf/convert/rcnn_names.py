@@ -15,6 +15,7 @@ from fcos_tf.convert.names import (
     Flavour,
     detectron2_body,
     length,
+    pyramid_modules,
     torchvision_body,
 )
 from fcos_tf.convert.report import to_keras
@@ -61,12 +62,11 @@ class RCNNNames(Flavour):
         """See `Flavour`."""
         count = length(tensors, self.class_logits)
         convs = sum(f"{self.box_conv(k)}.weight" in tensors for k in range(8))
-        found = {
+        return {
             "num_classes": None if count is None else count - 1,
             "fpn_channels": length(tensors, self.pyramid["output_p3"]),
             "fc_channels": length(tensors, self.box_fc(0, convs)),
         }
-        return {name: value for name, value in found.items() if value is not None}
 
     def modules(self, model):
         """See `Flavour`."""
@@ -105,20 +105,13 @@ def _without_background(tensor: np.ndarray) -> np.ndarray:
     return to_keras(tensor[4:])
 
 
-def _pyramid(lateral: str, output: str, first: int) -> dict[str, str]:
-    """Modules of the pyramid; `first` is the number of P2 in a file."""
-    return {
-        f"{kind}_p{level}": f"backbone.{name.format(level - 2 + first)}"
-        for level in range(2, 6)
-        for kind, name in (("lateral", lateral), ("output", output))
-    }
-
-
 FLAVOURS: dict[str, RCNNNames] = {
     "torchvision": RCNNNames(
         presets={"": "torchvision_coco", "v2": "torchvision_v2_coco"},
         body=torchvision_body,
-        pyramid=_pyramid("fpn.inner_blocks.{}.0", "fpn.layer_blocks.{}.0", 0),
+        pyramid=pyramid_modules(
+            range(2, 6), "backbone.fpn.inner_blocks.{}.0", "backbone.fpn.layer_blocks.{}.0", 0
+        ),
         rpn_conv="rpn.head.conv.{}.0".format,
         objectness="rpn.head.cls_logits",
         anchor_deltas="rpn.head.bbox_pred",
@@ -134,7 +127,7 @@ FLAVOURS: dict[str, RCNNNames] = {
     "detectron2": RCNNNames(
         presets={"": "detectron2_3x_coco"},
         body=detectron2_body,
-        pyramid=_pyramid("fpn_lateral{}", "fpn_output{}", 2),
+        pyramid=pyramid_modules(range(2, 6), "backbone.fpn_lateral{}", "backbone.fpn_output{}", 2),
         rpn_conv=lambda k: f"proposal_generator.rpn_head.conv{f'.conv{k}' if k else ''}",
         objectness="proposal_generator.rpn_head.objectness_logits",
         anchor_deltas="proposal_generator.rpn_head.anchor_deltas",
