@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from fcos_tf.data.images import ImageError, decode_image, read_bytes
+from fcos_tf.data.images import ImageError, read_bytes
 from fcos_tf.data.prepare import prepare_batch, read_pixels
 from fcos_tf.detecting.batches import detect_batch
 from fcos_tf.detecting.exported import FILES_SIGNATURE, FRAMES_SIGNATURE
@@ -47,7 +47,7 @@ def read_sample(sample: str | Path | bytes | None, most_pixels: int = 2**31) -> 
         sample = resources.files("sklearn.datasets").joinpath("images/china.jpg")
     try:
         data = sample if isinstance(sample, bytes) else read_bytes(str(sample))
-        height, width = _decode(data, "from bytes" if data is sample else str(sample)).shape[:2]
+        height, width = read_pixels(data, name="" if data is sample else str(sample)).shape[:2]
     except ImageError as error:
         raise ValueError(f"sample: {error}") from error
     if height * width <= most_pixels:
@@ -63,6 +63,12 @@ def read_sample(sample: str | Path | bytes | None, most_pixels: int = 2**31) -> 
     image.thumbnail((side, side))
     image.save(file, "JPEG")
     return file.getvalue()
+
+
+def sample_batch(rule: ImageSize) -> dict[str, np.ndarray]:
+    """The inputs of an .onnx, .xml or .tflite file for a photo and for detections of any score."""
+    batch = prepare_batch([read_sample(None)], rule)
+    return batch | {"score_threshold": np.zeros(1, np.float32)}
 
 
 @contextlib.contextmanager
@@ -122,10 +128,6 @@ def check_export(
         compare_detections(name, call(name, **inputs), found)
 
 
-def _decode(data, name):
-    return decode_image(data, name, lambda height, width: (height, width))[0]
-
-
 def _comparable(name, values):
     """Predictions on a scale where differences of small and of large values are comparable."""
     if name.endswith("_logits"):
@@ -142,13 +144,12 @@ def compare(name: str, values: np.ndarray, expected: np.ndarray, tolerance: floa
         raise ValueError(_message(name, f"a difference of {difference.max():.3g}", tolerance))
 
 
-def expected_detections(
-    copy: Detector, raw: dict, prepared: dict, score_threshold: float | None = None
-) -> dict[str, np.ndarray]:
-    """What an export has to give for raw outputs of the images of `prepare_batch`."""
+def expected_detections(copy: Detector, raw: dict, prepared: dict) -> dict[str, np.ndarray]:
+    """What an export has to give for raw outputs of its inputs."""
 
     def decode(images, image_sizes):
-        return copy.decode(raw, images.shape[1:3], image_sizes, score_threshold=score_threshold)
+        threshold = prepared.get("score_threshold")
+        return copy.decode(raw, images.shape[1:3], image_sizes, score_threshold=threshold)
 
     inclusive = copy.inclusive_pixels
     found = detect_batch(decode, prepared["images"], prepared, inclusive_pixels=inclusive)

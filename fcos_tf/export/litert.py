@@ -17,7 +17,7 @@ import tensorflow as tf
 from tensorflow.lite.tools import flatbuffer_utils
 
 from fcos_tf.atomic_files import replacing
-from fcos_tf.data.prepare import ImageSource, prepare_batch
+from fcos_tf.data.prepare import ImageSource
 from fcos_tf.detecting.exported import DESCRIPTION_FILE, OUTPUTS
 from fcos_tf.detecting.resized import open_interpreter
 from fcos_tf.export import checks, signatures
@@ -83,7 +83,7 @@ def export_litert(
 
     copy = inference_copy(model, **thresholds)
     whole, content = _convert(copy, rule.canvas, precision, images)
-    sample = prepare_batch([checks.read_sample(None)], rule)
+    sample = checks.sample_batch(rule)
     _check(whole, model, copy, sample, precision)
     if content is not whole:
         _check_steps(_run(content, sample), copy, sample)
@@ -120,9 +120,7 @@ def _convert(model: Detector, canvas, precision: str, images) -> tuple[bytes, by
 
 
 def _run(content: bytes, batch: dict) -> dict[str, np.ndarray]:
-    """All outputs, of detections with any score."""
-    run = open_interpreter(model_content=content).get_signature_runner()
-    return run(**batch, score_threshold=np.zeros(1, np.float32))
+    return open_interpreter(model_content=content).get_signature_runner()(**batch)
 
 
 @checks.whole_float32()
@@ -138,8 +136,7 @@ def _check_steps(found: dict, copy: Detector, batch: dict) -> None:
     raw = {name: found[name] for name in copy.raw_outputs if name in found}
     if not all(np.isfinite(x).all() for x in raw.values()):
         raise ValueError(".tflite: expected finite outputs for a photo, got others")
-    expected = checks.expected_detections(copy, raw, batch, score_threshold=0.0)
-    checks.compare_file(".tflite", found, expected)
+    checks.compare_file(".tflite", found, checks.expected_detections(copy, raw, batch))
 
 
 def _without_raw_outputs(content: bytes) -> bytes:

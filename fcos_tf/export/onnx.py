@@ -8,10 +8,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from fcos_tf.atomic_files import replacing
-from fcos_tf.data.prepare import prepare_batch
 from fcos_tf.detecting.exported import OUTPUTS
 from fcos_tf.detecting.packages import import_package
 from fcos_tf.detecting.resized import DESCRIPTION_KEY, one_line, open_session, run_session
@@ -79,12 +76,7 @@ def _write(model: Detector, rule: ImageSize):
     labels = max(model.num_classes, len(getattr(model, "strides", ())))  # or levels, of proposals
     writer = GraphWriter(num_labels=labels)
     values = writer.write(function)
-    inputs = {
-        "images": ["batch", *(rule.canvas or ("height", "width")), 3],
-        "image_sizes": ["batch", 2],
-        "original_sizes": ["batch", 2],
-        "score_threshold": ["batch"],
-    }
+    inputs = signatures.input_shapes("batch", *(rule.canvas or ("height", "width")))
     outputs = {
         name: (x.dtype, ["batch", *x.shape[1:]])
         for name, x in zip(sorted(values), function.outputs, strict=True)
@@ -100,12 +92,11 @@ def _write(model: Detector, rule: ImageSize):
 @checks.whole_float32()
 def _check(written, model: Detector, copy: Detector, rule: ImageSize) -> None:
     """Compares the file with the source model, on a photo and for detections of any score."""
-    batch = prepare_batch([checks.read_sample(None)], rule)
+    batch = checks.sample_batch(rule)
     try:
         session = open_session(written(model.raw_outputs).SerializeToString())
-        found = run_session(session, batch | {"score_threshold": np.zeros(1, np.float32)})
+        found = run_session(session, batch)
     except Exception as error:  # those of ONNX Runtime have no common class but this one
         raise ValueError(f".onnx: ONNX Runtime fails: {one_line(error)}") from error
     raw = checks.check_raw(found, model, batch)
-    expected = checks.expected_detections(copy, raw, batch, score_threshold=0.0)
-    checks.compare_file(".onnx", found, expected)
+    checks.compare_file(".onnx", found, checks.expected_detections(copy, raw, batch))

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from fcos_tf.atomic_files import replacing
-from fcos_tf.data.prepare import ImageSource, prepare_batch
+from fcos_tf.data.prepare import ImageSource
 from fcos_tf.detecting.packages import import_package
 from fcos_tf.detecting.resized import DESCRIPTION_KEY, HINTS
 from fcos_tf.export import checks, signatures
@@ -75,26 +75,29 @@ def export_openvino(
         raise FileExistsError(f"file: expected a new one; got {weights}, which exists")
     size, rule = check_options(model, image_size, thresholds, ".xml")
     openvino = import_package("openvino")
-    quantise = _quantiser(calibration, rule, model.apply_exif) if len(calibration) else None
+    photos = None
+    if len(calibration):
+        import_package("nncf")
+        photos = CalibrationImages(calibration, rule, model.apply_exif)
 
     copy = inference_copy(model, **thresholds)
     network_function, rest_function = _functions(copy, rule)
     network, rest = _converted(network_function), _converted(rest_function)
     run_network, run_rest = _runner(network), _runner(rest)
-    _check(run_network, run_rest, model, copy, rule)
-    if quantise:
-        network = quantise(network)
+    batch = checks.sample_batch(rule)
+    _check(run_network, run_rest, model, copy, batch)
+    if photos:
+        network = _quantised(network, photos)
     elif precision != "float32":
         from openvino._offline_transformations import compress_model_transformation
 
         compress_model_transformation(network)
     description = describe(model, copy, precision, image_size=size, traced={})
-    description |= {"int8": bool(quantise), "openvino_version": openvino.__version__}
+    description |= {"int8": bool(photos), "openvino_version": openvino.__version__}
     run_network = _runner(network)  # as it was changed
     graph = _join(network, rest)
-    _check_joined(
-        _runner(graph), run_network, run_rest, rule, _BITS_SHARE if quantise else checks.FILE_SHARE
-    )
+    share = _BITS_SHARE if photos else checks.FILE_SHARE
+    _check_joined(_runner(graph), run_network, run_rest, batch, share)
     graph.set_rt_info(json.dumps(description), DESCRIPTION_KEY)
     file.parent.mkdir(parents=True, exist_ok=True)
     # Its .bin is the other one, and in place before it.
@@ -108,21 +111,16 @@ def export_openvino(
 def _functions(model, rule: ImageSize):
     """The network and the steps after it, as concrete functions; see the module docstring."""
     canvas = rule.canvas
-    images = tf.TensorSpec([None, *(canvas or (None, None)), 3], tf.float32, name="images")
-    sizes = tf.TensorSpec([None, 2], tf.float32, name="image_sizes")
+    shapes = signatures.input_shapes(None, *(canvas or (None, None)))
+    images, *others = (tf.TensorSpec(x, tf.float32, name=name) for name, x in shapes.items())
 
     def predict(images, image_sizes):
         inputs = {"images": images, "image_sizes": image_sizes}
         return model.predict_raw(inputs, jit_compile=True)  # operations that OpenVINO has
 
-    network = _trace(predict, [images, sizes])
+    network = _trace(predict, [images, others[0]])
     outputs = network.structured_outputs
     specs = [tf.TensorSpec(x.shape, x.dtype, name=name) for name, x in outputs.items()]
-    others = [
-        sizes,
-        tf.TensorSpec([None, 2], tf.float32, name="original_sizes"),
-        tf.TensorSpec([None], tf.float32, name="score_threshold"),
-    ]
     if not canvas:  # for their size only
         others.append(images)
 
@@ -183,20 +181,16 @@ def _join(network, rest):
     return openvino.Model(rest.get_results(), parameters, "fcos_tf")
 
 
-def _quantiser(images: Sequence[ImageSource], rule: ImageSize, apply_exif: bool) -> Callable:
-    """A function from a network to the same in 8 bits."""
-    nncf = import_package("nncf")
-    photos = CalibrationImages(images, rule, apply_exif)
+def _quantised(network, photos: CalibrationImages):
+    """The network in 8 bits."""
+    import nncf
 
     def prepare(batch):
         return {name: batch[name] for name in ("images", "image_sizes")}
 
-    def quantise(network):
-        dataset = nncf.Dataset(photos, prepare)
-        preset = nncf.QuantizationPreset.MIXED
-        return nncf.quantize(network, dataset, preset=preset, subset_size=len(photos))
-
-    return quantise
+    dataset = nncf.Dataset(photos, prepare)
+    preset = nncf.QuantizationPreset.MIXED
+    return nncf.quantize(network, dataset, preset=preset, subset_size=len(photos))
 
 
 def _runner(graph) -> Callable:
@@ -214,25 +208,20 @@ def _runner(graph) -> Callable:
     return call
 
 
-def _check_joined(run: Callable, run_network: Callable, run_rest: Callable, rule, share):
-    """Compares the graph that is written with its parts, on a photo and for any score.
+def _check_joined(run: Callable, run_network: Callable, run_rest: Callable, batch, share):
+    """Compares the graph that is written with its parts.
 
     In 8 bits the parts are optimised in other ways than the whole.
     """
-    batch = prepare_batch([checks.read_sample(None)], rule)
-    batch["score_threshold"] = np.zeros(1, np.float32)
-    found, expected = run(batch), run_rest({**batch, **run_network(batch)})
+    found, expected = run(batch), run_rest(batch | run_network(batch))
     if not all(np.isfinite(x).all() for x in found.values()) or not found["num_detections"][0]:
         raise ValueError(".xml: expected finite detections of a photo, got none or others")
     checks.compare_file(".xml", found, expected, share)
 
 
 @checks.whole_float32()
-def _check(run_network: Callable, run_rest: Callable, model, copy, rule: ImageSize) -> None:
-    """Compares both parts with the source model, on a photo and for detections of any score."""
-    batch = prepare_batch([checks.read_sample(None)], rule)
-    found = run_network(batch)
-    raw = checks.check_raw(found, model, batch)
-    given = {**batch, **raw, "score_threshold": np.zeros(1, np.float32)}
-    expected = checks.expected_detections(copy, raw, batch, score_threshold=0.0)
-    checks.compare_file(".xml", run_rest(given), expected)
+def _check(run_network: Callable, run_rest: Callable, model, copy, batch: dict) -> None:
+    """Compares both parts with the source model."""
+    raw = checks.check_raw(run_network(batch), model, batch)
+    found = run_rest(batch | raw)
+    checks.compare_file(".xml", found, checks.expected_detections(copy, raw, batch))

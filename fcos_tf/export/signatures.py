@@ -199,6 +199,16 @@ class _Graph:
         return in_originals(model, found, image_sizes, original_sizes)
 
 
+def input_shapes(batch: Any, height: Any, width: Any) -> dict[str, list]:
+    """Shapes of the inputs of an .onnx, .xml or .tflite file, see `export.openvino`."""
+    return {
+        "images": [batch, height, width, 3],
+        "image_sizes": [batch, 2],
+        "original_sizes": [batch, 2],
+        "score_threshold": [batch],
+    }
+
+
 def trace_detector(
     model: Detector, canvas: tuple[int, int] | None, batch: int | None = None, dtype=tf.float64
 ):
@@ -213,12 +223,8 @@ def trace_detector(
     Returns:
         A concrete function of what `export.openvino` lists, which also gives the raw outputs.
     """
-    specs = {
-        "images": tf.TensorSpec([batch, *(canvas or (None, None)), 3], tf.float32),
-        "image_sizes": tf.TensorSpec([batch, 2], tf.float32),
-        "original_sizes": tf.TensorSpec([batch, 2], tf.float32),
-        "score_threshold": tf.TensorSpec([batch], tf.float32),
-    }
+    shapes = input_shapes(batch, *(canvas or (None, None)))
+    specs = {name: tf.TensorSpec(shape, tf.float32) for name, shape in shapes.items()}
 
     @tf.function(autograph=False)
     def detect(images, image_sizes, original_sizes, score_threshold):
