@@ -22,6 +22,11 @@ def _same(kind: str, **attributes) -> Callable:
     return lambda writer, operation, *inputs: writer.add(kind, *inputs, **attributes)
 
 
+def _with_int64(kind: str) -> Callable:
+    """The form of an operation that ONNX has, with sizes or indices as its second input."""
+    return lambda writer, operation, x, numbers: writer.add(kind, x, writer.int64(numbers))
+
+
 def _channels_first(function: Callable) -> Callable:
     """A form with channels first made of one of the values so transposed."""
 
@@ -148,14 +153,6 @@ def _concat(writer, operation, *inputs):
     return writer.add("Concat", *parts, axis=int(writer.known(axis)))
 
 
-def _tile(writer, operation, x, repeats):
-    return writer.add("Tile", x, writer.int64(repeats))
-
-
-def _broadcast(writer, operation, x, shape):
-    return writer.add("Expand", x, writer.int64(shape))
-
-
 def _shape(writer, operation, x):
     return writer.cast(writer.add(operation.type, x), operation.outputs[0].dtype)
 
@@ -194,10 +191,6 @@ def _gather(writer, operation, x, index, axis):
         raise ValueError(f"{operation.name}: expected axis {batch} of a gather, got {axis}")
     index = writer.add("Unsqueeze", writer.int64(index), np.array([-1]))
     return writer.add("GatherND", x, index, batch_dims=batch)
-
-
-def _gather_nd(writer, operation, x, index):
-    return writer.add("GatherND", x, writer.int64(index))
 
 
 def _floor_divide(writer, operation, x, y):
@@ -277,11 +270,11 @@ FORMS: dict[str, Callable] = {
     "MatMul": _matmul, "BatchMatMulV2": _matmul,
     "Pad": _pad, "PadV2": _pad, "Reshape": _reshape, "Squeeze": _squeeze,
     "ExpandDims": _expand_dims, "Pack": _pack, "Unpack": _unpack, "ConcatV2": _concat,
-    "Tile": _tile, "BroadcastTo": _broadcast,
-    "Fill": lambda writer, operation, shape, x: _broadcast(writer, operation, x, shape),
+    "Tile": _with_int64("Tile"), "BroadcastTo": _with_int64("Expand"),
+    "Fill": lambda writer, _, shape, x: writer.add("Expand", x, writer.int64(shape)),
     "Shape": _shape, "Size": _shape, "Cast": _cast, "Transpose": _transpose,
     "Sum": _reduce("ReduceSum"), "Mean": _reduce("ReduceMean"), "Max": _reduce("ReduceMax"),
     "Min": _reduce("ReduceMin"), "All": _reduce("ReduceMin"), "Any": _reduce("ReduceMax"),
-    "TopKV2": _top_k, "GatherV2": _gather, "GatherNd": _gather_nd, "Slice": plain_slice,
-    "StridedSlice": strided_slice,
+    "TopKV2": _top_k, "GatherV2": _gather, "GatherNd": _with_int64("GatherND"),
+    "Slice": plain_slice, "StridedSlice": strided_slice,
 }  # fmt: skip
