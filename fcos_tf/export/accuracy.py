@@ -138,11 +138,12 @@ class AccuracyGate:
         self._model, self._dataset, self._max_ap_loss = model, dataset, max_ap_loss
         self._num_images = dataset.num_images if num_images is None else num_images
         _check(open_model(model), dataset, self._num_images)
-        self._title, self._files = title, report and _report_files(report)
-        self.rows = _read_rows(self._files[1], title, self._num_images) if report else []
-        if self._files:
-            with naming(self._files[0]):
-                self._files[0].parent.mkdir(parents=True, exist_ok=True)
+        self._title, self._report, self.rows = title, None, []
+        if report:
+            self._report = Path(f"{str(report).removesuffix('.md')}.md")
+            self.rows = _read_rows(self._report.with_suffix(".json"), title, self._num_images)
+            with naming(self._report):
+                self._report.parent.mkdir(parents=True, exist_ok=True)
         self._ap: float | None = None
 
     def __call__(self, path: Path, description: Mapping[str, Any]) -> None:
@@ -176,7 +177,7 @@ class AccuracyGate:
             if abs(before - source.AP) > _SAME_AP:
                 raise ValueError(
                     f"report: expected rows of a model of AP {source.AP:.4f}, got one of AP "
-                    f"{before:.4f} in {self._files[1]}; give another file"
+                    f"{before:.4f} in {self._report.with_suffix('.json')}; give another file"
                 )
         self._ap = source.AP
         self._add("Keras", self._model.compute_dtype, source)
@@ -187,11 +188,11 @@ class AccuracyGate:
         row = {"format": format_name, "precision": precision, **dataclasses.asdict(figures)}
         row |= {"AP_loss": loss, "accepted": loss <= self._max_ap_loss}
         self.rows = [*({_key(each): each for each in [*self.rows, row]}).values()]
-        if self._files:
+        if self._report:
             heading = f"{self._title or 'Exports'}: {self._num_images} images"
             content = {"title": self._title, "num_images": self._num_images, "rows": self.rows}
-            write_text(self._files[0], f"{heading}\n\n{format_rows(self.rows)}\n")
-            write_text(self._files[1], json.dumps(content, indent=2) + "\n")
+            write_text(self._report, f"{heading}\n\n{format_rows(self.rows)}\n")
+            write_text(self._report.with_suffix(".json"), json.dumps(content, indent=2) + "\n")
         return loss
 
 
@@ -269,12 +270,6 @@ def _device(on_cpu: bool) -> str:
 
 def _key(row: Mapping[str, Any]) -> tuple:
     return row["format"], row["precision"], row["device"]
-
-
-def _report_files(report: str | Path) -> tuple[Path, Path]:
-    """The .md and the .json file."""
-    stem = str(report).removesuffix(".md")
-    return Path(f"{stem}.md"), Path(f"{stem}.json")
 
 
 def _read_rows(file: Path, title: str, num_images: int) -> list[dict]:
