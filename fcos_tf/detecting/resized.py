@@ -18,6 +18,7 @@ from fcos_tf.detecting.exported import DESCRIPTION_FILE, parse_description, to_l
 from fcos_tf.detecting.models import MOST_PIXELS, OpenedModel
 from fcos_tf.detecting.packages import import_package
 from fcos_tf.image_size import parse_image_size
+from fcos_tf.tensorflow_words import one_line
 
 # Of the description in an .onnx file's metadata, and in an .xml file's run-time information.
 DESCRIPTION_KEY = "fcos_tf"
@@ -41,11 +42,9 @@ class ResizedModel(OpenedModel):
 
     def __init__(self, text: str, file: Path):
         super().__init__(*parse_description(text, file))
-        read = json.loads(text)
-        self._size = parse_image_size(read["image_size"]).fixed()
-        self._score_threshold = float(read["score_threshold"])
-        if not 0 <= self._score_threshold <= 1:
-            raise ValueError(f"expected a score_threshold, got {self._score_threshold}")
+        self._size = parse_image_size(json.loads(text)["image_size"]).fixed()
+        if not 0 <= self.score_threshold <= 1:
+            raise ValueError(f"expected a score_threshold, got {self.score_threshold}")
         if max(height * width for height, width in self._size.canvases()) > MOST_PIXELS:
             raise ValueError(f"expected images of at most {MOST_PIXELS} pixels")
 
@@ -56,12 +55,12 @@ class ResizedModel(OpenedModel):
     def find(self, pictures, score_threshold):
         """See `OpenedModel`."""
         inputs = prepare_batch([picture.pixels for picture in pictures], self._size)
-        threshold = self._score_threshold if score_threshold is None else score_threshold
+        threshold = self.score_threshold if score_threshold is None else score_threshold
         inputs["score_threshold"] = np.full(len(pictures), threshold, np.float32)
         try:
             found = self.run(inputs)
         except Exception as error:  # those of the runtimes have no common class but this one
-            raise ValueError(f"model: {self.runtime} fails: {one_line(error)}") from error
+            raise ValueError(f"model: {self.runtime} fails: {one_line(error)[:300]}") from error
         return to_labels(found, self.category_ids, len(pictures))
 
 
@@ -186,10 +185,6 @@ def _opening(flag: str, *files: Path) -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(
-            f"model: expected a file of tools/export.py {flag}, got {files[0]}: {one_line(error)}"
+            f"model: expected a file of tools/export.py {flag}, got {files[0]}: "
+            f"{one_line(error)[:300]}"
         ) from error
-
-
-def one_line(error: Exception) -> str:
-    """The beginning of a runtime's message."""
-    return " ".join(str(error).split())[:300]
