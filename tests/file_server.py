@@ -77,7 +77,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def serving():
     """A server in a thread."""
     with FileServer() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield server
         finally:
