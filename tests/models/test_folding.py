@@ -27,7 +27,8 @@ def randomize(model, seed=0):
 
 
 def detector(backbone, **options):
-    return randomize(fcos_tf.FCOS(3, backbone=backbone, fpn_channels=32, head_convs=1, **options))
+    small = {"fpn_levels": 3, "fpn_channels": 32, "head_convs": 1}
+    return randomize(fcos_tf.FCOS(3, backbone=backbone, **small, **options))
 
 
 def images():
