@@ -54,7 +54,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def small():
-    return make_detector(backbone="simple_cnn")
+    return make_detector(backbone="simple_cnn", fpn_levels=3)
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +336,7 @@ def refuses(model, folder, message):
 
 def test_a_model_without_a_third_output(tmp_path):
     # The export compares itself with the model.
-    model = make_detector(backbone="simple_cnn", quality="joint")
+    model = make_detector(backbone="simple_cnn", fpn_levels=3, quality="joint")
     folder = export_saved_model(model, tmp_path / "1", sample=FILES[0])
     loaded = tf.saved_model.load(str(folder))
     description = json.loads(Path(loaded.description.asset_path.numpy().decode()).read_text())
