@@ -40,10 +40,12 @@ PEERS = {
     "keras_hub": Peer("KerasHub RetinaNet", keras_hub_peer.side, keras_hub_peer.import_keras_hub),
     "float32": Peer("fcos_tf", our_model.tensorflow_side, precision="float32"),
     "openvino": Peer(
-        "OpenVINO", our_model.openvino_side, our_model.import_openvino_reader, tasks=["inference"]
+        "OpenVINO", our_model.openvino_side, functools.partial(our_model.import_reader, "openvino"),
+        tasks=["inference"],
     ),
     "onnxruntime": Peer(
-        "ONNX Runtime", our_model.onnxruntime_side, our_model.import_onnx_reader,
+        "ONNX Runtime", our_model.onnxruntime_side,
+        functools.partial(our_model.import_reader, "onnxruntime"),
         tasks=["inference"], precision="float32",
     ),
 }  # fmt: skip

@@ -1,6 +1,5 @@
 """Our model as a contestant: by TensorFlow, or exported to OpenVINO or ONNX Runtime."""
 
-import contextlib
 import multiprocessing
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -54,21 +53,18 @@ def _make_model(config: Config):
     return model
 
 
-@contextlib.contextmanager
-def _flag(peer: str):
-    """Names the flag in errors."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"--peer={peer}: {error}") from error
+def import_reader(peer: str) -> None:
+    """Imports the package that reads our exported model, openvino or onnxruntime.
 
-
-def import_openvino_reader():
-    """Imports what reads OpenVINO files."""
+    Raises:
+        ValueError: it is not installed; names the flag.
+    """
     from fcos_tf.detecting.packages import import_package
 
-    with _flag("openvino"):
-        import_package("openvino")
+    try:
+        import_package(peer)
+    except ValueError as error:
+        raise ValueError(f"--peer={peer}: {error}") from error
 
 
 def openvino_side(config: Config, what: str) -> Side:
@@ -76,14 +72,6 @@ def openvino_side(config: Config, what: str) -> Side:
     from fcos_tf.detecting.resized import OpenVinoModel
 
     return _exported(config, "model.xml", OpenVinoModel)
-
-
-def import_onnx_reader():
-    """Imports what reads .onnx files."""
-    from fcos_tf.detecting.packages import import_package
-
-    with _flag("onnxruntime"):
-        import_package("onnxruntime")
 
 
 def onnxruntime_side(config: Config, what: str) -> Side:
