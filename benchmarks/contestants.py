@@ -1,13 +1,13 @@
-"""Who takes part in training and inference, by name."""
+"""Who takes part in training and inference, by name, and the matrix products beside them."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
-from benchmarks import keras_hub_peer, matrix_product, our_model, torchvision_side
+from benchmarks import keras_hub_peer, our_model, torchvision_side
 from benchmarks.batches import fixed_size
 from benchmarks.processes import Entrant
-from benchmarks.turns import Side
+from benchmarks.turns import Side, timed
 from fcos_tf.config import Config
 from fcos_tf.tensorflow_words import load_tensorflow
 
@@ -31,6 +31,7 @@ class Peer:
     precision: str | None = None
 
 
+_SIZE = 2048  # of the matrices of a product
 _OURS = Peer("fcos_tf", our_model.tensorflow_side)
 PEERS = {
     "torchvision": Peer("torchvision", torchvision_side.side, torchvision_side.import_libraries),
@@ -65,8 +66,18 @@ def entrants(config: Config, what: str, peers: Sequence[str]) -> tuple[str, int,
 
 
 def products(precisions: Sequence[str]) -> dict[str, Entrant]:
-    """Matrix products by their precision."""
+    """Large matrix products by their precision, a reference for the speed of convolutions."""
     return {
-        precision: Entrant(functools.partial(matrix_product.side, precision), precision=precision)
+        precision: Entrant(functools.partial(_product_side, precision), precision=precision)
         for precision in sorted(set(precisions))
     }
+
+
+def _product_side(precision: str) -> Side:
+    """A product of two square matrices by TensorFlow."""
+    import tensorflow as tf
+
+    matrix = tf.cast(tf.random.stateless_normal((_SIZE, _SIZE), seed=(0, 0)), precision)
+    product = tf.function(lambda left, right: tf.matmul(left, right))
+    # One value is read, so that the product is complete.
+    return Side(timed(lambda: product(matrix, matrix)[0, 0].numpy()), lambda: 2 * _SIZE**3)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.processes import Entrant
 from benchmarks.torchvision_side import import_libraries
-from benchmarks.turns import Run, Side, timed
+from benchmarks.turns import Side, timed
 from fcos_tf.config import Config
 
 # Takes the contents of image files and returns when their detections are computed.
@@ -57,13 +57,9 @@ def _image_files(text: str | None) -> list[Path]:
 
 
 def _side(make: Callable[[], Ask], *, contents: Sequence[bytes], number: int) -> Side:
-    return Side(_timed_requests(make(), contents, number))
-
-
-def _timed_requests(ask: Ask, contents: Sequence[bytes], number: int) -> Run:
     """Requests `number` images at a time, in an endless cycle."""
-    endless = cycle(contents)
-    return timed(lambda: ask(list(islice(endless, number))))
+    ask, endless = make(), cycle(contents)
+    return Side(timed(lambda: ask(list(islice(endless, number)))))
 
 
 def _saved_model(folder: Path) -> Ask:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from benchmarks.batches import fixed_size
 from benchmarks.processes import Entrant
 from benchmarks.torchvision_side import import_libraries
-from benchmarks.turns import Run, Side, timed
+from benchmarks.turns import Side, timed
 from fcos_tf.config import Config
 from fcos_tf.tensorflow_words import load_tensorflow
 
@@ -36,8 +36,17 @@ def entrants(config: Config, peers: Sequence[str]) -> tuple[str, int, dict[str, 
     return title, config.batch_size, made
 
 
-def _side(function: Callable, **options) -> Side:
-    return Side(_timed_batches(function(**options)))
+def _side(function: Callable[..., Callable[[], Iterable]], **options) -> Side:
+    """Times batches of a fresh iterator, so that nothing runs on between turns."""
+    make = function(**options)
+
+    def run(steps: int) -> float:
+        iterator = iter(make())
+        for _ in range(_WARM_UP):
+            next(iterator)
+        return timed(lambda: next(iterator))(steps)
+
+    return Side(run)
 
 
 def _ours(config: Config):
@@ -46,18 +55,6 @@ def _ours(config: Config):
 
     data = build.load_train_data(config)
     return lambda: data
-
-
-def _timed_batches(make: Callable[[], Iterable]) -> Run:
-    """Times batches of a fresh iterator, so that nothing runs on between turns."""
-
-    def run(steps: int) -> float:
-        iterator = iter(make())
-        for _ in range(_WARM_UP):
-            next(iterator)
-        return timed(lambda: next(iterator))(steps)
-
-    return run
 
 
 def _bare(files, size, batch_size: int):

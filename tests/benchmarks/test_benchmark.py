@@ -175,7 +175,8 @@ def test_it_times_an_exported_model_on_files(run_here, tmp_path):
 
     ask, asked = exported._saved_model(tmp_path / "m" / "1"), []
     a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
-    exported._timed_requests(lambda files: asked.append((files, ask(files))), [a, b, c], 2)(3)
+    note = lambda files: asked.append((files, ask(files)))  # noqa: E731
+    exported._side(lambda: note, contents=[a, b, c], number=2).run(3)
     assert [files for files, _ in asked] == [[a, b], [c, a], [b, c]]
     assert all(found["boxes"].shape == (2, 100, 4) for _, found in asked)
 
@@ -232,6 +233,6 @@ def test_the_bare_side_of_the_input_benchmark_moves_the_same_bytes(tmp_path):
 
 def test_batches_that_were_prefetched_at_leisure_are_not_timed():
     taken = []
-    run = input_pipeline._timed_batches(lambda: map(taken.append, range(100)))
-    run(5)
+    side = input_pipeline._side(lambda: lambda: map(taken.append, range(100)))
+    side.run(5)
     assert len(taken) == 20 + 5
