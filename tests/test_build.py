@@ -21,9 +21,8 @@ from fcos_tf.options import fields_of
 from fcos_tf.training import callbacks
 from fcos_tf.training.callbacks import InputClock
 from fcos_tf.training.interruption import StopSignals
-from fcos_tf.training.metric_writers import TensorBoardWriter
+from fcos_tf.training.metric_writers import ProgressBar, TensorBoardWriter
 from fcos_tf.training.non_finite import NonFiniteGuard
-from fcos_tf.training.progress_bar import ProgressBar
 from fcos_tf.training.run import DetectionPictures
 from fcos_tf.training.schedules import WarmupConstant, WarmupCosine
 from fcos_tf.training.strategy import Share

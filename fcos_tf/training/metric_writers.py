@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: `metrics.jsonl`, TensorBoard, lines of text.
+"""Where the numbers of a run go: `metrics.jsonl`, TensorBoard, lines of text, a progress bar.
 
 Each writer has `write(step, kind, values)` and `close()`. `kind` is "train" (means over the steps
 since the last such record) or "val" (one evaluation); `values` maps names to floats. One that takes
@@ -11,6 +11,7 @@ import json
 import math
 import os
 import socket
+import sys
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -19,8 +20,10 @@ from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.scalar.summary import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
+from tqdm import tqdm
 
 from fcos_tf.atomic_files import naming, write_text
+from fcos_tf.training.loop import StepCallback
 from fcos_tf.visualization.curves import read_records
 
 
@@ -140,6 +143,64 @@ class TextWriter:
         """Nothing to close."""
 
 
+class ProgressBar(StepCallback):
+    """A bar over the steps of a run, for terminals: a writer, and a callback.
+
+    The bar moves at every step and shows losses and speed of the newest record: reading them from
+    the device at every step, as `keras.callbacks.ProgbarLogger` does, would make training wait.
+    Before each evaluation it stays on a line of its own. Stand after TrainingLog and before
+    callbacks that evaluate.
+
+    Args:
+        total_steps: The length of the run.
+        first_step: Updates done before the first `fit`.
+        left_out: Names that lines of text do not show.
+    """
+
+    def __init__(self, total_steps: int, *, first_step: int = 0, left_out: Collection[str] = ()):
+        super().__init__(first_step)
+        self._first_step, self._total_steps = first_step, total_steps
+        self._text = TextWriter(total_steps, left_out=left_out)
+        self._bar: tqdm | None = None
+        self._values = ""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Draws the bar at the beginning of the run."""
+        super().on_epoch_begin(epoch, logs)
+        if self._bar is None:
+            # Without smoothing the time that is left has evaluations in it.
+            self._bar = tqdm(
+                desc="step", total=self._total_steps, initial=self.step, unit="step",
+                smoothing=0, miniters=1, dynamic_ncols=True, leave=False, file=sys.stdout,
+            )  # fmt: skip
+
+    def on_step_end(self, step, logs):
+        """Moves the bar."""
+        if self._bar.initial == self._first_step:
+            # The first step, which has the start-up in it, says nothing about the speed.
+            self._bar.initial = step
+            self._bar.unpause()
+        self._bar.set_postfix_str(self._values, refresh=False)
+        self._bar.update(step - self._bar.n)
+        if logs is not None:
+            self._bar.refresh()
+            print()
+
+    def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """Keeps the numbers of training that the bar shows; prints those of an evaluation."""
+        if kind == "train":
+            names = [name for name in values if name.endswith("loss")] + ["images_per_second"]
+            self._values = "  ".join(f"{name} {values[name]:.4g}" for name in names)
+        else:
+            self._text.write(step, kind, values)
+
+    def close(self) -> None:
+        """Ends the line of a bar that was broken off; one at an evaluation has ended its own."""
+        if self._bar is not None:
+            self._bar.leave = self._batch is not None
+            self._bar.close()
+
+
 class _AppendedFile:
     """A file written at its end, without a buffer; errors name it."""
 
@@ -161,9 +222,3 @@ class _AppendedFile:
 
     def close(self) -> None:
         self._file.close()
-
-
-def has_record(path: str | Path, step: int, kind: str) -> bool:
-    """Whether a metrics file, which need not exist, has a line of this step and kind."""
-    records = read_records(path) if Path(path).exists() else ()
-    return any(found[1:3] == (step, kind) for found in records)

@@ -17,9 +17,13 @@ from fcos_tf.detecting.batches import compile_detect, detect_samples
 from fcos_tf.detecting.folder import PICTURE_THRESHOLD
 from fcos_tf.training import checkpoints
 from fcos_tf.training.loop import EvaluationCallback
-from fcos_tf.training.metric_writers import JsonLinesWriter, TensorBoardWriter, TextWriter
+from fcos_tf.training.metric_writers import (
+    JsonLinesWriter,
+    ProgressBar,
+    TensorBoardWriter,
+    TextWriter,
+)
 from fcos_tf.training.optimizers import averaged_weights
-from fcos_tf.training.progress_bar import ProgressBar
 from fcos_tf.visualization.curves import METRICS_LINES_FILE
 
 CONFIG_FILE = "config.cfg"

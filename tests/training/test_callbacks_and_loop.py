@@ -10,12 +10,11 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from fcos_tf.training import callbacks, checkpoints, loop, metric_writers
 from fcos_tf.training.metric_writers import (
     JsonLinesWriter,
+    ProgressBar,
     TensorBoardWriter,
     TextWriter,
-    has_record,
 )
 from fcos_tf.training.optimizers import SGD
-from fcos_tf.training.progress_bar import ProgressBar
 from fcos_tf.training.schedules import WarmupStepDecay
 from tests.training.tiny_run import make_dataset
 
@@ -412,7 +411,8 @@ def test_garbage_in_the_records_is_named_and_stays(tmp_path, garbage):
     path = tmp_path / "metrics.jsonl"
     content = b'{"step": 1, "kind": "val", "AP": 0.5}\n' + garbage
     path.write_bytes(content)
-    for read in (JsonLinesWriter, lambda path: has_record(path, 2, "val")):
+    lengths = {"total_steps": 2, "period": 2}
+    for read in (JsonLinesWriter, lambda path: loop.lacks_evaluation(path, 2, **lengths)):
         with pytest.raises(ValueError, match=rf"{path}, line 2: expected a record with step"):
             read(path)
     assert path.read_bytes() == content
