@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from fcos_tf.config import Config
 from fcos_tf.options import common_options, fixed_options, options_for, spelled, to_flags
 
@@ -55,9 +57,7 @@ def train(
     report = report if share.is_chief else lambda line: None
     with locked(config.model_dir) if share.is_chief else contextlib.nullcontext():
         if config.probe:
-            from fcos_tf.jobs.probe import probe
-
-            return probe(Path(config.model_dir), config, report, strategy)
+            return _probe_in(Path(config.model_dir), config, report, strategy)
         return _train_in(Path(config.model_dir), config, report, strategy, share)
 
 
@@ -205,3 +205,42 @@ def _fit(config, model, train_data, val_data, start_step: int, total_steps: int,
             at = f"at step {checkpoints.step_of(path)} of {total_steps}"
             raise TrainingStopped(f"{stopped} {at}, kept in {path}") from None
     return metrics | loop.evaluation_in(logs)
+
+
+def _probe_in(model_dir: Path, config: Config, tell: Callable[[str], None], strategy):
+    """`train` with --probe; the metrics have the numbers of `training.probe.fit_probe`, too."""
+    import keras
+
+    from fcos_tf import build
+    from fcos_tf.atomic_files import write_text
+    from fcos_tf.evaluation import Scores, run_classifier
+    from fcos_tf.training import checkpoints, run
+    from fcos_tf.training.probe import fit_probe
+
+    if not hasattr(build.model_class(config), "classify"):
+        raise ValueError(f"--probe: expected with --model=classifier, got --model={config.model}")
+    if checkpoints.latest(model_dir):
+        raise ValueError(f"--model_dir: expected a folder without checkpoints, got {model_dir}")
+    if (model_dir / "best.keras").exists():
+        raise ValueError(f"--model_dir: expected a folder without best.keras, got {model_dir}")
+    keras.utils.set_random_seed(config.seed)
+    # The images of the training split once, whole, without augmentation.
+    of_training = dataclasses.replace(config, val_split=config.train_split)
+    train_data = build.load_val_data(of_training)
+    val_data = build.load_val_data(config, train_data.class_names)
+    for note in dict.fromkeys(train_data.notes + val_data.notes):
+        tell(note)
+    build.check_disjoint(config, train_data, val_data)
+    with strategy.scope():
+        classes = train_data.class_names, train_data.category_ids
+        model = build.make_model(config, *classes, dataset=train_data)
+    tell(f"features of {train_data.num_images} images, {len(train_data.class_names)} classes")
+    with tqdm(total=train_data.num_images, unit="image", disable=None) as bar:
+        progress = lambda done: bar.update(done - bar.n)  # noqa: E731
+        numbers = fit_probe(model, train_data, seed=config.seed, report=tell, progress=progress)
+    scores = run_classifier(model, val_data).scores()
+    metrics = {"step": int(numbers.pop("steps")), **scores.metrics, **numbers}
+    write_text(model_dir / run.CONFIG_FILE, to_flags(config))
+    run.write_scores(model_dir, Scores(metrics, scores.per_class))
+    checkpoints.write_model(model, model_dir / run.MODEL_FILE)
+    return metrics
