@@ -77,11 +77,9 @@ def _points(config, options, given):
         if isinstance(config.score_threshold, str):
             raise ValueError("--score_threshold: expected a number for predictions, got best_f1")
         more = {"score_threshold": config.score_threshold}
-    folder = Path(options.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     for image, targets in _examples(dataset, options.num_images):
         targets["labels"] = _labels_of(model, dataset, targets["labels"])
-        path = folder / f"{options.what}_{targets['image_ids']}.png"
+        path = Path(options.output_dir) / f"{options.what}_{targets['image_ids']}.png"
         draw[options.what](model, image, targets, *names, **more).save(path)
         yield path
 
@@ -117,7 +115,6 @@ def _proposals(config, options, given):
         model, images, targets, dataset.class_names, num_boxes=options.num_boxes
     )
     path = Path(options.output_dir) / "proposals.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
     yield path
 

@@ -168,8 +168,7 @@ def write_metrics(path: str | Path, metrics: dict[str, Any]) -> None:
 
 
 def write_scores(folder: str | Path, scores: evaluation.Scores) -> None:
-    """Writes the metrics over all classes and per class; creates the folder."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    """Writes the metrics over all classes and per class."""
     write_metrics(Path(folder) / METRICS_FILE, scores.metrics)
     write_metrics(Path(folder) / PER_CLASS_FILE, scores.per_class)
 
