@@ -31,7 +31,6 @@ FLOORS = {
     "fcos_tf.evaluation.analysis": 1,
     "fcos_tf.evaluation.charts": 1,
     "fcos_tf.evaluation.coco": 1,
-    "fcos_tf.evaluation.confusion": 1,
     "fcos_tf.evaluation.curves": 1,
     "fcos_tf.evaluation.overlaps": 1,
     "fcos_tf.evaluation.records": 1,

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fcos_tf.evaluation.confusion import BACKGROUND, confusion_matrix
 from fcos_tf.evaluation.curves import ap_by, class_curves, mean_f1
-from fcos_tf.evaluation.tide import Matches, match, tide
+from fcos_tf.evaluation.overlaps import covered, iou
+from fcos_tf.evaluation.records import rows_by
+from fcos_tf.evaluation.tide import FOREGROUND_IOU, Matches, match, select, tide
 
 # Error type -> what it is, and what to do.
 EXPLANATIONS = {
@@ -35,6 +36,7 @@ EXPLANATIONS = {
         "larger --image_size if they are small.",
     ),
 }
+_BACKGROUND = "background"
 _SMALL_COST, _LARGE_GAP = 0.01, 0.15  # of AP50
 _FEW_OBJECTS, _FEW_CONFUSIONS = 30, 3
 
@@ -72,7 +74,7 @@ def analyse_records(
         "by_size": ap_by(matches, "size"),
         "by_aspect": ap_by(matches, "aspect"),
         "confusion": {
-            "class_names": [*matches.names.values(), BACKGROUND],
+            "class_names": [*matches.names.values(), _BACKGROUND],
             "matrix": confusion_matrix(matches, threshold).tolist(),
         },
         "images": _images(matches, threshold),
@@ -112,6 +114,57 @@ def confused_pairs(confusion: Mapping[str, Any]) -> list[tuple[int, str, str]]:
     np.fill_diagonal(matrix, 0)
     pairs = [(int(matrix[i, j]), names[i], names[j]) for i, j in np.argwhere(matrix)]
     return sorted(pairs, key=lambda pair: -pair[0])
+
+
+def confusion_matrix(matches: Matches, score_threshold: float) -> np.ndarray:
+    """Counts which class is detected for which class.
+
+    Detections and objects of all classes are paired by falling IoU, at least 0.5, one to one.
+    Unpaired detections more than half inside a crowd or a difficult object do not count.
+
+    Args:
+        matches: of `tide.match`.
+        score_threshold: The lowest score of a detection that counts.
+
+    Returns:
+        int64 [C + 1, C + 1], a row for each true class, a column for each predicted one, by
+        ascending category id. The last row counts the false positives, the last column the missed
+        objects.
+    """
+    ids = np.array(list(matches.names))
+    found, truth = matches.found, matches.truth
+    found = select(found, found["score"] >= score_threshold)
+    true_class = np.searchsorted(ids, truth["category_id"])
+    found_class = np.searchsorted(ids, found["category_id"])
+    matrix = np.zeros([len(ids) + 1, len(ids) + 1], np.int64)
+    together = found, truth, matches.crowds
+    found_of, truth_of, crowds_of = (rows_by(columns["image_id"]) for columns in together)
+    nothing = np.zeros(0, np.int64)
+    for image_id in {**found_of, **truth_of}:
+        rows, objects = (of.get(image_id, nothing) for of in (found_of, truth_of))
+        boxes = found["bbox"][rows]
+        pairs = _pairs(iou(boxes[:, None], truth["bbox"][objects]))
+        paired_rows, paired_objects = rows[pairs[:, 0]], objects[pairs[:, 1]]
+        np.add.at(matrix, (true_class[paired_objects], found_class[paired_rows]), 1)
+        crowds = matches.crowds["bbox"][crowds_of.get(image_id, nothing)]
+        counts = ~(covered(boxes[:, None], crowds) > FOREGROUND_IOU).any(axis=1)
+        false = np.setdiff1d(rows[counts], paired_rows)
+        np.add.at(matrix, (-1, found_class[false]), 1)
+        np.add.at(matrix, (true_class[np.setdiff1d(objects, paired_objects)], -1), 1)
+    return matrix
+
+
+def _pairs(overlap: np.ndarray) -> np.ndarray:
+    """One-to-one pairs (row, column) of an IoU matrix by falling value, int64 [P, 2]."""
+    candidates = np.argwhere(overlap >= FOREGROUND_IOU)
+    order = np.argsort(-overlap[tuple(candidates.T)], kind="stable")
+    rows, columns, pairs = set(), set(), []
+    for row, column in candidates[order].tolist():
+        if row not in rows and column not in columns:
+            rows.add(row)
+            columns.add(column)
+            pairs.append((row, column))
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def _images(matches: Matches, threshold: float) -> list[dict[str, int]]:

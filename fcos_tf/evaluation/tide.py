@@ -76,9 +76,9 @@ def match(ground_truth: Mapping[str, Any], detections: Iterable[Mapping[str, Any
     count = len(found["bbox"])
     owner, error, target = (np.full(count, -1) for _ in range(3))
     ignored = np.zeros(count, bool)
-    objects_of, crowds_of = rows_by_image(truth), rows_by_image(crowds)
+    objects_of, crowds_of = rows_by(truth["image_id"]), rows_by(crowds["image_id"])
     nothing = np.zeros(0, np.int64)
-    for image_id, rows in rows_by_image(found).items():
+    for image_id, rows in rows_by(found["image_id"]).items():
         objects = objects_of.get(image_id, nothing)
         owner[rows], error[rows], target[rows] = _match_image(found, rows, truth, objects)
         around = crowds_of.get(image_id, nothing)
@@ -110,9 +110,18 @@ def tide(matches: Matches) -> dict[str, dict[str, float]]:
     counted = ~matches.ignored
 
     def mean_ap(kept, classes=classes, right=right, scores=scores, totals=totals):
-        return _mean_ap(classes[kept], scores[kept], right[kept], totals, measured)
+        """Of the classes that have objects, or had some and still have detections."""
+        order = np.flatnonzero(kept)
+        order = order[np.argsort(-scores[order], kind="stable")]
+        rows = rows_by(classes[order])
+        aps = [
+            average_precision(right[order[rows.get(c, [])]], totals[c])
+            for c in measured
+            if totals[c] or c in rows
+        ]
+        return float(np.mean(aps)) if aps else -1.0
 
-    measured = totals > 0
+    measured = np.flatnonzero(totals).tolist()  # before anything is mended
     whole = mean_ap(counted)
     costs = {}
     best = _best_for_each_object(matches)
@@ -159,14 +168,9 @@ def select(columns: Columns, rows: np.ndarray) -> Columns:
     return {name: values[rows] for name, values in columns.items()}
 
 
-def rows_by_image(columns: Columns) -> dict[int, np.ndarray]:
-    """Image id -> its rows in their order, int64."""
-    return rows_by(columns["image_id"])
-
-
 def _best_of_each_image(found: Columns) -> Columns:
     order = np.lexsort((-found["score"], found["image_id"]))  # stable
-    rows = rows_by_image(select(found, order)).values()
+    rows = rows_by(found["image_id"][order]).values()
     kept = [order[each[:MAX_DETECTIONS]] for each in rows]
     return select(found, np.concatenate([np.zeros(0, np.int64), *kept]))
 
@@ -215,24 +219,3 @@ def _best_for_each_object(matches: Matches) -> np.ndarray:
     best = np.zeros(len(matches.owner), bool)
     best[order[first]] = True
     return best
-
-
-def _mean_ap(
-    classes: np.ndarray,
-    scores: np.ndarray,
-    right: np.ndarray,
-    totals: np.ndarray,
-    measured: np.ndarray,
-) -> float:
-    """The mean AP of the classes that have objects, or had some and still have detections.
-
-    Of the detections that count [D]; `measured` [C]: with objects before anything is mended.
-    """
-    order = np.argsort(-scores, kind="stable")
-    right, rows = right[order], rows_by(classes[order])
-    aps = [
-        average_precision(right[rows.get(c, [])], totals[c])
-        for c in np.flatnonzero(measured).tolist()
-        if totals[c] or c in rows
-    ]
-    return float(np.mean(aps)) if aps else -1.0

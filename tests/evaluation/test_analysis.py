@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fcos_tf.evaluation.analysis import analyse_records, best_f1_of
-from fcos_tf.evaluation.confusion import confusion_matrix
+from fcos_tf.evaluation.analysis import analyse_records, best_f1_of, confusion_matrix
 from fcos_tf.evaluation.curves import SCORES, ap_by, class_curves, mean_f1
 from fcos_tf.evaluation.records import Records
 from fcos_tf.evaluation.report import analyse
