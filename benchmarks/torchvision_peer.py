@@ -93,10 +93,9 @@ def _pyramid(config: Config, first_level: int, more_levels):
     given = options_for(config, resolve_preset, weights=weights or None)
     preset = resolve_preset(**{name: None if x in ("auto", -1) else x for name, x in given.items()})
     keys = [key for key, _ in network.named_parameters()]
-    ends = [
-        sum(key.startswith(f"{part}.") for part in parts[: preset.frozen_stages]) for key in keys
-    ]
-    frozen = keys[: len(keys) - next((i for i, x in enumerate(reversed(ends)) if x), len(keys))]
+    beginnings = tuple(f"{part}." for part in parts[: preset.frozen_stages])
+    ends = [end for end, key in enumerate(keys, 1) if key.startswith(beginnings)]
+    frozen = keys[: max(ends, default=0)]
     for key in frozen:
         network.get_parameter(key).requires_grad_(False)
     for key, module in list(network.named_modules()):
