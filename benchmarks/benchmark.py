@@ -34,9 +34,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import contestants, evaluation, exported, input_pipeline
-from benchmarks.processes import Contestant, Entrant
+from benchmarks.processes import Contestant, Entrant, time_in_turns
 from benchmarks.table import figures, format_figures, format_shares
-from benchmarks.turns import time_in_turns
 from fcos_tf import config as sections
 from fcos_tf.atomic_files import make_folder, write_text
 from fcos_tf.cli import command_line

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 from benchmarks import keras_hub_peer, our_model, torchvision_side
 from benchmarks.batches import fixed_size
-from benchmarks.processes import Entrant
-from benchmarks.turns import Side, timed
+from benchmarks.processes import Entrant, Side, timed
 from fcos_tf.config import Config
 from fcos_tf.tensorflow_words import load_tensorflow
 

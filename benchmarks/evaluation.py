@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from benchmarks.processes import Entrant
-from benchmarks.turns import Side, timed
+from benchmarks.processes import Entrant, Side, timed
 from fcos_tf.evaluation.coco import coco_metrics
 from fcos_tf.evaluation.records import to_dicts
 

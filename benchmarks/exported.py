@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
-from benchmarks.processes import Entrant
+from benchmarks.processes import Entrant, Side, timed
 from benchmarks.torchvision_side import import_libraries
-from benchmarks.turns import Side, timed
 from fcos_tf.config import Config
 
 # Takes the contents of image files and returns when their detections are computed.

@@ -33,8 +33,7 @@ import numpy as np
 
 from benchmarks.batches import fixed_size, random_batch
 from benchmarks.growth_report import VALUES, amounts_of, growth_of, in_words, table, write_report
-from benchmarks.processes import Contestant, Entrant, peak_memory
-from benchmarks.turns import Side, time_in_turns, timed
+from benchmarks.processes import Contestant, Entrant, Side, peak_memory, time_in_turns, timed
 from fcos_tf import config as sections
 from fcos_tf.cli import command_line
 from fcos_tf.config import Config

@@ -5,9 +5,8 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks.batches import fixed_size
-from benchmarks.processes import Entrant
+from benchmarks.processes import Entrant, Side, timed
 from benchmarks.torchvision_side import import_libraries
-from benchmarks.turns import Side, timed
 from fcos_tf.config import Config
 from fcos_tf.tensorflow_words import load_tensorflow
 

@@ -5,7 +5,7 @@ not class-wise. Its loss is its own, too. The optimizer is Keras' SGD of the con
 """
 
 from benchmarks.batches import NUM_CLASSES, random_batch
-from benchmarks.turns import Side, timed
+from benchmarks.processes import Side, timed
 from fcos_tf.config import Config
 from fcos_tf.tensorflow_words import load_tensorflow
 

@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from benchmarks.batches import NUM_CLASSES, random_batch
-from benchmarks.turns import Side, timed
+from benchmarks.processes import Side, timed
 from fcos_tf.config import Config
 
 

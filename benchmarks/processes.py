@@ -1,5 +1,7 @@
 """Contestants in processes of their own: libraries, threads and memory do not mix.
 
+They take turns, so that a busy machine slows all of them.
+
 The memory of a contestant is the peak of the resident set of its process. The resident set after
 the import of its libraries is told beside it: the difference is the model and its steps. Processes
 that a contestant starts itself, such as the workers of a DataLoader, are not counted.
@@ -12,15 +14,37 @@ import pickle
 import re
 import resource
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.turns import Side
-from fcos_tf.tensorflow_words import load_tensorflow
+from fcos_tf.tensorflow_words import load_tensorflow, one_line
 
 # Of a new interpreter: a fork would inherit the threads of its parent, and its memory.
 _CONTEXT = multiprocessing.get_context("spawn")
+
+# Number of steps -> their seconds.
+Run = Callable[[int], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """A contestant that is ready to run.
+
+    Attributes:
+        run: takes steps and returns their seconds.
+        flops: operations of a step, see `benchmarks.flops`; None: unknown.
+        profile: takes steps and returns the share of each part, see `benchmarks.step_profile`.
+        result: what the last step computed, for comparisons.
+        note: what a reader of its times has to know.
+    """
+
+    run: Run
+    flops: Callable[[], int | None] = lambda: None
+    profile: Callable[[int], dict[str, float]] | None = None
+    result: Callable[[], object] = lambda: None
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +148,45 @@ def _portable(error: Exception) -> Exception:
     except Exception:
         pass
     return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def timed(step: Callable[[], object]) -> Run:
+    """Makes a run from a function of one step."""
+
+    def run(steps: int) -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        return time.perf_counter() - start
+
+    return run
+
+
+def time_in_turns(
+    runs: Mapping[str, Run], *, rounds: int, steps: int, faults: dict[str, str] | None = None
+) -> dict[str, list[float]]:
+    """Seconds per step of every contestant in every round, after one untimed step each.
+
+    Args:
+        runs: By the names of the contestants.
+        rounds: The number of turns of each.
+        steps: Of a turn.
+        faults: Takes the error of a contestant that fails, which then has no seconds; None: an
+            error ends all.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name in list(seconds):
+            try:
+                taken = runs[name](steps if turn else 1)
+            except Exception as error:
+                if faults is None:
+                    raise
+                faults[name] = one_line(error)
+                del seconds[name]
+            else:
+                seconds[name] += [taken / steps] * (turn > 0)
+    return seconds
 
 
 def peak_memory() -> int:

@@ -1,8 +1,8 @@
 """torchvision's detector as a contestant: as it is, or with its networks compiled."""
 
 from benchmarks.batches import NUM_CLASSES, random_batch
+from benchmarks.processes import Side, timed
 from benchmarks.torchvision_peer import Peer, import_torchvision
-from benchmarks.turns import Side, timed
 from fcos_tf.config import Config
 from fcos_tf.tensorflow_words import load_tensorflow, one_line
 

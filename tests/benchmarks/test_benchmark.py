@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import fcos_tf
-from benchmarks import benchmark, evaluation, exported, input_pipeline, step_profile, turns
+from benchmarks import benchmark, evaluation, exported, input_pipeline, processes, step_profile
 from fcos_tf.export import export_saved_model
 from fcos_tf.image_size import parse_image_size
 from tests import tools
@@ -18,8 +18,8 @@ from tests.digit_files import write_digits
 
 def test_sides_take_turns_after_one_step_that_does_not_count():
     calls = []
-    runs = {name: turns.timed(lambda name=name: calls.append(name)) for name in "ab"}
-    seconds = turns.time_in_turns(runs, rounds=2, steps=3)
+    runs = {name: processes.timed(lambda name=name: calls.append(name)) for name in "ab"}
+    seconds = processes.time_in_turns(runs, rounds=2, steps=3)
     assert "".join(calls) == "ab" + "aaabbb" * 2
     assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
 

@@ -6,8 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from benchmarks.processes import Contestant, Entrant
-from benchmarks.turns import Side, timed
+from benchmarks.processes import Contestant, Entrant, Side, timed
 
 MEBI = 1 << 20
 
