@@ -157,9 +157,7 @@ def _measure(
     with contextlib.ExitStack() as stack:
 
         def start(name, entrant):
-            contestant = Contestant(name, entrant)
-            stack.callback(contestant.close)
-            return contestant
+            return stack.enter_context(contextlib.closing(Contestant(name, entrant)))
 
         started, faults = {}, {}
         for name, entrant in entrants.items():

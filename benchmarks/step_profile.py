@@ -16,7 +16,7 @@ import functools
 import importlib
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -155,10 +155,8 @@ def part_of(name: str, scopes: Mapping[str, str]) -> str | None:
     return OTHER
 
 
-def shares(
-    events: Iterable[Event], part: Callable[[str], str | None], parts: Sequence[str] = PARTS
-) -> dict[str, float]:
-    """The share of each part in the time of all steps; they sum to 1.
+def shares(events: Iterable[Event], part: Callable[[str], str | None]) -> dict[str, float]:
+    """The share of each of `PARTS` in the time of all steps; they sum to 1.
 
     On one thread the event that started last counts. The executor counts where no operation runs.
 
@@ -177,7 +175,7 @@ def shares(
         if kind is not None and event.end > event.start:
             changes += [(event.start, 1, index, kind), (event.end, 0, index, kind)]
     changes.sort(key=lambda change: change[:2])
-    sums, active = dict.fromkeys(parts, 0), {}  # active: index of an event -> its part
+    sums, active = dict.fromkeys(PARTS, 0), {}  # active: index of an event -> its part
     before = 0
     for time, starting, index, kind in changes:
         k = bisect.bisect_right(starts, before) - 1
