@@ -6,6 +6,7 @@ Both take the same batches, learning rates and AdamW, and each has the initial w
 library. Needs the extra `parity`.
 """
 
+from benchmarks.torchvision_peer import refuse_unequal
 from fcos_tf.cli import command_line
 from fcos_tf.config import Config
 from fcos_tf.options import options_for, sections_of
@@ -89,12 +90,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _compare(config: Config, options, given) -> None:
-    equal = {"backbone": "simple_cnn", "optimizer": "adamw", "accumulation_steps": 1}
-    equal |= {"ema_momentum": Config().ema_momentum, "backbone_lr_factor": 1.0}
-    for name, value in equal.items():
-        if getattr(config, name) != value:
-            got = getattr(config, name)
-            raise ValueError(f"--{name}: expected {value}, as the peer has, got {got}")
+    equal = ("accumulation_steps", "ema_momentum", "backbone_lr_factor")
+    refuse_unequal(config, equal, backbone="simple_cnn", optimizer="adamw")
     load_tensorflow()
     import keras
 

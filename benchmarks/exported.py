@@ -47,9 +47,8 @@ def _image_files(text: str | None) -> list[Path]:
 
     from fcos_tf.detecting.files import IMAGE, find_inputs
 
-    if text is None:
-        return [Path(name) for name in load_sample_images().filenames]
-    files = [item.path for item in find_inputs(text) if item.kind == IMAGE]
+    names = load_sample_images().filenames if text is None else text
+    files = [item.path for item in find_inputs(names) if item.kind == IMAGE]
     if not files:
         raise FileNotFoundError(f"--input: expected image files, got {text}")
     return files

@@ -46,11 +46,11 @@ EQUAL = (
 )  # fmt: skip
 
 
-def refuse_unequal(config: Config, names: Sequence[str] = EQUAL) -> None:
-    """Refuses options that the peer would not follow: all but their defaults."""
-    for name in names:
-        expected, got = getattr(Config(), name), getattr(config, name)
-        if got != expected:
+def refuse_unequal(config: Config, names: Sequence[str] = EQUAL, **values) -> None:
+    """Refuses options that a peer would not follow: all but their defaults, or the `values`."""
+    wanted = {name: getattr(Config(), name) for name in names} | values
+    for name, expected in wanted.items():
+        if (got := getattr(config, name)) != expected:
             raise ValueError(f"--{name}: expected {expected or 'none'}, as the peer has, got {got}")
 
 
