@@ -156,7 +156,8 @@ def save_tsne(
     wide = any(vectors.shape[1] > PCA_SIZE for _, vectors in samples.features.values())
     note = f"t-SNE: perplexity {perplexity:g}, seed {seed}, {len(samples.labels)} samples"
     note += f", PCA to {min(PCA_SIZE, len(samples.labels))} first" if wide else ""
-    names = [_legend_name(label, class_names) for label in samples.labels]
+    labels = [int(label) for label in samples.labels]
+    names = [_MORE.get(label) or class_name(label, class_names) for label in labels]
     paths = [folder / "tsne.png", folder / "tsne.csv"]
     plot_tsne(samples, places, names, note).savefig(paths[0], dpi=100)
     drawn = {title: place for title, place in places.items() if place[1] is not None}
@@ -278,10 +279,6 @@ def _crop(image: np.ndarray, box: np.ndarray) -> np.ndarray:
     crop = Image.fromarray(as_rgb(image[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)]))
     crop.thumbnail((2 * _THUMBNAIL, 2 * _THUMBNAIL))  # there may be thousands
     return np.asarray(crop)
-
-
-def _legend_name(label: int, class_names: Sequence[str] | None) -> str:
-    return _MORE.get(int(label)) or class_name(int(label), class_names)
 
 
 def _colour(label: int) -> tuple[float, ...]:
