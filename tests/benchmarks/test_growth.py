@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import growth
-from benchmarks.growth_report import amounts_of, growth_of
+from benchmarks.growth import amounts_of, growth_of
 from fcos_tf.config import Config
 from tests.tools import run
 
