@@ -27,10 +27,9 @@ from fcos_tf.data.formats import (
     recognise,
     tfds,
     voc,
-    xml_folder,
     yolo,
 )
-from fcos_tf.data.formats.listing import Listing, read_listing
+from fcos_tf.data.formats.listing import Listing, list_annotation_files, read_listing
 from fcos_tf.data.formats.records import Frame
 from fcos_tf.data.input.augment import check_augmentations
 from fcos_tf.data.input.examples import ExampleMapper, Source, make_source
@@ -45,10 +44,12 @@ _READERS = {
     "digits": digits.read_digits,
     "coco": coco.read_coco,
     "voc": voc.read_voc,
-    "xml": xml_folder.list_xml,
+    "xml": functools.partial(list_annotation_files, "xml", ".xml", "object", voc.read_record),
     "yolo": yolo.list_yolo,
     "csv": csv_table.list_csv,
-    "labelme": labelme.list_labelme,
+    "labelme": functools.partial(
+        list_annotation_files, "labelme", ".json", "shape", labelme.read_labelme
+    ),
     "folders": folders.list_folders,
 }
 DATASETS = ("auto", *_READERS, "tfds:NAME")
@@ -114,7 +115,7 @@ def load(
             without splits "train", "val" or "all", see `formats.splits.choose`.
         batch_size: B, over all devices and hosts.
         data_dir: The folder of the data set: see `read_coco`, `read_voc` (which takes several
-            trees), `list_xml`, `list_yolo`, `list_csv`, `list_labelme`, `list_folders`
+            trees), `list_annotation_files` (xml, labelme), `list_yolo`, `list_csv`, `list_folders`
             and `read_tfds` in `formats`; or the file with the annotations in that folder.
         annotations: The JSON file of "coco", the table of "csv", data.yaml or the labels of "yolo",
             the folder of the annotation files of "xml" and "labelme"; default: where `data_dir`

@@ -3,16 +3,17 @@
     {"imagePath": "a.jpg", "imageHeight": 480, "imageWidth": 640, "shapes": [
         {"label": "cat", "shape_type": "rectangle", "points": [[10, 20], [110, 220]]}]}
 
-Source: https://github.com/wkentaro/labelme. Points are pixels with continuous edges.
+Source: https://github.com/wkentaro/labelme. Points are pixels with continuous edges. Rectangles
+count, and the boxes around polygons; other shapes are faults. A shape may be marked `difficult`, as
+X-AnyLabeling does. The image is the one of the same path, or of `imagePath`; the copy in
+`imageData` is not read.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from fcos_tf.data.annotations import Fault
-from fcos_tf.data.formats.listing import Listing, annotation_files, list_records
 from fcos_tf.data.formats.records import ImageRecord, ObjectRecord, size_of, with_image
 from fcos_tf.data.formats.voc_files import is_difficult
 from fcos_tf.image_files import ImageIndex, read_text
@@ -20,37 +21,8 @@ from fcos_tf.image_files import ImageIndex, read_text
 _POINTS = {"rectangle": 2, "polygon": 3}  # least number of them
 
 
-def list_labelme(
-    *,
-    data_dir: str | os.PathLike | None = None,
-    annotations: str | os.PathLike | None = None,
-    images: str | os.PathLike | None = None,
-) -> Listing:
-    """Lists labelme's files, subfolders included.
-
-    Rectangles count, and the boxes around polygons; other shapes are faults. A shape may be marked
-    `difficult`, as X-AnyLabeling does. The image of a JSON
-    file has the same path, or is the one of `imagePath`; the copy in `imageData` is not read.
-    Images without JSON are left out: nobody knows what is in them.
-
-    Args:
-        data_dir: The folder with both.
-        annotations: The folder of the JSON files, instead of `data_dir`.
-        images: The folder of the images, instead of `data_dir`.
-
-    Returns:
-        The listing; objects are numbered by their places in `shapes`, from 1.
-
-    Raises:
-        FileNotFoundError: A folder is missing, or has no JSON files.
-    """
-    files, index = annotation_files(data_dir, annotations, images, "labelme", ".json")
-    records = {name: _read(file, name, index) for name, file in files.items()}
-    root, where = Path(data_dir or images), Path(annotations or data_dir)
-    return list_records(records, index, root=root, where=where, item="shape")
-
-
-def _read(file: Path, stem: str, index: ImageIndex) -> ImageRecord:
+def read_labelme(file: Path, stem: str, index: ImageIndex) -> ImageRecord:
+    """Reads a JSON file; objects are numbered by their places in `shapes`, from 1."""
     origin = str(file)
     try:
         content = json.loads(read_text(file))

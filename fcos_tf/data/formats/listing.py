@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class Listing(NamedTuple):
         notes: What a run says of the data.
         split: The split that the names are already; None: all.
         single_label: See `Annotations`.
-        places: The paths whose folders name splits, see `list_records`; None: the names.
+        places: The paths whose folders name splits, see `list_annotation_files`; None: the names.
     """
 
     root: Path
@@ -95,10 +95,30 @@ def read_listing(
     return ReadResult(annotations, faults, found.other_classes)
 
 
-def annotation_files(
-    data_dir, annotations, images, dataset: str, suffix: str
-) -> tuple[dict[str, Path], ImageIndex]:
-    """The annotation files by their paths in their folder without suffix, and the images.
+def list_annotation_files(
+    dataset: str,
+    suffix: str,
+    item: str,
+    read: Callable[[Path, str, ImageIndex], ImageRecord],
+    *,
+    data_dir: str | os.PathLike | None = None,
+    annotations: str | os.PathLike | None = None,
+    images: str | os.PathLike | None = None,
+) -> Listing:
+    """Lists images that have an annotation file each, subfolders included.
+
+    The image of an annotation file has the same path but for folders such as Annotations and
+    JPEGImages; else it is the one that the file names, see `ImageIndex.find`. Images without such
+    a file are left out: nobody knows what is in them.
+
+    Args:
+        dataset: The format, for messages.
+        suffix: Of the annotation files.
+        item: See `Listing`.
+        read: An annotation file, its path in its folder without suffix, the images -> its record.
+        data_dir: The folder with both.
+        annotations: The folder of the annotation files, instead of `data_dir`.
+        images: The folder of the images, instead of `data_dir`.
 
     Raises:
         ValueError: Neither `data_dir` nor both others are given; or two files have one name but for
@@ -119,21 +139,7 @@ def annotation_files(
         files[name] = folder / file
     if not files:
         raise FileNotFoundError(f"no {suffix[1:].upper()} files in {folder}")
-    return files, index
-
-
-def list_records(
-    records: Mapping[str, ImageRecord], index: ImageIndex, *, root: Path, where: Path, item: str
-) -> Listing:
-    """Lists annotation files that are read, by the places of their images.
-
-    Args:
-        records: By the names of the files without suffix.
-        index: The images.
-        root: The data set.
-        where: The folder of the annotation files, for messages.
-        item: See `Listing`.
-    """
+    records = {name: read(file, name, index) for name, file in files.items()}
     places = []
     for name, record in records.items():
         place = os.path.relpath(record.file, index.root).replace(os.sep, "/") if record.file else ""
@@ -150,11 +156,11 @@ def list_records(
                 for fault in (*record.faults, *(each for _, each in record.unread))
             )
             reason = next((f"; the first fault: {fault}" for fault in faults), "")
-            raise ValueError(f"no {item} in any annotation of {where}{reason}")
+            raise ValueError(f"no {item} in any annotation of {folder}{reason}")
         return sorted(found)
 
     return Listing(
-        root=root,
+        root=Path(data_dir or images),
         names=[*records],
         read=records.__getitem__,
         find_class_names=find_class_names,
