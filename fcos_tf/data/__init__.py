@@ -27,6 +27,7 @@ from fcos_tf.data.formats import (
     recognise,
     tfds,
     voc,
+    voc_xml,
     yolo,
 )
 from fcos_tf.data.formats.listing import Listing, list_annotation_files, read_listing
@@ -44,7 +45,7 @@ _READERS = {
     "digits": digits.read_digits,
     "coco": coco.read_coco,
     "voc": voc.read_voc,
-    "xml": functools.partial(list_annotation_files, "xml", ".xml", "object", voc.read_record),
+    "xml": functools.partial(list_annotation_files, "xml", ".xml", "object", voc_xml.read_record),
     "yolo": yolo.list_yolo,
     "csv": csv_table.list_csv,
     "labelme": functools.partial(

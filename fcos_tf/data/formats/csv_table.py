@@ -31,7 +31,7 @@ from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats import splits
 from fcos_tf.data.formats.listing import Listing, left_out
 from fcos_tf.data.formats.records import ImageRecord, ObjectRecord, size_of
-from fcos_tf.data.formats.voc_files import is_difficult
+from fcos_tf.data.formats.voc_xml import is_difficult
 from fcos_tf.image_files import ImageIndex, check_regular, files_below, plain_name, read_utf8
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -15,7 +15,7 @@ from typing import Any
 
 from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats.records import ImageRecord, ObjectRecord, size_of, with_image
-from fcos_tf.data.formats.voc_files import is_difficult
+from fcos_tf.data.formats.voc_xml import is_difficult
 from fcos_tf.image_files import ImageIndex, read_text
 
 _POINTS = {"rectangle": 2, "polygon": 3}  # least number of them

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,6 @@ from fcos_tf.data.formats.records import (
     names_in,
     read_result,
 )
-from fcos_tf.data.formats.voc_files import image_ids_of
 from fcos_tf.image_files import ImageIndex, files_below, stem_of
 
 
@@ -60,7 +60,7 @@ def read_listing(
 ) -> ReadResult:
     """Reads a split of a listing.
 
-    Image ids are the digits of the names, or positions, see `voc_files.image_ids_of`.
+    Image ids are the digits of the names, or positions, see `image_ids_of`.
 
     Args: see `splits.choose` and `read_result`; `class_names` None: those of the data set.
 
@@ -93,6 +93,19 @@ def read_listing(
         single_label=listing.single_label,
     )
     return ReadResult(annotations, faults, found.other_classes)
+
+
+def image_ids_of(names: Sequence[str]) -> list[int]:
+    """All digits of each name as a number, where these all differ, else the positions from 1.
+
+    000012 -> 12; 2008_000008 -> 2008000008; BloodImage_00338 -> 338.
+    """
+    digits = [re.sub(r"\D", "", name) for name in names]
+    if all(0 < len(number) <= 18 for number in digits):  # of 18 digits all numbers fit in int64
+        ids = [int(number) for number in digits]
+        if len(set(ids)) == len(ids):
+            return ids
+    return list(range(1, len(names) + 1))
 
 
 def list_annotation_files(

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fcos_tf.data.formats import csv_table, voc_files
+from fcos_tf.data.formats import csv_table
 from fcos_tf.data.formats.folders import class_folders
+from fcos_tf.data.formats.voc import FOLDERS
+from fcos_tf.data.formats.voc_xml import read_root
 from fcos_tf.data.formats.yolo_config import find_config
 from fcos_tf.data.formats.yolo_places import is_label
 from fcos_tf.image_files import IMAGE_SUFFIXES, files_below
@@ -82,7 +84,7 @@ def _of_file(file: Path) -> dict[str, str]:
 def _of_folder(root: Path) -> dict[str, str]:
     """The formats that a folder may be in, and a file or folder that says so."""
     if any(map(_is_tree, (root, *root.glob("*/")))):
-        return {"voc": ", ".join(voc_files.FOLDERS)}
+        return {"voc": ", ".join(FOLDERS)}
     names = files_below(root, ".xml", ".json", ".csv", ".txt", ".yaml", ".yml", ".tfrecord")
     by_suffix = defaultdict(list)
     for name in filter(lambda name: (root / name).is_file(), names):  # pipes would block
@@ -96,7 +98,7 @@ def _of_folder(root: Path) -> dict[str, str]:
     if config := find_config(root):
         found["yolo"] = config.name
     elif any(map(_is_tree, root.glob("*/*/"))):
-        return {"voc": ", ".join(voc_files.FOLDERS)}
+        return {"voc": ", ".join(FOLDERS)}
     elif label := next((n for n in by_suffix[".txt"][:_SOME] if is_label(root / n)), None):
         found["yolo"] = f"label files such as {label}"
     for name in by_suffix[".json"][:_FEW]:
@@ -107,7 +109,7 @@ def _of_folder(root: Path) -> dict[str, str]:
         found["csv"] = tables[0]
     for name in by_suffix[".xml"][:_FEW]:
         try:
-            voc_files.read_root(root / name)
+            read_root(root / name)
         except ValueError:
             continue
         found.setdefault("xml", name)
@@ -121,7 +123,7 @@ def _of_folder(root: Path) -> dict[str, str]:
 
 
 def _is_tree(folder: Path) -> bool:
-    return all((folder / name).is_dir() for name in voc_files.FOLDERS)
+    return all((folder / name).is_dir() for name in FOLDERS)
 
 
 def kind_of_json(file: Path) -> str | None:

@@ -170,7 +170,7 @@ def _to_pixels(boxes: np.ndarray, sizes: np.ndarray, info: Any) -> np.ndarray:
         boxes[:, [1, 3]] = 1.0 - boxes[:, [3, 1]]
     boxes *= np.tile(np.where(sizes > 0, sizes, 1)[:, ::-1], 2)
     if _prepared_by(info, "voc"):
-        # As in `voc_files`: corners that coincide are faults, no boxes of one pixel.
+        # As in `voc_xml`: corners that coincide are faults, no boxes of one pixel.
         shifted = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (sizes > 0).all(axis=1)
         boxes[shifted, :2] -= 1.0
     return boxes

@@ -1,6 +1,14 @@
-"""Reads PASCAL VOC trees as annotations, and writes them. The files of a tree: `voc_files`."""
+"""Reads PASCAL VOC trees as annotations, and writes them.
+
+data_dir/JPEGImages/NAME.jpg
+data_dir/Annotations/NAME.xml          see `voc_xml`
+data_dir/ImageSets/Main/SPLIT.txt      one NAME a line
+
+Source: the VOC2007 development kit documentation (Everingham et al.).
+"""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,33 +16,19 @@ from pathlib import Path
 import numpy as np
 
 from fcos_tf.data.annotations import Annotations, Fault, ReadResult
+from fcos_tf.data.formats.listing import image_ids_of
 from fcos_tf.data.formats.records import (
     STORED,
     Frame,
-    ImageRecord,
     ObjectRecord,
     absent_classes,
     read_result,
-    size_of,
-    with_image,
 )
-from fcos_tf.data.formats.voc_files import (
-    ANNOTATIONS,
-    FOLDERS,
-    IMAGES,
-    LISTS,
-    DataDir,
-    annotation_of,
-    image_ids_of,
-    join,
-    list_split,
-    parse_list,
-    read_object,
-    read_root,
-    text_of,
-    write_annotation,
-)
-from fcos_tf.image_files import ImageIndex, files_below
+from fcos_tf.data.formats.voc_xml import read_record, read_root, write_annotation
+from fcos_tf.image_files import ImageIndex, files_below, read_utf8, stem_of, unquoted
+
+IMAGES, ANNOTATIONS, LISTS = FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Main")
+DataDir = str | os.PathLike | Sequence[str | os.PathLike]
 
 
 def read_voc(
@@ -75,65 +69,152 @@ def read_voc(
         ValueError: A split without names or without a usable image, a data set without objects,
             or a tree given twice.
     """
-    trees, listed, faults = list_split(data_dir, split)
-    if class_names is None:
-        folders = [tree / ANNOTATIONS for tree in trees]
-        files = [folder / name for folder in folders for name in files_below(folder, ".xml")]
-        names = find_class_names(files, trees)
-    else:
-        names = tuple(class_names)
+    trees, listed, faults = _list_split(data_dir, split)
+    names = _find_class_names(trees) if class_names is None else tuple(class_names)
     ids = image_ids_of([stem for _, stem in listed])
     indices = {tree: ImageIndex(tree / IMAGES) for tree in {tree for tree, _ in listed}}
     records = [
-        read_record(annotation_of(tree, stem), stem, indices[tree]) for tree, stem in listed[:limit]
+        read_record(_annotation_of(*each), each[1], indices[each[0]]) for each in listed[:limit]
     ]
+    root = _join(trees)
     found = read_result(
         records, ids[:limit], names,
-        where=f"split {split!r} of {join(trees)}", include_difficult=include_difficult, frame=frame,
+        where=f"split {split!r} of {root}", include_difficult=include_difficult, frame=frame,
     )  # fmt: skip
     faults += found.faults
     if class_names is not None and len(records) == len(listed):
-        faults += absent_classes(records, names, join(trees), split)
+        faults += absent_classes(records, names, root, split)
     notes = tuple(note for index in indices.values() for note in index.notes)
     annotations = replace(found.annotations, notes=notes + found.annotations.notes)
     return ReadResult(annotations, faults, found.other_classes)
 
 
-def read_record(xml: Path, stem: str, index: ImageIndex) -> ImageRecord:
-    """Reads an XML file.
+def _list_split(
+    data_dir: DataDir, split: str
+) -> tuple[list[Path], list[tuple[Path, str]], list[Fault]]:
+    """Lists the images of a split, whether their files exist or not.
+
+    Args, Raises: see `read_voc`.
+
+    Returns:
+        All trees of the data set, also those without the split; (tree, name without ending) of
+        each image, all different; and the repeated names.
+    """
+    trees, names, faults, there = [], {}, [], {}
+    for folder in _folders(data_dir):
+        inside = _find_trees(folder)
+        trees += inside
+        parts = [_split_files(inside, part) for part in split.split("+")]
+        for tree, file in [(tree, part[tree]) for tree in inside for part in parts if tree in part]:
+            text = read_utf8(file)
+            if tree not in there:
+                there[tree] = files_below(tree / ANNOTATIONS, ".xml")
+            lines = _parse_list(text, there[tree])
+            if not any(lines):
+                raise ValueError(f"{file} names no image")
+            for number, name in enumerate(lines, start=1):
+                if (tree, name) in names:
+                    faults.append(Fault(str(file), f"line {number}", f"names {name!r} once more"))
+                elif name:
+                    names[tree, name] = None
+    if len({tree.resolve() for tree in trees}) < len(trees):
+        raise ValueError(f"data_dir: expected different trees, got {_join(trees)}")
+    return trees, list(names), faults
+
+
+def _parse_list(text: str, annotations: Iterable[str]) -> list[str]:
+    """The name on each line of a split file; empty for a blank line.
+
+    The per-class lists of the published sets (cat_train.txt) have a second column, whether the
+    image has the class, which is ignored. It exists only if all lines have it and none is the name
+    of an image as it stands ("photo 1").
 
     Args:
-        xml: The file.
-        stem: Its path from the folder of annotations, without suffix.
-        index: The images.
+        text: Of the split file.
+        annotations: Paths of the existing annotation files in their folder, with their endings.
     """
-    origin = str(xml)
-    try:
-        root = read_root(xml)
-        sides = text_of(root, "size/height"), text_of(root, "size/width")
-        stated = text_of(root, "filename")
-    except ValueError as error:
-        return ImageRecord(origin, faults=[Fault(origin, "", str(error))])
-    objects, unread = {}, []
-    for number, element in enumerate(root.iterfind("object"), start=1):
-        name = ""
-        try:
-            name = text_of(element, "name")
-            objects[number] = read_object(element)
-        except ValueError as error:
-            unread.append((name, Fault(origin, f"object {number}", str(error))))
-    record = ImageRecord(origin, "", size_of(*sides), objects, unread=unread)
-    return with_image(record, index, stem, stated)
+    lines = [line.strip() for line in text.splitlines()]
+    without = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]
+    has_column = all(cut != line for cut, line in zip(without, lines, strict=True) if line)
+    there = {os.path.splitext(name)[0] for name in annotations}
+    if has_column and there.isdisjoint(lines):
+        lines = without
+    return [line if line in there else _listed_name(line, there) for line in lines]
 
 
-def find_class_names(files: Iterable[Path], folders: Sequence[Path]) -> tuple[str, ...]:
-    """The sorted names of the objects in XML files.
+def _listed_name(line: str, there: set[str]) -> str:
+    """The name of an annotation on a line in another form: Datumaro writes quotes, others paths."""
+    bare = unquoted(line)
+    stem = stem_of(bare.removesuffix(".xml"))
+    inside = re.sub(rf"^(.*/)?({IMAGES}|{ANNOTATIONS})/|^\./", "", stem)
+    return next((name for name in (bare, stem, inside) if name in there), inside)
+
+
+def _join(trees: Sequence[Path]) -> str:
+    """The folders in a message."""
+    return ", ".join(map(str, trees))
+
+
+def _folders(data_dir: DataDir) -> list[Path]:
+    """The folders in a `data_dir`."""
+    if data_dir is None:
+        raise ValueError(f"dataset voc needs data_dir, the folder with {', '.join(FOLDERS)}")
+    if isinstance(data_dir, str | os.PathLike):
+        whole = os.fspath(data_dir)
+        data_dir = [whole] if os.path.isdir(whole) else whole.split(",")
+    folders = [Path(os.fspath(folder).strip()) for folder in data_dir if os.fspath(folder).strip()]
+    if not folders:
+        raise ValueError("data_dir: expected one or several folders, got none")
+    return folders
+
+
+def _find_trees(folder: Path) -> list[Path]:
+    """The folder itself; where it has no images, the trees in it or in its folders, by name."""
+    for pattern in () if (folder / IMAGES).is_dir() else (f"*/{IMAGES}", f"*/*/{IMAGES}"):
+        if inside := sorted(images.parent for images in folder.glob(pattern)):
+            return inside
+    _check_tree(folder)
+    return [folder]
+
+
+def _check_tree(tree: Path) -> None:
+    for needed in ("", *FOLDERS):
+        if not (tree / needed).is_dir():
+            raise FileNotFoundError(
+                f"no folder {tree / needed}; a VOC data_dir holds {', '.join(FOLDERS)}"
+            )
+
+
+def _split_files(trees: list[Path], part: str) -> dict[Path, Path]:
+    """The split file in each of the trees that have it."""
+    files = {tree: tree / LISTS / f"{part}.txt" for tree in trees}
+    files = {tree: file for tree, file in files.items() if file.is_file()}
+    if not files:
+        there = {file.stem for tree in trees for file in (tree / LISTS).glob("*.txt")}
+        raise FileNotFoundError(
+            f"no split {part!r} in {_join([tree / LISTS for tree in trees])}; "
+            f"there are: {', '.join(sorted(there)) or 'none'}"
+        )
+    for tree in files:
+        _check_tree(tree)
+    return files
+
+
+def _annotation_of(tree: Path, name: str) -> Path:
+    """The annotation file of an image; its ending may have upper case."""
+    files = [tree / ANNOTATIONS / f"{name}{ending}" for ending in (".xml", ".XML")]
+    return next(filter(os.path.isfile, files), files[0])
+
+
+def _find_class_names(trees: Sequence[Path]) -> tuple[str, ...]:
+    """The sorted names of the objects of all splits.
 
     Raises:
-        ValueError: There is no object in any; names the folders.
+        ValueError: There is no object in any; names the trees.
     """
     names, broken = set(), []
-    for file in files:
+    folders = [tree / ANNOTATIONS for tree in trees]
+    for file in [folder / name for folder in folders for name in files_below(folder, ".xml")]:
         try:
             names |= {(e.text or "").strip() for e in read_root(file).iterfind("object/name")}
         except ValueError as error:  # a fault, if the split names it
@@ -141,7 +222,7 @@ def find_class_names(files: Iterable[Path], folders: Sequence[Path]) -> tuple[st
     names.discard("")
     if not names:
         reason = f"; the first that is broken: {broken[0]}" if broken else ""
-        raise ValueError(f"no object in any annotation of {join(folders)}{reason}")
+        raise ValueError(f"no object in any annotation of {_join(trees)}{reason}")
     return tuple(sorted(names))
 
 
@@ -153,7 +234,7 @@ def write_voc(
     The caller puts the images into JPEGImages under `file_names`. Splits of one tree may be
     written one after the other. VOC has no place for areas other than that of the box, for
     category ids and for the annotations' own numbers; the ids of images come back where they are
-    the digits of the file names, see `voc_files.image_ids_of`.
+    the digits of the file names, see `image_ids_of`.
 
     Args:
         annotations: Of n images; `ignored` boxes are marked difficult.
@@ -166,7 +247,7 @@ def write_voc(
     """
     stems = [Path(name).stem for name in file_names]
     for stem in stems:
-        if parse_list(stem, [f"{stem}.xml"]) != [stem]:
+        if _parse_list(stem, [f"{stem}.xml"]) != [stem]:
             raise ValueError(f"file_names: expected names that a split file can hold, got {stem!r}")
 
     for folder in FOLDERS:

@@ -10,9 +10,9 @@ from PIL import Image
 
 from fcos_tf.data.annotations import Annotations, ImageFaults
 from fcos_tf.data.formats.coco import write_coco
+from fcos_tf.data.formats.listing import image_ids_of
 from fcos_tf.data.formats.tfds_writer import as_png, write_tfds
 from fcos_tf.data.formats.voc import write_voc
-from fcos_tf.data.formats.voc_files import image_ids_of
 from fcos_tf.data.images import FORMATS as IMAGE_FORMATS
 from fcos_tf.data.images import ImageError, read_bytes, read_header
 
