@@ -338,8 +338,10 @@ def read_annotations(
         reader = functools.partial(tfds.read_tfds, dataset.removeprefix("tfds:"))
     if reader is None:
         raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, got {dataset!r}")
-    if dataset not in ("voc", "digits"):
-        where = recognise.file_as_annotations(where)
+    place = where["data_dir"]
+    may_be_file = dataset not in ("voc", "digits") and not where["annotations"]
+    if may_be_file and isinstance(place, str) and os.path.isfile(place):
+        where |= {"data_dir": os.path.dirname(place) or ".", "annotations": place}
     taken = check_place(dataset, where, reader)
     options = {
         "class_names": classes,
@@ -368,10 +370,10 @@ def check_place(dataset: str, where: Mapping[str, Any], reader: Callable) -> set
 
 def _expand_user(path):
     """`~` as a shell would have read it; not all shells do after `--data_dir=`."""
-    if path is None:
-        return path
     if isinstance(path, str):  # several folders have commas between them
         return ",".join(map(os.path.expanduser, path.split(",")))
+    if path is None:
+        return path
     if isinstance(path, os.PathLike):
         return os.path.expanduser(path)
     return [os.path.expanduser(part) for part in path]

@@ -3,7 +3,6 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +58,6 @@ def recognise(
         )
     ((name, why),) = found.items()
     return name, (f"{path} is read as {name}: it has {why}",)
-
-
-def file_as_annotations(where: Mapping[str, Any]) -> dict[str, Any]:
-    """The places of a data set, where `data_dir` may be the file with its annotations."""
-    place = where["data_dir"]
-    if where["annotations"] or not isinstance(place, str | os.PathLike):
-        return dict(where)
-    if not os.path.isfile(place):
-        return dict(where)
-    return {**where, "data_dir": os.path.dirname(place) or ".", "annotations": place}
 
 
 def _of_file(file: Path) -> dict[str, str]:

@@ -79,15 +79,12 @@ def write_dataset(
     return output_dir
 
 
-def drop_unreadable(
-    annotations: Annotations, faults: ImageFaults, read_bytes: Callable[..., bytes] = read_bytes
-) -> Annotations:
+def drop_unreadable(annotations: Annotations, faults: ImageFaults) -> Annotations:
     """The split without missing files and files of no image; others may still be corrupt.
 
     Args:
         annotations: The split.
         faults: Counts the images that are left out.
-        read_bytes: As for `write_dataset`.
 
     Raises:
         ValueError: More bad images than `faults` tolerates.
