@@ -75,11 +75,9 @@ def read_utf8(file: str | os.PathLike) -> str:
 
 
 def files_below(root: str | os.PathLike, *suffixes: str) -> list[str]:
-    """The files below a folder, relative with `/`, sorted; hidden ones not.
+    """The files with these suffixes (none: all) below a folder, relative with `/`, sorted.
 
-    Args:
-        root: The folder.
-        *suffixes: Of the files; none: all.
+    Hidden ones are left out.
     """
     found, links, seen = [], 0, set()
     above = {os.fspath(root): {os.path.realpath(root)}}  # of each folder: it and those above
@@ -108,9 +106,6 @@ def files_below(root: str | os.PathLike, *suffixes: str) -> list[str]:
 
 class ImageIndex:
     """The image files below a folder.
-
-    Args:
-        root: The folder.
 
     Attributes:
         root: The folder.

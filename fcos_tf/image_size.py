@@ -54,11 +54,8 @@ class ImageSize:
         this order of operations, rounding included: at "800,1333" a short side of 322 becomes
         799, because 800 / 322 * 322 is a bit less than 800.
 
-        Args:
-            height: h.
-            width: w.
-            chance: Number in [0, 1) that the random part of the rule is drawn by.
-            fit: (H, W) that the result must not pass, whatever else the rule says.
+        `chance`, in [0, 1), draws the random part of the rule; `fit` is an (H, W) that the result
+        must not pass, whatever else the rule says.
 
         Returns:
             (height, width), each at least 1.

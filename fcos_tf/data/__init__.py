@@ -370,10 +370,10 @@ def check_place(dataset: str, where: Mapping[str, Any], reader: Callable) -> set
 
 def _expand_user(path):
     """`~` as a shell would have read it; not all shells do after `--data_dir=`."""
-    if isinstance(path, str):  # several folders have commas between them
-        return ",".join(map(os.path.expanduser, path.split(",")))
     if path is None:
         return path
+    if isinstance(path, str):  # several folders have commas between them
+        return ",".join(map(os.path.expanduser, path.split(",")))
     if isinstance(path, os.PathLike):
         return os.path.expanduser(path)
     return [os.path.expanduser(part) for part in path]

@@ -232,13 +232,7 @@ def select(
 def report_faults(
     where: str, faults: Sequence[Fault], other_classes: Mapping[str, int], max_faults: int
 ) -> None:
-    """Logs the faults in the annotations of a split, and the objects of other classes.
-
-    Args:
-        where: The split, for example "voc train".
-        faults: All of them are also in `dataset.faults`.
-        other_classes: Class -> number of its objects, left out as not asked for.
-        max_faults: How many may be dropped.
+    """Logs what is in a `ReadResult` beside the annotations; `where` is the split ("voc train").
 
     Raises:
         ValueError: More than `max_faults` were dropped.
@@ -263,8 +257,6 @@ def report_faults(
 class ImageFaults:
     """Messages about images, filled while they are read, from several threads.
 
-    A `Fault` is an error of the annotations and known before that.
-
     Args:
         max_bad_images: How many different images may be skipped.
 
@@ -281,11 +273,7 @@ class ImageFaults:
         self._seen: set[str] = set()
 
     def skip(self, message: str) -> str:
-        """Counts an image that cannot be read.
-
-        Returns:
-            Empty while tolerated, else the message to stop with.
-        """
+        """Counts an image that cannot be read; the message to stop with, empty while tolerated."""
         most = self.max_bad_images
         with self._lock:
             if is_new := self._is_new(message):

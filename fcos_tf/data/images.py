@@ -49,12 +49,9 @@ class ImageError(ValueError):
 
 
 def read_bytes(file: str, offset: int = 0, num_bytes: int | None = None) -> bytes:
-    """The bytes of a file, or of a part of it.
+    """The bytes of a file from `offset` on; `num_bytes` None: up to the end.
 
-    Args:
-        file: A path, or a URL such as gs://bucket/file that TensorFlow can open.
-        offset: Of the first byte.
-        num_bytes: Number of bytes; None: up to the end.
+    `file` is a path, or a URL such as gs://bucket/file that TensorFlow can open.
 
     Raises:
         ImageError: The file is missing, cannot be read, or is too short.
@@ -181,18 +178,11 @@ def decode_image(
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes with bilinear interpolation, half-pixel centres, without antialiasing.
+    """Resizes uint8 or float32 [h, w, 3] to [height, width, 3] of the same dtype.
 
-    The rule of `tf.image.resize` and of torchvision's detectors.
-
-    Args:
-        image: uint8 or float32 [h, w, 3].
-        height: Rows of the result.
-        width: Columns of the result.
-
-    Returns:
-        [height, width, 3] of the same dtype; uint8 is several times faster and within one grey
-        level of the exact result.
+    Bilinear interpolation, half-pixel centres, no antialiasing: the rule of `tf.image.resize` and
+    of torchvision's detectors. uint8 is several times faster, and within one grey level of the
+    exact result.
     """
     if image.shape[:2] == (height, width):
         return image
@@ -228,18 +218,10 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def scale_boxes(boxes: np.ndarray, before: tuple[int, int], after: tuple[int, int]) -> np.ndarray:
-    """Brings boxes from the pixels of an image to those of the resized one.
+    """Brings boxes [M, 4] of an image of (height, width) `before` to its size `after`; float32.
 
     The sizes are whole pixels, so each axis has its own ratio, which is a little off the one scale
     that was aimed at.
-
-    Args:
-        boxes: [M, 4], xyxy in pixels of the image before.
-        before: Its (height, width).
-        after: (height, width) that it was resized to.
-
-    Returns:
-        float32 [M, 4] in pixels of the resized image.
     """
     before, after = (np.array([w, h, w, h], np.float32) for h, w in (before, after))
     # Multiplied first: a box that ends at the border, at w, ends exactly at w * w' / w = w'.

@@ -11,11 +11,7 @@ from fcos_tf.image_size import parse_image_size
 
 
 def summary(found: ReadResult) -> Iterator[str]:
-    """The lines about the annotations of a split, with each fault.
-
-    Args:
-        found: From `fcos_tf.data.read_annotations`.
-    """
+    """The lines about the annotations of a split, with each fault."""
     annotations, faults = found.annotations, found.faults
     learned = ~annotations.ignored
     per_image = np.bincount(annotations.owners[learned], minlength=annotations.num_images)
@@ -44,12 +40,7 @@ def summary(found: ReadResult) -> Iterator[str]:
 
 
 def check_images(annotations: Annotations, image_size: str) -> Iterator[str]:
-    """Reads every image as training does; the lines give the numbers and the unreadable images.
-
-    Args:
-        annotations: Of image files.
-        image_size: As for `fcos_tf.data.load`.
-    """
+    """Reads every image as training does; the lines give the numbers and the unreadable images."""
     messages: list[str] = []
     source = make_source(annotations, messages.extend)
     size_for, bad = parse_image_size(image_size).fixed().resized, 0

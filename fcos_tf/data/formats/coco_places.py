@@ -57,11 +57,7 @@ def part_of(
 
     Images that share their id with another stay in every split, where they are a fault.
 
-    Args:
-        content: The lists of the file.
-        split: See `splits.choose`.
-        root: Likewise.
-        val_fraction: Likewise.
+    Args: `content` has the lists of the file; see `splits.choose` for the others.
 
     Returns:
         The lists, how they were chosen, and faults of a list of the split.

@@ -22,15 +22,7 @@ SPLIT_SIZES = {"train": 8192, "val": 256}
 
 
 def make_scene(index: int, split: str) -> Scene:
-    """Draws scene `index` of a split, 0 <= index < SPLIT_SIZES[split] for its own.
-
-    Args:
-        index: Of the scene.
-        split: "train" or "val".
-
-    Raises:
-        ValueError: An unknown split.
-    """
+    """Draws a scene of "train" or "val", 0 <= index < SPLIT_SIZES[split] for its own."""
     return digit_scenes.draw_scene(split_glyphs(split), [0, list(SPLIT_SIZES).index(split), index])
 
 
@@ -82,10 +74,9 @@ def digits_source(
 
 @cache
 def split_glyphs(split: str) -> np.ndarray:
-    """The glyphs of a split: every fifth of each class is val's, the others are train's.
+    """The glyphs of a split, ascending indices into `load_digits`.
 
-    Returns:
-        int [G], ascending indices into `load_digits`.
+    Every fifth of each class is val's, the others are train's.
 
     Raises:
         ValueError: An unknown split.

@@ -25,11 +25,8 @@ def recognise(
 ) -> tuple[str, tuple[str, ...]]:
     """Recognises the format of a data set by its files.
 
-    Args:
-        split: Replaces "{split}" in a place; of several joined by "+" the first does.
-        data_dir: See `fcos_tf.data.load`.
-        annotations: Likewise; if given, only this place is looked at.
-        images: Likewise.
+    Args: see `fcos_tf.data.load`. Where `annotations` are given, only that place is looked at; of
+        several splits joined by "+" the first replaces "{split}" in it.
 
     Returns:
         The name of the format, and a note that says why it is this one.

@@ -55,12 +55,9 @@ def words_for(split: str) -> tuple[str, ...]:
 def is_val(name: str, val_fraction: float) -> bool:
     """Whether the hash of an image's name puts it into the validation split.
 
-    The first 64 bits of SHA-256 of the name, as a fraction of 2^64, are below `val_fraction`. It
-    depends on nothing else: the same on all hosts, and unchanged when other images are added.
-
-    Args:
-        name: Relative to the folder of the images; its suffix does not count.
-        val_fraction: Between 0 and 1.
+    The first 64 bits of SHA-256 of the name (relative to the folder of the images, without suffix),
+    as a fraction of 2^64, are below `val_fraction`. It depends on nothing else: the same on all
+    hosts, and unchanged when other images are added.
     """
     text = unicodedata.normalize("NFC", stem_of(plain_name(name)))
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

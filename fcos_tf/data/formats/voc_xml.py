@@ -19,13 +19,7 @@ HAIR = 0.1**COORDINATE_DECIMALS / 10
 
 
 def read_record(xml: Path, stem: str, index: ImageIndex) -> ImageRecord:
-    """Reads an XML file.
-
-    Args:
-        xml: The file.
-        stem: Its path from the folder of annotations, without suffix.
-        index: The images.
-    """
+    """Reads an XML file; `stem` is its path from the folder of annotations, without suffix."""
     origin = str(xml)
     try:
         root = read_root(xml)
@@ -141,11 +135,7 @@ def write_annotation(
 ) -> None:
     """Writes an annotation that reads back the same, in thousandths of a pixel.
 
-    Args:
-        file: The XML file.
-        image_name: Name of the image file.
-        size: (height, width) of the image, 0 where unknown.
-        objects: Of the image.
+    The (height, width) of the image is 0 where it is unknown.
     """
     root = ElementTree.Element("annotation")
     _add(root, filename=image_name)

@@ -82,10 +82,6 @@ def write_dataset(
 def drop_unreadable(annotations: Annotations, faults: ImageFaults) -> Annotations:
     """The split without missing files and files of no image; others may still be corrupt.
 
-    Args:
-        annotations: The split.
-        faults: Counts the images that are left out.
-
     Raises:
         ValueError: More bad images than `faults` tolerates.
     """

@@ -40,15 +40,7 @@ Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # image float32 [h, w, 
 def check_augmentations(
     names: Sequence[str], size: ImageSize, scale_jitter: tuple[float, float]
 ) -> ImageSize:
-    """Checks the augmentations that a caller asks for.
-
-    Args:
-        names: Of augmentations.
-        size: The image size before augmentation.
-        scale_jitter: The range of factors, used if "scale_jitter" is among the names.
-
-    Returns:
-        The image size, with the jitter if it is asked for.
+    """Checks the augmentations of a caller; the image size, with the jitter if it is asked for.
 
     Raises:
         ValueError: An unknown name, a range that is none, or jitter without a fixed canvas.
@@ -68,13 +60,8 @@ def check_augmentations(
 def augment_image(names: Sequence[str]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Makes the function that changes the colours of an image; boxes stay where they are.
 
-    Args:
-        names: Some of `AUGMENTATIONS`. Those that are not about the colours of one image,
-            "mosaic" and "scale_jitter", are left to others.
-
-    Returns:
-        A function of an image, uint8 [h, w, 3] without padding, and a key, int64 [2], that gives
-        the changed image. Without a colour augmentation in `names` it changes nothing.
+    It takes an image, uint8 [h, w, 3] without padding, and a key, int64 [2]. "mosaic" and
+    "scale_jitter" among the names are left to others.
 
     Raises:
         ImportError: keras_cv, which a colour augmentation needs, is missing or broken.

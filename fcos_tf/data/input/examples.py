@@ -176,12 +176,7 @@ class ExampleMapper:
     _cached: dict[int, Example] = field(default_factory=dict)
 
     def __call__(self, index: int, pass_number: int, position: int):
-        """One row of a batch.
-
-        Args:
-            index: Of the image; from FILLER down a filler, see `order`.
-            pass_number: Over the data.
-            position: In the pass.
+        """One row of a batch, by an element of the order; see `Order.streams`.
 
         Returns:
             Image, [H, W, 3], uint8 in training and float32 in evaluation, padded where the canvas
