@@ -44,7 +44,7 @@ __all__ = ["DATASETS", "from_keras_cv", "load", "read_annotations"]
 _READERS = {
     "digits": digits.read_digits,
     "coco": coco.read_coco,
-    "voc": voc.read_voc,
+    "voc": voc.list_voc,
     "xml": functools.partial(list_annotation_files, "xml", ".xml", "object", voc_xml.read_record),
     "yolo": yolo.list_yolo,
     "csv": csv_table.list_csv,
@@ -115,7 +115,7 @@ def load(
             a VOC tree, or several with "+"; a split of TFDS, such as "train[:80%]"; of data
             without splits "train", "val" or "all", see `formats.splits.choose`.
         batch_size: B, over all devices and hosts.
-        data_dir: The folder of the data set: see `read_coco`, `read_voc` (which takes several
+        data_dir: The folder of the data set: see `read_coco`, `list_voc` (which takes several
             trees), `list_annotation_files` (xml, labelme), `list_yolo`, `list_csv`, `list_folders`
             and `read_tfds` in `formats`; or the file with the annotations in that folder.
         annotations: The JSON file of "coco", the table of "csv", data.yaml or the labels of "yolo",

@@ -95,9 +95,12 @@ def list_csv(
         name = _name(mine[0], table.parent, index)
         named[file if name in named else name] = mine
 
-    def read(name: str) -> ImageRecord:
-        mine = sorted(item for stated in named[name] for item in rows[stated].items())
-        return _record(str(table), _find(named[name][0], table.parent, index), dict(mine))
+    listed = sorted(named, key=plain_name)
+
+    def read(place: int) -> ImageRecord:
+        spelt = named[listed[place]]
+        mine = sorted(item for stated in spelt for item in rows[stated].items())
+        return _record(str(table), _find(spelt[0], table.parent, index), dict(mine))
 
     used = set()
     for each in dict.fromkeys(tables.values()):
@@ -117,7 +120,7 @@ def list_csv(
 
     return Listing(
         root=Path(data_dir or folder),
-        names=sorted(named, key=plain_name),
+        names=listed,
         read=read,
         find_class_names=find_class_names,
         item="line",

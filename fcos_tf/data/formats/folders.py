@@ -56,13 +56,16 @@ def list_folders(*, data_dir: str | os.PathLike | None = None) -> Listing:
         seen[places[name]] += 1
         return seen[places[name]]
 
-    def read(name: str) -> ImageRecord:
+    listed = sorted(places, key=turn)
+
+    def read(place: int) -> ImageRecord:
+        name = listed[place]
         file, label = index.path(name), ObjectRecord(places[name][1], False, _WHOLE)
         return ImageRecord(file, file, objects={1: label}, in_fractions=True)
 
     return Listing(
         root=index.root,
-        names=sorted(places, key=turn),
+        names=listed,
         read=read,
         find_class_names=lambda: found,
         faults=faults,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats import splits
 from fcos_tf.data.formats.records import (
+    STORED,
     Frame,
     ImageRecord,
     absent_classes,
@@ -24,9 +25,9 @@ class Listing(NamedTuple):
     """All images of a data set, not read yet.
 
     Attributes:
-        root: The data set.
-        names: Of n images, relative to their folder, sorted.
-        read: A name -> the record of that image.
+        root: The data set; several trees of VOC have commas between them.
+        names: Of n images, relative to their folder, sorted; those of VOC as its lists have them.
+        read: The place of a name -> the record of that image.
         find_class_names: -> the classes of the data set.
         item: What an object is called in messages.
         faults: What is wrong apart from single images.
@@ -36,9 +37,9 @@ class Listing(NamedTuple):
         places: The paths whose folders name splits, see `list_annotation_files`; None: the names.
     """
 
-    root: Path
+    root: Path | str
     names: Sequence[str]
-    read: Callable[[str], ImageRecord]
+    read: Callable[[int], ImageRecord]
     find_class_names: Callable[[], Sequence[str]]
     item: str = "object"
     faults: Sequence[Fault] = ()
@@ -52,11 +53,11 @@ def read_listing(
     listing: Listing,
     split: str,
     *,
-    class_names: Sequence[str] | None,
-    limit: int | None,
-    val_fraction: float,
-    include_difficult: bool,
-    frame: Frame,
+    class_names: Sequence[str] | None = None,
+    limit: int | None = None,
+    val_fraction: float = 0.2,
+    include_difficult: bool = False,
+    frame: Frame = STORED,
 ) -> ReadResult:
     """Reads a split of a listing.
 
@@ -77,7 +78,7 @@ def read_listing(
     names = [listing.names[index] for index in chosen.indices]
     ids = image_ids_of([stem_of(name) for name in names])
     wanted = tuple(listing.find_class_names() if class_names is None else class_names)
-    records = [listing.read(name) for name in names[:limit]]
+    records = [listing.read(index) for index in chosen.indices[:limit]]
     where = f"split {split!r} of {listing.root}"
     found = read_result(
         records, ids[:limit], wanted,
@@ -175,7 +176,7 @@ def list_annotation_files(
     return Listing(
         root=Path(data_dir or images),
         names=[*records],
-        read=records.__getitem__,
+        read=[*records.values()].__getitem__,
         find_class_names=find_class_names,
         item=item,
         notes=(*index.notes, *left_out(index, places)),

@@ -10,20 +10,13 @@ Source: the VOC2007 development kit documentation (Everingham et al.).
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from fcos_tf.data.annotations import Annotations, Fault, ReadResult
-from fcos_tf.data.formats.listing import image_ids_of
-from fcos_tf.data.formats.records import (
-    STORED,
-    Frame,
-    ObjectRecord,
-    absent_classes,
-    read_result,
-)
+from fcos_tf.data.annotations import Annotations, Fault
+from fcos_tf.data.formats.listing import Listing
+from fcos_tf.data.formats.records import ImageRecord, ObjectRecord
 from fcos_tf.data.formats.voc_xml import read_record, read_root, write_annotation
 from fcos_tf.image_files import ImageIndex, files_below, read_utf8, stem_of, unquoted
 
@@ -31,16 +24,8 @@ IMAGES, ANNOTATIONS, LISTS = FOLDERS = ("JPEGImages", "Annotations", "ImageSets/
 DataDir = str | os.PathLike | Sequence[str | os.PathLike]
 
 
-def read_voc(
-    data_dir: DataDir,
-    split: str,
-    *,
-    class_names: Sequence[str] | None = None,
-    limit: int | None = None,
-    include_difficult: bool = False,
-    frame: Frame = STORED,
-) -> ReadResult:
-    """Reads a split of one or several VOC trees.
+def list_voc(split: str, *, data_dir: DataDir | None = None) -> Listing:
+    """Lists a split of one or several VOC trees.
 
     The image of an annotation has its name and the suffix of an image: the one that `<filename>`
     has, else `.jpg` before others; where there is none, it is the one that `<filename>` names. Its
@@ -54,39 +39,31 @@ def read_voc(
             several of those (VOCdevkit), which stands for those in it that have the split, by
             name. Several, in a sequence or separated by commas, are read one after the other.
         split: Name of a file in ImageSets/Main, without `.txt`; "train+val" reads both.
-        class_names: Name of each label; objects of other classes are left out and counted.
-            Default: the sorted names of all annotations of all splits, so that the splits of a
-            data set agree. (The 20 VOC classes in alphabetical order are in VOC's own order.)
-        limit: Read only the first `limit` names of the split.
-        include_difficult: Use objects marked difficult like all others.
-        frame: What to do where boxes are not in stored pixels.
 
     Returns:
-        A `ReadResult`; `category_ids` are 1..C.
+        The listing; its classes are the sorted names of all annotations of all splits, so that the
+        splits of a data set agree. (VOC's own order of the 20 classes is alphabetical, too.)
 
     Raises:
         FileNotFoundError: A folder or a split file is missing.
-        ValueError: A split without names or without a usable image, a data set without objects,
-            or a tree given twice.
+        ValueError: A split without names, a data set without objects, or a tree given twice.
     """
     trees, listed, faults = _list_split(data_dir, split)
-    names = _find_class_names(trees) if class_names is None else tuple(class_names)
-    ids = image_ids_of([stem for _, stem in listed])
     indices = {tree: ImageIndex(tree / IMAGES) for tree in {tree for tree, _ in listed}}
-    records = [
-        read_record(_annotation_of(*each), each[1], indices[each[0]]) for each in listed[:limit]
-    ]
-    root = _join(trees)
-    found = read_result(
-        records, ids[:limit], names,
-        where=f"split {split!r} of {root}", include_difficult=include_difficult, frame=frame,
-    )  # fmt: skip
-    faults += found.faults
-    if class_names is not None and len(records) == len(listed):
-        faults += absent_classes(records, names, root, split)
-    notes = tuple(note for index in indices.values() for note in index.notes)
-    annotations = replace(found.annotations, notes=notes + found.annotations.notes)
-    return ReadResult(annotations, faults, found.other_classes)
+
+    def read(index: int) -> ImageRecord:
+        tree, stem = listed[index]
+        return read_record(_annotation_of(tree, stem), stem, indices[tree])
+
+    return Listing(
+        root=_join(trees),
+        names=[stem for _, stem in listed],
+        read=read,
+        find_class_names=lambda: _find_class_names(trees),
+        faults=faults,
+        notes=tuple(note for index in indices.values() for note in index.notes),
+        split=split,
+    )
 
 
 def _list_split(
@@ -94,7 +71,7 @@ def _list_split(
 ) -> tuple[list[Path], list[tuple[Path, str]], list[Fault]]:
     """Lists the images of a split, whether their files exist or not.
 
-    Args, Raises: see `read_voc`.
+    Args, Raises: see `list_voc`.
 
     Returns:
         All trees of the data set, also those without the split; (tree, name without ending) of
@@ -229,7 +206,7 @@ def _find_class_names(trees: Sequence[Path]) -> tuple[str, ...]:
 def write_voc(
     annotations: Annotations, data_dir: str | os.PathLike, split: str, file_names: Sequence[str]
 ) -> None:
-    """Writes annotations and the list of a split, such that `read_voc` gives them back.
+    """Writes annotations and the list of a split, such that `list_voc` gives them back.
 
     The caller puts the images into JPEGImages under `file_names`. Splits of one tree may be
     written one after the other. VOC has no place for areas other than that of the box, for

@@ -84,8 +84,10 @@ def list_yolo(
             "obj.names, or --classes, got none"
         )
 
-    def read(name: str) -> ImageRecord:
-        image, label = image_of[name], label_of[name]
+    listed = sorted(image_of)
+
+    def read(index: int) -> ImageRecord:
+        image, label = image_of[listed[index]], label_of[listed[index]]
         if label is None:
             return ImageRecord(image, image, in_fractions=True)
         try:
@@ -98,7 +100,7 @@ def list_yolo(
 
     return Listing(
         root=root,
-        names=sorted(image_of),
+        names=listed,
         read=read,
         find_class_names=lambda: names,
         item="line",

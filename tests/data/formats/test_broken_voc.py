@@ -5,8 +5,7 @@ import shutil
 import pytest
 
 from fcos_tf.data.annotations import Fault
-from fcos_tf.data.formats.voc import read_voc
-from tests.data.formats.voc_trees import add_image, voc_object, write_list
+from tests.data.formats.voc_trees import add_image, read_voc, voc_object, write_list
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ from PIL import Image
 
 import fcos_tf
 from fcos_tf.data.formats.recognise import recognise
-from fcos_tf.data.formats.voc import read_voc
 from tests.data.formats import own_data
-from tests.data.formats.voc_trees import add_image, voc_object
+from tests.data.formats.voc_trees import add_image, read_voc, voc_object
 
 FORMAT = {form: form.split()[0] for form in own_data.FORMS}
 

@@ -10,8 +10,7 @@ from PIL import Image
 
 from fcos_tf.data.annotations import Fault
 from fcos_tf.data.formats.records import Frame
-from fcos_tf.data.formats.voc import read_voc
-from tests.data.formats.voc_trees import add_image, voc_object, write_list
+from tests.data.formats.voc_trees import add_image, read_voc, voc_object, write_list
 
 COLUMNS = ("image_ids", "sizes", "owners", "boxes", "labels", "areas", "ignored", "numbers")
 

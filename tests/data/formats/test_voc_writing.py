@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcos_tf.data.annotations import Annotations
-from fcos_tf.data.formats.voc import read_voc, write_voc
+from fcos_tf.data.formats.voc import write_voc
+from tests.data.formats.voc_trees import read_voc
 
 COLUMNS = ("image_ids", "sizes", "owners", "boxes", "labels", "areas", "ignored", "numbers")
 

@@ -2,6 +2,13 @@
 
 from PIL import Image
 
+from fcos_tf.data.formats.listing import read_listing
+from fcos_tf.data.formats.voc import list_voc
+
+
+def read_voc(root, split, **options):
+    return read_listing(list_voc(split, data_dir=root), split, **options)
+
 
 def voc_object(name="cat", corners=(1, 1, 10, 20), extra=""):
     sides = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
