@@ -234,15 +234,13 @@ def load(
     mapper = ExampleMapper(
         source,
         size,
+        order,
         image_faults,
-        training=training,
-        seed=order.seed,
         most_boxes=max(1, source.most_boxes) if max_boxes is None else max_boxes,
         horizontal_flip=horizontal_flip,
-        portrait=order.portrait,
         cache=cache,
     )
-    result = batches(mapper, order, augmentations)
+    result = batches(mapper, augmentations)
     result.class_names = source.class_names
     result.num_images = source.num_images
     result.category_ids = source.category_ids

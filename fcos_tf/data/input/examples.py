@@ -13,7 +13,7 @@ import numpy as np
 
 from fcos_tf.data import images
 from fcos_tf.data.annotations import Annotations, ImageFaults
-from fcos_tf.data.input.order import FILLER
+from fcos_tf.data.input.order import FILLER, Order
 from fcos_tf.image_size import ImageSize
 
 FILLER_ID = -1  # image id of a row that holds no image
@@ -148,30 +148,28 @@ class _Chances(NamedTuple):
 class ExampleMapper:
     """Maps an element of the order to a padded image and its targets; copes with bad images.
 
+    In training the next image of the split stands in for a bad one, in evaluation a filler: a black
+    image of one pixel, without boxes, whose id is FILLER_ID. For evaluation images are also resized
+    exactly, in float32, as the published detectors do; for training to whole grey levels, which
+    takes less time and memory. Where batches hold one orientation, images are fitted to its canvas,
+    and replaced by others of it.
+
     Args:
         source: The split.
         image_size: To what size images are brought.
+        order: Which image comes where; its seed is that of everything random.
         faults: Counts bad images and says when they are too many.
-        training: Take the next image of the split in place of a bad one. In evaluation a filler
-            stands there: a black image of one pixel, without boxes, whose id is FILLER_ID. For
-            evaluation images are also resized exactly, in float32, as the published detectors do;
-            for training to whole grey levels, which takes less time and memory.
-        seed: In [0, 2^31), of everything random.
         most_boxes: What M boxes are padded to.
         horizontal_flip: Mirror every other image, at random.
-        portrait: bool [n] where batches hold one orientation; images are then fitted to its
-            canvas, and replaced by others of it.
         cache: Keep every example in memory, resized, once it has been read.
     """
 
     source: Source
     image_size: ImageSize
+    order: Order
     faults: ImageFaults
-    training: bool
-    seed: int
     most_boxes: int
     horizontal_flip: bool = False
-    portrait: np.ndarray | None = None
     cache: bool = False
     _cached: dict[int, Example] = field(default_factory=dict)
 
@@ -195,14 +193,14 @@ class ExampleMapper:
 
     def _chances(self, pass_number: int, position: int) -> _Chances:
         counter = [0, 0, position, pass_number]
-        philox = np.random.Philox(key=[self.seed, 0], counter=counter)
+        philox = np.random.Philox(key=[self.order.seed, 0], counter=counter)
         return _Chances(*np.random.Generator(philox).random(4).tolist())
 
     def _read(self, index: int, chances: _Chances) -> tuple[Example, str]:
         """The example, and what to stop with if it had better not be used."""
         if index in self._cached:
             return self._cached[index], ""
-        fit = None if self.portrait is None else self._canvas(index)
+        fit = None if self.order.portrait is None else self._canvas(index)
         current = index
         while True:
             try:
@@ -212,7 +210,7 @@ class ExampleMapper:
                 break
             except images.ImageError as error:
                 complaint = self.faults.skip(str(error))
-                if complaint or not self.training:
+                if complaint or not self.order.training:
                     return _filler(), complaint
                 current = self._next(current)
                 if current == index:
@@ -222,7 +220,7 @@ class ExampleMapper:
         return example, ""
 
     def _read_resized(self, index: int, size_for: images.SizeRule) -> Example:
-        if self.training:
+        if self.order.training:
             return self.source.read(index, size_for)
         example = self.source.read(index, lambda h, w: (h, w))
         pixels = example.image.astype(np.float32)
@@ -250,7 +248,7 @@ class ExampleMapper:
         most_ignored = self.source.most_ignored
         # Classifiers leave their classes out.
         targets["ignored_labels"] = images.pad_rows(example.ignored_labels, most_ignored, -1)  # [K]
-        if not self.training:
+        if not self.order.training:
             ignored = images.scale_boxes(example.ignored_boxes, before, after)
             originals = [example.boxes, example.ignored_boxes]
             if flipped:
@@ -261,20 +259,20 @@ class ExampleMapper:
             targets["original_ignored_boxes"] = images.pad_rows(originals[1], most_ignored)
             targets["areas"] = images.pad_rows(example.areas, self.most_boxes)
         canvas = self._canvas(index) or image.shape[:2]
-        image = image.astype(np.uint8 if self.training else np.float32, copy=False)
+        image = image.astype(np.uint8 if self.order.training else np.float32, copy=False)
         return images.pad_image(image, *canvas), targets
 
     def _canvas(self, index: int) -> tuple[int, int] | None:
         """(H, W) of the batch that an image will be in, where that is known before."""
-        if self.portrait is None:
+        if self.order.portrait is None:
             return self.image_size.canvas
-        return self.image_size.canvases()[int(self.portrait[index])]
+        return self.image_size.canvases()[int(self.order.portrait[index])]
 
     def _next(self, index: int) -> int:
         """The next image of the split, in a circle, that may stand in for this one."""
         others = np.roll(np.arange(self.source.num_images), -1 - index)
-        if self.portrait is not None:
-            others = others[self.portrait[others] == self.portrait[index]]
+        if self.order.portrait is not None:
+            others = others[self.order.portrait[others] == self.order.portrait[index]]
         return int(others[0])
 
 

@@ -19,7 +19,6 @@ import tensorflow as tf
 
 from fcos_tf.data.input import augment
 from fcos_tf.data.input.examples import ExampleMapper
-from fcos_tf.data.input.order import Order
 from fcos_tf.image_size import MULTIPLE
 
 # Part of the seed of each kind of random number, so that no two kinds are tied together.
@@ -29,20 +28,20 @@ _QUIET_SECONDS = 0.1
 _PATIENCE_SECONDS = 10.0
 
 
-def batches(mapper: ExampleMapper, order: Order, augmentations: tuple[str, ...]) -> tf.data.Dataset:
+def batches(mapper: ExampleMapper, augmentations: tuple[str, ...]) -> tf.data.Dataset:
     """Makes a data set of (images, targets), as `fcos_tf.data.load` describes them.
 
     Args:
-        mapper: Reads single examples.
-        order: Which image comes where.
+        mapper: Reads single examples, in its order.
         augmentations: Out of `augment.AUGMENTATIONS`; "scale_jitter" is the mapper's.
 
     Raises:
         ValueError: Too few images, see `Order.num_steps`.
     """
+    order = mapper.order
     steps = order.num_steps()
     whole = order.training or order.repeat
-    load = _loader(mapper, order.seed, augmentations)
+    load = _loader(mapper, augmentations)
     # All images of a batch have one size from the start, or get that of the largest.
     one_size = mapper.image_size.canvas is not None or order.portrait is not None
     result = None
@@ -67,7 +66,7 @@ def batches(mapper: ExampleMapper, order: Order, augmentations: tuple[str, ...])
     return result.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _loader(mapper: ExampleMapper, seed: int, augmentations: tuple[str, ...]) -> Callable:
+def _loader(mapper: ExampleMapper, augmentations: tuple[str, ...]) -> Callable:
     """The function from an element of the order to an image and its targets."""
     has_colours = bool(set(augmentations) - {"mosaic", "scale_jitter"})
     recolour = augment.augment_image(augmentations) if has_colours else None
@@ -77,11 +76,11 @@ def _loader(mapper: ExampleMapper, seed: int, augmentations: tuple[str, ...]) ->
         if recolour is not None:
             height, width = tf.unstack(tf.cast(targets["image_sizes"], tf.int32))
             canvas = tf.shape(image)
-            changed = recolour(image[:height, :width], _key(seed, _COLOURS, element))
+            changed = recolour(image[:height, :width], _key(mapper.order.seed, _COLOURS, element))
             padded = tf.image.pad_to_bounding_box(changed, 0, 0, canvas[0], canvas[1])
             image = tf.ensure_shape(padded, image.shape)
         if "mosaic" in augmentations:
-            targets = {**targets, "key": _key(seed, _MOSAIC, element)}
+            targets = {**targets, "key": _key(mapper.order.seed, _MOSAIC, element)}
         return image, targets
 
     return load

@@ -49,12 +49,11 @@ def pipeline(source, *, max_bad_images=0, max_boxes=2, cache=False, buckets=Fals
     flip, augmentations = options.pop("horizontal_flip"), options.pop("augmentations")
     portrait = source.portrait if buckets else None
     faults = ImageFaults(max_bad_images)
-    mapper = ExampleMapper(
-        source, size, faults, training=options["training"], seed=options["seed"],
-        most_boxes=max_boxes, horizontal_flip=flip, portrait=portrait, cache=cache,
-    )  # fmt: skip
     order = Order(num_images=source.num_images, portrait=portrait, **options)
-    return make_batches(mapper, order, augmentations), faults
+    mapper = ExampleMapper(
+        source, size, order, faults, most_boxes=max_boxes, horizontal_flip=flip, cache=cache
+    )
+    return make_batches(mapper, augmentations), faults
 
 
 def batches(source, **kwargs):
