@@ -55,8 +55,7 @@ def read_coco(
         data_dir: The folder that holds annotations and images; not needed if both are given.
         annotations: The JSON file; "{split}" in it stands for the split.
         images: The folder of the images; likewise.
-        class_names: Name of each label: some of the data set's classes, in any order. Objects of
-            its other classes are left out and counted in `other_classes`.
+        class_names: Some of the classes, in any order. Objects of others are left out and counted.
         limit: Read only the first `limit` images.
         val_fraction: Where one JSON file has the images of all splits, see `splits.choose`.
         frame: What to do where boxes are not in stored pixels.

@@ -33,13 +33,8 @@ def digits_source(
 
     The seed of `load` shuffles and flips, but does not change the scenes.
 
-    Args:
-        split: "train" or "val".
-        class_names: None, or the ten digits in their order.
-        limit: Only the first `limit` scenes.
-
     Raises:
-        ValueError: An unknown split, or other classes.
+        ValueError: A split other than "train" and "val", or classes other than the ten in order.
     """
     if class_names is not None and tuple(class_names) != CLASS_NAMES:
         raise ValueError(f"classes: digits has {CLASS_NAMES}, got {tuple(class_names)}")

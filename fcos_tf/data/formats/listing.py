@@ -14,7 +14,6 @@ from fcos_tf.data.formats.records import (
     STORED,
     Frame,
     ImageRecord,
-    absent_classes,
     names_in,
     read_result,
 )
@@ -63,7 +62,7 @@ def read_listing(
 
     Image ids are the digits of the names, or positions, see `image_ids_of`.
 
-    Args: see `splits.choose` and `read_result`; `class_names` None: those of the data set.
+    Args: see `fcos_tf.data.load`, whose `apply_exif` and `scale_boxes` make the `frame`.
 
     Raises:
         FileNotFoundError, ValueError: No such split, or no image of it is left.
@@ -87,7 +86,11 @@ def read_listing(
     faults = [*listing.faults, *chosen.faults, *found.faults]
     is_asked = class_names is not None or listing.single_label  # the folders ask for theirs
     if is_asked and len(records) == len(names):
-        faults += absent_classes(records, wanted, str(listing.root), split)
+        used = (record for record in records if record.file)
+        seen = {each.name for record in used for each in record.objects.values()}
+        what = f"was asked for, but no object of split {split!r} has it"
+        absent = [f"class {name!r}" for name in wanted if name not in seen]
+        faults += [Fault(str(listing.root), item, what, kept=True) for item in absent]
     annotations = replace(
         found.annotations,
         notes=listing.notes + chosen.notes + found.annotations.notes,

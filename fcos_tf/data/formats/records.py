@@ -99,23 +99,17 @@ def read_result(
     class_names: Sequence[str],
     *,
     where: str,
-    item: str = "object",
-    include_difficult: bool = False,
-    frame: Frame = STORED,
+    item: str,
+    include_difficult: bool,
+    frame: Frame,
 ) -> ReadResult:
     """Makes the columns of a split from the records of its images, and checks them.
 
     The size of an image comes from its header, or else from the annotation; where they disagree,
     see `fit_to_images`. An image with several records is dropped: each names the other's file.
 
-    Args:
-        records: Of n images.
-        image_ids: n ids.
-        class_names: Name of each label; objects of other classes are left out and counted.
-        where: The split, for messages.
-        item: What an object is called in messages, for example "line".
-        include_difficult: Let objects marked difficult count like all others.
-        frame: What to do where boxes are not in stored pixels.
+    Objects of other classes than `class_names` are left out and counted. In messages `where` is the
+    split, and `item` an object.
 
     Raises:
         ValueError: No image is left, or boxes cannot be scaled.
@@ -176,17 +170,6 @@ def names_in(record: ImageRecord) -> list[str]:
     return [
         *(each.name for each in record.objects.values()),
         *(name for name, _ in record.unread if name),
-    ]
-
-
-def absent_classes(
-    records: Sequence[ImageRecord], class_names: Sequence[str], where: str, split: str
-) -> list[Fault]:
-    """A fault for each class that no object of the split has."""
-    seen = {each.name for record in records if record.file for each in record.objects.values()}
-    what = f"was asked for, but no object of split {split!r} has it"
-    return [
-        Fault(where, f"class {name!r}", what, kept=True) for name in class_names if name not in seen
     ]
 
 
