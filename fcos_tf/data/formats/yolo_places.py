@@ -170,9 +170,10 @@ def orphans(
     if labels:
         check(str(labels), files_below(labels, ".txt"), set())
         return faults
+    above = os.path.abspath(root)
     folders: dict[str, set[str]] = {}  # of images, below each folder "images"
     for before, after in map(_split_path, images.values()):
-        if before is not None and _is_inside(before, root):
+        if before is not None and Path(os.path.abspath(before or "/")).is_relative_to(above):
             folders.setdefault(before, set()).add(os.path.dirname(after))
     for before, mine in sorted(folders.items()):
         stems = {*map(stem_of, filter(is_image_name, files_below(f"{before}/images")))}
@@ -190,11 +191,6 @@ def orphans(
         texts_there = [name for name in files if name.lower().endswith(".txt") and name[0] != "."]
         check(folder, texts_there, stems, is_mixed=True)
     return faults
-
-
-def _is_inside(folder: str, root: Path) -> bool:
-    above = os.path.abspath(root)
-    return os.path.commonpath([above, os.path.abspath(folder or "/")]) == above
 
 
 def _near(folder: str, others: set[str]) -> bool:
