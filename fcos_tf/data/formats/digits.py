@@ -50,8 +50,6 @@ def digits_source(
             boxes=boxes,
             labels=scene.labels,
             areas=np.prod(boxes[:, 2:] - boxes[:, :2], axis=1),
-            ignored_boxes=np.zeros([0, 4]),
-            ignored_labels=np.zeros(0, np.int32),
         )
 
     num_images = len(range(SPLIT_SIZES[split])[:limit])

@@ -104,11 +104,7 @@ def _parse_list(text: str, annotations: Iterable[str]) -> list[str]:
 
     The per-class lists of the published sets (cat_train.txt) have a second column, whether the
     image has the class, which is ignored. It exists only if all lines have it and none is the name
-    of an image as it stands ("photo 1").
-
-    Args:
-        text: Of the split file.
-        annotations: Paths of the existing annotation files in their folder, with their endings.
+    of an image as it stands ("photo 1"), by the paths of the annotation files in their folder.
     """
     lines = [line.strip() for line in text.splitlines()]
     without = [re.sub(r"\s+(-1|0|1)$", "", line) for line in lines]

@@ -145,15 +145,10 @@ def orphans(
 ) -> list[Fault]:
     """Label files without image.
 
-    They are all text files in the folders of labels, and those beside images that begin with an
-    object. An image of another split counts, too: lists may share their folders.
-
-    Args:
-        root: The data set; what is outside is not looked at.
-        images: Name -> path of each image.
-        label_of: Its label file.
-        labels: The folder of the labels, if it is given.
-        of_split: Whether the images are those of a split; labels of others are not looked at.
+    They are all text files in the folders of labels (`labels`, if it is given), and those beside
+    images that begin with an object. An image of another split counts, too: lists may share their
+    folders. What is outside of `root` is not looked at, nor are labels of other splits where the
+    images are those of a split.
     """
     used = {label for label in label_of.values() if label}
     faults = []

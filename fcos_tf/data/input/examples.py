@@ -39,8 +39,8 @@ class Example(NamedTuple):
     boxes: np.ndarray
     labels: np.ndarray
     areas: np.ndarray
-    ignored_boxes: np.ndarray
-    ignored_labels: np.ndarray
+    ignored_boxes: np.ndarray = np.zeros([0, 4])
+    ignored_labels: np.ndarray = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,6 +284,4 @@ def _filler() -> Example:
         boxes=np.zeros([0, 4]),
         labels=np.zeros(0, np.int32),
         areas=np.zeros(0),
-        ignored_boxes=np.zeros([0, 4]),
-        ignored_labels=np.zeros(0, np.int32),
     )
