@@ -131,34 +131,6 @@ def rcnn_detections(
     Returns:
         dict, see `class_wise_nms`.
     """
-    boxes, scores, labels = best_candidates(
-        raw, limit=MOST_CANDIDATES, score_threshold=score_threshold, rules=rules
-    )
-    boxes = clip_boxes(boxes, image_sizes)
-    found = class_wise_nms(
-        boxes,
-        ops.where(_has_sides(boxes, rules.least_detection_side), scores, 0.0),
-        labels,
-        iou_threshold=nms_threshold,
-        max_detections=max_detections,
-        jit_compile=jit_compile,
-    )
-    return found if rules.least_detection_side else drop_empty(found)
-
-
-def best_candidates(raw: dict, *, limit: int, rules: RCNNRules, score_threshold=0.0):
-    """The best (proposal, class) pairs before any suppression.
-
-    Args:
-        raw: see `rcnn_detections`.
-        limit: K at most.
-        rules: see `rcnn_detections`.
-        score_threshold: see `rcnn_detections`.
-
-    Returns:
-        boxes [B, K, 4] float32 xyxy pixels, not clipped; scores [B, K] in descending order, 0
-        under the threshold; labels [B, K] int32.
-    """
     probability = ops.softmax(raw["class_logits"])  # [B, R, C + 1]
     scores = probability[..., :-1]
     counts = (raw["proposal_scores"] > 0)[..., None]
@@ -166,7 +138,7 @@ def best_candidates(raw: dict, *, limit: int, rules: RCNNRules, score_threshold=
         counts &= scores == ops.max(probability, axis=-1, keepdims=True)
     threshold = ops.reshape(ops.convert_to_tensor(score_threshold, scores.dtype), (-1, 1, 1))
     scores = ops.where(counts & (scores > threshold), scores, 0.0)
-    best, labels, index = top_candidates(scores, limit)
+    best, labels, index = top_candidates(scores, MOST_CANDIDATES)
     boxes = ops.take_along_axis(raw["proposals"], index[..., None], axis=1)  # [B, K, 4]
     if "box_deltas" in raw:
         deltas = raw["box_deltas"]  # [B, R, C or 1, 4]
@@ -179,7 +151,16 @@ def best_candidates(raw: dict, *, limit: int, rules: RCNNRules, score_threshold=
             weights=rules.box_weights,
             limit=rules.delta_limit,
         )
-    return boxes, best, labels
+    boxes = clip_boxes(boxes, image_sizes)
+    found = class_wise_nms(
+        boxes,
+        ops.where(_has_sides(boxes, rules.least_detection_side), best, 0.0),
+        labels,
+        iou_threshold=nms_threshold,
+        max_detections=max_detections,
+        jit_compile=jit_compile,
+    )
+    return found if rules.least_detection_side else drop_empty(found)
 
 
 def _has_sides(boxes, least: float):
