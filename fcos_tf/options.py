@@ -115,18 +115,18 @@ def argument_of(options: Options, name: str) -> Any:
     return (fields_of(type(options))[name].metadata["means"] or {}).get(value, value)
 
 
-def parameters_of(function: Callable) -> set[str]:
-    """The parameters of a function; of a class, also those that its `**kwargs` pass up."""
+def parameters_of(function: Callable) -> dict[str, Any]:
+    """Parameter -> default of a function; of a class, also those that its `**kwargs` pass up."""
     if not inspect.isclass(function):
-        return set(inspect.signature(function).parameters)
-    names: set[str] = set()
+        return {n: each.default for n, each in inspect.signature(function).parameters.items()}
+    found: dict[str, Any] = {}
     for base in function.__mro__:
         if "__init__" in vars(base):
             parameters = inspect.signature(base.__init__).parameters
-            names |= set(parameters)
+            found = {name: each.default for name, each in parameters.items()} | found
             if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
                 break
-    return names
+    return found
 
 
 def with_defaults(options: Options, section: type[Options]) -> Any:

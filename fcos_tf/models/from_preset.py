@@ -1,12 +1,12 @@
 """Detectors by the name of a published one: its settings, and its weights where they are known."""
 
-import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fcos_tf.models.image_model import ImageModel
 from fcos_tf.models.weights import load_detector
+from fcos_tf.options import parameters_of
 from fcos_tf.published import DETECTORS
 
 
@@ -69,13 +69,7 @@ class FromPreset:
     @classmethod
     def _published_weights(cls, name, overrides, *, required: bool) -> str | None:
         """The name of a preset's published weights, if they fit the overrides."""
-        defaults = {
-            n: each.default
-            for base in reversed(cls.__mro__)
-            if issubclass(base, ImageModel) and "__init__" in vars(base)
-            for n, each in inspect.signature(base.__init__).parameters.items()
-        }
-        defaults |= cls.presets[name]
+        defaults = parameters_of(cls) | cls.presets[name]
         changed = [n for n in cls.weight_arguments if overrides.get(n, defaults[n]) != defaults[n]]
         published = cls.published_prefix + name
         if published in DETECTORS and not changed:
