@@ -10,7 +10,7 @@ Shape shorthand: B images, N points over all levels, n of a level, M padded boxe
 from keras import ops
 
 from fcos_tf.ops.boxes import paired_iou
-from fcos_tf.ops.matching import match_candidates
+from fcos_tf.ops.matching import largest, match_candidates
 
 ANCHOR_SIDE = 8  # strides
 CANDIDATES = 9  # of a level
@@ -27,8 +27,7 @@ def match_atss(levels, boxes, labels, **unused):
     for count in levels.counts:
         at = levels.points[start : start + count]  # [n, 2]
         distance = ops.square(at[:, 0] - x) + ops.square(at[:, 1] - y)  # [B, M, n]
-        k = min(CANDIDATES, count) if isinstance(count, int) else ops.minimum(CANDIDATES, count)
-        parts.append(ops.cast(ops.top_k(-distance, k)[1], "int32") + start)
+        parts.append(largest(-distance, CANDIDATES)[1] + start)
         start = start + count
     index = ops.concatenate(parts, axis=-1)  # [B, M, K]
     at = ops.take(levels.points, index, axis=0)

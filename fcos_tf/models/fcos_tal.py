@@ -13,7 +13,7 @@ Shape shorthand: B images, N points over all levels, M padded boxes, C classes, 
 from keras import ops
 
 from fcos_tf.ops.boxes import pairwise_iou
-from fcos_tf.ops.matching import match_candidates
+from fcos_tf.ops.matching import largest, match_candidates
 from fcos_tf.ops.points import decode_ltrb
 
 CANDIDATES = 13
@@ -33,16 +33,13 @@ def match_tal(levels, boxes, labels, *, predictions, **unused):
     iou = pairwise_iou(boxes, decode_ltrb(levels.points, levels.strides, ltrb))  # [B, M, N]
     alignment = ops.sigmoid(ops.transpose(logits, (0, 2, 1))) * iou**6
     alignment = ops.where((labels >= 0)[..., None], alignment, 0.0)
-    count = ops.shape(alignment)[-1]
-    k = min(CANDIDATES, count) if isinstance(count, int) else ops.minimum(CANDIDATES, count)
-    best, index = ops.top_k(alignment, k)  # [B, M, K]
-    index = ops.cast(index, "int32")
+    best, index = largest(alignment, CANDIDATES)  # [B, M, K]
     overlap = ops.where(best > 0, ops.take_along_axis(iou, index, axis=-1), 0.0)
     matched = match_candidates(levels.points, boxes, index, overlap)  # [B, N]
 
     learns = matched[:, None] == ops.arange(ops.shape(boxes)[1], dtype="int32")[:, None]
-    largest, largest_iou = (
+    most, most_iou = (
         ops.max(ops.where(learns, x, 0.0), axis=-1, keepdims=True) for x in (alignment, iou)
     )  # [B, M, 1]
-    targets = alignment / ops.where(largest > 0, largest, 1.0) * largest_iou
+    targets = alignment / ops.where(most > 0, most, 1.0) * most_iou
     return matched, ops.sum(ops.where(learns, targets, 0.0), axis=1)

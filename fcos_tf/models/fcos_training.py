@@ -26,6 +26,7 @@ from fcos_tf.models.fcos_tal import match_tal
 from fcos_tf.models.image_model import sum_over_replicas
 from fcos_tf.ops import losses
 from fcos_tf.ops.boxes import box_area
+from fcos_tf.ops.matching import pad_with_background
 from fcos_tf.ops.points import centerness, encode_ltrb
 
 BOX_LOSSES = {"giou": losses.giou_loss, "iou": losses.iou_loss, "l1": losses.l1_loss}
@@ -198,9 +199,7 @@ def fcos_targets(
         [B, N, 4] float32 in strides and `centerness_targets` [B, N] float32, both 0 for
         background; `score_targets` [B, N] float32, if the assigner gives them.
     """
-    # A padding entry at the end stands for background: minimum and index exist for M = 0 too.
-    boxes = ops.pad(ops.cast(boxes, levels.points.dtype), [[0, 0], [0, 1], [0, 0]])
-    labels = ops.pad(ops.cast(labels, "int32"), [[0, 0], [0, 1]], constant_values=-1)
+    boxes, labels = pad_with_background(boxes, labels, levels.points.dtype)
     matched, score_targets = ASSIGNERS[assigner].match(
         levels,
         boxes,

@@ -16,6 +16,7 @@ from fcos_tf.ops.matching import (
     best_by_iou,
     match_by_best,
     match_by_iou,
+    pad_with_background,
     sample_balanced,
     sample_indices,
 )
@@ -80,7 +81,7 @@ def rpn_targets(anchors, boxes, labels, *, rules: RCNNRules, seeds) -> dict:
         dict: `positive_mask` and `negative_mask` [B, A] bool, the sample; `delta_targets`
         [B, A, 4] float32, 0 where not positive.
     """
-    boxes, labels = _with_padding(boxes, labels, anchors.dtype)
+    boxes, labels = pad_with_background(boxes, labels, anchors.dtype)
     matched = match_anchors(anchors, boxes, labels, rules)
     positive, negative = sample_balanced(matched, rules.anchors_per_image, POSITIVE_ANCHORS, seeds)
     targets = _delta_targets(anchors[None], boxes, matched, positive, RPN_WEIGHTS)
@@ -103,7 +104,7 @@ def roi_targets(first: dict, boxes, labels, *, num_classes: int, rules: RCNNRule
         `delta_targets` [B, S, 4] float32, 0 where not positive; `valid` and `positive_mask`
         [B, S] bool.
     """
-    boxes, labels = _with_padding(boxes, labels, first["proposals"].dtype)
+    boxes, labels = pad_with_background(boxes, labels, first["proposals"].dtype)
     is_box = labels >= 0
     rois = ops.concatenate([first["proposals"], boxes], axis=1)  # [B, R + M + 1, 4]
     limits = {"high": rules.roi_overlap, "low": rules.roi_overlap}
@@ -141,12 +142,6 @@ def image_seeds(state, batch, kind: int):
     number = seed + step * ops.convert_to_tensor(STEP_FACTOR, dtype="uint32")
     rows = ops.cast(2 * rows + kind, "uint32")
     return ops.stack([ops.broadcast_to(number, ops.shape(rows)), rows], axis=1)
-
-
-def _with_padding(boxes, labels, dtype):
-    """The boxes and one more of padding: indices exist for M = 0 too."""
-    boxes = ops.pad(ops.cast(boxes, dtype), [[0, 0], [0, 1], [0, 0]])
-    return boxes, ops.pad(ops.cast(labels, "int32"), [[0, 0], [0, 1]], constant_values=-1)
 
 
 def _delta_targets(references, boxes, matched, positive, weights):

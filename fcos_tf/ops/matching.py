@@ -11,6 +11,12 @@ BACKGROUND = -1
 IGNORED = -2
 
 
+def pad_with_background(boxes, labels, dtype):
+    """Boxes [B, M, 4], labels [B, M] and one more of padding: an index exists for M = 0 too."""
+    boxes = ops.pad(ops.cast(boxes, dtype), [[0, 0], [0, 1], [0, 0]])
+    return boxes, ops.pad(ops.cast(labels, "int32"), [[0, 0], [0, 1]], constant_values=-1)
+
+
 def match_by_iou(iou, valid, *, high: float, low: float, low_quality: bool):
     """The ground truth of largest IoU for each box (Faster R-CNN, section 3.1.2).
 
@@ -126,6 +132,14 @@ def sample_indices(positive_mask, negative_mask, num: int):
     return ops.where(valid, ops.cast(index, "int32"), 0), valid
 
 
+def largest(x, limit: int):
+    """The `limit` largest numbers of the last axis, or all of fewer, and their places, int32."""
+    count = ops.shape(x)[-1]  # a tensor where not static
+    k = min(limit, count) if isinstance(count, int) else ops.minimum(limit, count)
+    values, places = ops.top_k(x, k)
+    return values, ops.cast(places, "int32")
+
+
 def _count(mask):
     return ops.sum(ops.cast(mask, "int32"), axis=-1, keepdims=True)
 
@@ -133,13 +147,11 @@ def _count(mask):
 def _draw(mask, keys, count, most: int):
     """The `count` [..., 1] places of `mask` with the largest keys, of equal keys the first."""
     keys = ops.where(mask, keys, -1.0)
-    size = ops.shape(keys)[-1]  # likewise
-    most = min(most, size) if isinstance(size, int) else ops.minimum(most, size)
-    values, places = ops.top_k(keys, most)
+    values, places = largest(keys, most)
     last = ops.maximum(count - 1, 0)
     value = ops.take_along_axis(values, last, axis=-1)  # [..., 1]
-    place = ops.take_along_axis(ops.cast(places, "int32"), last, axis=-1)
-    first = ops.arange(size, dtype="int32") <= place
+    place = ops.take_along_axis(places, last, axis=-1)
+    first = ops.arange(ops.shape(keys)[-1], dtype="int32") <= place
     return mask & (count > 0) & ((keys > value) | ((keys == value) & first))
 
 

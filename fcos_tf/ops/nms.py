@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from fcos_tf.ops.boxes import box_area, paired_iou
+from fcos_tf.ops.matching import largest
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -103,10 +104,7 @@ def top_candidates(scores, limit: int):
         (scores, int32 labels, int32 points), each [B, K], K = min(limit, n * C).
     """
     batch, num_points, num_classes = ops.shape(scores)
-    count = num_points * num_classes
-    k = min(limit, count) if isinstance(count, int) else ops.minimum(limit, count)
-    best, index = ops.top_k(ops.reshape(scores, (batch, count)), k)
-    index = ops.cast(index, "int32")
+    best, index = largest(ops.reshape(scores, (batch, num_points * num_classes)), limit)
     return best, index % num_classes, index // num_classes
 
 
