@@ -97,12 +97,6 @@ class _Part(io.RawIOBase):
     def __init__(self, file: BinaryIO, start: int, size: int):
         self._file, self._start, self._size, self._at = file, start, size, 0
 
-    def seekable(self):
-        return True
-
-    def readable(self):
-        return True
-
     def tell(self):
         return self._at
 
