@@ -17,6 +17,7 @@ from fcos_tf.layers.norms import NORM_EPSILON, BatchNormalization, FrozenBatchNo
 from fcos_tf.ops.dtypes import at_least_float32
 
 BACKBONE_NORMS = ("batch", "sync", "frozen")
+LAYER_NORMS = ("none", *BACKBONE_NORMS)
 _VALUES_FOLLOW = contextvars.ContextVar("values_follow", default=False)
 PARTS = 5  # that can be frozen: the stem, and four stages that each halve the map
 

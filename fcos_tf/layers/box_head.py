@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from fcos_tf.layers.blocks import BACKBONE_NORMS, HeNormal, check_choices, normalization
+from fcos_tf.layers.blocks import LAYER_NORMS, HeNormal, check_choices, normalization
 from fcos_tf.ops.dtypes import at_least_float32
 
 
@@ -24,7 +24,6 @@ INITS = {
     "detectron2": (HeNormal, _fan_in(1.0), _normal(0.01), _normal(0.001)),
     "normal": (_normal(0.01),) * 4,
 }
-HEAD_NORMS = ("none", *BACKBONE_NORMS)
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
@@ -68,7 +67,7 @@ class BoxHead(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_choices(norm=(norm, HEAD_NORMS), init=(init, INITS))
+        check_choices(norm=(norm, LAYER_NORMS), init=(init, INITS))
         self.num_classes = num_classes
         self.num_convs = num_convs
         self.num_fcs = num_fcs

@@ -1,36 +1,32 @@
 """Feature pyramid (Lin et al., Feature Pyramid Networks; FCOS, section 3.2): P3-P7, P2-P6 ..."""
 
-import re
-from collections.abc import Sequence
-
 import keras
 from keras import ops
 
-from fcos_tf.layers.blocks import BACKBONE_NORMS, check_choices, normalization
+from fcos_tf.layers.blocks import LAYER_NORMS, check_choices, check_range, normalization
 
 UPSAMPLINGS = ("nearest", "bilinear")
 EXTRAS = ("conv", "pool")
-NORMS = ("none", *BACKBONE_NORMS)
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class FeaturePyramid(keras.layers.Layer):
     """Lateral 1x1 convolutions, a top-down path, 3x3 outputs, and coarser levels on top.
 
-    The top-down path enlarges a map to the size of its lateral, odd sizes included. Levels have
-    the numbers of their inputs: c2 becomes p2.
+    The top-down path enlarges a map to the size of its lateral, odd sizes included.
 
     Args:
         channels: of every level.
         levels: number of levels, up to two more than inputs: 5 for p3 to p7 from c3 to c5.
         upsampling: "nearest" or "bilinear".
-        inputs: names of consecutive maps of the backbone, finest first.
+        first_level: number of the finest level: 3 for p3. The maps from c3 to c5 are its inputs.
         extra: the coarser levels. "conv": a stride-2 3x3 convolution of the level below, of its
             ReLU from the second on (P6 and P7 of FCOS); "pool": every other cell of the level
             below (P6 of Faster R-CNN).
         norm: after each convolution, "none", or a kind of `normalization`; they then have no bias.
 
     Attributes:
+        input_names: names of the backbone's maps, "c3" ...
         levels: names of the levels, "p3" ...
         strides: of each level, in pixels: 8 for p3.
 
@@ -47,29 +43,28 @@ class FeaturePyramid(keras.layers.Layer):
         *,
         levels: int = 5,
         upsampling: str = "nearest",
-        inputs: Sequence[str] = ("c3", "c4", "c5"),
+        first_level: int = 3,
         extra: str = "conv",
         norm: str = "none",
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_choices(
-            upsampling=(upsampling, UPSAMPLINGS), extra=(extra, EXTRAS), norm=(norm, NORMS)
+            upsampling=(upsampling, UPSAMPLINGS), extra=(extra, EXTRAS), norm=(norm, LAYER_NORMS)
         )
-        inputs = tuple(inputs)
-        numbers = [int(name[1:]) for name in inputs if re.fullmatch(r"c\d", name)]
-        first = numbers[0] if numbers else 0
-        if not numbers or inputs != tuple(f"c{first + k}" for k in range(len(inputs))):
-            raise ValueError(f"inputs must be consecutive maps like c3, c4; got {inputs}")
-        least, most = len(inputs), len(inputs) + 2
-        if not least <= levels <= most:
-            raise ValueError(f"levels must be {least} to {most}, from P{first} on; got {levels!r}")
-        numbers = range(first, first + levels)
+        check_range(first_level=(first_level, 2, 5))
+        self.input_names = tuple(f"c{number}" for number in range(first_level, 6))
+        count = len(self.input_names)
+        if not count <= levels <= count + 2:
+            raise ValueError(
+                f"levels must be {count} to {count + 2}, from P{first_level} on; got {levels!r}"
+            )
+        numbers = range(first_level, first_level + levels)
+        self.first_level = first_level
         self.channels = channels
         self.levels = tuple(f"p{number}" for number in numbers)
         self.strides = tuple(2**number for number in numbers)
         self.upsampling = upsampling
-        self.input_names = inputs
         self.extra = extra
 
         def conv(kernel_size, name, strides=1, padding="same"):
@@ -87,7 +82,7 @@ class FeaturePyramid(keras.layers.Layer):
                 dtype=self.dtype_policy,
             )
 
-        own, coarser = self.levels[: len(inputs)], self.levels[len(inputs) :]
+        own, coarser = self.levels[:count], self.levels[count:]
         self.laterals = [conv(1, f"lateral_{level}") for level in own]
         self.output_convs = [conv(3, f"output_{level}") for level in own]
         self.pad = keras.layers.ZeroPadding2D(1, dtype=self.dtype_policy)
@@ -115,7 +110,7 @@ class FeaturePyramid(keras.layers.Layer):
         """Maps from the backbone to pyramid levels.
 
         Args:
-            features: dict of [B, Hl, Wl, Cl], with the keys `inputs`.
+            features: dict of [B, Hl, Wl, Cl], with the keys `input_names`.
             training: mode of the normalisation.
 
         Returns:
@@ -149,6 +144,6 @@ class FeaturePyramid(keras.layers.Layer):
 
     def get_config(self):
         """The constructor's arguments."""
-        names = ("channels", "upsampling", "extra", "norm")
+        names = ("channels", "upsampling", "first_level", "extra", "norm")
         config = super().get_config() | {name: getattr(self, name) for name in names}
-        return {**config, "levels": len(self.levels), "inputs": self.input_names}
+        return {**config, "levels": len(self.levels)}

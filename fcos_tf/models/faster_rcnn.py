@@ -160,7 +160,7 @@ class FasterRCNN(PyramidDetector):
             num_classes,
             backbone_norm=backbone_norm,
             pyramid={
-                "inputs": tuple(f"c{level}" for level in range(fpn_first_level, 6)),
+                "first_level": fpn_first_level,
                 "extra": "pool",
                 "norm": norms[settled.fpn_norm],
             },

@@ -72,7 +72,7 @@ def test_bilinear_enlargement():
 
 def test_a_pyramid_from_c2_with_every_other_cell_on_top():
     # P2-P6 of Faster R-CNN: no weights for P6, and strides from 4 on.
-    fpn = FeaturePyramid(2, inputs=("c2", "c3", "c4", "c5"), extra="pool")
+    fpn = FeaturePyramid(2, first_level=2, extra="pool")
     assert fpn.levels == ("p2", "p3", "p4", "p5", "p6")
     assert fpn.strides == (4, 8, 16, 32, 64)
     rng = np.random.default_rng(0)
@@ -93,8 +93,8 @@ def test_a_pyramid_from_c2_with_every_other_cell_on_top():
     ("arguments", "complaint"),
     [
         ({"levels": 2}, "levels must be 3 to 5, from P3 on; got 2"),
-        ({"levels": 3, "inputs": ("c2", "c3", "c4", "c5")}, "levels must be 4 to 6, from P2 on"),
-        ({"inputs": ("c3", "c5")}, "consecutive maps"),
+        ({"levels": 3, "first_level": 2}, "levels must be 4 to 6, from P2 on"),
+        ({"first_level": 1}, "first_level must be a whole number from 2 to 5; got 1"),
         ({"upsampling": "cubic"}, "nearest, bil"),
         ({"extra": "p6p7"}, "extra must be one of conv, pool; got 'p6p7'"),
     ],
