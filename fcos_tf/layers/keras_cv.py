@@ -19,11 +19,6 @@ PREFIX = "keras_cv/"
 LARGEST_STRIDE = 2**PARTS
 
 
-def keras_home() -> Path:
-    """Where Keras keeps what it downloads."""
-    return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-
-
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class PadToLargestStride(keras.layers.Layer):
     """Pads images with zeros on the right and at the bottom to multiples of 32.
@@ -160,7 +155,8 @@ def _network(preset, class_name, arguments, *, pretrained):
             f"backbone_weights='imagenet' exist for {PREFIX}"
             f"{f', {PREFIX}'.join(with_weights) or 'no ' + class_name}; got {PREFIX}{preset}"
         )
-    folder = keras_home() / "models" / "keras_cv" / preset
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    folder = home / "models" / "keras_cv" / preset
     source = str(folder) if (folder / "config.json").is_file() else preset
     try:
         network = backbone_class.from_preset(source, load_weights=True, include_rescaling=False)

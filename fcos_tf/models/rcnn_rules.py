@@ -119,7 +119,6 @@ RULES = {
         proposals_per_level=(400, 400),
         num_proposals=(100, 100),
         least_side=0.0,
-        order_by="logit",
         roi_overlap=_ABOVE_5,
         rois_per_image=32,
         sampling_ratio=0,
