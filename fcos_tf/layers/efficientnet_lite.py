@@ -13,6 +13,7 @@ import math
 
 import keras
 
+from fcos_tf.layers.blocks import check_choices
 from fcos_tf.layers.mobilenet import Row, Stages, inverted_residuals
 
 NORM_EPSILON = 1e-3
@@ -65,8 +66,7 @@ def efficientnet_lite(
     Raises:
         ValueError: for an unknown variant or norm, or `frozen_stages` outside 0..5.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}")
+    check_choices(variant=(variant, VARIANTS))
     features = {"frozen_stages": frozen_stages, "last_conv": last_conv, "name": name or variant}
     options = {"norm": norm, "norm_epsilon": norm_epsilon, "symmetric": False}
     return inverted_residuals(stages(variant), **features, **options)

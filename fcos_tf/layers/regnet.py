@@ -13,7 +13,7 @@ import math
 
 import keras
 
-from fcos_tf.layers.blocks import check_freezing, conv_norm, image_input
+from fcos_tf.layers.blocks import check_choices, check_freezing, conv_norm, image_input
 from fcos_tf.layers.norms import NORM_EPSILON
 from fcos_tf.layers.resnet import bottleneck
 
@@ -96,8 +96,7 @@ def regnet(
     Raises:
         ValueError: for an unknown variant or norm, or `frozen_stages` outside 0..5.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"RegNet variant must be one of {', '.join(VARIANTS)}; got {variant!r}")
+    check_choices(variant=(variant, VARIANTS))
     check_freezing(norm, frozen_stages)
     parameters = VARIANTS[variant]
     images = image_input()

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fcos_tf.layers.blocks import check_choices
 from fcos_tf.models.image_model import ImageModel
 from fcos_tf.models.weights import load_detector
 from fcos_tf.options import parameters_of
@@ -96,8 +97,7 @@ class FromPreset:
         Raises:
             ValueError: for an unknown name.
         """
-        if name not in cls.presets:
-            raise ValueError(f"preset must be one of {', '.join(cls.presets)}; got {name!r}")
+        check_choices(preset=(name, cls.presets))
         settings = {**cls.presets[name], **overrides}
         published = cls.presets[name]["class_names"]
         other_number = settings.get("num_classes", len(published)) != len(published)
