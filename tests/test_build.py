@@ -11,9 +11,9 @@ from fcos_tf import FCOS, FasterRCNN, build
 from fcos_tf.config import Config
 from fcos_tf.data.input.augment import AUGMENTATIONS
 from fcos_tf.evaluation import METRICS
+from fcos_tf.layers.box_head import REFINEMENTS
 from fcos_tf.layers.fpn import UPSAMPLINGS
 from fcos_tf.layers.heads import HEAD_NORMS
-from fcos_tf.models.faster_rcnn import REFINEMENTS
 from fcos_tf.models.fcos_rules import RULES
 from fcos_tf.models.fcos_training import ASSIGNERS, QUALITIES
 from fcos_tf.models.rcnn_rules import RULES as RCNN_RULES

@@ -24,6 +24,7 @@ INITS = {
     "detectron2": (HeNormal, _fan_in(1.0), _normal(0.01), _normal(0.001)),
     "normal": (_normal(0.01),) * 4,
 }
+REFINEMENTS = ("class", "agnostic", "none")
 
 
 @keras.saving.register_keras_serializable(package="fcos_tf")
@@ -42,8 +43,8 @@ class BoxHead(keras.layers.Layer):
         fc_channels: of the hidden layers.
         norm: after each convolution: "none", "batch", "sync" or "frozen". Statistics of "sync"
             include rows that pad.
-        class_agnostic: whether all classes share one set of deltas.
-        box_refinement: whether there are deltas at all.
+        box_refinement: "class": each class has its own deltas; "agnostic": all share them; "none":
+            there are none.
         init: of the weights: "torchvision", "detectron2" or "normal", N(0, 0.01). Biases are 0.
 
     Example:
@@ -61,20 +62,19 @@ class BoxHead(keras.layers.Layer):
         channels: int = 256,
         fc_channels: int = 1024,
         norm: str = "none",
-        class_agnostic: bool = False,
-        box_refinement: bool = True,
+        box_refinement: str = "class",
         init: str = "torchvision",
         **kwargs,
     ):
         super().__init__(**kwargs)
         check_choices(norm=(norm, LAYER_NORMS), init=(init, INITS))
+        check_choices(box_refinement=(box_refinement, REFINEMENTS))
         self.num_classes = num_classes
         self.num_convs = num_convs
         self.num_fcs = num_fcs
         self.channels = channels
         self.fc_channels = fc_channels
         self.norm = norm
-        self.class_agnostic = class_agnostic
         self.box_refinement = box_refinement
         self.init = init
         conv, hidden, logits, deltas = INITS[init]
@@ -94,8 +94,8 @@ class BoxHead(keras.layers.Layer):
         dtype = at_least_float32(self.compute_dtype)
         self.class_logits = self._dense(num_classes + 1, "class_logits", dtype, logits)
         self.box_deltas = None
-        if box_refinement:
-            sets = 1 if class_agnostic else num_classes
+        if box_refinement != "none":
+            sets = 1 if box_refinement == "agnostic" else num_classes
             self.box_deltas = self._dense(4 * sets, "box_deltas", dtype, deltas)
 
     def _dense(self, units, name, dtype, init, **kwargs):
@@ -128,7 +128,7 @@ class BoxHead(keras.layers.Layer):
 
         Returns:
             dict of float32: `class_logits` [B, R, C + 1] and, with `box_refinement`, `box_deltas`
-            [B, R, C, 4], or [B, R, 1, 4] if class-agnostic.
+            [B, R, C, 4], or [B, R, 1, 4] if "agnostic".
         """
         num_images, num_rois = ops.shape(roi_features)[:2]
         x = ops.reshape(roi_features, (-1, *roi_features.shape[2:]))  # [B * R, ...]
@@ -153,5 +153,5 @@ class BoxHead(keras.layers.Layer):
     def get_config(self):
         """The constructor's arguments."""
         names = ("num_classes", "num_convs", "num_fcs", "channels", "fc_channels", "norm")
-        names += ("class_agnostic", "box_refinement", "init")
+        names += ("box_refinement", "init")
         return super().get_config() | {name: getattr(self, name) for name in names}

@@ -43,7 +43,6 @@ from fcos_tf.ops.dtypes import at_least_float32
 from fcos_tf.ops.points import grid_sizes
 from fcos_tf.ops.roi_align import multilevel_roi_align
 
-REFINEMENTS = ("class", "agnostic", "none")
 MOST_REGIONS = 1_000_000  # of an image, as anchors, samples and proposals
 ROI_SIZE = 7
 
@@ -135,7 +134,7 @@ class FasterRCNN(PyramidDetector):
         num_proposals: Sequence[int] | None = None,
         **kwargs,
     ):
-        check_choices(rules=(rules, RULES), box_refinement=(box_refinement, REFINEMENTS))
+        check_choices(rules=(rules, RULES))
         given = {
             "anchors_per_image": anchors_per_image,
             "rois_per_image": rois_per_image,
@@ -192,8 +191,7 @@ class FasterRCNN(PyramidDetector):
             channels=channels,
             fc_channels=fc_channels,
             norm=norms[self.rules.box_norm],
-            class_agnostic=box_refinement == "agnostic",
-            box_refinement=box_refinement != "none",
+            box_refinement=box_refinement,
             init=self.rules.head_init,
             dtype=dtype,
             name="box_head",

@@ -10,7 +10,7 @@ from fcos_tf.layers.rpn_head import RPNHead
 # Of 256 channels and 91 classes with background, as torchvision counts them.
 V1 = {"num_convs": 0, "num_fcs": 2}
 V2 = {"num_convs": 4, "num_fcs": 1, "norm": "batch"}
-COURSE = {"num_convs": 2, "num_fcs": 0, "channels": 64, "box_refinement": False, "init": "normal"}
+COURSE = {"num_convs": 2, "num_fcs": 0, "channels": 64, "box_refinement": "none", "init": "normal"}
 
 
 def maps(channels=8, batch=2):
@@ -52,7 +52,7 @@ def test_deltas_of_the_box_head_are_class_by_class():
     head.box_deltas.set_weights([np.zeros((width, 8)), np.arange(8.0)])
     out = head(roi_features())
     np.testing.assert_array_equal(out["box_deltas"][1, 4], [[0, 1, 2, 3], [4, 5, 6, 7]])
-    agnostic = BoxHead(2, num_fcs=0, class_agnostic=True)(roi_features())
+    agnostic = BoxHead(2, num_fcs=0, box_refinement="agnostic")(roi_features())
     assert agnostic["box_deltas"].shape == (2, 5, 1, 4)
     assert agnostic["class_logits"].shape == (2, 5, 3)
 
