@@ -37,7 +37,6 @@ from fcos_tf.options import (
     fields_of,
     options_for,
     parameters_of,
-    with_defaults,
 )
 from fcos_tf.training import callbacks, optimizers, schedules
 from fcos_tf.training.callbacks import InputClock
@@ -78,7 +77,8 @@ def load_val_data(
     if class_names and not config.classes:
         config = dataclasses.replace(config, classes=tuple(class_names))
     split = config.train_split if config.overfit else config.val_split
-    config = with_defaults(config, AugmentationOptions)
+    plain = {name: field.default for name, field in fields_of(AugmentationOptions).items()}
+    config = dataclasses.replace(config, **plain)
     arguments = {"split": split, "training": False, **share._asdict()}
     return data.load(**_data_options(config, data.load, **arguments))
 

@@ -129,12 +129,6 @@ def parameters_of(function: Callable) -> dict[str, Any]:
     return found
 
 
-def with_defaults(options: Options, section: type[Options]) -> Any:
-    """The options, with one section at its defaults."""
-    defaults = {name: field.default for name, field in fields_of(section).items()}
-    return dataclasses.replace(options, **defaults)
-
-
 def changed_options(options: Options, *sections: type[Options]) -> dict[str, str]:
     """The non-default options of some sections, as a config file spells them."""
     fields = itertools.chain(*(fields_of(section).values() for section in sections))

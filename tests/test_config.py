@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fcos_tf import build
-from fcos_tf.config import AugmentationOptions, Config, DetectionOptions, ModelOptions
+from fcos_tf.config import Config, DetectionOptions, ModelOptions
 from fcos_tf.options import (
     Options,
     changed_options,
@@ -18,7 +18,6 @@ from fcos_tf.options import (
     parameters_of,
     sections_of,
     to_flags,
-    with_defaults,
 )
 from tests.cli.parsing import parse_config
 
@@ -164,12 +163,10 @@ def test_options_without_a_value_and_required_ones():
             Some(**options)
 
 
-def test_sections_say_what_was_changed_and_go_back():
+def test_sections_say_what_was_changed():
     config = Config(backbone="resnet18", max_detections=7, cache=True, augment=("mosaic",), steps=3)
     changed = changed_options(config, ModelOptions, DetectionOptions)
     assert changed == {"backbone": "resnet18", "max_detections": "7"}
-    plain = with_defaults(config, AugmentationOptions)
-    assert plain == Config(backbone="resnet18", max_detections=7, steps=3)
 
 
 def test_what_a_resumed_run_must_have_again():
