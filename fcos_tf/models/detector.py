@@ -65,8 +65,7 @@ class Detector(FromPreset, ImageModel):
         **kwargs,
     ):
         super().__init__(num_classes, **kwargs)
-        known = best_f1 is not None
-        self.best_f1 = checked_best_f1(best_f1, self.num_classes) if known else None
+        self.best_f1 = None if best_f1 is None else checked_best_f1(best_f1, self.num_classes)
         if isinstance(score_threshold, str):
             resolve_word(score_threshold, self.best_f1)  # refuses other words
         else:

@@ -277,5 +277,4 @@ class FCOS(PyramidDetector):
         """The constructor's arguments, with every None resolved."""
         names = ("quality", "assigner", "box_loss", "box_loss_weight", "size_ranges")
         names += ("center_sampling_radius", "topk_per_level")
-        attributes = {name: getattr(self, name) for name in names}
-        return super().get_config() | attributes
+        return super().get_config() | {name: getattr(self, name) for name in names}

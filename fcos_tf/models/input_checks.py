@@ -163,9 +163,10 @@ def check_class_names(model: Any, class_names: Sequence[str] | None) -> None:
     if not class_names:
         return
     if len(class_names) != model.num_classes:
+        few = ", ".join(map(str, class_names[:5])) + ", ..." * (len(class_names) > 5)
         raise ValueError(
             f"expected data of the model's {model.num_classes} classes, got {len(class_names)}: "
-            f"{_few(class_names)}"
+            f"{few}"
         )
     for label, (ours, theirs) in enumerate(zip(model.class_names or (), class_names, strict=False)):
         if ours != theirs:
@@ -317,7 +318,3 @@ def _shape_of(value: Any) -> tuple[int | None, ...] | None:
         return None if shape is None else tuple(shape)
     except ValueError:  # of a tensor of unknown rank
         return None
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
