@@ -48,10 +48,10 @@ EQUAL = (
 
 def refuse_unequal(config: Config, names: Sequence[str] = EQUAL, **values) -> None:
     """Refuses options that a peer would not follow: all but their defaults, or the `values`."""
-    wanted = {name: getattr(Config(), name) for name in names} | values
-    for name, expected in wanted.items():
+    for name, expected in ({name: getattr(Config(), name) for name in names} | values).items():
         if (got := getattr(config, name)) != expected:
-            raise ValueError(f"--{name}: expected {expected or 'none'}, as the peer has, got {got}")
+            wanted = "none" if expected == "" else expected
+            raise ValueError(f"--{name}: expected {wanted}, as the peer has, got {got}")
 
 
 # The parts of a backbone, from the stem on, by their last modules; the last three give P3 to P5.

@@ -293,6 +293,20 @@ def test_options_that_several_hosts_do_not_take(monkeypatch):
         build.check_devices(Config(image_size="800,1333"), Devices())
 
 
+def test_training_options_do_not_reach_the_validation_data(tmp_path):
+    for name in "abcd":
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{name}.jpg")
+        (tmp_path / f"{name}.xml").write_text(
+            f"<annotation>{voc_object() if name == 'a' else ''}</annotation>"
+        )
+    config = Config(
+        data_dir=str(tmp_path), image_size="64x64", batch_size=1, skip_empty=True,
+        train_split="all", val_split="all", classes=("cat",),
+    )  # fmt: skip
+    assert build.load_train_data(config).num_images == 1
+    assert build.load_val_data(config).num_images == 4
+
+
 def test_images_in_both_splits_are_refused(tmp_path):
     for name in "abcd":
         Image.new("RGB", (40, 30)).save(tmp_path / f"{name}.jpg")

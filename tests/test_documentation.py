@@ -58,7 +58,7 @@ def shorten(code, backbone, *more):
 
 
 def files_that_run(code, names):
-    """Executes Python; returns the files of the functions that it called in this thread."""
+    """Executes Python; returns the files of the functions that it called."""
     for name in fcos_tf.__all__:
         getattr(fcos_tf, name)  # imported here, as imports do not count
     with cProfile.Profile(builtins=False) as profile:
@@ -96,7 +96,7 @@ def test_the_python_of_the_pages_runs(tmp_path, monkeypatch):
     exec(python_of("docs/own_data.md"), names)
     assert names["train"].notes == ("VOC2007 is read as voc: it has JPEGImages, Annotations, "
                                     "ImageSets/Main",)  # fmt: skip
-    small += ", fpn_first_level=3, fpn_levels=4, fc_channels=32, num_proposals=(40, 20)"
+    small = 'backbone="resnet18", fpn_channels=32, fc_channels=32, num_proposals=(40, 20)'
     exec(shorten(python_of("docs/faster_rcnn.md"), small), names)
     assert len(names["two_stage"].history.history["rpn_box_loss"]) == 1
 

@@ -18,7 +18,7 @@ from fcos_tf.detecting.exported import DESCRIPTION_FILE, parse_description, to_l
 from fcos_tf.detecting.models import MOST_PIXELS, OpenedModel
 from fcos_tf.detecting.packages import import_package
 from fcos_tf.image_size import parse_image_size
-from fcos_tf.tensorflow_words import one_line
+from fcos_tf.keras_files import first_lines
 
 # Of the description in an .onnx file's metadata, and in an .xml file's run-time information.
 DESCRIPTION_KEY = "fcos_tf"
@@ -42,7 +42,9 @@ class ResizedModel(OpenedModel):
 
     def __init__(self, text: str, file: Path):
         super().__init__(*parse_description(text, file))
-        self._size = parse_image_size(json.loads(text)["image_size"]).fixed()
+        read = json.loads(text)
+        self._size = parse_image_size(read["image_size"]).fixed()
+        self.score_threshold = float(read["score_threshold"])  # never one for each class
         if not 0 <= self.score_threshold <= 1:
             raise ValueError(f"expected a score_threshold, got {self.score_threshold}")
         if max(height * width for height, width in self._size.canvases()) > MOST_PIXELS:
@@ -60,7 +62,7 @@ class ResizedModel(OpenedModel):
         try:
             found = self.run(inputs)
         except Exception as error:  # those of the runtimes have no common class but this one
-            raise ValueError(f"model: {self.runtime} fails: {one_line(error)[:300]}") from error
+            raise ValueError(f"model: {self.runtime} fails: {first_lines(error)}") from error
         return to_labels(found, self.category_ids, len(pictures))
 
 
@@ -186,5 +188,5 @@ def _opening(flag: str, *files: Path) -> Iterator[None]:
     except Exception as error:
         raise ValueError(
             f"model: expected a file of tools/export.py {flag}, got {files[0]}: "
-            f"{one_line(error)[:300]}"
+            f"{first_lines(error)}"
         ) from error

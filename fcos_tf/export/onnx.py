@@ -16,9 +16,9 @@ from fcos_tf.export import checks, signatures
 from fcos_tf.export.onnx_graph import OPSET, GraphWriter
 from fcos_tf.export.saved_model import check_options, describe, new_file
 from fcos_tf.image_size import ImageSize
+from fcos_tf.keras_files import first_lines
 from fcos_tf.models.detector import Detector
 from fcos_tf.models.folding import inference_copy
-from fcos_tf.tensorflow_words import one_line
 
 
 def export_onnx(
@@ -98,6 +98,6 @@ def _check(written, model: Detector, copy: Detector, rule: ImageSize) -> None:
         session = open_session(written(model.raw_outputs).SerializeToString())
         found = run_session(session, batch)
     except Exception as error:  # those of ONNX Runtime have no common class but this one
-        raise ValueError(f".onnx: ONNX Runtime fails: {one_line(error)[:300]}") from error
+        raise ValueError(f".onnx: ONNX Runtime fails: {first_lines(error)}") from error
     raw = checks.check_raw(found, model, batch)
     checks.compare_file(".onnx", found, checks.expected_detections(copy, raw, batch))

@@ -208,7 +208,15 @@ def _fit(config, model, train_data, val_data, start_step: int, total_steps: int,
 
 
 def _probe_in(model_dir: Path, config: Config, tell: Callable[[str], None], strategy):
-    """`train` with --probe; the metrics have the numbers of `training.probe.fit_probe`, too."""
+    """`train` with --probe.
+
+    Returns:
+        `step`, the passes of the last fit, the mAP of the validation split, and the numbers of
+        `training.probe.fit_probe`.
+
+    Raises:
+        ValueError: No classifier, or a folder with the checkpoints of another run.
+    """
     import keras
 
     from fcos_tf import build

@@ -18,7 +18,7 @@ import keras
 from keras import ops
 
 from fcos_tf.layers.blocks import check_choices, check_range
-from fcos_tf.layers.box_head import BoxHead
+from fcos_tf.layers.box_head import REFINEMENTS, BoxHead
 from fcos_tf.layers.rpn_head import RPNHead
 from fcos_tf.models.detector import PyramidDetector
 from fcos_tf.models.image_model import spatial_size
@@ -134,7 +134,8 @@ class FasterRCNN(PyramidDetector):
         num_proposals: Sequence[int] | None = None,
         **kwargs,
     ):
-        check_choices(rules=(rules, RULES))
+        check_choices(rules=(rules, RULES), box_refinement=(box_refinement, REFINEMENTS))
+        check_range(fpn_first_level=(fpn_first_level, 2, 5))
         given = {
             "anchors_per_image": anchors_per_image,
             "rois_per_image": rois_per_image,

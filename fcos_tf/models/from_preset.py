@@ -71,7 +71,8 @@ class FromPreset:
     def _published_weights(cls, name, overrides, *, required: bool) -> str | None:
         """The name of a preset's published weights, if they fit the overrides."""
         defaults = parameters_of(cls) | cls.presets[name]
-        changed = [n for n in cls.weight_arguments if overrides.get(n, defaults[n]) != defaults[n]]
+        known = [name for name in cls.weight_arguments if name in defaults]
+        changed = [n for n in known if overrides.get(n, defaults[n]) != defaults[n]]
         published = cls.published_prefix + name
         if published in DETECTORS and not changed:
             return published

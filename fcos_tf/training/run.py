@@ -168,7 +168,7 @@ def write_metrics(path: str | Path, metrics: dict[str, Any]) -> None:
 
 
 def write_scores(folder: str | Path, scores: evaluation.Scores) -> None:
-    """Writes the metrics over all classes and per class."""
+    """Writes the metrics over all classes and per class, in a folder that exists."""
     write_metrics(Path(folder) / METRICS_FILE, scores.metrics)
     write_metrics(Path(folder) / PER_CLASS_FILE, scores.per_class)
 

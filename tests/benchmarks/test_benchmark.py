@@ -160,13 +160,13 @@ def test_numbers_of_evaluations_that_differ_are_an_error():
         evaluation.check({"fcos_tf": [0.5, 0.25], "peer": [0.5, 0.25 + 1.5e-8]})
 
 
-def test_it_times_an_exported_model_on_files(run_here, tmp_path):
+def test_it_times_an_exported_model_on_files(capsys, tmp_path):
     model = fcos_tf.FCOS(2, backbone="simple_cnn", fpn_levels=3, fpn_channels=32, head_convs=0)
     export_saved_model(model, tmp_path / "m" / "1", image_size="64,96")
     for name, height in (("a", 40), ("b", 70), ("c", 50)):
         Image.fromarray(np.zeros([height, 48, 3], np.uint8)).save(tmp_path / f"{name}.png")
-    code, lines, error = run_here(
-        "--what=inference", f"--saved_model={tmp_path / 'm'}", f"--input={tmp_path}",
+    code, lines, error = run(
+        capsys, "--what=inference", f"--saved_model={tmp_path / 'm'}", f"--input={tmp_path}",
         "--batch_size=2", "--rounds=1", "--steps_per_round=2",
     )  # fmt: skip
     assert code == 0, error

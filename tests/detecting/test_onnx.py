@@ -76,6 +76,11 @@ def test_a_file_is_read_as_it_says(tmp_path):
         {**DESCRIPTION, "image_size": "99999x99999"},
         {**DESCRIPTION, "score_threshold": 7},
         {**DESCRIPTION, "score_threshold": "best_f1"},
+        {
+            **DESCRIPTION,
+            "score_threshold": "best_f1",
+            "best_f1": {"score_threshold": 0.1, "by_class": [0.3, 0.4]},
+        },
         {key: DESCRIPTION[key] for key in ("class_names", "image_size", "score_threshold")},
     ],
 )

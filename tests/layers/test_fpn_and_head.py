@@ -206,6 +206,7 @@ def test_parameters_of_the_published_detector():
     "layer",
     [
         FeaturePyramid(32, levels=4, upsampling="bilinear"),
+        FeaturePyramid(32, first_level=2, extra="pool", norm="batch"),
         FCOSHead(3, channels=32, norm="none", level_scales=False, box_activation="exp"),
     ],
 )

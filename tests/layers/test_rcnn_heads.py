@@ -150,7 +150,9 @@ def test_mixed_precision_gives_float32():
     assert heads[1][0].norms[0].compute_dtype == "bfloat16"
 
 
-@pytest.mark.parametrize(("name", "value"), [("norm", "group"), ("init", "zeros")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("norm", "group"), ("init", "zeros"), ("box_refinement", "some")]
+)
 def test_head_names_its_choices(name, value):
     with pytest.raises(ValueError, match=f"{name} must be one of .*got '{value}'"):
         BoxHead(3, **{name: value})

@@ -267,7 +267,8 @@ def test_fit_learns_and_modes_agree():
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_trains_with_float32_outputs(policy):
-    model = small_model(fpn_levels=3, dtype=policy)
+    backbone = {"mixed_bfloat16": "simple_cnn", "mixed_float16": "resnet18"}[policy]
+    model = small_model(backbone=backbone, fpn_levels=3, dtype=policy)
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9))
     images, targets = scene()
     dataset = tf.data.Dataset.from_tensors((images, targets)).repeat(3)

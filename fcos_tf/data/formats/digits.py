@@ -31,7 +31,8 @@ def digits_source(
 ) -> Source:
     """A split of the digits for `pipeline.batches`; the image id is the scene's index + 1.
 
-    The seed of `load` shuffles and flips, but does not change the scenes.
+    The seed of `load` shuffles and flips, but does not change the scenes. With a `limit` they are
+    the first ones.
 
     Raises:
         ValueError: A split other than "train" and "val", or classes other than the ten in order.

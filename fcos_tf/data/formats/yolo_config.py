@@ -130,8 +130,8 @@ def _names_of(file: Path) -> tuple[str, ...]:
 def moved(path: str, root: Path, least: int = 1) -> Path | None:
     """A file below `root` by its path there, in a folder above it, or on another machine.
 
-    As named, "data/images/a.jpg" or "/home/a/data/images/a.jpg"; at least its `least` last parts
-    count.
+    `path` is as named, "data/images/a.jpg" or "/home/a/data/images/a.jpg"; at least its `least`
+    last parts count.
     """
     parts = Path(path.replace("\\", "/")).parts
     candidates = (root.joinpath(*parts[start:]) for start in range(len(parts) - least + 1))

@@ -60,8 +60,8 @@ def check_augmentations(
 def augment_image(names: Sequence[str]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """Makes the function that changes the colours of an image; boxes stay where they are.
 
-    It takes an image, uint8 [h, w, 3] without padding, and a key, int64 [2]. "mosaic" and
-    "scale_jitter" among the names are left to others.
+    It takes an image, uint8 [h, w, 3] without padding, and a key, int64 [2], and returns the
+    image, changed by those of the names that are of colours.
 
     Raises:
         ImportError: keras_cv, which a colour augmentation needs, is missing or broken.
