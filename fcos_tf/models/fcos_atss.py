@@ -10,7 +10,8 @@ Shape shorthand: B images, N points over all levels, n of a level, M padded boxe
 from keras import ops
 
 from fcos_tf.ops.boxes import paired_iou
-from fcos_tf.ops.matching import largest, match_candidates
+from fcos_tf.ops.matching import match_candidates
+from fcos_tf.ops.nms import largest
 
 ANCHOR_SIDE = 8  # strides
 CANDIDATES = 9  # of a level
