@@ -10,8 +10,7 @@ Shape shorthand: B images, N points over all levels, n of a level, M padded boxe
 from keras import ops
 
 from fcos_tf.ops.boxes import paired_iou
-from fcos_tf.ops.matching import match_candidates
-from fcos_tf.ops.nms import largest
+from fcos_tf.ops.matching import largest, match_candidates
 
 ANCHOR_SIDE = 8  # strides
 CANDIDATES = 9  # of a level

@@ -13,8 +13,7 @@ Shape shorthand: B images, N points over all levels, M padded boxes, C classes, 
 from keras import ops
 
 from fcos_tf.ops.boxes import pairwise_iou
-from fcos_tf.ops.matching import match_candidates
-from fcos_tf.ops.nms import largest
+from fcos_tf.ops.matching import largest, match_candidates
 from fcos_tf.ops.points import decode_ltrb
 
 CANDIDATES = 13

@@ -7,8 +7,6 @@ Shape shorthand: K anchors or proposals, M padded ground truths; `...` any leadi
 
 from keras import ops
 
-from fcos_tf.ops.nms import largest
-
 BACKGROUND = -1
 IGNORED = -2
 
@@ -132,6 +130,14 @@ def sample_indices(positive_mask, negative_mask, num: int):
     value, index = ops.top_k(order, num)
     valid = value > 0
     return ops.where(valid, ops.cast(index, "int32"), 0), valid
+
+
+def largest(x, limit: int):
+    """The `limit` largest numbers of the last axis, or all of fewer, and their places, int32."""
+    count = ops.shape(x)[-1]  # a tensor where not static
+    k = min(limit, count) if isinstance(count, int) else ops.minimum(limit, count)
+    values, places = ops.top_k(x, k)
+    return values, ops.cast(places, "int32")
 
 
 def _count(mask):

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from fcos_tf.ops.boxes import box_area, paired_iou
+from fcos_tf.ops.matching import largest
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -17,14 +18,6 @@ if keras.backend.backend() == "tensorflow":
 # fraction of them are normal float32 numbers (at least 2 ** -126).
 _MOST = 60
 _LEAST_THRESHOLD = 2**-6
-
-
-def largest(x, limit: int):
-    """The `limit` largest numbers of the last axis, or all of fewer, and their places, int32."""
-    count = ops.shape(x)[-1]  # a tensor where not static
-    k = min(limit, count) if isinstance(count, int) else ops.minimum(limit, count)
-    values, places = ops.top_k(x, k)
-    return values, ops.cast(places, "int32")
 
 
 def class_wise_nms(
