@@ -10,13 +10,7 @@ from typing import NamedTuple
 
 from fcos_tf.data.annotations import Fault, ReadResult
 from fcos_tf.data.formats import splits
-from fcos_tf.data.formats.records import (
-    STORED,
-    Frame,
-    ImageRecord,
-    names_in,
-    read_result,
-)
+from fcos_tf.data.formats.records import Frame, ImageRecord, names_in, read_result
 from fcos_tf.image_files import ImageIndex, files_below, stem_of
 
 
@@ -24,7 +18,7 @@ class Listing(NamedTuple):
     """All images of a data set, not read yet.
 
     Attributes:
-        root: The data set; several trees of VOC have commas between them.
+        root: The data set; a text of several trees only where `split` is given.
         names: Of n images, relative to their folder, sorted; those of VOC as its lists have them.
         read: The place of a name -> the record of that image.
         find_class_names: -> the classes of the data set.
@@ -52,11 +46,11 @@ def read_listing(
     listing: Listing,
     split: str,
     *,
-    class_names: Sequence[str] | None = None,
-    limit: int | None = None,
-    val_fraction: float = 0.2,
-    include_difficult: bool = False,
-    frame: Frame = STORED,
+    class_names: Sequence[str] | None,
+    limit: int | None,
+    val_fraction: float,
+    include_difficult: bool,
+    frame: Frame,
 ) -> ReadResult:
     """Reads a split of a listing.
 

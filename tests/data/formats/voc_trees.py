@@ -3,11 +3,14 @@
 from PIL import Image
 
 from fcos_tf.data.formats.listing import read_listing
+from fcos_tf.data.formats.records import STORED
 from fcos_tf.data.formats.voc import list_voc
 
 
 def read_voc(root, split, **options):
-    return read_listing(list_voc(split, data_dir=root), split, **options)
+    usual = {"class_names": None, "limit": None, "include_difficult": False, "frame": STORED}
+    listing = list_voc(split, data_dir=root)
+    return read_listing(listing, split, val_fraction=0.2, **(usual | options))
 
 
 def voc_object(name="cat", corners=(1, 1, 10, 20), extra=""):
