@@ -80,10 +80,10 @@ def test_predictions_stay(backbone, norm, count):
 
 
 def features_and_gradients(backbone, kernel):
-    """Of a backbone with frozen norms in training, in float32: features and a kernel's gradient."""
+    """Of a backbone with frozen norms in training: features and a kernel's gradient."""
     x = tf.constant(images() / 255, backbone.inputs[0].dtype)
     with tf.GradientTape() as tape:
-        features = [tf.cast(y, tf.float32) for y in backbone(x, training=True).values()]
+        features = [tf.cast(y, tf.float64) for y in backbone(x, training=True).values()]
         loss = tf.add_n([tf.reduce_sum(y**2) for y in features])
     return [*features, tape.gradient(loss, backbone.get_layer(kernel).kernel.value)]
 
@@ -97,7 +97,9 @@ def features_and_gradients(backbone, kernel):
     ],
 )
 def test_every_step_multiplies_kernels_by_the_scales_of_frozen_norms(name, kernel):
-    model = randomize(fcos_tf.FCOS(3, backbone=name, backbone_norm="frozen", fpn_channels=32))
+    # In float32 rounding takes an activation across the kink of a ReLU6 in some draws of weights.
+    options = {"backbone_norm": "frozen", "fpn_channels": 32, "dtype": "float64"}
+    model = randomize(fcos_tf.FCOS(3, backbone=name, **options))
     plain = keras.models.clone_model(model.backbone)  # of the configs: it is not rewritten
     plain.set_weights(model.backbone.get_weights())
     norm = kernel.replace("conv", "norm")
@@ -107,7 +109,7 @@ def test_every_step_multiplies_kernels_by_the_scales_of_frozen_norms(name, kerne
     assert plain.get_layer(norm).shift_only is None
     found, expected = (features_and_gradients(x, kernel) for x in (model.backbone, plain))
     for one, two in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, two, atol=1e-5 * np.abs(two).max())
+        np.testing.assert_allclose(one, two, rtol=0, atol=1e-12 * np.abs(two).max())
     for one, two in zip(model.backbone.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
 
