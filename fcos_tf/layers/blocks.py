@@ -4,10 +4,8 @@ Keras' "same" padding is asymmetric at stride 2. The published detectors, and th
 symmetrically.
 """
 
-import contextlib
-import contextvars
 import numbers
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -18,7 +16,6 @@ from fcos_tf.ops.dtypes import at_least_float32
 
 BACKBONE_NORMS = ("batch", "sync", "frozen")
 LAYER_NORMS = ("none", *BACKBONE_NORMS)
-_VALUES_FOLLOW = contextvars.ContextVar("values_follow", default=False)
 PARTS = 5  # that can be frozen: the stem, and four stages that each halve the map
 
 
@@ -83,34 +80,12 @@ def check_freezing(norm: str, frozen_stages: int) -> None:
         raise ValueError(f"frozen_stages must be 0 to {PARTS}; got {frozen_stages!r}")
 
 
-@contextlib.contextmanager
-def values_follow() -> Iterator[None]:
-    """A context in which the kernels of new backbones are 0, for what a file overwrites.
-
-    Drawing 23 million random numbers takes a third of the time of loading a ResNet-50.
-    """
-    token = _VALUES_FOLLOW.set(True)
-    try:
-        yield
-    finally:
-        _VALUES_FOLLOW.reset(token)
-
-
 @keras.saving.register_keras_serializable(package="fcos_tf")
 class HeNormal(keras.initializers.VarianceScaling):
-    """Normal with variance 2 / fan_out (He et al., Delving Deep into Rectifiers).
-
-    Zeros within `values_follow`.
-    """
+    """Normal with variance 2 / fan_out (He et al., Delving Deep into Rectifiers)."""
 
     def __init__(self, seed=None):
         super().__init__(2.0, mode="fan_out", distribution="untruncated_normal", seed=seed)
-
-    def __call__(self, shape, dtype=None):
-        """An array of this shape."""
-        if _VALUES_FOLLOW.get():
-            return keras.ops.zeros(shape, dtype or keras.config.floatx())
-        return super().__call__(shape, dtype)
 
     def get_config(self):
         """The constructor's arguments."""

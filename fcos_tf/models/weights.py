@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from fcos_tf.keras_files import check_whole, first_lines, no_larger_than, read_config
-from fcos_tf.layers.blocks import values_follow
 from fcos_tf.published import DETECTORS
 
 
@@ -35,7 +34,7 @@ def load_model(path: str | Path) -> keras.Model:
         kind = keras.saving.get_registered_object(str(saved["registered_name"]))
         if not hasattr(kind, "forward_losses"):  # Keras would make anything
             raise ValueError(f"a {saved['class_name']}")
-        with values_follow(), no_larger_than(path, saved["config"]):
+        with no_larger_than(path, saved["config"]):
             model = keras.models.load_model(path, compile=False)
     except Exception as error:  # of Keras, HDF5 and the model; an altered file brings any
         text = first_lines(error)
