@@ -87,13 +87,23 @@ def test_a_profile_without_a_step_is_an_error():
         shares([Event("a:Conv2D", 2, 20, 60)], functools.partial(part_of, scopes=SCOPES))
 
 
-@pytest.mark.parametrize("model", ["fcos", "faster_rcnn"])
-def test_the_parts_of_inference(model):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"backbone": "resnet18"},
+        {
+            "model": "faster_rcnn", "backbone": "simple_cnn", "fpn_first_level": 3,
+            "fc_channels": 32, "proposals_per_level": (60, 40), "num_proposals": (40, 20),
+        },
+    ],
+    ids=["fcos", "faster_rcnn"],
+)  # fmt: skip
+def test_the_parts_of_inference(options):
     from benchmarks import our_model
     from fcos_tf.config import Config
 
-    small = {"fpn_channels": 32, "image_size": "64x64", "batch_size": 2, "precision": "float32"}
-    side = our_model.tensorflow_side(Config(model=model, backbone="resnet18", **small), "inference")
+    small = {"fpn_levels": 3, "fpn_channels": 32, "image_size": "64x64", "batch_size": 2}
+    side = our_model.tensorflow_side(Config(**small, **options, precision="float32"), "inference")
     side.run(1)
     found = side.profile(2)
     assert sum(found.values()) == pytest.approx(1)
