@@ -35,11 +35,11 @@ def faults(text):
     return (operations & (dynamic | host)) | set(bounded)
 
 
-FCOS_SMALL = {"backbone": "simple_cnn", "fpn_channels": 32, "head_convs": 1}
+FCOS_SMALL = {"backbone": "simple_cnn", "fpn_levels": 3, "fpn_channels": 32, "head_convs": 1}
 KINDS = {
     "fcos": (FCOS, FCOS_SMALL),
     "task_aligned": (FCOS, FCOS_SMALL | {"assigner": "tal", "quality": "joint"}),
-    "faster_rcnn": (FasterRCNN, SMALL),
+    "faster_rcnn": (FasterRCNN, SMALL | {"fpn_levels": 3}),
 }
 
 
