@@ -7,7 +7,9 @@ from PIL import Image
 
 from benchmarks import growth
 from benchmarks.growth import amounts_of, growth_of
+from benchmarks.processes import Contestant
 from fcos_tf.config import Config
+from tests.benchmarks.test_benchmark import OfThisProcess
 from tests.tools import run
 
 SIZES = (1, 2, 4, 8, 16)
@@ -52,7 +54,17 @@ def test_size_zero_is_the_constant_part_and_pixels_count_for_a_side():
     assert result["exponent"] == pytest.approx(1)
 
 
-def test_it_writes_a_table_json_and_a_plot(capsys, tmp_path):
+def test_it_writes_a_table_json_and_a_plot(capsys, monkeypatch, tmp_path):
+    """The largest size has a process of its own; the steps of the others take 2 and 5 MiB."""
+
+    def start(name, entrant):
+        kind = Contestant if name == "--what=training, boxes 4" else OfThisProcess
+        return kind(name, entrant)
+
+    # Of this process: once two models are made, and after the steps of each.
+    peaks = iter([10 << 20, 20 << 20, 12 << 20, 25 << 20])
+    monkeypatch.setattr(growth, "peak_memory", lambda: next(peaks))
+    monkeypatch.setattr(growth, "Contestant", start)
     folder = tmp_path / "new"
     code, out, error = run(
         capsys, growth, "--axis=boxes", "--sizes=0,1,4", f"--output={folder}", *SMALL
@@ -66,7 +78,9 @@ def test_it_writes_a_table_json_and_a_plot(capsys, tmp_path):
     assert [point["size"] for point in result["points"]] == [0, 1, 4]
     for point in result["points"]:
         assert point.keys() == {"size", "seconds", "mebibytes", "all_seconds"}
-        assert len(point["all_seconds"]) == 2 and point["seconds"] > 0 and point["mebibytes"] > 0
+        assert len(point["all_seconds"]) == 2 and point["seconds"] > 0
+    *here, largest = (point["mebibytes"] for point in result["points"])
+    assert here == [2, 5] and largest > 0
     for kind in ("seconds", "mebibytes"):
         assert result["growth"][kind].keys() == {"constant", "exponent", "faster"}
     table = (folder / "growth.txt").read_text()
